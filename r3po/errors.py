@@ -1,0 +1,110 @@
+"""What r3po raises on purpose. It owns the words and the exit codes, nothing else.
+
+    R3poError
+    ├── ConfigError            2   config.yaml: every problem found, at once
+    ├── SourceError            2   the source folder: missing, empty, unreadable, changed under a job
+    ├── FunctionError          2   the user's function: not found, cannot be imported, returns no dict
+    ├── FolderError            2   working_dir or output_path: not writable, in the wrong place, another job's
+    ├── StateError             2   the job's own files on disk
+    │   ├── DamagedStateError  2   ... are not what was written
+    │   └── NewerFormatError   2   ... were written by a newer r3po
+    ├── LockedError            4   another run works on this job
+    └── RunStoppedError        3   a run ended early; its state is saved (or 129, 130, 143: by a signal)
+
+A *failed file* is none of these: it is an outcome, and the job goes on.
+The exit codes are the table of README.md, "Exit codes".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class R3poError(Exception):
+    """Base of every error r3po raises on purpose; the CLI prints it without a traceback."""
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: Path | str | None = None,
+        evidence: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(what)  # one positional argument, so that it survives pickle
+        self.where, self.evidence, self.hint = where, evidence, hint
+
+    @property
+    def headline(self) -> str:
+        """The first line: where, and what happened there."""
+        return f"{self.where}: {self.args[0]}" if self.where is not None else str(self.args[0])
+
+    def __str__(self) -> str:
+        lines = [self.headline]
+        if self.evidence:
+            lines += ["  " + line for line in self.evidence.splitlines()]
+        if self.hint:
+            first, *rest = self.hint.splitlines()
+            lines += [f"hint:  {first}", *("       " + line for line in rest)]
+        return "\n".join(lines)
+
+
+class ConfigError(R3poError):
+    """The config cannot be used; `evidence` holds one line a problem."""
+
+
+class SourceError(R3poError):
+    """The source folder is not there, is empty, cannot be read, or does not fit the manifest."""
+
+
+class FunctionError(R3poError):
+    """The user's function was not found, cannot be imported, or does not return a dict."""
+
+
+class FolderError(R3poError):
+    """`working_dir` or `output_path` cannot be used: not writable, misplaced, or another job's."""
+
+
+class StateError(R3poError):
+    """The job's state on disk cannot be used as it is."""
+
+
+class DamagedStateError(StateError):
+    """A file of the job's state is not what r3po wrote there."""
+
+
+class NewerFormatError(StateError):
+    """A file of the job's state was written by a newer r3po."""
+
+
+class LockedError(R3poError):
+    """Another run holds the job's lock."""
+
+    exit_code = 4
+
+
+class RunStoppedError(R3poError):
+    """A run ended early. What was done is saved, and the next run goes on from there.
+
+    Attributes:
+        result: the `RunResult` up to the stop, where the run came far enough to have one.
+        exit_code: 3, or 129, 130, 143 when a signal stopped the run.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: Path | str | None = None,
+        evidence: str | None = None,
+        hint: str | None = None,
+        exit_code: int = 3,
+        result: Any = None,
+    ) -> None:
+        super().__init__(what, where=where, evidence=evidence, hint=hint)
+        self.exit_code, self.result = exit_code, result
