@@ -1,0 +1,59 @@
+# On a fresh machine with python3 (3.11 or newer) and make, `make sample` and `make test` do everything themselves.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
+SMALL  := -name __pycache__ -o -name '*.egg-info'
+
+.DEFAULT_GOAL := help
+.PHONY: help sample test check format real real-synthetic clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+sample: $(VENV)/.installed  ## run the sample with r3po and show its table
+	@cd sample && "$(CURDIR)/$(BIN)/r3po" run config.yaml
+	@cd sample && "$(CURDIR)/$(BIN)/python" -c 'import pandas; print(pandas.read_parquet("output_dir/parquet"))'
+
+test: $(VENV)/.installed-dev  ## run the tests
+	@$(BIN)/python -m pytest -q
+
+check: $(VENV)/.installed-dev  ## what CI runs: format, lint, types, import contract, tests
+	@echo 'format ...' && $(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff .; exit 1; }
+	@echo 'lint ...' && $(BIN)/ruff check --quiet .
+	@echo 'types ...' && $(BIN)/mypy --strict --no-error-summary r3po
+	@echo 'imports ...' && report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report"; exit 1; }
+	@echo 'tests ...' && $(BIN)/python -m pytest -q
+
+format: $(VENV)/.installed-dev  ## format the code, mend what the linter can
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+real: $(VENV)/.installed  ## real input: the Unicode CLDR (npm), row by row equal to a plain loop
+	@$(BIN)/python benchmarks/real.py cldr
+
+real-synthetic: $(VENV)/.installed  ## 300,000 synthetic files, undisturbed and with three SIGKILLs: equal bytes
+	@$(BIN)/python benchmarks/real.py synthetic
+
+clean:  ## remove .venv, caches and what the sample left (data/ stays)
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
+	rm -rf sample/working_dir sample/output_dir
+	find r3po tests benchmarks sample \( $(SMALL) \) -prune -exec rm -rf {} +
+
+# A stamp is as old as the last installation: pyproject.toml is installed again when it changes, and only then.
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo 'Installing r3po into $(VENV) ...'
+	@$(PIP) install -e '.[pandas]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
+	@echo 'Installing what the tests need ...'
+	@$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'r3po needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -1,0 +1,58 @@
+"""The functions that the benchmarks call on every file."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import orjson
+
+
+def count_produce(filepath: str) -> dict[str, int]:
+    """Return the sum of each group of produce in one log, as the sample does."""
+    with open(filepath, encoding="utf-8") as file:
+        produce = json.load(file)["produce"]
+    return {group: sum(items.values()) for group, items in produce.items()}
+
+
+def count_produce_bytes(filepath: str, data: bytes) -> dict[str, int]:
+    """Return the same from the file's bytes (`input: bytes`)."""
+    produce = orjson.loads(data)["produce"]
+    return {group: sum(items.values()) for group, items in produce.items()}
+
+
+def describe_json(filepath: str) -> dict[str, str | int]:
+    """Return what one JSON file holds, whatever it is: one flat row of numbers and text, never null."""
+    with open(filepath, "rb") as file:
+        data = file.read()
+    document = json.loads(data)
+    n_nodes = n_keys = n_strings = n_characters = deepest = 0
+    longest = ""
+    nodes: list[tuple[Any, int]] = [(document, 1)]
+    while nodes:
+        node, depth = nodes.pop()
+        n_nodes += 1
+        deepest = max(deepest, depth)
+        if isinstance(node, dict):
+            n_keys += len(node)
+            nodes += [(child, depth + 1) for child in node.values()]
+        elif isinstance(node, list):
+            nodes += [(child, depth + 1) for child in node]
+        elif isinstance(node, str):
+            n_strings += 1
+            n_characters += len(node)
+            longest = max(longest, node, key=len)
+    folder, name = os.path.split(filepath)
+    return {
+        "folder": os.path.basename(folder),
+        "name": name,
+        "size_bytes": len(data),
+        "top_keys": " ".join(document) if isinstance(document, dict) else "",
+        "nodes": n_nodes,
+        "keys": n_keys,
+        "depth": deepest,
+        "strings": n_strings,
+        "characters": n_characters,
+        "longest": longest,
+    }

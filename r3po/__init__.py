@@ -1,0 +1,70 @@
+"""R-3PO runs one Python function over millions of files and makes one table of the results.
+
+    build_jobs(config)          list the source's files in the manifest
+    run_jobs(config, f)         call f on every file that has no outcome yet
+    reset_all_errors(config)    let the next run try every failed file again
+    reset_all_tracking(config)  forget everything, as if the job had never run
+
+Names are loaded when they are asked for, so that `import r3po` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.3.0"
+
+if TYPE_CHECKING:
+    from r3po.errors import (
+        ConfigError,
+        DamagedStateError,
+        FolderError,
+        FunctionError,
+        LockedError,
+        NewerFormatError,
+        R3poError,
+        RunStoppedError,
+        SourceError,
+        StateError,
+    )
+    from r3po.jobbuilder import build_jobs
+    from r3po.jobrunner import RunResult, run_jobs
+    from r3po.jobstatus import reset_all_errors, reset_all_tracking
+
+__all__ = [
+    "ConfigError",
+    "DamagedStateError",
+    "FolderError",
+    "FunctionError",
+    "LockedError",
+    "NewerFormatError",
+    "R3poError",
+    "RunResult",
+    "RunStoppedError",
+    "SourceError",
+    "StateError",
+    "__version__",
+    "build_jobs",
+    "reset_all_errors",
+    "reset_all_tracking",
+    "run_jobs",
+]
+
+_HOMES = {
+    "build_jobs": "r3po.jobbuilder",
+    "run_jobs": "r3po.jobrunner",
+    "RunResult": "r3po.jobrunner",
+    "reset_all_errors": "r3po.jobstatus",
+    "reset_all_tracking": "r3po.jobstatus",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "r3po.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,265 @@
+"""The command `r3po`. One library call a command; errors become text on stderr and an exit code, here and nowhere else.
+
+stdout carries the answer, stderr messages and progress. Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from r3po.errors import R3poError, RunStoppedError
+
+if TYPE_CHECKING:
+    from r3po.config import Config
+
+EXIT_FAILED_FILES = 1
+EXIT_USAGE = 2
+EXIT_BUG = 70
+
+app = typer.Typer(
+    name="r3po",
+    help="Run one Python function over millions of files and get one table: CSV and Parquet.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The job's config file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+CONFIG = Path("config.yaml")
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"r3po {installed('r3po')}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: ConfigArgument = CONFIG,
+    function: Annotated[
+        str | None, typer.Option(metavar="F", help="file.py:name or package.module:name, instead of the config's.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try every failed file again.")] = False,
+    no_build: Annotated[bool, typer.Option("--no-build", help="Do not look for new files in the source.")] = False,
+    engine: Annotated[str, typer.Option(help="ray, or serial: all in this process, for a debugger.")] = "ray",
+    processes: Annotated[int | None, typer.Option(min=1, help="Workers, instead of the config's.")] = None,
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 although files failed.")] = False,
+    as_json: JsonOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+) -> None:
+    """Build what is new, process what is pending, and write the table.
+
+    A run that was stopped or killed goes on where it was: type the same again.
+    """
+    from r3po.config import load_config
+    from r3po.jobrunner import RunOptions, find_configured, run_job
+    from r3po.progress import Display
+    from r3po.userfunc import find_function
+
+    loaded = load_config(config).with_overrides(processes=processes)
+    # A function named on the command line is looked for from where the command was typed.
+    spec = find_configured(loaded) if function is None else find_function(function, Path.cwd())
+    options = RunOptions(build=not no_build, retry_failed=retry_failed, engine=engine)
+    with Display(is_quiet=quiet) as display:
+        try:
+            result = run_job(loaded, spec, options, display)
+        except RunStoppedError as error:
+            if as_json and error.result is not None:
+                _print_json(error.result.to_json())
+            raise
+    if as_json:
+        _print_json(result.to_json())
+    if result.failed and not exit_zero:
+        raise typer.Exit(EXIT_FAILED_FILES)
+
+
+@app.command()
+def build(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None:
+    """List the source's files in the manifest and hash them, without calling the function.
+
+    `r3po run` does this by itself, and hashes while it reads.
+    """
+    from r3po.config import load_config
+    from r3po.jobbuilder import build_job
+    from r3po.progress import Display
+
+    with Display() as display:
+        manifest = build_job(load_config(config), display)
+    if as_json:
+        counts = {"files": manifest.count_job_files, "shards": len(manifest.shards), "build": manifest.build}
+        _print_json({"schema_version": 1, "job_name": manifest.job_name, **counts})
+
+
+@app.command()
+def status(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None:
+    """Show how far the job is. Reads files only: instant, also while a run is going."""
+    from r3po.config import load_config
+    from r3po.jobstatus import read_status
+
+    loaded = load_config(config)
+    found = read_status(loaded)
+    if as_json:
+        found.pop("is_running")
+        _print_json(found)
+        return
+    print(_status_text(loaded, found))
+
+
+@app.command()
+def errors(
+    config: ConfigArgument = CONFIG,
+    paths: Annotated[bool, typer.Option("--paths", help="One path a line, nothing else.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which files failed, and why, grouped by kind."""
+    from r3po.config import load_config
+    from r3po.jobstatus import read_failures
+
+    failures = list(read_failures(load_config(config)))
+    if as_json:
+        _print_json({"schema_version": 1, "failures": failures})
+    elif paths:
+        for failure in failures:
+            print(_plain(failure["path"]))
+    else:
+        print(_errors_text(failures))
+
+
+@app.command()
+def reset(
+    config: ConfigArgument = CONFIG,
+    errors: Annotated[bool, typer.Option("--errors", help="Let the next run try every failed file again.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Forget the job: its state and the parts it made.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Forget failures (--errors), or everything (--all)."""
+    from r3po.config import load_config
+    from r3po.jobstatus import reset_all_errors, reset_all_tracking
+
+    if errors == all_:
+        _fail("say what to reset: --errors or --all", "r3po reset --help")
+    loaded = load_config(config)
+    if errors:
+        n_failed = reset_all_errors(config)
+        print(f"{n_failed:,} failed files will be tried again by the next run.")
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            _fail("reset --all removes the job's state and its parts, and there is nobody to ask", "add --yes")
+        typer.confirm(f"Remove all state and parts of {loaded.job_name} ({loaded.output_path})?", abort=True, err=True)
+    n_parts = reset_all_tracking(config)
+    print(f"{loaded.job_name} is as if it had never run; {n_parts:,} parts were removed.")
+
+
+def main() -> None:
+    """Run the command line and end the process with the exit code of design."""
+    sys.exit(_run())
+
+
+# Private functions
+
+
+def _run() -> int:
+    try:
+        app(standalone_mode=True)
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0
+    except R3poError as error:
+        _print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `r3po errors | head`: whoever read us has enough. Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception:
+        sys.stderr.write(traceback.format_exc())
+        sys.stderr.write("error: this is a bug in r3po, not in your function; your state is safe\n")
+        return EXIT_BUG
+    return 0
+
+
+def _print_error(error: R3poError) -> None:
+    text = str(error)
+    if not (isinstance(error, RunStoppedError) and error.exit_code > 128):
+        text = f"error: {text}"
+        sys.stderr.write(_plain(text) + "\n")
+        return
+    # A signal is no error: what is said is how to go on.
+    sys.stderr.write(_plain(error.hint or text) + "\n")
+
+
+def _fail(what: str, hint: str) -> None:
+    raise R3poError(what, hint=hint)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content))
+
+
+def _plain(text: str) -> str:
+    """Return text whose control characters cannot steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _status_text(config: Config, found: dict[str, Any]) -> str:
+    files = found["files"]
+    percent = 100 * (found["done"] + found["failed"]) / files if files else 0.0
+    kinds = [kind for kind, is_on in (("csv", config.csv), ("parquet", config.parquet is not None)) if is_on]
+    running = "a run is going on" if found["is_running"] else "no run is going on"
+    versions = len(found["functions"])
+    lines = [
+        f"job        {found['job_name']}, build {found['build']}                 {running}",
+        f"function   {config.function or '(given at the run)'}"
+        + ("" if versions < 2 else f"            rows by {versions} versions of it"),
+        f"source     {config.source_path}/**{config.source_file_part}",
+        f"files      {found['done']:,} done   {found['failed']:,} failed   {found['pending']:,} to do"
+        f"          {int(percent * 10) / 10} %",
+        f"shards     {found['committed_shards']:,} of {found['shards']:,} committed",
+        f"output     {config.output_path}: {', '.join(kinds)}",
+    ]
+    if not found["build"]:
+        lines = [lines[0], "Nothing was built yet: r3po run"]
+    return _plain("\n".join(lines))
+
+
+def _errors_text(failures: list[dict[str, Any]]) -> str:
+    if not failures:
+        return "No file failed."
+    kinds: dict[tuple[str, str, str], list[str]] = {}
+    for failure in failures:
+        message = failure["message"].splitlines()[0] if failure["message"] else ""
+        key = (failure["error_type"], failure["where"], "" if failure["path"] in message else message)
+        kinds.setdefault(key, []).append(failure["path"])
+    lines = [
+        f"{len(failures):,} {'file' if len(failures) == 1 else 'files'} failed, "
+        f"{len(kinds):,} {'kind' if len(kinds) == 1 else 'kinds'}"
+    ]
+    for (error_type, where, message), paths in sorted(kinds.items(), key=lambda item: -len(item[1]))[:20]:
+        what = f"{error_type}: {message}" if message else error_type
+        named = ", ".join(paths[:2]) + (f", {len(paths) - 2:,} more" if len(paths) > 2 else "")
+        lines.append(f"{len(paths):>6,}  {what[:100]}")
+        lines.append(f"        {where + '   ' if where else ''}{named}")
+    if len(kinds) > 20:
+        lines.append(f"        and {len(kinds) - 20:,} more kinds: r3po errors --json")
+    lines += [
+        "Next:  r3po errors --json            every failure with its traceback",
+        "       r3po errors --paths           one path a line",
+        "       r3po run --retry-failed       only these files",
+    ]
+    return _plain("\n".join(lines))

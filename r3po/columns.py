@@ -1,0 +1,299 @@
+"""The job's columns, and what a value of a row may be. Plain Python: no Arrow, no disk.
+
+A column has a *family* for life (number, text, ...), set by the first row; a value of another family is the failure of
+its file. Within a family a value has a *variant*, its own exact type (int or float); outcomes keep the variant of every
+value, so that the join of a column's types can be made, and made anew, at any time.
+
+    family      variants
+    number      int (64 bit), float
+    text        text
+    bool        bool
+    bytes       bytes
+    date        date
+    timestamp   timestamp (no zone), timestamp_utc (any zone, kept as UTC) are two families of one variant each
+    time        time
+    decimal     decimal
+    list, dict  list (tuples, arrays), dict: of JSON values
+    null        any: the first row had None there
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from operator import itemgetter
+from typing import Any, Self
+
+import orjson
+
+NULL = "null"
+"""The family of a column whose first value was None."""
+
+VARIANTS = (
+    "int",
+    "float",
+    "text",
+    "bool",
+    "bytes",
+    "date",
+    "timestamp",
+    "timestamp_utc",
+    "time",
+    "decimal",
+    "list",
+    "dict",
+)
+
+_EXACT: dict[type, str] = {
+    int: "int",
+    float: "float",
+    str: "text",
+    bool: "bool",
+    bytes: "bytes",
+    dt.date: "date",
+}
+"""Types whose values are kept as they are; every other type goes through `plain_value`."""
+
+
+class BadRowError(Exception):
+    """What f returned cannot be a row of this job; it becomes the failure of its file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names and families of the job's columns, in order."""
+
+    items: tuple[Column, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.items)
+
+    def to_json(self) -> list[dict[str, str]]:
+        return [{"name": column.name, "family": column.family} for column in self.items]
+
+    @classmethod
+    def from_json(cls, data: list[dict[str, str]]) -> Self:
+        return cls(tuple(Column(item["name"], item["family"]) for item in data))
+
+
+def columns_of(row: dict[str, Any]) -> Columns:
+    """Return the columns that a first row sets: its keys in its order, the family of each value.
+
+    Raises:
+        BadRowError: a key is not text, a value has no family, or there is no key at all.
+    """
+    if not row:
+        raise BadRowError("f returned an empty dict; a row needs at least one column")
+    for name in row:
+        if not isinstance(name, str):
+            raise BadRowError(f"the key {name!r} is not text; column names are text")
+        if not _is_unicode(name):
+            raise BadRowError(f"the key {name!r} is not valid Unicode text")
+    return Columns(tuple(Column(name, _family_of_value(name, value)) for name, value in row.items()))
+
+
+def family_of(variant: str) -> str:
+    return "number" if variant in ("int", "float") else variant
+
+
+def is_row(returned: object) -> bool:
+    """Whether f returned a dict at all; its keys and values are looked at later."""
+    return isinstance(returned, Mapping)
+
+
+class RowCollector:
+    """Takes rows one by one and gives back columns: the cheap half of checking happens here, per row.
+
+    Values that f could still change after it returned (lists, dicts) are frozen at once.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+        self.size_bytes = 0
+        """A rough measure of what the rows hold; enough to bound memory."""
+        self._names = frozenset(columns.names)
+        self._take = _taker(columns.names)
+        self._sized = [i for i, c in enumerate(columns.items) if c.family in ("text", "bytes")]
+        self._mutable = [i for i, c in enumerate(columns.items) if c.family in ("list", "dict", "bytes", NULL)]
+        self._fixed_bytes = 16 * len(columns.items)
+
+    def take(self, returned: Any) -> tuple[Any, ...]:
+        """Return the row's values in column order.
+
+        Raises:
+            BadRowError: it has other keys than the job's columns.
+        """
+        row = returned if type(returned) is dict else dict(returned)
+        if row.keys() != self._names:
+            raise BadRowError(_describe_keys(self.columns.names, row))
+        values = self._take(row)
+        self.size_bytes += self._fixed_bytes
+        if self._mutable:
+            values = self._freeze(values)
+        for i in self._sized:
+            value = values[i]
+            if value is not None and type(value) in (str, bytes):
+                self.size_bytes += len(value)
+        return values
+
+    def _freeze(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        frozen = list(values)
+        for i in self._mutable:
+            value = frozen[i]
+            if value is not None and type(value) not in _EXACT:
+                frozen[i] = value = plain_value(value, self.columns.names[i])
+                if type(value) is Nested:
+                    self.size_bytes += len(value.text)
+        return tuple(frozen)
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A list or dict as JSON text: frozen, exact, and free of pickle."""
+
+    text: str
+    variant: str
+
+
+def variant_of(value: Any) -> str:
+    """Return the variant of a plain value (see `plain_value`)."""
+    variant = _EXACT.get(type(value))
+    if variant is not None:
+        return variant
+    if type(value) is Nested:
+        return value.variant
+    if isinstance(value, dt.datetime):
+        return "timestamp" if value.tzinfo is None else "timestamp_utc"
+    if isinstance(value, dt.time):
+        return "time"
+    return "decimal"
+
+
+def plain_value(value: Any, column: str) -> Any:
+    """Return `value` as one of the exact types that the variants name; subclasses and numpy scalars are unwrapped.
+
+    Raises:
+        BadRowError: no column can hold such a value.
+    """
+    if value is None or type(value) in _EXACT or type(value) is Nested:
+        return value
+    for base, convert in _PLAIN:
+        if isinstance(value, base):
+            return convert(value)
+    if hasattr(value, "tolist") and type(value).__module__.partition(".")[0] == "numpy":
+        return plain_value(value.tolist(), column)
+    if isinstance(value, (list, tuple, Mapping)):
+        return _freeze_nested(value, column)
+    raise BadRowError(f"column {column!r}: a value of type {type(value).__name__} cannot be stored")
+
+
+def check_value(value: Any, column: Column) -> Any:
+    """Return a value as `column` keeps it, or raise.
+
+    Raises:
+        BadRowError: the value is of another family, is an int beyond 64 bit, or text that is no Unicode.
+    """
+    value = plain_value(value, column.name)
+    if value is None:
+        return None
+    variant = variant_of(value)
+    if column.family not in (NULL, family_of(variant)):
+        found = repr(value.text if type(value) is Nested else value)
+        raise BadRowError(
+            f"column {column.name!r}: expected {column.family}, found {family_of(variant)} {_shorten(found)}"
+        )
+    if variant == "int" and not -(1 << 63) <= value < 1 << 63:
+        raise BadRowError(f"column {column.name!r}: the int {_shorten(str(value))} does not fit 64 bit")
+    if variant == "text" and not _is_unicode(value):
+        raise BadRowError(f"column {column.name!r}: {_shorten(repr(value))} is not valid Unicode text")
+    return value
+
+
+# Private functions
+
+
+def _as_utc(value: dt.datetime) -> dt.datetime | None:
+    if value != value:  # pandas' NaT
+        return None
+    plain = dt.datetime.combine(value.date(), value.time(), value.tzinfo)
+    return plain if value.utcoffset() is None else plain.astimezone(dt.UTC)
+
+
+def _as_time(value: dt.time) -> dt.time:
+    if value.tzinfo is not None:
+        raise BadRowError("a time of day with a zone cannot be stored; give a datetime, or drop the zone")
+    return value
+
+
+_PLAIN: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (dt.datetime, _as_utc),
+    (dt.date, lambda value: dt.date(value.year, value.month, value.day)),
+    (dt.time, _as_time),
+    (int, int),
+    (float, float),
+    (str, lambda value: str.__str__(value)),
+    (bytes, bytes),
+    (bytearray, bytes),
+    (Decimal, Decimal),
+)
+
+
+def _freeze_nested(value: Any, column: str) -> Nested:
+    variant = "dict" if isinstance(value, Mapping) else "list"
+    plain = value if isinstance(value, (dict, list)) else dict(value) if variant == "dict" else list(value)
+    try:
+        text = orjson.dumps(plain, default=_nested_default, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
+    except TypeError as error:
+        raise BadRowError(f"column {column!r}: this {variant} cannot be stored: {error}") from error
+    return Nested(text, variant)
+
+
+def _nested_default(value: Any) -> Any:
+    if hasattr(value, "tolist") and type(value).__module__.partition(".")[0] == "numpy":
+        return value.tolist()
+    raise TypeError(f"it holds a {type(value).__name__}")
+
+
+def _family_of_value(name: str, value: Any) -> str:
+    value = plain_value(value, name)
+    return NULL if value is None else family_of(variant_of(value))
+
+
+def _taker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+    if len(names) == 1:
+        only = names[0]
+        return lambda row: (row[only],)
+    return itemgetter(*names)
+
+
+def _describe_keys(names: tuple[str, ...], row: dict[Any, Any]) -> str:
+    missing = [repr(name) for name in names if name not in row]
+    extra = [repr(key) for key in row if key not in names]
+    parts = []
+    if missing:
+        parts.append(f"missing {_shorten(', '.join(missing))}")
+    if extra:
+        parts.append(f"not a column of this job: {_shorten(', '.join(extra))}")
+    return f"the row's keys differ from the job's columns: {'; '.join(parts)}"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shorten(text: str, limit: int = 100) -> str:
+    return text if len(text) <= limit else text[:limit] + "..."

@@ -1,0 +1,147 @@
+"""What happened, as plain data. Rooms emit events; bars, logs and tests listen. Nothing here writes anywhere.
+
+Times are seconds, sizes bytes, paths relative to the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class JobOpened:
+    """The config was read and the job is ours."""
+
+    job_name: str
+    config_path: str
+    function: str
+    """As people know it: `count_fruits.py:count_fruits`; empty for a build."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the user should know once; the run goes on."""
+
+    text: str
+    hint: str = ""
+    is_warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScanProgressed:
+    """The walk goes on."""
+
+    n_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanFinished:
+    """The walk is done and the manifest is in force."""
+
+    source: str
+    suffix: str
+    n_files: int
+    size_bytes: int
+    n_new: int
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """What the walk did not take, by reason; only reasons that occurred."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessingPlanned:
+    """What is there and what is to do, before the first batch."""
+
+    n_files: int
+    n_done: int
+    n_failed: int
+    """Failures that stand; those that are tried again count as pending."""
+    n_pending: int
+    n_shards: int
+    is_resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersStarted:
+    n_workers: int
+    engine: str
+    """`Ray, local`, `Ray, joined`, or `serial`."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnsSet:
+    columns: tuple[tuple[str, str], ...]
+    """Name and family of each column."""
+    path: str
+    """The file whose row set them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFinished:
+    n_rows: int
+    n_failed: int
+    last_failure: str
+    """`path  error`, or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCommitted:
+    shard: int
+    n_rows: int
+    n_failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """A signal asked the run to stop; batches in flight are finishing."""
+
+    signal_name: str
+    n_batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartsRepaired:
+    """Parts that were missing or had another size were made again from the outcomes."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The end of a run, however it ended."""
+
+    n_files: int
+    n_done: int
+    n_failed: int
+    n_pending: int
+    seconds: float
+    worked: bool
+    """False for an idle run: nothing was pending."""
+    output: str
+    parts: dict[str, int]
+    """How many parts by data folder (`csv`, `parquet`)."""
+    n_rows: int
+    is_stopped: bool = False
+
+
+Event = (
+    JobOpened
+    | Notice
+    | ScanProgressed
+    | ScanFinished
+    | ProcessingPlanned
+    | WorkersStarted
+    | ColumnsSet
+    | BatchFinished
+    | ShardCommitted
+    | StopRequested
+    | PartsRepaired
+    | RunFinished
+)
+
+Observer = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """An observer that looks away."""

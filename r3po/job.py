@@ -1,0 +1,177 @@
+"""A job opened: its config, folders, manifest and commits together, and the checks that they belong to each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r3po.commits import Commit, check_claim, live_shard_files, read_commits, roll_forward, write_claim
+from r3po.config import Config
+from r3po.errors import FolderError
+from r3po.manifest import Manifest, read_manifest, write_manifest
+from r3po.segments import list_segments, remove_segments
+from r3po.shardstate import ShardState, newer_segments, resolve_shard
+from r3po.storage import JobFolders, JobLock, list_names, remove_if_there, show_name
+from r3po.tables import Rules
+
+
+@dataclass(slots=True)
+class Job:
+    """What is on disk of one job. `manifest` is None before the first build."""
+
+    config: Config
+    folders: JobFolders
+    manifest: Manifest | None
+    commits: dict[int, Commit]
+    broken_shards: set[int] = dataclasses.field(default_factory=set)
+    """Committed shards of which a part is missing or has another size."""
+
+    @property
+    def built(self) -> Manifest:
+        assert self.manifest is not None, "the job has been built by now"
+        return self.manifest
+
+    @property
+    def part_settings(self) -> dict[str, Any]:
+        """How parts are to be written, as a commit records it."""
+        parquet = self.config.parquet
+        return {
+            "csv": self.config.csv,
+            "parquet": False if parquet is None else {"compression": parquet.compression, "level": parquet.level},
+        }
+
+    def rules(self, fingerprint: str | None = None) -> Rules:
+        return Rules(self.built.redo_since, self.built.retry_since, fingerprint)
+
+    def put_in_force(self, manifest: Manifest) -> None:
+        """Write `manifest` and claim the output folder; the shard files that it names are durable."""
+        write_manifest(self.folders.manifest, manifest)
+        write_claim(self.folders, manifest.job_id, manifest.job_name)
+        self.manifest = manifest
+
+    def resolve(self, fingerprint: str | None) -> dict[int, ShardState]:
+        """Return how every shard stands, by shard."""
+        rules = self.rules(fingerprint)
+        segments = list_segments(self.folders.segments, self.built.job_id)
+        return {
+            ref.shard: resolve_shard(self.folders, ref, self.commits.get(ref.shard), segments.get(ref.shard, ()), rules)
+            for ref in self.built.shards
+        }
+
+    def adopt_entries(self) -> None:
+        """Let the manifest name the shard files that the commits say: with the hashes that f's reading gave."""
+        shards = tuple(_adopted(ref, self.commits.get(ref.shard)) for ref in self.built.shards)
+        if shards != self.built.shards:
+            self.put_in_force(self.built.replace(shards=shards))
+
+
+def job_folders(config: Config) -> JobFolders:
+    return JobFolders(config.working_dir, config.output_path)
+
+
+def read_job(config: Config) -> Job:
+    """Return the job as it is on disk, without lock and without changing anything: a run may be going on.
+
+    Raises:
+        StateError: manifest or commits are damaged or too new.
+        FolderError: working_dir holds another job.
+    """
+    folders = job_folders(config)
+    # A running job replaces files while we read; a commit is only ever newer than the manifest that we have.
+    manifest = read_manifest(folders.manifest)
+    if manifest is None:
+        return Job(config, folders, None, {})
+    _check_identity(config, manifest)
+    return Job(config, folders, manifest, read_commits(folders, manifest.job_id))
+
+
+@contextmanager
+def open_job(config: Config) -> Iterator[Job]:
+    """Lock the job, complete what an earlier run decided, and give it for changing.
+
+    Raises:
+        LockedError: another run holds it.
+        FolderError: a folder is not writable, not ours, or holds what is not ours.
+        StateError: the state is damaged or too new.
+    """
+    folders = job_folders(config)
+    folders.make()
+    with JobLock(folders.working_dir):
+        job = read_job(config)
+        check_claim(folders, None if job.manifest is None else job.manifest.job_id)
+        if job.manifest is None:
+            _refuse_orphans(folders)
+        else:
+            _complete(job)
+        yield job
+
+
+# Private functions
+
+
+def _complete(job: Job) -> None:
+    """Roll forward, and sweep what no file names any more."""
+    write_claim(job.folders, job.built.job_id, job.built.job_name)
+    broken = roll_forward(job.folders, job.commits)
+    for shard, segments in list_segments(job.folders.segments, job.built.job_id).items():
+        commit = job.commits.get(shard)
+        if commit is not None and not newer_segments(commit, segments):
+            remove_segments(job.folders.segments, shard)
+    job.broken_shards = {int(part.name.removeprefix("part-").partition(".")[0]) for part in broken}
+    job.adopt_entries()
+    named = {ref.file.name for ref in job.built.shards} | live_shard_files(job.commits)
+    for name in list_names(job.folders.shards):
+        if name not in named:
+            remove_if_there(job.folders.shards / name)
+
+
+def _adopted(ref: Any, commit: Commit | None) -> Any:
+    return commit.entries if commit is not None and commit.is_for(ref) else ref
+
+
+def _check_identity(config: Config, manifest: Manifest) -> None:
+    where = config.working_dir
+    if manifest.job_name != config.job_name:
+        raise FolderError(
+            f'working_dir holds another job: "{manifest.job_name}"; this config says "{config.job_name}"',
+            where=where,
+            hint="give this job another working_dir",
+        )
+    if manifest.source_path != str(config.source_path):
+        raise FolderError(
+            f"this job was built from {show_name(manifest.source_path)}; the config says {config.source_path}",
+            where=where,
+            hint="give the new source a job of its own (another working_dir and output_path), "
+            "or make this one anew: r3po reset --all",
+        )
+    if manifest.source_file_part != config.source_file_part:
+        raise FolderError(
+            f'this job was built with source_file_part "{manifest.source_file_part}"; '
+            f'the config says "{config.source_file_part}"',
+            where=where,
+            hint="give it a job of its own (another working_dir and output_path), "
+            "or make this one anew: r3po reset --all",
+        )
+
+
+def _refuse_orphans(folders: JobFolders) -> None:
+    """Without a manifest there must be no commit: else the manifest was lost, and a new job would bury the old one."""
+    left = next((name for name in list_names(folders.commits) if name.endswith(".json")), None)
+    if left is not None:
+        raise FolderError(
+            f"manifest.json is missing, but commits/{left} is there",
+            where=folders.working_dir,
+            hint="put manifest.json back from a copy, or give this job another working_dir",
+        )
+
+
+def tidy_path(path: Path) -> str:
+    """Return a path for people: relative to the current folder where it lies below it."""
+    try:
+        return show_name(str(path.relative_to(Path.cwd())))
+    except ValueError:
+        return show_name(str(path))

@@ -1,0 +1,575 @@
+"""Running and resuming a job: build, process what is pending, make the end.
+
+The steps are numbered in `_run`; each can be repeated after a kill. FORMAT.md, "A run, step by step".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
+
+import orjson
+
+import r3po.tables as tables
+from r3po import events
+from r3po.commits import KINDS, read_outcomes
+from r3po.config import Config, check_source, load_config
+from r3po.errors import ConfigError, RunStoppedError
+from r3po.events import Event, Observer
+from r3po.job import Job, open_job, tidy_path
+from r3po.jobbuilder import BuildProgress, BuildResult, BuildStopped, apply_build, plan_build, scan_finished
+from r3po.manifest import read_columns, read_shard_file
+from r3po.pool import Pool, SerialPool
+from r3po.runloop import Counts, RunLoop, StopRun, disk_error
+from r3po.shardstate import ShardState
+from r3po.staging import StageOrder, stage_shard
+from r3po.storage import NewFile, list_names, make_folder, remove_if_there, remove_tree, show_name, write_whole
+from r3po.tables import Failure
+from r3po.userfunc import FunctionSpec, describe_callable, find_function
+from r3po.worker import WorkerSetup
+
+if TYPE_CHECKING:
+    import pandas
+
+log = logging.getLogger(__name__)
+
+KEPT_RUNS = 20
+"""Folders in `runs/` that are kept; older ones are removed."""
+
+ENGINES = ("ray", "serial")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to. The same fields as `r3po run --json`."""
+
+    run_id: str
+    job_name: str
+    files: int
+    """Files of the manifest: done + failed + pending."""
+    done: int
+    """Files with a row."""
+    failed: int
+    pending: int
+    rows: int
+    """Rows in the published parts."""
+    seconds: float
+    output: str
+    """The output folder, absolute."""
+    config: Config = field(repr=False, compare=False, kw_only=True)
+
+    def to_json(self) -> dict[str, Any]:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
+        return {"schema_version": 1, **fields}
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the table, in row order. Needs pandas: `pip install 'r3po[pandas]'`.
+
+        Raises:
+            ImportError: pandas is not installed.
+            FileNotFoundError: no row was made yet.
+        """
+        import pandas as pd
+
+        kind = "parquet" if self.config.parquet is not None else "csv"
+        folder = self.config.output_path / kind
+        parts = [folder / name for name in list_names(folder) if name.startswith("part-")]
+        if not parts:
+            raise FileNotFoundError(f"no part in {folder}")
+        read = pd.read_parquet if kind == "parquet" else pd.read_csv
+        frame: pandas.DataFrame = pd.concat([read(part) for part in parts], ignore_index=True)
+        return frame
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return every failed file, as `r3po errors --json` does."""
+        from r3po.jobstatus import read_failures
+
+        return list(read_failures(self.config))
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How this run differs from the config; none of it is kept."""
+
+    build: bool = True
+    retry_failed: bool = False
+    engine: str = "ray"
+
+
+def run_jobs(
+    config: str | os.PathLike[str],
+    f: Callable[..., Any] | None = None,
+    build: bool = True,
+    progress: bool | None = None,
+    *,
+    function: str | None = None,
+    retry_failed: bool = False,
+    processes: int | None = None,
+    engine: str = "ray",
+) -> RunResult:
+    """Call f on every file of the job that has no outcome yet, and return what the job has come to.
+
+    Equal to `r3po run CONFIG`: what is new in the source is built first, what is done is left alone.
+
+    Args:
+        config: the config file.
+        f: the function; without it, the config's `function` is used. A function of the script itself is fine.
+        build: False: process the manifest as it is (`--no-build`).
+        progress: show it on stderr; None: if stderr is a terminal.
+        function: `file.py:name` or `package.module:name`, instead of the config's.
+        retry_failed: try every failed file again.
+        processes: workers, instead of the config's.
+        engine: `ray`, or `serial`: everything in this process, for a debugger.
+
+    Returns:
+        The result, also when files failed; then one warning is logged.
+
+    Raises:
+        RunStoppedError: the run ended early; its `result` says how far it came.
+        R3poError: of another kind: nothing was started.
+    """
+    loaded = load_config(config).with_overrides(processes=processes, function=function)
+    spec = describe_callable(f) if f is not None else find_configured(loaded)
+    show = sys.stderr.isatty() if progress is None else progress
+    options = RunOptions(build, retry_failed, engine)
+    if not show:
+        result = run_job(loaded, spec, options, events.ignore)
+    else:
+        from r3po.progress import Display
+
+        with Display() as display:
+            result = run_job(loaded, spec, options, display)
+    if result.failed:
+        log.warning("%d of %d files failed: see `r3po errors`", result.failed, result.files)
+    return result
+
+
+def find_configured(config: Config) -> FunctionSpec:
+    """Return the config's function. Raises ConfigError if it names none, FunctionError if it is not there."""
+    if config.function is None:
+        raise ConfigError(
+            "no function is given",
+            where=config.path.name,
+            hint="add a line such as  function: count_fruits.py:count_fruits\n"
+            "or run with  r3po run --function count_fruits.py:count_fruits",
+        )
+    return find_function(config.function, config.base_dir)
+
+
+def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: Observer) -> RunResult:
+    """See `run_jobs`; tells `observer` what happens."""
+    if options.engine not in ENGINES:
+        raise ConfigError(f"unknown engine {options.engine!r}", hint=f"engines: {', '.join(ENGINES)}")
+    if options.build:
+        check_source(config)
+    with open_job(config) as job, _Run(job, spec, options, observer) as run:
+        return run.result_of(run.go)
+
+
+class _Run:
+    """One run, from the lock to the summary."""
+
+    def __init__(self, job: Job, spec: FunctionSpec, options: RunOptions, observer: Observer) -> None:
+        self.job, self.spec, self.options = job, spec, options
+        self.config = job.config
+        self.started = time.monotonic()
+        self.run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(2)
+        self.folder = job.folders.runs / self.run_id
+        self._observer = observer
+        self._numbers = count(1)
+        self._pool: Pool | None = None
+        self._is_started = False
+        self.counts = Counts(0, 0, 0)
+        self.stop = _StopSignals(self.folder / "stop")
+
+    def __enter__(self) -> Self:
+        make_folder(self.folder)
+        self._events = open(self.folder / "events.jsonl", "ab")
+        self._keep_last_runs()
+        self.stop.install(self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._pool is not None:
+                self._pool.close()
+        finally:
+            self.stop.restore()
+            self._events.close()
+            remove_if_there(self.folder / "stop")
+
+    def result_of(self, go: Callable[[], bool]) -> RunResult:
+        """Return the result of `go`; an early end becomes a RunStoppedError that carries it."""
+        try:
+            worked = go()
+        except RunStoppedError as error:
+            error.result = self._summarize(True, is_stopped=True)
+            raise
+        except OSError as error:
+            stopped = disk_error(error)
+            stopped.result = self._summarize(True, is_stopped=True)
+            raise stopped from error
+        except (StopRun, BuildStopped, KeyboardInterrupt):
+            raise self._stopped() from None
+        if self.stop.is_requested:
+            raise self._stopped()
+        return self._summarize(worked, is_stopped=False)
+
+    # The steps
+
+    def go(self) -> bool:
+        """Carry out the run. Returns whether there was something to do."""
+        job, config = self.job, self.config
+        self.emit(events.JobOpened(config.job_name, str(config.path), self.spec.label))
+        for notice in config.notices:
+            self.emit(events.Notice(notice))
+        # 1. What is pending already decides whether Ray starts before the walk is over.
+        is_known = job.manifest is not None
+        if not is_known and not self.options.build:
+            raise RunStoppedError("there is no manifest yet", hint="r3po build makes it; or run without --no-build")
+        states = self._reopened_states() if is_known else {}
+        # 2. The walk, beside the start of Ray.
+        if self.options.build:
+            built = self._build(any(not state.is_committed for state in states.values()))
+            if built.is_changed:
+                apply_build(job, built)
+                states = job.resolve(self.spec.fingerprint)
+            self.emit(scan_finished(job, built))
+        # 3. Everything that has no outcome that counts.
+        self._count(states)
+        to_do = [state for state in states.values() if not state.is_committed]
+        if to_do:
+            self._announce(states)
+            self._process(states)
+            if self.stop.is_requested:
+                return True
+        # 4. The end: one schema, failures.csv, the manifest with all hashes, _SUCCESS.
+        finished = self._finish()
+        return bool(to_do) or finished
+
+    def _reopened_states(self) -> dict[int, ShardState]:
+        """Return how the shards stand for today's function; failures that are tried again raise the build first."""
+        job = self.job
+        standing = job.resolve(None)
+        if not any(state.n_failed for state in standing.values()):
+            return standing
+        if self.options.retry_failed:
+            build = job.built.build + 1
+            job.put_in_force(job.built.replace(build=build, retry_since=build))
+            return job.resolve(self.spec.fingerprint)
+        states = job.resolve(self.spec.fingerprint)
+        if sum(s.n_pending for s in states.values()) > sum(s.n_pending for s in standing.values()):
+            # Failures of other code are tried again: their new outcomes must outrank the old ones for everybody.
+            job.put_in_force(job.built.replace(build=job.built.build + 1))
+        return states
+
+    def _build(self, has_pending: bool) -> BuildResult:
+        """Walk in a helper thread and start the workers on this one as soon as there is work for them."""
+        progress = BuildProgress(stop=lambda: self.stop.is_requested)
+        outcome: list[BuildResult | BaseException] = []
+
+        def build() -> None:
+            try:
+                outcome.append(plan_build(self.job, progress))
+            except BaseException as error:
+                outcome.append(error)
+            finally:
+                progress.has_work.set()  # whoever waits for the first find waits no longer
+
+        thread = threading.Thread(target=build, name="r3po-walk", daemon=True)
+        thread.start()
+        if not has_pending:
+            while not progress.has_work.wait(0.1):
+                self.emit(events.ScanProgressed(progress.n_files))
+        found_nothing = bool(outcome) and not (isinstance(outcome[0], BuildResult) and outcome[0].is_changed)
+        if has_pending or not found_nothing:
+            self._start_workers()
+        while thread.is_alive():
+            thread.join(0.2)
+            self.emit(events.ScanProgressed(progress.n_files))
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+    def _process(self, states: dict[int, ShardState]) -> None:
+        self._start_workers()
+        self._loop = self._make_loop(states)
+        self._loop.run()
+
+    def _finish(self) -> bool:
+        """Make the end of the run, unless an earlier run made it. Returns whether there was something to make."""
+        job = self.job
+        job.adopt_entries()
+        schemas = [commit.own_schema for commit in job.commits.values() if len(commit.own_schema)]
+        schema = tables.join_schemas(schemas) if schemas else None
+        settings = job.part_settings
+        stale = [
+            commit
+            for commit in job.commits.values()
+            if commit.part_settings != settings
+            or (schema is not None and commit.schema != schema)
+            or commit.shard in job.broken_shards
+        ]
+        kinds = [kind for kind in KINDS if settings[kind]]
+        is_proven = all(job.folders.success(kind).exists() for kind in kinds) and job.folders.failures.exists()
+        if is_proven and not stale and not self._is_started:
+            return False
+        repaired = sorted(job.broken_shards)
+        self._restage([self._ref(commit.shard) for commit in stale], schema)
+        if repaired:
+            self.emit(events.PartsRepaired(tuple(f"part-{shard:05d}" for shard in repaired)))
+        for name in tables.mixed_columns(schemas) if schemas else ():
+            self.emit(
+                events.Notice(
+                    f'column "{name}" holds values of different kinds; it is text in all parts', is_warning=True
+                )
+            )
+        self._write_failures()
+        job.adopt_entries()
+        for kind in KINDS:
+            if kind in kinds:
+                job.folders.data(kind).mkdir(exist_ok=True)
+                write_whole(job.folders.success(kind), b"")  # Last: it says that all the others are there.
+            else:
+                remove_if_there(job.folders.success(kind))
+        return True
+
+    def _ref(self, shard: int) -> Any:
+        return next(ref for ref in self.job.built.shards if ref.shard == shard)
+
+    def _restage(self, refs: list[Any], schema: Any) -> None:
+        loop = self._loop if self._is_started else self._make_loop({})
+        orders: list[StageOrder] = [loop.stage_order(ref, (), schema) for ref in refs]
+        if self._is_started:
+            loop.restage(orders)
+            return
+        for order in orders:  # few, in a run that had nothing else to do: not worth a start of Ray
+            loop.commit(stage_shard(order))
+
+    def _write_failures(self) -> None:
+        """Write failures.csv: every failed file in row order, for people and for pandas."""
+        folder = self.job.folders.failures.parent
+        with NewFile(folder) as new:
+            new.write(_csv_line(["path", *Failure._fields[:3], "attempts"]))
+            for ref in self.job.built.shards:
+                commit = self.job.commits[ref.shard]
+                if not commit.tally.n_failed:
+                    continue
+                table = read_outcomes(self.job.folders, commit)
+                paths = read_shard_file(self.job.folders.shards, ref).paths
+                for failed in tables.failures_of(table):
+                    values = [failed[name] for name in (*Failure._fields[:3], "tries")]
+                    new.write(_csv_line([show_name(paths[failed["place"]]), *values]))
+            new.finish(self.job.folders.failures.name)
+
+    # Parts of the steps
+
+    def _start_workers(self) -> None:
+        if self._is_started:
+            return
+        started = time.monotonic()
+        config = self.config
+        n_workers = 1 if self.options.engine == "serial" else config.processes
+        self._pool = self._make_pool()
+        setup = WorkerSetup(
+            folders=self.job.folders,
+            source_path=str(config.source_path),
+            function=self.spec,
+            input=config.input,
+            hash=config.hash,
+            batch_seconds=config.batch_seconds,
+            stop_file=self.folder / "stop",
+        )
+        self._pool.start(setup, n_workers)
+        self._is_started = True
+        self.stop.install(self._on_signal)  # Ray replaces the handler of SIGTERM
+        self.emit(events.WorkersStarted(n_workers, self._pool.description, time.monotonic() - started))
+
+    def _make_pool(self) -> Pool:
+        if self.options.engine == "serial":
+            return SerialPool()
+        from r3po.raypool import RayPool, sweep_temporary
+
+        for name in list_names(self.job.folders.runs):
+            sweep_temporary(self.job.folders.runs / name / "ray_folder")
+        return RayPool(self.folder / "ray.log", self.folder / "ray_folder")
+
+    def _make_loop(self, states: dict[int, ShardState]) -> RunLoop:
+        return RunLoop(
+            job=self.job,
+            states=states,
+            pool=self._pool or SerialPool(),
+            n_workers=1 if self.options.engine == "serial" else self.config.processes,
+            fingerprint=self.spec.fingerprint,
+            version=r3po_version(),
+            observer=self.emit,
+            attempts=lambda: f"{self.run_id}-{next(self._numbers):06d}",
+            should_stop=lambda: self.stop.is_requested,
+            columns=read_columns(self.config.working_dir, self.job.built),
+            counts=self.counts,
+        )
+
+    def _count(self, states: dict[int, ShardState]) -> None:
+        values = list(states.values())
+        self.counts.n_done = sum(state.n_done for state in values)
+        self.counts.n_failed = sum(state.n_failed for state in values)
+        self.counts.n_pending = sum(state.n_pending for state in values)
+        self.counts.n_rows_committed = sum(state.n_done for state in values if state.is_committed)
+
+    def _announce(self, states: dict[int, ShardState]) -> None:
+        counts = self.counts
+        n_files = counts.n_done + counts.n_failed + counts.n_pending
+        self.emit(
+            events.ProcessingPlanned(
+                n_files=n_files,
+                n_done=counts.n_done,
+                n_failed=counts.n_failed,
+                n_pending=counts.n_pending,
+                n_shards=len(states),
+                is_resumed=counts.n_pending < n_files,
+            )
+        )
+
+    # The end of it
+
+    def emit(self, event: Event) -> None:
+        """Tell the observer, and write the event into the run's log."""
+        if not isinstance(event, events.ScanProgressed):
+            line = {"event": type(event).__name__, "time": time.time(), **dataclasses.asdict(event)}
+            with contextlib.suppress(OSError, ValueError):  # a log for people: its loss stops nothing
+                self._events.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE, default=str))
+                self._events.flush()
+        self._observer(event)
+
+    def _on_signal(self, name: str) -> None:
+        self._observer(events.StopRequested(name, self.config.processes))
+
+    def _stopped(self) -> RunStoppedError:
+        result = self._summarize(True, is_stopped=True)
+        name = self.config.path.name
+        command = "r3po run" if name == "config.yaml" else f"r3po run {tidy_path(self.config.path)}"
+        return RunStoppedError(
+            f"stopped by {self.stop.signal_name}; what was done is saved",
+            hint=f"Continue with: {command}",
+            exit_code=self.stop.exit_code,
+            result=result,
+        )
+
+    def _summarize(self, worked: bool, *, is_stopped: bool) -> RunResult:
+        counts = self.counts
+        if self.job.manifest is not None and not (counts.n_done + counts.n_failed + counts.n_pending):
+            counts.n_pending = self.job.built.count_job_files
+        result = RunResult(
+            run_id=self.run_id,
+            job_name=self.config.job_name,
+            files=counts.n_done + counts.n_failed + counts.n_pending,
+            done=counts.n_done,
+            failed=counts.n_failed,
+            pending=counts.n_pending,
+            rows=counts.n_rows_committed,
+            seconds=round(time.monotonic() - self.started, 3),
+            output=str(self.config.output_path),
+            config=self.config,
+        )
+        commits = self.job.commits.values()
+        parts = {
+            kind: sum(1 for commit in commits for part in commit.parts if part.kind == kind and part.staged)
+            for kind in KINDS
+            if self.job.part_settings[kind]
+        }
+        self.emit(
+            events.RunFinished(
+                n_files=result.files,
+                n_done=result.done,
+                n_failed=result.failed,
+                n_pending=result.pending,
+                seconds=result.seconds,
+                worked=worked,
+                output=str(self.config.output_path),
+                parts=parts,
+                n_rows=result.rows,
+                is_stopped=is_stopped,
+            )
+        )
+        with contextlib.suppress(OSError):
+            (self.folder / "summary.json").write_bytes(orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
+        return result
+
+    def _keep_last_runs(self) -> None:
+        runs = self.job.folders.runs
+        for name in list(list_names(runs))[:-KEPT_RUNS]:
+            remove_tree(runs / name)
+
+
+class _StopSignals:
+    """Signals become a flag and a stop file that the workers see; the second Ctrl-C ends the run at once."""
+
+    def __init__(self, stop_file: Path) -> None:
+        self._stop_file = stop_file
+        self._previous: dict[int, Any] = {}
+        self._tell: Callable[[str], None] = lambda name: None
+        self._received: signal.Signals | None = None
+
+    @property
+    def is_requested(self) -> bool:
+        return self._received is not None
+
+    @property
+    def signal_name(self) -> str:
+        received = self._received or signal.SIGINT
+        return "Ctrl-C" if received is signal.SIGINT else received.name
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self._received or signal.SIGINT)
+
+    def install(self, tell: Callable[[str], None]) -> None:
+        """Take the signals over; in a thread other than the main one Python does not allow it, and nothing happens."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._tell = tell
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            previous = signal.signal(number, self._handle)
+            self._previous.setdefault(number, previous)
+
+    def restore(self) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous if previous is not None else signal.SIG_DFL)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise StopRun
+        self._received = signal.Signals(number)
+        with contextlib.suppress(OSError):
+            self._stop_file.touch()
+        self._tell(self.signal_name)
+
+
+def r3po_version() -> str:
+    try:
+        return version("r3po")
+    except PackageNotFoundError:  # a bare checkout on sys.path
+        return "0.3.0"
+
+
+def _csv_line(values: list[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode("utf-8")

@@ -1,0 +1,163 @@
+"""How a job stands, which files failed, and forgetting either. It reads state only, and needs no Ray and no f.
+
+`read_status` and `read_failures` take no lock: they work while a run is going on, and read again what it replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import r3po.tables as tables
+from r3po.commits import KINDS, check_claim
+from r3po.config import Config, load_config
+from r3po.errors import DamagedStateError
+from r3po.job import Job, job_folders, open_job, read_job
+from r3po.manifest import columns_path, read_shard_file
+from r3po.segments import list_segments
+from r3po.shardstate import entry_builds, newer_segments, read_candidates
+from r3po.storage import JobLock, is_locked, list_names, remove_if_there, remove_tree, show_name
+
+T = TypeVar("T")
+
+READ_TRIES = 5
+"""How often a read begins again because a run replaced a file in the middle of it."""
+
+
+def read_status(config: Config) -> dict[str, Any]:
+    """Return the job's counts, as `r3po status --json` prints them.
+
+    Returns:
+        schema_version, job_name, build, files, done, failed, pending, size_bytes, shards, committed_shards, functions
+        (rows by fingerprint), is_running, last_run (the summary of the last run that wrote one, or None).
+
+    Raises:
+        StateError: the state is damaged or too new.
+    """
+    return _again(lambda: _status(config))
+
+
+def read_failures(config: Config) -> Iterator[dict[str, Any]]:
+    """Yield every failed file in row order: path, error_type, message, where, traceback, attempts, seconds.
+
+    Raises:
+        StateError: the state is damaged or too new.
+    """
+    yield from _again(lambda: list(_failures(read_job(config))))
+
+
+def reset_all_errors(config: str | os.PathLike[str]) -> int:
+    """Let the next run try every failed file again. Returns how many files that are.
+
+    Equal to `r3po reset CONFIG --errors`; rows stay as they are.
+    """
+    with open_job(load_config(config)) as job:
+        if job.manifest is None:
+            return 0
+        n_failed = sum(state.n_failed for state in job.resolve(None).values())
+        if n_failed:
+            build = job.built.build + 1
+            job.put_in_force(job.built.replace(build=build, retry_since=build))
+        return n_failed
+
+
+def reset_all_tracking(config: str | os.PathLike[str]) -> int:
+    """Forget the job: remove its state, and the parts that its commits name. Returns how many parts were removed.
+
+    Equal to `r3po reset CONFIG --all`. Files that r3po did not write stay, and the source is never touched.
+    """
+    loaded = load_config(config)
+    folders = job_folders(loaded)
+    if not folders.working_dir.is_dir():
+        return 0
+    with JobLock(folders.working_dir):
+        try:
+            job = read_job(loaded)
+        except DamagedStateError:
+            # The way out of a damaged job: what it named cannot be known, so only the state goes.
+            job = Job(loaded, folders, None, {})
+        if job.manifest is not None:
+            check_claim(folders, job.manifest.job_id)
+        n_parts = _remove_output(job)
+        _remove_state(job)
+        return n_parts
+
+
+# Private functions
+
+
+def _again(read: Callable[[], T]) -> T:
+    for attempt in range(1, READ_TRIES + 1):
+        try:
+            return read()
+        except (FileNotFoundError, DamagedStateError):
+            # A run may have replaced a file between two reads; then the next look is consistent.
+            if attempt == READ_TRIES:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _status(config: Config) -> dict[str, Any]:
+    job = read_job(config)
+    status: dict[str, Any] = {"schema_version": 1, "job_name": config.job_name, "build": 0, "files": 0}
+    counts = {"done": 0, "failed": 0, "pending": 0, "size_bytes": 0, "shards": 0, "committed_shards": 0}
+    functions: dict[str, int] = {}
+    if job.manifest is not None:
+        status |= {"build": job.built.build, "files": job.built.count_job_files}
+        counts |= {"size_bytes": job.built.size_bytes, "shards": len(job.built.shards)}
+        for state in job.resolve(None).values():
+            counts["done"] += state.n_done
+            counts["failed"] += state.n_failed
+            counts["pending"] += state.n_pending
+            counts["committed_shards"] += state.is_committed
+            for fingerprint, n in state.rows_by_fingerprint.items():
+                functions[fingerprint] = functions.get(fingerprint, 0) + n
+    running = config.working_dir.is_dir() and is_locked(config.working_dir)
+    return {**status, **counts, "functions": functions, "is_running": running}
+
+
+def _failures(job: Job) -> Iterator[dict[str, Any]]:
+    if job.manifest is None:
+        return
+    segments = list_segments(job.folders.segments, job.built.job_id)
+    for ref in job.built.shards:
+        commit = job.commits.get(ref.shard)
+        added = newer_segments(commit, segments.get(ref.shard, ()))
+        n_failed = (commit.tally.n_failed if commit else 0) + sum(segment.n_failed for segment in added)
+        if not n_failed:
+            continue
+        table, _ = read_candidates(job.folders, commit, added)
+        indices = tables.choose(table, entry_builds(job.folders, ref, table), job.rules())
+        paths = read_shard_file(job.folders.shards, ref).paths
+        for failure in tables.failures_of(tables.with_tries_summed(table, indices), indices):
+            place, tries = failure.pop("place"), failure.pop("tries")
+            seconds = round(failure.pop("seconds"), 6)
+            yield {"path": show_name(paths[place]), **failure, "attempts": tries, "seconds": seconds}
+
+
+def _remove_output(job: Job) -> int:
+    """Remove the parts that commits name and what belongs to them. Returns how many parts."""
+    folders = job.folders
+    parts = [(p.kind, p.name) for commit in job.commits.values() for p in commit.parts]
+    for kind in KINDS:
+        remove_if_there(folders.success(kind))
+    n_parts = sum(remove_if_there(folders.data(kind) / name) for kind, name in parts)
+    if job.manifest is not None:
+        remove_if_there(folders.failures)
+        remove_tree(folders.staging)
+        for folder in (*(folders.data(kind) for kind in KINDS), folders.failures.parent):
+            if folder.is_dir() and not any(list_names(folder)):
+                folder.rmdir()
+        remove_if_there(folders.claim)
+    return n_parts
+
+
+def _remove_state(job: Job) -> None:
+    folders = job.folders
+    # The manifest first: without it there is no job, and whatever else is left is swept or refused by name.
+    if job.manifest is not None:
+        remove_if_there(columns_path(folders.working_dir, job.manifest))
+    for folder in (folders.segments, folders.commits, folders.outcomes, folders.shards, folders.runs):
+        remove_tree(folder)
+    remove_if_there(folders.manifest)

@@ -1,0 +1,284 @@
+"""The manifest: the job's shards and, in shard files, every file with its place, size, mtime and hash.
+
+It owns the model and its files, not the decisions: `jobbuilder` says what a build changes.
+Source of the fields and of the write order: FORMAT.md, "Manifest" and "Shard files".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+
+from r3po.columns import Columns
+from r3po.storage import FileRecord, NewFile, damaged, name_from_json, name_to_json, read_json, write_json
+
+FORMAT = 1
+"""Version of every JSON file of the job."""
+
+HASH_ALGORITHM = "blake2b-128"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """A shard as the manifest names it."""
+
+    shard: int
+    file: FileRecord
+    n_files: int
+    last_build: int
+    """The highest build among its entries: outcomes that are not older count for all of them."""
+    size_bytes: int
+    """Of the source files together."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "shard": self.shard,
+            "file": self.file.to_json(),
+            "n_files": self.n_files,
+            "last_build": self.last_build,
+            "size_bytes": self.size_bytes,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(**{**data, "file": FileRecord.from_json(data["file"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` says."""
+
+    job_id: str
+    """32 hexadecimal characters, random; every file of the job carries it or its start."""
+    job_name: str
+    build: int
+    redo_since: int
+    """Outcomes of earlier builds do not count any more."""
+    retry_since: int
+    """Failures of earlier builds do not count any more."""
+    source_path: str
+    """Absolute."""
+    source_file_part: str
+    hash: str
+    """`content` or `stat`."""
+    count_all_files: int
+    """Files that the last walk met, whatever their names."""
+    sorted_runs: tuple[int, ...]
+    """Where, counted over all shards, each stretch of entries in walk order begins."""
+    shards: tuple[ShardRef, ...]
+
+    @property
+    def count_job_files(self) -> int:
+        return sum(ref.n_files for ref in self.shards)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(ref.size_bytes for ref in self.shards)
+
+    def replace(self, **changes: Any) -> Manifest:
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(slots=True)
+class Entries:
+    """The files of one shard: lists of equal length, indexed by place."""
+
+    paths: list[str] = field(default_factory=list)
+    """Relative to the source."""
+    sizes: list[int] = field(default_factory=list)
+    mtimes_ns: list[int] = field(default_factory=list)
+    hashes: list[bytes | None] = field(default_factory=list)
+    """None: not hashed yet, or `hash: stat`."""
+    builds: list[int] = field(default_factory=list)
+    racy: list[bool] = field(default_factory=list)
+    """Looked at within two seconds of its mtime: size and mtime alone do not prove that it is unchanged."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def append(
+        self, path: str, size: int, mtime_ns: int, build: int, *, hash_: bytes | None = None, racy: bool = False
+    ) -> None:
+        self.paths.append(path)
+        self.sizes.append(size)
+        self.mtimes_ns.append(mtime_ns)
+        self.hashes.append(hash_)
+        self.builds.append(build)
+        self.racy.append(racy)
+
+    def adopt(self, place: int, size: int, mtime_ns: int, hash_: bytes | None, racy: bool) -> bool:
+        """Take over what f saw of the file. Returns whether the entry says something else now."""
+        if hash_ is None:
+            hash_ = self.hashes[place] if (size, mtime_ns) == (self.sizes[place], self.mtimes_ns[place]) else None
+        seen = (size, mtime_ns, hash_, racy)
+        known = (self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place])
+        if seen == known:
+            return False
+        self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place] = seen
+        return True
+
+
+def new_job_id() -> str:
+    return secrets.token_hex(16)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Put `manifest` in force. Every shard file that it names must be durable already."""
+    write_json(
+        path,
+        {
+            "format": FORMAT,
+            "kind": "manifest",
+            "job_id": manifest.job_id,
+            "job_name": manifest.job_name,
+            "build": manifest.build,
+            "redo_since": manifest.redo_since,
+            "retry_since": manifest.retry_since,
+            "source": name_to_json(manifest.source_path),
+            "source_file_part": manifest.source_file_part,
+            "hash": manifest.hash,
+            "hash_algorithm": HASH_ALGORITHM if manifest.hash == "content" else None,
+            "count_all_files": manifest.count_all_files,
+            "count_job_files": manifest.count_job_files,
+            "size_bytes": manifest.size_bytes,
+            "sorted_runs": list(manifest.sorted_runs),
+            "shards": [ref.to_json() for ref in manifest.shards],
+        },
+    )
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """Return the manifest in force, or None before the first build.
+
+    Raises:
+        DamagedStateError, NewerFormatError: see `read_json`.
+    """
+    try:
+        data = read_json(path, kind="manifest", newest_format=FORMAT)
+    except FileNotFoundError:
+        return None
+    return Manifest(
+        job_id=data["job_id"],
+        job_name=data["job_name"],
+        build=data["build"],
+        redo_since=data["redo_since"],
+        retry_since=data["retry_since"],
+        source_path=name_from_json(data["source"]),
+        source_file_part=data["source_file_part"],
+        hash=data["hash"],
+        count_all_files=data["count_all_files"],
+        sorted_runs=tuple(data["sorted_runs"]),
+        shards=tuple(ShardRef.from_json(ref) for ref in data["shards"]),
+    )
+
+
+# Shard files
+
+
+def write_shard_file(folder: Path, shard: int, build: int, entries: Entries) -> ShardRef:
+    """Write a shard's entries durably under a name with their digest, and return how the manifest names them."""
+    with NewFile(folder) as new:
+        for line in _entry_lines(entries):
+            new.write(line)
+        record = new.finish(f"{shard:05d}.b{build}.{new.sha256[:12]}.jsonl")
+    return ShardRef(shard, record, len(entries), max(entries.builds, default=0), sum(entries.sizes))
+
+
+def read_shard_file(folder: Path, ref: ShardRef) -> Entries:
+    """Return the entries of a shard.
+
+    Raises:
+        DamagedStateError: the file is gone, or is not the one that the manifest names.
+    """
+    path = folder / ref.file.name
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise damaged(path, "is missing") from error
+    if hashlib.sha256(content).hexdigest() != ref.file.sha256:
+        raise damaged(path, "is damaged: its digest is not the one that the manifest names")
+    entries = Entries()
+    for data in orjson.loads(b"[" + content.rstrip(b"\n").replace(b"\n", b",") + b"]"):
+        hash_ = data["hash"]
+        entries.append(
+            name_from_json(data),
+            data["size"],
+            data["mtime_ns"],
+            data["build"],
+            hash_=None if hash_ is None else bytes.fromhex(hash_),
+            racy=data.get("racy", False),
+        )
+    return entries
+
+
+def iter_entries(folder: Path, shards: tuple[ShardRef, ...], start: int, stop: int) -> Iterator[tuple[Entries, int]]:
+    """Yield the files number `start` up to `stop`, counted over all shards, each as its shard's entries and place."""
+    first = 0
+    for ref in shards:
+        if first + ref.n_files > start and first < stop:
+            entries = read_shard_file(folder, ref)
+            for place in range(max(0, start - first), min(ref.n_files, stop - first)):
+                yield entries, place
+        first += ref.n_files
+
+
+# Columns
+
+
+def write_columns(working_dir: Path, manifest: Manifest, columns: Columns, path: str) -> None:
+    """Fix the job's columns durably, as the row of the file `path` set them."""
+    write_json(
+        columns_path(working_dir, manifest),
+        {
+            "format": FORMAT,
+            "kind": "columns",
+            "job_id": manifest.job_id,
+            "from": name_to_json(path),
+            "columns": columns.to_json(),
+        },
+    )
+
+
+def read_columns(working_dir: Path, manifest: Manifest) -> Columns | None:
+    """Return the job's columns, or None before the first row."""
+    path = columns_path(working_dir, manifest)
+    try:
+        data = read_json(path, kind="columns", newest_format=FORMAT)
+    except FileNotFoundError:
+        return None
+    if data["job_id"] != manifest.job_id:
+        return None  # left behind by an earlier job in this folder
+    return Columns.from_json(data["columns"])
+
+
+def columns_path(working_dir: Path, manifest: Manifest) -> Path:
+    """Columns belong to the build since which every row counts: a redo sets them anew."""
+    return working_dir / f"columns.b{max(1, manifest.redo_since)}.json"
+
+
+# Private functions
+
+
+def _entry_lines(entries: Entries) -> Iterator[bytes]:
+    columns = (entries.paths, entries.sizes, entries.mtimes_ns, entries.hashes, entries.builds, entries.racy)
+    for path, size, mtime_ns, hash_, build, racy in zip(*columns, strict=True):
+        line: dict[str, Any] = {
+            "path": path,
+            "size": size,
+            "mtime_ns": mtime_ns,
+            "hash": None if hash_ is None else hash_.hex(),
+            "build": build,
+        }
+        if racy:
+            line["racy"] = True
+        try:
+            yield orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+        except TypeError:  # a name that is not UTF-8
+            yield orjson.dumps({**line, **name_to_json(path)}, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,300 @@
+"""A run on the terminal: events in, lines on stderr out. Nothing else is written here, and nothing is decided.
+
+On a terminal one live line is kept up to date; elsewhere a plain line appears every 30 seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from datetime import UTC, datetime
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from r3po import events
+from r3po.events import Event
+
+PLAIN_EVERY_S = 30.0
+"""Between two plain lines, where stderr is no terminal."""
+
+RATE_OVER_S = 30.0
+"""The shown speed is that of the last so many seconds."""
+
+UPDATES_PER_SECOND = 10
+
+
+class Display:
+    """An observer that shows a run. Use it as a context manager: it restores the terminal.
+
+    Args:
+        is_quiet: only warnings.
+    """
+
+    def __init__(self, *, is_quiet: bool = False) -> None:
+        # Rich believes FORCE_COLOR; only a real terminal is one.
+        self._is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._console = Console(
+            stderr=True, force_terminal=self._is_terminal, highlight=False, soft_wrap=True, markup=False
+        )
+        self._is_quiet = is_quiet
+        self._live: Live | None = None
+        self._bar: _Bar | None = None
+        self._last_plain = time.monotonic()
+        self._has_scanned = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_live()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case events.Notice():
+                self._notice(event)
+            case events.PartsRepaired():
+                self._line(f"Repair    {', '.join(event.names[:3])} made again from the outcomes")
+            case _ if self._is_quiet:
+                pass
+            case events.JobOpened():
+                self._line(f"{_name_and_version()}   {_base(event.config_path)}   {event.function}".rstrip())
+            case events.ScanProgressed():
+                self._scan_progressed(event)
+            case events.ScanFinished():
+                self._scan_finished(event)
+            case events.WorkersStarted():
+                self._line(_workers_started(event))
+            case events.ProcessingPlanned():
+                self._planned(event)
+            case events.ColumnsSet():
+                named = ", ".join(f"{name} {family}" for name, family in event.columns[:8])
+                more = f", {len(event.columns) - 8} more" if len(event.columns) > 8 else ""
+                self._line(f"Columns   {named}{more}      (from {show_text(event.path)})")
+            case events.BatchFinished():
+                self._batch_finished(event)
+            case events.StopRequested():
+                self._line(
+                    f"Stopping ({event.signal_name}): the files at hand are finishing, at most 10 s "
+                    "(Ctrl-C again: stop now, they will be done again)"
+                )
+            case events.RunFinished():
+                self._end_live()
+                self._finished(event)
+
+    # Private methods
+
+    def _line(self, text: str) -> None:
+        self._console.print(Text(text))
+
+    def _notice(self, event: events.Notice) -> None:
+        self._line(f"{'warning' if event.is_warning else 'note'}: {show_text(event.text)}")
+        if event.hint:
+            self._line(f"hint:  {show_text(event.hint)}")
+
+    def _scan_progressed(self, event: events.ScanProgressed) -> None:
+        if not self._is_terminal or event.n_files == 0:
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=UPDATES_PER_SECOND, transient=True)
+            self._live.start()
+        self._live.update(Text(f"Scan      {event.n_files:,} files so far"))
+
+    def _scan_finished(self, event: events.ScanFinished) -> None:
+        self._end_live()
+        new = f"{event.n_new:,} new" if event.n_new else "nothing new"
+        where = show_text(f"{_base(event.source)}/**{event.suffix}")
+        self._line(f"Scan      {where}       {_files(event.n_files)}, {_size(event.size_bytes)}: {new}")
+        if event.passed_over:
+            passed = ", ".join(f"{n:,} {reason}" for reason, n in event.passed_over.items())
+            self._line(f"          passed over: {passed}")
+
+    def _planned(self, event: events.ProcessingPlanned) -> None:
+        if event.is_resumed:
+            self._line(
+                f"Resume    {event.n_done:,} of {event.n_files:,} files done, "
+                f"{event.n_failed:,} failed, {event.n_pending:,} to do"
+            )
+        self._bar = _Bar(event)
+        self._last_plain = time.monotonic()
+        if self._is_terminal:
+            self._end_live()
+            self._live = Live(
+                get_renderable=self._bar.render,
+                console=self._console,
+                refresh_per_second=UPDATES_PER_SECOND,
+                transient=True,
+            )
+            self._live.start()
+
+    def _batch_finished(self, event: events.BatchFinished) -> None:
+        if self._bar is None:
+            return
+        self._bar.add(event)
+        if not self._is_terminal and time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
+            self._last_plain = time.monotonic()
+            self._line(self._bar.plain_line())
+
+    def _end_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _finished(self, event: events.RunFinished) -> None:
+        if event.is_stopped:
+            self._line(
+                f"Stopped after {_duration(event.seconds)}. {event.n_done:,} files have their rows, "
+                f"{event.n_failed:,} failed, {event.n_pending:,} are to do."
+            )
+            return
+        if not event.worked:
+            self._line(_nothing_to_do(event))
+            return
+        if not self._is_terminal and self._bar is not None:
+            self._line(self._bar.plain_line())
+        self._line("")
+        self._line(f"Done in {_duration(event.seconds)}: {_files(event.n_files)}, {event.n_failed:,} failed")
+        output = _relative(event.output)
+        width = max((len(kind) for kind in event.parts), default=0) + len(output) + 1
+        for kind, n_parts in event.parts.items():
+            parts = f"{n_parts:,} {'part' if n_parts == 1 else 'parts'}"
+            self._line(f"  {f'{output}/{kind}':{width}}   {parts}   {event.n_rows:,} rows")
+        if event.n_failed:
+            self._line(f"  {output}/failures/failures.csv   {event.n_failed:,} failed files")
+            self._line("  Next   r3po errors; r3po run --retry-failed")
+        if event.n_rows and "parquet" in event.parts:
+            self._line(f'  Read   pd.read_parquet("{output}/parquet")')
+
+
+class _Bar:
+    """The progress of one run: what the live line and the plain lines are made from."""
+
+    def __init__(self, planned: events.ProcessingPlanned) -> None:
+        self._n_files = planned.n_files
+        self._n_finished = planned.n_done + planned.n_failed
+        self._n_failed = planned.n_failed
+        self._started = time.monotonic()
+        self._last_failure = ""
+        self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
+        self._n_here = 0
+
+    def add(self, event: events.BatchFinished) -> None:
+        n = event.n_rows + event.n_failed
+        self._n_here += n
+        self._n_finished += n
+        self._n_failed += event.n_failed
+        self._last_failure = event.last_failure or self._last_failure
+        now = time.monotonic()
+        self._samples.append((now, self._n_here))
+        while len(self._samples) > 2 and self._samples[0][0] < now - RATE_OVER_S:
+            self._samples.popleft()
+
+    def plain_line(self) -> str:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        left = self._seconds_left()
+        return (
+            f"{now} {self._n_finished}/{self._n_files} {self._percent():.1f}% {self._rate():.0f} files/s "
+            f"failed={self._n_failed} left={'unknown' if left is None else f'{left:.0f}s'}"
+        )
+
+    def render(self) -> Table:
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            "Process  ",
+            ProgressBar(total=max(1, self._n_files), completed=self._n_finished, width=24),
+            f"{self._n_finished:,}/{self._n_files:,}",
+            f"{self._percent():.1f} %",
+        )
+        left = self._seconds_left()
+        elapsed = _duration(time.monotonic() - self._started)
+        speed = f"{self._rate():,.0f} files/s   elapsed {elapsed}"
+        if left is not None:
+            speed += f"   left about {_duration(left)}"
+        if self._n_failed:
+            speed += f"   {self._n_failed:,} failed"
+        lines = Table.grid()
+        lines.add_row(bar)
+        lines.add_row(Text("          " + speed, overflow="ellipsis", no_wrap=True))
+        if self._last_failure:
+            text = show_text(f"          last failure  {self._last_failure}".splitlines()[0])
+            lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
+        return lines
+
+    def _percent(self) -> float:
+        # Rounded down: 100 % means all.
+        return int(1000 * self._n_finished / max(1, self._n_files)) / 10
+
+    def _rate(self) -> float:
+        (t0, n0), (t1, n1) = self._samples[0], self._samples[-1]
+        return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
+
+    def _seconds_left(self) -> float | None:
+        rate = self._rate()
+        return (self._n_files - self._n_finished) / rate if rate else None
+
+
+# Private functions
+
+
+def show_text(text: str) -> str:
+    """Return text whose control characters cannot steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _workers_started(event: events.WorkersStarted) -> str:
+    if event.engine == "serial":
+        return "Serial    everything in this process, one file after the other"
+    kind = event.engine.removeprefix("Ray, ")
+    workers = f"{event.n_workers} {'worker' if event.n_workers == 1 else 'workers'}"
+    return f"Ray       {workers}, {kind}          ready in {event.seconds:.1f} s"
+
+
+def _nothing_to_do(event: events.RunFinished) -> str:
+    if not event.n_failed:
+        return f"Nothing to do: {_files(event.n_files)} are done and unchanged."
+    return (
+        f"Nothing to do: {event.n_done:,} of {_files(event.n_files)} have a row, {event.n_failed:,} failed "
+        "(r3po errors; r3po run --retry-failed)."
+    )
+
+
+def _name_and_version() -> str:
+    from importlib.metadata import version
+
+    return f"r3po {version('r3po')}"
+
+
+def _base(path: str) -> str:
+    return show_text(os.path.basename(os.fsencode(path)).decode("utf-8", "backslashreplace"))
+
+
+def _relative(path: str) -> str:
+    relative = os.path.relpath(path)
+    shown = path if relative.startswith("..") else relative
+    return show_text(os.fsencode(shown).decode("utf-8", "backslashreplace"))
+
+
+def _files(n: int) -> str:
+    return f"{n:,} {'file' if n == 1 else 'files'}"
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

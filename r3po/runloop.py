@@ -1,0 +1,356 @@
+"""The middle of a run: tickets from the scheduler to the workers, answers back, decisions made.
+
+One thread, one loop. Everything that is decided (columns, commits) is decided here, by the process that holds the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import r3po.tables as tables
+from r3po import events
+from r3po.columns import Columns
+from r3po.commits import Commit, commit_shard
+from r3po.errors import FunctionError, R3poError, RunStoppedError
+from r3po.events import Observer
+from r3po.job import Job
+from r3po.manifest import write_columns
+from r3po.pool import Answer, Call, Pool, WorkerLost
+from r3po.scheduler import BatchTicket, Scheduler, StageTicket, Ticket
+from r3po.segments import Segment
+from r3po.shardstate import ShardState
+from r3po.staging import Staged, StageOrder
+from r3po.storage import remove_if_there, show_name
+from r3po.tables import Failure
+from r3po.worker import BatchDone, Offer, Probed
+
+log = logging.getLogger(__name__)
+
+QUEUE_DEPTH = 2
+"""Tickets that a worker has at most: the one it works on, and the next."""
+
+WAIT_S = 0.1
+"""How long the loop waits for an answer before it looks whether it was asked to stop."""
+
+DRAIN_S = 10.0
+"""How long a stopped run waits for the batches in flight."""
+
+FIRST_PROBE = 10
+"""Files of the first probe: if none of them gives a dict, f is not a function for r3po."""
+
+GUARD = 100
+"""A run stops if its first outcomes, so many, are failures of one kind."""
+
+
+class StopRun(BaseException):
+    """A second Ctrl-C: stop at once, whatever is in flight."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """The job's files as the run goes on: n_done + n_failed + n_pending is constant."""
+
+    n_done: int
+    n_failed: int
+    n_pending: int
+    n_rows_committed: int = 0
+
+
+@dataclass(slots=True)
+class RunLoop:
+    """Processes everything that is pending in a job.
+
+    Args:
+        states: how each shard stands; those that are committed are left alone.
+        attempts: gives a new attempt id, unique in the job.
+        should_stop: whether a signal asked for the end.
+    """
+
+    job: Job
+    states: dict[int, ShardState]
+    pool: Pool
+    n_workers: int
+    fingerprint: str
+    version: str
+    observer: Observer
+    attempts: Callable[[], str]
+    should_stop: Callable[[], bool]
+    columns: Columns | None
+    counts: Counts
+    _scheduler: Scheduler = field(init=False)
+    _segments: dict[int, list[Segment]] = field(init=False)
+    _ready: list[int] = field(default_factory=list)
+    _tickets: dict[int, list[tuple[Ticket, Any]]] = field(default_factory=dict)
+    _is_probing: bool = False
+    _n_probes: int = 0
+    _n_probed: int = 0
+    _first_failures: list[tuple[str, Failure]] = field(default_factory=list)
+    _is_guarded: bool = True
+    _is_published: bool = False
+
+    def __post_init__(self) -> None:
+        open_states = [state for state in self.states.values() if not state.is_committed]
+        pending = [(state.ref.shard, state.pending) for state in open_states]
+        self._scheduler = Scheduler(pending, self.n_workers, self.job.config.batch_seconds)
+        self._segments = {state.ref.shard: list(state.segments) for state in open_states}
+
+    def run(self) -> None:
+        """Process until nothing is pending, or raise.
+
+        Raises:
+            FunctionError: f cannot be imported, or gives no dict; nothing was recorded.
+            RunStoppedError: a worker was lost, f fails on everything, or the disk refused. What was done is saved.
+        """
+        while not self._scheduler.is_finished:
+            if self.should_stop():
+                self._drain()
+                return
+            self._hand_out()
+            for message in self.pool.wait(WAIT_S):
+                self._handle(message)
+
+    def restage(self, orders: Iterable[StageOrder]) -> None:
+        """Make the parts of committed shards again, on the workers, and commit them."""
+        waiting = list(orders)
+        n_open = 0
+        while waiting or n_open:
+            for worker in self._ready:
+                while waiting and len(self._tickets.setdefault(worker, [])) < QUEUE_DEPTH:
+                    order = waiting.pop(0)
+                    self._tickets[worker].append((StageTicket(-1, order.ref.shard), None))
+                    self.pool.submit(worker, Call("stage", order))
+                    n_open += 1
+            for message in self.pool.wait(WAIT_S):
+                answer = self._accept(message)
+                if answer.call.method == "load":
+                    self._ready.append(answer.worker)
+                    continue
+                self._tickets[answer.worker].pop(0)
+                n_open -= 1
+                self.commit(answer.value)
+
+    def commit(self, staged: Staged) -> None:
+        """Decide a staged shard."""
+        assert staged.commit is not None
+        commit = staged.commit
+        if not self._is_published:
+            for kind in ("csv", "parquet"):
+                remove_if_there(self.job.folders.success(kind))
+            self._is_published = True
+        commit_shard(self.job.folders, commit, self.job.commits.get(commit.shard))
+        self.job.commits[commit.shard] = commit
+        self.job.broken_shards.discard(commit.shard)
+
+    def stage_order(self, state_ref: Any, segments: Iterable[Segment], schema: Any) -> StageOrder:
+        """Return the order to stage a shard as it stands now."""
+        job = self.job
+        return StageOrder(
+            folders=job.folders,
+            job_id=job.built.job_id,
+            job_name=job.built.job_name,
+            version=self.version,
+            ref=state_ref,
+            build=job.built.build,
+            attempt=self.attempts(),
+            previous=job.commits.get(state_ref.shard),
+            segments=tuple(segments),
+            rules=job.rules(self.fingerprint),
+            columns=self.columns,
+            settings=job.part_settings,
+            schema=schema,
+        )
+
+    # Private methods: handing out
+
+    def _hand_out(self) -> None:
+        if self.columns is None and (self._scheduler.n_pending or self._is_probing):
+            if not self._is_probing:
+                self._hand_out_probe()
+            return  # the first row comes before everything else
+        for depth in range(1, QUEUE_DEPTH + 1):
+            for worker in self._ready:
+                if len(self._tickets[worker]) < depth:
+                    ticket = self._scheduler.next_ticket()
+                    if ticket is None:
+                        return
+                    self._submit(worker, ticket)
+
+    def _hand_out_probe(self) -> None:
+        if not self._ready or self._scheduler.n_in_flight:
+            return
+        limit = FIRST_PROBE if self._n_probes == 0 else GUARD - FIRST_PROBE
+        ticket = self._scheduler.next_ticket(limit)
+        if ticket is None:
+            return
+        if isinstance(ticket, BatchTicket):
+            self._is_probing = True
+            self._n_probes += 1
+        self._submit(self._ready[0], ticket)
+
+    def _submit(self, worker: int, ticket: Ticket) -> None:
+        argument: Offer | StageOrder
+        ref = self.states[ticket.shard].ref
+        if isinstance(ticket, StageTicket):
+            method, argument = "stage", self.stage_order(ref, self._segments[ticket.shard], self._known_schema())
+        else:
+            method = "probe" if self._is_probing else "run_batch"
+            argument = Offer(
+                self.job.built.job_id, ref, self.job.built.build, self.attempts(), ticket.places, self.columns
+            )
+        self._tickets[worker].append((ticket, argument))
+        self.pool.submit(worker, Call(method, argument))
+
+    def _known_schema(self) -> Any:
+        schemas = [commit.own_schema for commit in self.job.commits.values() if len(commit.own_schema)]
+        return tables.join_schemas(schemas) if schemas else None
+
+    # Private methods: answers
+
+    def _handle(self, message: Answer | WorkerLost) -> None:
+        answer = self._accept(message)
+        method = answer.call.method
+        if method == "load":
+            self._ready.append(answer.worker)
+            self._tickets[answer.worker] = []
+            return
+        if method == "probe":
+            self._probed(answer)
+            return
+        ticket, _ = self._tickets[answer.worker].pop(0)
+        if isinstance(ticket, StageTicket):
+            self._staged(ticket, answer.value)
+        else:
+            self._batch_done(ticket, answer.value)
+
+    def _accept(self, message: Answer | WorkerLost) -> Answer:
+        """Return an answer that has a value; everything else ends the run."""
+        if isinstance(message, WorkerLost):
+            raise RunStoppedError(
+                f"worker {message.worker} died ({message.reason}); what was done is saved",
+                evidence=self._in_doubt(message.worker),
+                hint="a file may crash the process of your function; r3po run goes on from here",
+            )
+        if message.error is None:
+            return message
+        if isinstance(message.error, R3poError):
+            raise message.error
+        if isinstance(message.error, OSError):
+            raise disk_error(message.error) from message.error
+        raise message.error
+
+    def _in_doubt(self, worker: int) -> str | None:
+        for ticket, _ in self._tickets.get(worker, []):
+            if isinstance(ticket, BatchTicket):
+                first, last = ticket.places[0][0], ticket.places[-1][1] - 1
+                return f"it was in shard {ticket.shard}, places {first} to {last}"
+        return None
+
+    def _probed(self, answer: Answer) -> None:
+        probed: Probed = answer.value
+        if self._n_probes == 1 and probed.columns is None and probed.not_a_dict is not None and not probed.stopped:
+            path, type_name, shown = probed.not_a_dict
+            raise FunctionError(
+                f"{self._function_name()} returned {_with_article(type_name)} for {show_name(path)}; "
+                "r3po needs one dict a file",
+                evidence=f"returned  {shown}",
+                hint="return a dict, such as {'name': value}; nothing was recorded",
+            )
+        if probed.columns is not None:
+            # Durable before anything else is handed out: every row of the job is held against these columns.
+            write_columns(self.job.folders.working_dir, self.job.built, probed.columns, probed.first_row_path)
+            self.columns = probed.columns
+            named = tuple((column.name, column.family) for column in probed.columns.items)
+            self.observer(events.ColumnsSet(named, show_name(probed.first_row_path)))
+        self._is_probing = False
+        # The ticket stays: the answer to this call settles it.
+        self.pool.submit(answer.worker, Call("record_probe", probed.columns))
+
+    def _function_name(self) -> str:
+        return (self.job.config.function or "f").rpartition(":")[2]
+
+    def _batch_done(self, ticket: BatchTicket, done: BatchDone) -> None:
+        if done.segment is not None:
+            self._segments[ticket.shard].append(done.segment)
+        self._scheduler.batch_done(ticket, done.returned, done.seconds)
+        self.counts.n_done += done.n_rows
+        self.counts.n_failed += done.n_failed
+        self.counts.n_pending -= done.n_rows + done.n_failed
+        last = done.failures[-1] if done.failures else None
+        shown = "" if last is None else f"{last[0]}  {last[1].error_type}: {last[1].message}"
+        self.observer(events.BatchFinished(done.n_rows, done.n_failed, shown))
+        self._guard(done)
+
+    def _guard(self, done: BatchDone) -> None:
+        """Stop when the first outcomes are all failures of one kind: rather the function's fault than the files'."""
+        if not self._is_guarded:
+            return
+        self._first_failures += done.failures
+        kinds = {(failure.error_type, failure.where) for _, failure in self._first_failures}
+        if done.n_rows or len(kinds) > 1:
+            self._is_guarded = False
+        elif len(self._first_failures) >= GUARD:
+            _, failure = self._first_failures[0]
+            raise RunStoppedError(
+                f"the first {len(self._first_failures)} files all failed with "
+                f"{failure.error_type}: {_first_line(failure.message)}; nothing else was tried",
+                evidence=failure.traceback or failure.where,
+                hint="mend the function and run again; without a change, r3po run goes on after these files",
+            )
+
+    def _staged(self, ticket: StageTicket, staged: Staged) -> None:
+        if staged.commit is None:
+            n_missing = sum(stop - start for start, stop in staged.missing)
+            log.warning("shard %d: %d places lost their outcome and are done again", ticket.shard, n_missing)
+            self.counts.n_pending += n_missing
+            self.counts.n_done -= n_missing
+            self._scheduler.stage_incomplete(ticket, staged.missing)
+            return
+        self._check(staged.commit)
+        self.commit(staged)
+        self._scheduler.stage_done(ticket)
+        tally = staged.commit.tally
+        self.counts.n_rows_committed += tally.n_rows
+        self._segments.pop(ticket.shard)
+        self.observer(events.ShardCommitted(ticket.shard, tally.n_rows, tally.n_failed))
+
+    def _check(self, commit: Commit) -> None:
+        expected = self.states[commit.shard].ref.n_files
+        found = commit.tally.n_rows + commit.tally.n_failed
+        if found != expected:
+            raise AssertionError(f"shard {commit.shard}: {found} outcomes for {expected} places")
+
+    def _drain(self) -> None:
+        """Wait for the batches in flight, which end at their next file, and keep what they did."""
+        deadline = time.monotonic() + DRAIN_S
+        while any(self._tickets.values()) and time.monotonic() < deadline:
+            for message in self.pool.wait(WAIT_S):
+                if isinstance(message, WorkerLost):
+                    self._tickets[message.worker] = []
+                elif not (message.call.method == "load" and message.error is not None):
+                    self._handle(message)
+
+
+def disk_error(error: OSError) -> RunStoppedError:
+    """Return the error for a disk that refused: the run stops, and what is durable stays."""
+    return RunStoppedError(
+        f"cannot write: {error.strerror or error}",
+        where=error.filename if isinstance(error.filename, str) else None,
+        hint="what was done is saved; mend the disk or make room, then run again",
+    )
+
+
+# Private functions
+
+
+def _first_line(message: str) -> str:
+    return message.splitlines()[0] if message else ""
+
+
+def _with_article(type_name: str) -> str:
+    if type_name == "NoneType":
+        return "None"
+    return f"{'an' if type_name[:1].lower() in 'aeiou' else 'a'} {type_name}"

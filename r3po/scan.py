@@ -1,0 +1,258 @@
+"""Walking the source folder and hashing files. It reads the source and nothing else, and writes nothing at all.
+
+The order of `walk` is the order of the rows: names in byte order, the files of a folder before its subfolders, depth
+first. Paths are str relative to the source, with surrogates for bytes that are not UTF-8 (`os.fsdecode`).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import sys
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from r3po.errors import SourceError
+from r3po.storage import show_name
+
+HASH_BYTES = 16
+"""Length of a content hash: blake2b with 128 bits."""
+
+BLOCK_BYTES = 1 << 20
+"""Files larger than this are hashed block by block."""
+
+_CHUNK_FILES = 256
+"""Files that a hashing process gets in one call."""
+
+RACY_NS = 2_000_000_000
+"""A file whose mtime is younger than this when it is looked at may change again within the same mtime (git's rule)."""
+
+
+class ChangingFileError(OSError):
+    """A file that somebody still writes: what was read of it is no one content."""
+
+
+class Found(NamedTuple):
+    """One file of the walk."""
+
+    path: str
+    size: int
+    """Bytes."""
+    mtime_ns: int
+
+
+@dataclass(slots=True)
+class WalkCounts:
+    """What the walk passed over, for the screen."""
+
+    hidden: int = 0
+    """Files and folders whose name begins with a dot."""
+    linked_folders: int = 0
+    irregular: int = 0
+    """Dangling links, FIFOs, sockets and devices with the right suffix."""
+    other: int = 0
+    """Files whose name does not end with `source_file_part`."""
+
+
+class HashedFile(NamedTuple):
+    """A file's content hash, and the size and mtime of that very content."""
+
+    hash: bytes
+    size: int
+    mtime_ns: int
+
+
+def walk(
+    source: Path, suffix: str, *, skip: Collection[Path] = (), counts: WalkCounts | None = None
+) -> Iterator[Found]:
+    """Yield every regular file (or link to one) under `source` whose name ends with `suffix`, in row order.
+
+    Args:
+        source: the folder; it may itself be a link.
+        skip: folders that are never entered (working_dir, output_path), compared by device and inode.
+        counts: filled with what was passed over.
+
+    Raises:
+        SourceError: a folder cannot be read: its files must not be taken for deleted ones.
+    """
+    counts = WalkCounts() if counts is None else counts
+    skipped = {(s.st_dev, s.st_ino) for s in map(_stat_or_none, skip) if s is not None}
+    # A stack of folders still to enter, deepest first; folders of one parent are pushed in reverse order.
+    folders = [""]
+    while folders:
+        prefix = folders.pop()
+        files, subfolders = _read_folder(source, prefix, suffix, skipped, counts)
+        yield from files
+        folders.extend(reversed(subfolders))
+
+
+def walk_key(path: str) -> tuple[tuple[bool, bytes], ...]:
+    """Return the sort key that puts paths into the order of `walk`."""
+    *folders, name = os.fsencode(path).split(b"/")
+    return (*((True, folder) for folder in folders), (False, name))
+
+
+def hash_file(path: str) -> HashedFile:
+    """Hash a file whole.
+
+    Raises:
+        OSError: it cannot be read.
+        ChangingFileError: it changed each time that it was read.
+    """
+    for _ in range(3):
+        descriptor = open_regular(path)
+        try:
+            before = os.fstat(descriptor)
+            digest = hashlib.blake2b(digest_size=HASH_BYTES)
+            size = 0
+            while block := os.read(descriptor, BLOCK_BYTES):
+                digest.update(block)
+                size += len(block)
+            after = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and size == after.st_size:
+            return HashedFile(digest.digest(), size, after.st_mtime_ns)
+    raise ChangingFileError(errno.EAGAIN, "the file keeps changing while it is read", path)
+
+
+def open_regular(path: str) -> int:
+    """Open a file for reading without waiting for a FIFO's writer, and return its descriptor.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file (EINVAL).
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
+
+
+def hash_files(paths: Iterable[str], processes: int) -> Iterator[HashedFile | OSError]:
+    """Yield each file's hash, in the order of `paths`, from `processes` processes.
+
+    A file that cannot be read yields its error: it will be a failure of the run, not of the build.
+    """
+    # spawn: a forked child would share the job's lock and keep it when this process dies.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with _script_hidden():
+            pool.submit(int).result()  # the first call starts all the processes
+        remaining = iter(paths)
+        window: deque[Future[list[HashedFile | OSError]]] = deque()
+        while chunk := list(islice(remaining, _CHUNK_FILES)):
+            window.append(pool.submit(_hash_chunk, chunk))
+            if len(window) >= 4 * processes:
+                yield from window.popleft().result()
+        while window:
+            yield from window.popleft().result()
+
+
+def count_suffixes(source: Path, limit: int = 100_000) -> dict[str, int]:
+    """Return how many files end with which suffix, most first: the hint when no file matches."""
+    found: dict[str, int] = {}
+    for n, file in enumerate(walk(source, "")):
+        suffix = os.path.splitext(file.path)[1] or os.path.basename(file.path)
+        found[suffix] = found.get(suffix, 0) + 1
+        if n >= limit:
+            break
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+# Private functions
+
+
+def _read_folder(
+    source: Path, prefix: str, suffix: str, skipped: Collection[tuple[int, int]], counts: WalkCounts
+) -> tuple[list[Found], list[str]]:
+    """Return the matching files of one folder and its subfolders (as prefixes that end with a slash), both in order."""
+    files: list[Found] = []
+    subfolders: list[str] = []
+    try:
+        with os.scandir(os.path.join(source, prefix)) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith("."):
+                    counts.hidden += 1
+                elif name.endswith(suffix) and entry.is_file():
+                    status = entry.stat()
+                    files.append(Found(prefix + name, status.st_size, status.st_mtime_ns))
+                elif entry.is_dir(follow_symlinks=False):
+                    if not skipped or _device_and_inode(entry) not in skipped:
+                        subfolders.append(f"{prefix}{name}/")
+                else:
+                    _count_passed_over(entry, suffix, counts)
+    except OSError as error:
+        raise SourceError(
+            f"cannot be read: {error.strerror}; nothing was changed",
+            where=show_name(os.path.join(source, prefix).rstrip("/")),
+            hint="mend the permissions, or move the folder out of the source; then run again",
+        ) from error
+    _sort_names(files, subfolders)
+    return files, subfolders
+
+
+def _sort_names(files: list[Found], subfolders: list[str]) -> None:
+    # Code points sort like UTF-8 bytes, but not where surrogates stand for bytes that are no UTF-8.
+    if all(file.path.isascii() for file in files) and all(map(str.isascii, subfolders)):
+        files.sort()
+        subfolders.sort(key=_without_slash)
+    else:
+        files.sort(key=lambda file: os.fsencode(file.path))
+        subfolders.sort(key=lambda folder: os.fsencode(folder[:-1]))
+
+
+def _without_slash(folder: str) -> str:
+    return folder[:-1]
+
+
+def _count_passed_over(entry: os.DirEntry[str], suffix: str, counts: WalkCounts) -> None:
+    if entry.is_symlink() and entry.is_dir():
+        counts.linked_folders += 1
+    elif entry.name.endswith(suffix):
+        counts.irregular += 1
+    else:
+        counts.other += 1
+
+
+def _device_and_inode(entry: os.DirEntry[str]) -> tuple[int, int]:
+    status = entry.stat(follow_symlinks=False)
+    return status.st_dev, status.st_ino
+
+
+def _stat_or_none(folder: Path) -> os.stat_result | None:
+    try:
+        return os.stat(folder)
+    except OSError:
+        return None
+
+
+def _hash_chunk(paths: list[str]) -> list[HashedFile | OSError]:
+    hashed: list[HashedFile | OSError] = []
+    for path in paths:
+        try:
+            hashed.append(hash_file(path))
+        except OSError as error:
+            hashed.append(error)
+    return hashed
+
+
+@contextmanager
+def _script_hidden() -> Iterator[None]:
+    """Keep multiprocessing from running the user's script again in each child, as spawn does by default."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script

@@ -1,0 +1,425 @@
+"""Durable files, JSON with a digest, the job's folders and lock, and names that are bytes.
+
+Every file that r3po leaves behind goes through `NewFile`: written under another name in the target's folder, fsynced,
+renamed, the folder fsynced. The module variables `_fsync`, `_replace`, `_unlink` and `_create` are the seams at which
+the tests stop the world; nothing else in r3po renames, removes or syncs.
+
+Source of the rules: FORMAT.md, "Whole or not at all".
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import filelock
+import orjson
+
+from r3po.errors import DamagedStateError, FolderError, LockedError, NewerFormatError
+
+TEMPORARY_SUFFIX = ".tmp"
+"""Ends the name of every file that is not finished; `remove_temporaries` sweeps them."""
+
+# The seams. Tests replace them to fail, to stop, or to count; see tests/test_crash_points.py.
+_create = os.open
+_fsync = os.fsync
+_replace = os.replace
+_unlink = os.unlink
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolders:
+    """Where a job keeps what; FORMAT.md draws the tree."""
+
+    working_dir: Path
+    output_path: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.working_dir / "manifest.json"
+
+    @property
+    def shards(self) -> Path:
+        return self.working_dir / "shards"
+
+    @property
+    def segments(self) -> Path:
+        return self.working_dir / "segments"
+
+    @property
+    def commits(self) -> Path:
+        return self.working_dir / "commits"
+
+    @property
+    def outcomes(self) -> Path:
+        return self.working_dir / "outcomes"
+
+    @property
+    def runs(self) -> Path:
+        return self.working_dir / "runs"
+
+    @property
+    def claim(self) -> Path:
+        return self.output_path / ".r3po.json"
+
+    @property
+    def staging(self) -> Path:
+        return self.output_path / ".staging"
+
+    @property
+    def failures(self) -> Path:
+        return self.output_path / "failures" / "failures.csv"
+
+    def data(self, kind: str) -> Path:
+        """The folder of the parts of one kind: `csv` or `parquet`."""
+        return self.output_path / kind
+
+    def success(self, kind: str) -> Path:
+        return self.data(kind) / "_SUCCESS"
+
+    def make(self) -> None:
+        """Make all folders that a run writes to. Raises FolderError."""
+        make_folder(self.working_dir)
+        make_folder(self.output_path)
+        for folder in (self.shards, self.segments, self.commits, self.outcomes, self.runs, self.staging):
+            make_folder(folder)
+        make_folder(self.failures.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A finished file as another file names it."""
+
+    name: str
+    """Relative to the folder that the naming file says."""
+    size_bytes: int
+    sha256: str
+    """Hexadecimal, 64 characters, of the whole content."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "size_bytes": self.size_bytes, "sha256": self.sha256}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(data["name"], data["size_bytes"], data["sha256"])
+
+
+class NewFile:
+    """A file in the making: a writable binary stream that appears in `folder` whole, by `finish`, or not at all.
+
+    The digest is taken while writing, so nothing is read back. It has what pyarrow asks of a file object.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._temporary = folder / f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+        descriptor = _create(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._stream = os.fdopen(descriptor, "wb", buffering=256 * 1024)
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._digest.update(view)
+        self._stream.write(view)
+        self._size += view.nbytes
+        return view.nbytes
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        """Do nothing: only `finish` makes a file durable."""
+
+    @property
+    def closed(self) -> bool:
+        return self._stream.closed
+
+    def close(self) -> None:
+        """Do nothing, so that a writer that closes its sink leaves the file to `finish`."""
+
+    def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    @property
+    def sha256(self) -> str:
+        """The digest of what was written so far."""
+        return self._digest.hexdigest()
+
+    def finish(self, name: str) -> FileRecord:
+        """Make the file durable under `name`, replacing what has that name, and return its record.
+
+        Raises:
+            OSError: the disk refused; the temporary file is removed and nothing has the new content.
+        """
+        self._stream.flush()
+        # One fsync a descriptor, ever: after a failed one the kernel may call the lost pages clean.
+        _fsync(self._stream.fileno())
+        self._stream.close()
+        _replace(self._temporary, self._folder / name)
+        sync_folder(self._folder)
+        return FileRecord(name, self._size, self._digest.hexdigest())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        # Closing may flush, and fail again on a full disk; the first error is already on its way to the caller.
+        with contextlib.suppress(OSError):
+            self._stream.close()
+        # After `finish` this name is gone; before it, the file was never there.
+        remove_if_there(self._temporary)
+
+
+def write_whole(path: Path, data: bytes) -> FileRecord:
+    """Make `data` the durable content of `path`, or leave `path` as it was."""
+    with NewFile(path.parent) as new:
+        new.write(data)
+        return new.finish(path.name)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable: without it a rename can be undone by a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Rename a durable file over `final`; the caller syncs the folder, once for several files."""
+    _replace(staged, final)
+
+
+def remove_if_there(path: Path) -> bool:
+    """Remove one file; a missing one is no error. Returns whether there was one."""
+    try:
+        _unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all it holds; a missing one is no error."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_temporaries(folder: Path) -> int:
+    """Remove what a killed process left unfinished directly in `folder`. Returns how many files."""
+    if not folder.is_dir():
+        return 0
+    with os.scandir(folder) as entries:
+        stale = [e.path for e in entries if e.name.startswith(".") and e.name.endswith(TEMPORARY_SUFFIX)]
+    return sum(remove_if_there(Path(path)) for path in stale)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its parents, and see that files can be made in it.
+
+    Raises:
+        FolderError: it cannot be made, is no folder, or is not writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        os.unlink(probe)
+    except OSError as error:
+        raise FolderError(
+            f"cannot write here: {error.strerror}",
+            where=folder,
+            hint="give this job another folder in its config, or mend the permissions",
+        ) from error
+
+
+def digest_file(path: Path) -> tuple[int, str]:
+    """Return the size in bytes and the hexadecimal sha256 of a file. Raises OSError."""
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+        return stream.tell(), digest.hexdigest()
+
+
+def has_size(path: Path, size_bytes: int) -> bool:
+    """Whether `path` is there and holds `size_bytes` bytes."""
+    try:
+        return os.stat(path).st_size == size_bytes
+    except OSError:
+        return False
+
+
+# JSON files of the job
+
+
+def write_json(path: Path, content: dict[str, Any]) -> FileRecord:
+    """Write `content` whole, with a digest of itself under the key `digest`."""
+    return write_whole(path, _dump({**content, "digest": _digest_of(content)}) + b"\n")
+
+
+def read_json(path: Path, *, kind: str, newest_format: int) -> dict[str, Any]:
+    """Return what `write_json` wrote there, without the digest.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedStateError: it is not what was written: no JSON, another digest, another kind of file.
+        NewerFormatError: its `format` is newer than `newest_format`.
+    """
+    try:
+        content = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise damaged(path, f"is damaged: no valid JSON ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise damaged(path, "is damaged: not a file of r3po")
+    if content["format"] > newest_format:
+        raise NewerFormatError(
+            f"format {content['format']} is newer than this r3po reads ({newest_format})",
+            where=path,
+            hint="upgrade r3po, or give this job another working_dir",
+        )
+    digest = content.pop("digest", None)
+    if digest != _digest_of(content):
+        raise damaged(path, f"is damaged: its digest does not fit its content; it is not the {kind} that r3po wrote")
+    if content.get("kind") != kind:
+        raise damaged(path, f"is damaged: it holds a {content.get('kind')!r}, not a {kind!r}")
+    return content
+
+
+def _dump(content: dict[str, Any]) -> bytes:
+    return orjson.dumps(content, option=orjson.OPT_INDENT_2)
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(_dump(content)).hexdigest()
+
+
+def damaged(path: Path, what: str) -> DamagedStateError:
+    """Return the error for a file of the job's state that cannot be trusted."""
+    return DamagedStateError(
+        what, where=path, hint="put the file back from a copy, or make the job anew: r3po reset --all"
+    )
+
+
+# Names: bytes on disk, text on screen
+
+
+def show_name(path: str) -> str:
+    r"""Return a file name as text for people and for CSV: bytes that are not UTF-8 appear as `\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def name_to_json(path: str) -> dict[str, str]:
+    """Return the JSON fields of a file name: `path`, and `path_b64` with its bytes where they are not UTF-8."""
+    shown = show_name(path)
+    if shown == path:
+        return {"path": path}
+    return {"path": shown, "path_b64": base64.b64encode(os.fsencode(path)).decode("ascii")}
+
+
+def name_from_json(data: dict[str, Any]) -> str:
+    """Return the file name that `name_to_json` wrote, byte for byte."""
+    if "path_b64" in data:
+        return os.fsdecode(base64.b64decode(data["path_b64"]))
+    path: str = data["path"]
+    return path
+
+
+# The lock
+
+
+class JobLock:
+    """The right to change a job; one process at a time holds it, and the kernel frees it when that process dies."""
+
+    def __init__(self, working_dir: Path) -> None:
+        self._working_dir = working_dir
+        # No soft fallback: a lock that is a mere file survives its holder's death.
+        self._lock = filelock.FileLock(working_dir / "lock", timeout=0, fallback_to_soft=False)
+        self._holder = working_dir / "lock.holder.json"
+
+    def __enter__(self) -> Self:
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise LockedError(
+                f"working_dir is in use by another run{self._describe_holder()}",
+                hint="wait for it, or give this job another working_dir",
+            ) from error
+        except OSError as error:
+            raise FolderError(
+                f"cannot lock here: {error.strerror or error}",
+                where=self._working_dir,
+                hint="working_dir needs a file system with locks (flock)",
+            ) from error
+        self._write_holder()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._holder.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _write_holder(self) -> None:
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+            "started": time.time(),
+        }
+        # A note for people, not state: neither durable nor needed.
+        self._holder.write_text(json.dumps(holder), encoding="utf-8")
+
+    def _describe_holder(self) -> str:
+        try:
+            holder = json.loads(self._holder.read_text(encoding="utf-8"))
+            since = _ago(time.time() - holder["started"])
+            return f': pid {holder["pid"]} on {holder["host"]}, started {since} ago, "{holder["command"]}"'
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+
+def is_locked(working_dir: Path) -> bool:
+    """Whether a run holds the job's lock right now."""
+    if not (working_dir / "lock").exists():
+        return False
+    lock = filelock.FileLock(working_dir / "lock", timeout=0, fallback_to_soft=False)
+    try:
+        with lock:
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return False  # a read-only copy of the job: nobody can run there
+
+
+def list_names(folder: Path) -> Iterator[str]:
+    """Yield the names in `folder`, sorted; none if it is not there."""
+    try:
+        yield from sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "day"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"

@@ -1,0 +1,574 @@
+"""Outcomes as Arrow tables, the predicate that chooses among them, and the parts made from them. pyarrow's only door.
+
+An *outcome table* has one line an outcome. The fixed columns are `FIXED`; the values of row number i of the job's
+columns lie in `<i>.<variant>`, one Arrow column a variant that occurs, null elsewhere: so an int stays an int beside a
+float, and the join of the types can be made anew whenever the rows change. FORMAT.md, "Outcomes", has the table.
+
+Tables go in and out as opaque values; other rooms keep the `Table` alias and never look inside.
+"""
+
+from __future__ import annotations
+
+import base64
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
+
+from r3po.columns import BadRowError, Columns, Nested, check_value, variant_of
+
+Table = pa.Table
+Schema = pa.Schema
+
+ROW_GROUP_ROWS = 10_000
+"""Most rows of one row group; it and `ROW_GROUP_BYTES` alone cut them, so cuts depend on the rows and nothing else."""
+
+ROW_GROUP_BYTES = 32 << 20
+"""Most bytes of text and binary values of one row group (a single larger row is a group of its own)."""
+
+_VARIANT_TYPES: dict[str, pa.DataType] = {
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "text": pa.string(),
+    "bool": pa.bool_(),
+    "bytes": pa.binary(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+    "timestamp_utc": pa.timestamp("us", "UTC"),
+    "time": pa.time64("us"),
+    "decimal": pa.string(),
+    "list": pa.string(),
+    "dict": pa.string(),
+}
+"""How each variant is stored. Decimals, lists and dicts are text: exact, whatever else the column holds."""
+
+_AS_TEXT = ("decimal", "list", "dict")
+
+_FAST: dict[str, dict[type, str]] = {
+    "number": {int: "int", float: "float"},
+    "text": {str: "text"},
+    "bool": {bool: "bool"},
+    "bytes": {bytes: "bytes"},
+}
+"""Families whose values Arrow takes without a look at each."""
+
+FIXED = pa.schema(
+    [
+        ("place", pa.int32()),
+        ("is_row", pa.bool_()),
+        ("build", pa.int32()),
+        ("attempt", pa.string()),
+        ("fingerprint", pa.string()),
+        ("tries", pa.int32()),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("hash", pa.binary()),
+        ("racy", pa.bool_()),
+        ("seconds", pa.float32()),
+        ("error_type", pa.string()),
+        ("message", pa.string()),
+        ("where", pa.string()),
+        ("traceback", pa.string()),
+    ]
+)
+
+
+class Failure(NamedTuple):
+    """Why a file has no row, as text: nothing of the user's exception itself is kept."""
+
+    error_type: str
+    message: str
+    where: str
+    """`count_fruits.py:14 in count_fruits`: the innermost place in the user's code; empty where there is none."""
+    traceback: str
+
+
+@dataclass(slots=True)
+class OutcomeBatch:
+    """Outcomes in the making: lists of equal length, one item a file, in the order they were made."""
+
+    places: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    mtimes_ns: list[int] = field(default_factory=list)
+    hashes: list[bytes | None] = field(default_factory=list)
+    racy: list[bool] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    rows: list[tuple[Any, ...] | None] = field(default_factory=list)
+    """Values in column order; None for a failure."""
+    failures: dict[int, Failure] = field(default_factory=dict)
+    """By index in the lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an outcome must be to count: the job's side of the predicate (FORMAT.md, "Which outcome counts")."""
+
+    redo_since: int
+    retry_since: int
+    fingerprint: str | None = None
+    """In a run: that of today's function, which a failure must carry to count. None: any."""
+
+
+# Outcome tables
+
+
+def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
+    """Return the batch as an outcome table, without origin (see `with_origin`).
+
+    Values that do not fit their column turn their row into a failure: `batch` is changed to say so.
+    """
+    values = _value_arrays(batch, columns) if columns is not None else {}
+    n = len(batch.places)
+    failures = [batch.failures.get(i) for i in range(n)] if batch.failures else [None] * n
+    fixed = {
+        "place": pa.array(batch.places, pa.int32()),
+        "is_row": pa.array([f is None for f in failures], pa.bool_()),
+        "tries": pa.array([1] * n, pa.int32()),
+        "size": pa.array(batch.sizes, pa.int64()),
+        "mtime_ns": pa.array(batch.mtimes_ns, pa.int64()),
+        "hash": pa.array(batch.hashes, pa.binary()),
+        "racy": pa.array(batch.racy, pa.bool_()),
+        "seconds": pa.array(batch.seconds, pa.float32()),
+    }
+    for i, name in enumerate(Failure._fields):
+        fixed[name] = pa.array([None if f is None else f[i] for f in failures], pa.string())
+    return pa.table({**fixed, **values})
+
+
+def with_origin(table: Table, *, build: int, attempt: str, fingerprint: str) -> Table:
+    """Return an outcome table with the columns that are the same for a whole segment."""
+    n = len(table)
+    origin = {
+        "build": pa.repeat(pa.scalar(build, pa.int32()), n),
+        "attempt": pa.repeat(pa.scalar(attempt, pa.string()), n),
+        "fingerprint": pa.repeat(pa.scalar(fingerprint, pa.string()), n),
+    }
+    for name, array in origin.items():
+        table = table.append_column(name, array)
+    return table
+
+
+def write_table(table: Table, sink: Any, metadata: dict[str, str], *, is_compressed: bool) -> None:
+    """Write an outcome table as an Arrow IPC file with `metadata` in its schema."""
+    with TableWriter(sink, table.schema, metadata, is_compressed=is_compressed) as writer:
+        writer.write(table)
+
+
+class TableWriter:
+    """Writes outcome tables of one schema into one Arrow IPC file, one record batch a `write`."""
+
+    def __init__(self, sink: Any, schema: Schema, metadata: dict[str, str], *, is_compressed: bool) -> None:
+        options = pa.ipc.IpcWriteOptions(compression="zstd" if is_compressed else None)
+        self._writer = pa.ipc.new_file(sink, schema.with_metadata(metadata), options=options)
+
+    def write(self, table: Table) -> None:
+        self._writer.write_table(table.combine_chunks().replace_schema_metadata(None))
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+
+def read_table(path: Path) -> tuple[Table, dict[str, str]]:
+    """Return an outcome table and its metadata. Uncompressed values stay on disk until they are touched (mmap).
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no Arrow IPC file.
+    """
+    with pa.memory_map(str(path)) as source:
+        try:
+            table = pa.ipc.open_file(source).read_all()
+        except pa.ArrowException as error:
+            raise ValueError(f"no Arrow file: {error}") from error
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    return table.replace_schema_metadata(None), metadata
+
+
+def join_tables(tables: Sequence[Table]) -> Table:
+    """Return the outcomes of several tables below each other; variants that a table lacks are null there."""
+    if not tables:
+        return FIXED.empty_table()
+    return pa.concat_tables(tables, promote_options="default")
+
+
+# The predicate
+
+
+def choose(candidates: Table, entry_builds: Sequence[int], rules: Rules) -> pa.Array:
+    """Return the indices of the outcomes that count, at most one a place, in place order.
+
+    An outcome counts if its place exists, its build is at least the entry's and `redo_since`, and, for a failure, at
+    least `retry_since` and (where `rules` says one) made by that function. Among those of one place: highest build,
+    then row before failure, then the smallest attempt. This is *the* predicate; resume, staging, status and `errors`
+    all come here.
+    """
+    if len(candidates) == 0:
+        return pa.array([], pa.int64())
+    places = candidates["place"]
+    exists = pc.and_(pc.greater_equal(places, 0), pc.less(places, len(entry_builds)))
+    if not pc.all(exists).as_py():
+        positions = pc.indices_nonzero(exists)
+        return positions.take(choose(candidates.take(positions), entry_builds, rules))
+    needed = pc.take(pa.array(entry_builds, pa.int32()), places)
+    counts = pc.greater_equal(candidates["build"], pc.max_element_wise(needed, pa.scalar(rules.redo_since, pa.int32())))
+    counts = pc.and_(counts, pc.or_(candidates["is_row"], _failure_counts(candidates, rules)))
+    positions = pc.indices_nonzero(counts)
+    keys = candidates.select(["place", "build", "is_row", "attempt"]).take(positions)
+    # Booleans cannot be sorted by, so a row is 1.
+    keys = keys.set_column(2, "is_row", pc.cast(keys["is_row"], pa.int8()))
+    order = pc.sort_indices(
+        keys,
+        sort_keys=[("place", "ascending"), ("build", "descending"), ("is_row", "descending"), ("attempt", "ascending")],
+    )
+    sorted_places = _one_chunk(pc.take(keys["place"], order))
+    if len(sorted_places) > 1:
+        is_first = pc.not_equal(sorted_places.slice(1), sorted_places.slice(0, len(sorted_places) - 1))
+        is_first = pa.concat_arrays([pa.array([True]), is_first])
+        order = order.filter(is_first)
+    return positions.take(order)
+
+
+def places_of(table: Table, indices: pa.Array) -> list[int]:
+    """Return the places of the chosen outcomes, in their order."""
+    places: list[int] = table["place"].take(indices).to_pylist()
+    return places
+
+
+def lowest_build(table: Table) -> int:
+    """Return the lowest build among the outcomes; 0 if there are none."""
+    return pc.min(table["build"]).as_py() or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What chosen outcomes amount to."""
+
+    n_rows: int
+    n_failed: int
+    rows_by_fingerprint: dict[str, int]
+    failures_by_fingerprint: dict[str, int]
+    first_failure_build: int | None
+    """The lowest build among the failures: below `retry_since` some of them have to be tried again."""
+
+
+def tally(table: Table, indices: pa.Array) -> Tally:
+    """Count the chosen outcomes."""
+    chosen = table.select(["is_row", "build", "fingerprint"]).take(indices)
+    failed = chosen.filter(pc.invert(chosen["is_row"]))
+    n_failed = len(failed)
+    return Tally(
+        n_rows=len(chosen) - n_failed,
+        n_failed=n_failed,
+        rows_by_fingerprint=_counts(chosen.filter(chosen["is_row"])["fingerprint"]),
+        failures_by_fingerprint=_counts(failed["fingerprint"]),
+        first_failure_build=pc.min(failed["build"]).as_py() if n_failed else None,
+    )
+
+
+def seen_files(table: Table, indices: pa.Array) -> list[tuple[int, int, bytes | None, bool]]:
+    """Return size, mtime_ns, hash and raciness of each chosen outcome's file, as f saw it."""
+    chosen = table.select(["size", "mtime_ns", "hash", "racy"]).take(indices)
+    return list(zip(*(chosen[name].to_pylist() for name in chosen.column_names), strict=True))
+
+
+def failures_of(table: Table, indices: pa.Array | None = None) -> list[dict[str, Any]]:
+    """Return the chosen failures (all, without `indices`) as dicts: place, the fields of `Failure`, tries, seconds."""
+    names = ["place", *Failure._fields, "tries", "seconds"]
+    chosen = table.select([*names, "is_row"])
+    if indices is not None:
+        chosen = chosen.take(indices)
+    failed: list[dict[str, Any]] = chosen.filter(pc.invert(chosen["is_row"])).select(names).to_pylist()
+    return failed
+
+
+def with_tries_summed(table: Table, indices: pa.Array) -> Table:
+    """Return the table in which each chosen outcome carries the tries of all outcomes of its place."""
+    if len(indices) == len(table):
+        return table
+    sums = table.group_by("place").aggregate([("tries", "sum")])
+    positions = pc.index_in(table["place"], value_set=sums["place"].combine_chunks())
+    tries = pc.take(sums["tries_sum"], positions).cast(pa.int32())
+    return table.set_column(table.column_names.index("tries"), "tries", tries)
+
+
+# Part schemas: the join of the types
+
+
+def part_schema(table: Table, indices: pa.Array, columns: Columns) -> Schema:
+    """Return the types that the chosen rows alone give to the job's columns."""
+    return pa.schema(
+        [(column.name, _own_type(table, indices, i)) for i, column in enumerate(columns.items)],
+    )
+
+
+def join_schemas(schemas: Sequence[Schema]) -> Schema:
+    """Return the types that hold the values of all `schemas`; the order does not matter.
+
+    null gives way to anything, int and float join to float, nested types and decimals widen, all else becomes text.
+    """
+    first, *others = schemas
+    types = [f.type for f in first]
+    for schema in others:
+        types = [_join_types(a, f.type) for a, f in zip(types, schema, strict=True)]
+    return pa.schema(zip(first.names, types, strict=True))
+
+
+def schema_to_text(schema: Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
+
+
+def schema_from_text(text: str) -> Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def schema_for_people(schema: Schema) -> dict[str, str]:
+    return {f.name: str(f.type) for f in schema}
+
+
+def mixed_columns(schemas: Sequence[Schema]) -> list[str]:
+    """Return the columns that became text because their types have nothing in common."""
+    joined = join_schemas(schemas)
+    return [
+        f.name
+        for i, f in enumerate(joined)
+        if f.type == pa.string()
+        and any(not pa.types.is_null(s.field(i).type) and s.field(i).type != f.type for s in schemas)
+    ]
+
+
+# Parts
+
+
+def row_groups(table: Table, indices: pa.Array) -> Iterator[pa.Array]:
+    """Yield the chosen rows' indices cut into row groups; the cuts depend on the rows alone."""
+    rows = indices.filter(pc.take(table["is_row"], indices))
+    sizes = _row_sizes(table, rows)
+    start = 0
+    while start < len(rows):
+        stop = min(start + ROW_GROUP_ROWS, len(rows))
+        if sizes is not None:
+            limit = (sizes[start - 1] if start else 0) + ROW_GROUP_BYTES
+            stop = max(start + 1, min(stop, bisect_right(sizes, limit)))
+        yield rows.slice(start, stop - start)
+        start = stop
+
+
+class CsvPart:
+    """Writes row groups as CSV (RFC 4180 quoting, `\\n` between rows, UTF-8, one header line)."""
+
+    def __init__(self, sink: Any, schema: Schema) -> None:
+        self._schema = pa.schema([(f.name, f.type if _is_csv_type(f.type) else pa.string()) for f in schema])
+        is_plain = all(not set(name) & set(',"\r\n') and name for name in schema.names)
+        options = pcsv.WriteOptions(quoting_header="none" if is_plain else "needed")
+        self._writer = pcsv.CSVWriter(sink, self._schema, write_options=options)
+
+    def write(self, table: Table, indices: pa.Array) -> None:
+        self._writer.write_table(_part_table(table, indices, self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class ParquetPart:
+    """Writes row groups as Parquet."""
+
+    def __init__(
+        self, sink: Any, schema: Schema, metadata: dict[str, str], compression: str, level: int | None
+    ) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(
+            sink, schema.with_metadata(metadata), compression=compression, compression_level=level
+        )
+
+    def write(self, table: Table, indices: pa.Array) -> None:
+        part = _part_table(table, indices, self._schema)
+        self._writer.write_table(part, row_group_size=max(1, len(part)))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+# Private functions: values to arrays
+
+
+def _value_arrays(batch: OutcomeBatch, columns: Columns) -> dict[str, pa.Array]:
+    while True:
+        arrays: dict[str, pa.Array] = {}
+        rejected: dict[int, str] = {}
+        blank = (None,) * len(columns.items)
+        rows = [blank if row is None else row for row in batch.rows]
+        by_column = zip(*rows, strict=True) if rows else iter([()] * len(columns.items))
+        for i, (column, values) in enumerate(zip(columns.items, by_column, strict=True)):
+            variants = _fast_arrays(values, column.family)
+            if variants is None:
+                variants = _checked_arrays(values, column, rejected)
+            arrays.update((f"{i}.{variant}", array) for variant, array in variants.items())
+        if not rejected:
+            return arrays
+        for index, message in rejected.items():
+            batch.rows[index] = None
+            batch.failures[index] = Failure("BadRow", message, "", "")
+
+
+def _fast_arrays(values: Sequence[Any], family: str) -> dict[str, pa.Array] | None:
+    """Return the arrays of a column whose values are all of one variant, or None: look at each value."""
+    known = _FAST.get(family)
+    if known is None:
+        return None
+    types = set(map(type, values))
+    types.discard(type(None))
+    if len(types) > 1 or not types <= known.keys():
+        return None
+    if not types:
+        return {}
+    variant = known[types.pop()]
+    try:
+        return {variant: pa.array(values, _VARIANT_TYPES[variant], from_pandas=False)}
+    except (OverflowError, UnicodeEncodeError, pa.ArrowException):
+        return None  # some value does not fit; the careful way finds out which
+
+
+def _checked_arrays(values: Sequence[Any], column: Any, rejected: dict[int, str]) -> dict[str, pa.Array]:
+    by_variant: dict[str, list[Any]] = {}
+    for index, value in enumerate(values):
+        try:
+            value = check_value(value, column)
+        except BadRowError as error:
+            rejected.setdefault(index, str(error))
+            continue
+        if value is not None:
+            variant = variant_of(value)
+            by_variant.setdefault(variant, [None] * len(values))[index] = _stored(value, variant)
+    return {v: pa.array(items, _VARIANT_TYPES[v], from_pandas=False) for v, items in sorted(by_variant.items())}
+
+
+def _stored(value: Any, variant: str) -> Any:
+    if isinstance(value, Nested):
+        return value.text
+    return str(value) if variant == "decimal" else value
+
+
+# Private functions: the predicate
+
+
+def _failure_counts(candidates: Table, rules: Rules) -> Any:
+    counts = pc.greater_equal(candidates["build"], pa.scalar(rules.retry_since, pa.int32()))
+    if rules.fingerprint is not None:
+        counts = pc.and_(counts, pc.equal(candidates["fingerprint"], rules.fingerprint))
+    return counts
+
+
+def _one_chunk(values: Any) -> pa.Array:
+    return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+
+
+def _counts(values: Any) -> dict[str, int]:
+    counted = pc.value_counts(values)
+    return dict(sorted((item["values"].as_py(), item["counts"].as_py()) for item in counted))
+
+
+# Private functions: types
+
+
+def _variants_in(table: Table, i: int) -> list[str]:
+    return [variant for variant in _VARIANT_TYPES if f"{i}.{variant}" in table.column_names]
+
+
+def _own_type(table: Table, indices: pa.Array, i: int) -> pa.DataType:
+    joined = pa.null()
+    for variant in _variants_in(table, i):
+        values = table[f"{i}.{variant}"]
+        if variant in _AS_TEXT:
+            found = _decode(values.take(indices), variant, None)
+            joined = _join_types(joined, found.type)
+        elif values.null_count == 0 or pc.any(pc.take(pc.is_valid(values), indices)).as_py():
+            joined = _join_types(joined, _VARIANT_TYPES[variant])
+    return joined
+
+
+def _join_types(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    if a == b or pa.types.is_null(b):
+        return a
+    if pa.types.is_null(a):
+        return b
+    if {a, b} == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    if (pa.types.is_nested(a) and pa.types.is_nested(b)) or (pa.types.is_decimal(a) and pa.types.is_decimal(b)):
+        try:
+            fields = [pa.schema([("x", t)]) for t in sorted((a, b), key=str)]
+            return pa.unify_schemas(fields, promote_options="permissive").field(0).type
+        except (pa.ArrowException, TypeError):
+            pass  # nothing in common
+    return pa.string()
+
+
+def _decode(texts: Any, variant: str, target: pa.DataType | None) -> pa.Array:
+    """Return decimals, lists or dicts from their text, as `target` or their own type; as text if Arrow has none."""
+    plain = texts.to_pylist()
+    if variant == "decimal":
+        values = [None if text is None else Decimal(text) for text in plain]
+    else:
+        values = [None if text is None else orjson.loads(text) for text in plain]
+    try:
+        return pa.array(values, target)
+    except (pa.ArrowException, TypeError, OverflowError):
+        return pa.array(plain, pa.string())
+
+
+# Private functions: parts
+
+
+def _part_table(table: Table, indices: pa.Array, schema: Schema) -> Table:
+    arrays = [_column(table, indices, i, f.type) for i, f in enumerate(schema)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _column(table: Table, indices: pa.Array, i: int, target: pa.DataType) -> Any:
+    found = [
+        _convert(table[f"{i}.{variant}"].take(indices), variant, target)
+        for variant in _variants_in(table, i)
+        if not pa.types.is_null(target)
+    ]
+    if not found:
+        return pa.nulls(len(indices), target)
+    return found[0] if len(found) == 1 else pc.coalesce(*found)
+
+
+def _convert(values: Any, variant: str, target: pa.DataType) -> Any:
+    if values.null_count == len(values):
+        return pa.chunked_array([pa.nulls(len(values), target)])
+    if variant in _AS_TEXT:
+        return values if target == pa.string() else pa.chunked_array([_decode(values, variant, target)])
+    if variant == "bytes" and target == pa.string():
+        encoded = [None if v is None else base64.b64encode(v).decode("ascii") for v in values.to_pylist()]
+        return pa.chunked_array([pa.array(encoded, pa.string())])
+    return values if values.type == target else values.cast(target, safe=False)
+
+
+def _is_csv_type(type_: pa.DataType) -> bool:
+    return not (pa.types.is_nested(type_) or pa.types.is_decimal(type_) or pa.types.is_binary(type_))
+
+
+def _row_sizes(table: Table, rows: pa.Array) -> list[int] | None:
+    """Return the running sum of the rows' bytes of text and binary values, or None if all fit one row group."""
+    total = None
+    for name in table.column_names:
+        if name in FIXED.names or not (pa.types.is_string(table[name].type) or pa.types.is_binary(table[name].type)):
+            continue
+        sizes = pc.fill_null(pc.binary_length(table[name]).take(rows), 0).cast(pa.int64())
+        total = sizes if total is None else pc.add(total, sizes)
+    if total is None or (pc.sum(total).as_py() or 0) <= ROW_GROUP_BYTES:
+        return None
+    running: list[int] = pc.cumulative_sum(total).to_pylist()
+    return running

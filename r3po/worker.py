@@ -1,0 +1,425 @@
+"""What happens inside a worker: read a file, call f, look again, and make a batch's outcomes durable.
+
+No Ray here: the same code runs in Ray's actors and in the serial engine. A worker decides nothing and publishes
+nothing; it answers with what it made durable, and gives back the places that it did not come to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sysconfig
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import r3po.tables as tables
+from r3po.columns import BadRowError, Columns, RowCollector, columns_of, is_row
+from r3po.manifest import Entries, ShardRef, read_shard_file
+from r3po.scan import BLOCK_BYTES, HASH_BYTES, RACY_NS, open_regular
+from r3po.segments import Segment, write_segment
+from r3po.shardstate import Run
+from r3po.staging import Staged, StageOrder, stage_shard
+from r3po.storage import JobFolders, show_name
+from r3po.tables import Failure, OutcomeBatch
+from r3po.userfunc import FunctionSpec, load_function
+
+BATCH_BYTES = 64 << 20
+"""A batch ends early once its rows hold about this many bytes."""
+
+STOP_CHECK_S = 0.1
+"""How often a worker looks whether the run is to stop."""
+
+TEXT_LIMIT = 10_000
+"""Characters kept of a failure's message and of its traceback."""
+
+_CHANGED = Failure("FileChanged", "the file changed while it was read, twice", "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What is the same for every batch of a run."""
+
+    folders: JobFolders
+    source_path: str
+    """Absolute; f gets this, a slash and the file's path."""
+    function: FunctionSpec
+    input: str
+    """`path`: f(filepath); `bytes`: f(filepath, data)."""
+    hash: str
+    """`content` or `stat`."""
+    batch_seconds: float
+    stop_file: Path
+    """Once this exists, the run is to stop: finish the file at hand, keep what is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Places of one shard that a worker may do; it does as many as fit into `batch_seconds`."""
+
+    job_id: str
+    ref: ShardRef
+    build: int
+    attempt: str
+    """Names the segment; unique in the job."""
+    places: tuple[Run, ...]
+    columns: Columns | None
+    """None until a row has set them: then only failures can be recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """A worker's answer to an offer. What it names is durable."""
+
+    segment: Segment | None
+    """None: nothing was done."""
+    n_rows: int
+    n_failed: int
+    returned: tuple[Run, ...]
+    """Places that were not tried."""
+    seconds: float
+    """That the batch took, from the first file to the durable segment."""
+    failures: tuple[tuple[str, Failure], ...] = ()
+    """Path and reason of the first failures of the batch, at most `FAILURES_TOLD`."""
+
+
+FAILURES_TOLD = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What came of calling f before the columns are known. Nothing is recorded yet; see `Worker.record_probe`."""
+
+    columns: Columns | None
+    """As the first row sets them; None if no file gave a row."""
+    first_row_path: str
+    n_failed: int
+    not_a_dict: tuple[str, str, str] | None
+    """Path, type and repr of the first thing that f returned instead of a dict."""
+    stopped: bool
+    """The run was to stop before the probe came to a row."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A batch between its first file and its segment."""
+
+    offer: Offer
+    entries: Entries
+    places: Iterator[int]
+    started: float
+    batch: OutcomeBatch = field(default_factory=OutcomeBatch)
+    left_over: list[int] = field(default_factory=list)
+
+
+class Worker:
+    """Calls f and writes segments; one a process.
+
+    Args:
+        should_stop: asked now and then besides the stop file, by an engine in the driver's own process.
+    """
+
+    def __init__(self, setup: WorkerSetup, should_stop: Callable[[], bool] | None = None) -> None:
+        self._setup = setup
+        self._should_stop = should_stop or setup.stop_file.exists
+        self._prefix = setup.source_path.rstrip("/") + "/"
+        self._function: Callable[..., Any] | None = None
+        self._shard: tuple[str, Entries] | None = None
+        self._probe: _Open | None = None
+
+    def load(self) -> None:
+        """Import the user's function. Raises FunctionError."""
+        self._function = load_function(self._setup.function)
+
+    def run_batch(self, offer: Offer) -> BatchDone:
+        """Do as much of an offer as fits into the time, and make it durable.
+
+        Raises:
+            DamagedStateError: the shard file is not the one that the manifest names.
+            OSError: the segment could not be written; nothing of the batch counts.
+        """
+        opened = self._open(offer)
+        collector = RowCollector(offer.columns) if offer.columns is not None else None
+        if not self._should_stop():
+            self._fill(opened, collector)
+        return self._record(opened, offer.columns)
+
+    def probe(self, offer: Offer) -> Probed:
+        """Call f until a file gives a row, and keep what came out for `record_probe`."""
+        opened = self._open(offer)
+        not_a_dict: tuple[str, str, str] | None = None
+        columns: Columns | None = None
+        path = ""
+        stopped = False
+        for place in opened.places:
+            if self._should_stop():
+                opened.left_over.append(place)
+                stopped = True
+                break
+            path = opened.entries.paths[place]
+            returned, failure = self._process(opened, place)
+            if failure is None and not is_row(returned):
+                not_a_dict = not_a_dict or (path, type(returned).__name__, _safe_repr(returned))
+            row, failure = _first_row(returned, failure)
+            if row is None:
+                _append(opened.batch, None, failure)
+                continue
+            columns, values = row
+            _append(opened.batch, values, None)
+            break
+        self._probe = opened
+        return Probed(columns, path, len(opened.batch.failures), not_a_dict, stopped)
+
+    def record_probe(self, columns: Columns | None) -> BatchDone:
+        """Make the outcomes of the last probe durable, now that the columns are."""
+        assert self._probe is not None, "record_probe follows probe"
+        opened, self._probe = self._probe, None
+        return self._record(opened, columns)
+
+    def stage(self, order: StageOrder) -> Staged:
+        """Stage a shard; see `staging`."""
+        return stage_shard(order)
+
+    # Private methods
+
+    def _open(self, offer: Offer) -> _Open:
+        places = (place for start, stop in offer.places for place in range(start, stop))
+        return _Open(offer, self._read_entries(offer.ref), places, time.perf_counter())
+
+    def _read_entries(self, ref: ShardRef) -> Entries:
+        if self._shard is None or self._shard[0] != ref.file.sha256:
+            self._shard = (ref.file.sha256, read_shard_file(self._setup.folders.shards, ref))
+        return self._shard[1]
+
+    def _fill(self, opened: _Open, collector: RowCollector | None) -> None:
+        """Call f on one file after the other until the batch is full, the time is up or the run is to stop."""
+        batch = opened.batch
+        deadline = opened.started + self._setup.batch_seconds
+        next_check = opened.started + STOP_CHECK_S
+        for place in opened.places:
+            returned, failure = self._process(opened, place)
+            row = None
+            if failure is None:
+                row, failure = _take_row(returned, collector)
+            _append(batch, row, failure)
+            now = time.perf_counter()
+            if now >= next_check:
+                next_check = now + STOP_CHECK_S
+                if now >= deadline or self._should_stop():
+                    return
+            if collector is not None and collector.size_bytes >= BATCH_BYTES:
+                return
+
+    def _process(self, opened: _Open, place: int) -> tuple[Any, Failure | None]:
+        """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch."""
+        entries, batch = opened.entries, opened.batch
+        path = self._prefix + entries.paths[place]
+        seen = (entries.sizes[place], entries.mtimes_ns[place], None)
+        returned: Any = None
+        failure: Failure | None = None
+        started = time.perf_counter()
+        now_ns = time.time_ns()
+        try:
+            for attempt in range(2):
+                seen, data = self._look(path, seen if attempt == 0 else None)
+                started = time.perf_counter()
+                returned, failure = self._call(path, data)
+                after = os.stat(path)
+                if after.st_size == seen[0] and after.st_mtime_ns == seen[1]:
+                    break
+            else:
+                failure = _CHANGED
+        except OSError as error:
+            failure = _failure_of(error, None)
+        batch.places.append(place)
+        batch.sizes.append(seen[0])
+        batch.mtimes_ns.append(seen[1])
+        batch.hashes.append(seen[2])
+        batch.racy.append(seen[1] > now_ns - RACY_NS)
+        batch.seconds.append(time.perf_counter() - started)
+        return returned, failure
+
+    def _look(
+        self, path: str, entry: tuple[int, int, bytes | None] | None
+    ) -> tuple[tuple[int, int, bytes | None], bytes | None]:
+        """Return size, mtime_ns and hash of a file as it is before f is called, and its content if f wants it."""
+        setup = self._setup
+        if setup.hash == "stat" and setup.input == "path":
+            if entry is not None:
+                return entry, None  # the look after f tells whether this still held
+            status = os.stat(path)
+            return (status.st_size, status.st_mtime_ns, None), None
+        return _read(path, setup.input == "bytes", setup.hash == "content")
+
+    def _call(self, path: str, data: bytes | None) -> tuple[Any, Failure | None]:
+        assert self._function is not None, "load comes first"
+        try:
+            if data is None:
+                return self._function(path), None
+            return self._function(path, data), None
+        # Everything: f may raise SystemExit or KeyboardInterrupt, and that is its failure, not the worker's end.
+        except BaseException as error:
+            if hasattr(error, "ray_terminate_msg"):
+                raise  # Ray itself ends this worker
+            return None, _failure_of(error, error.__traceback__.tb_next if error.__traceback__ else None)
+
+    def _record(self, opened: _Open, columns: Columns | None) -> BatchDone:
+        offer, batch = opened.offer, opened.batch
+        returned = tuple(_runs([*opened.left_over, *opened.places]))
+        if not batch.places:
+            return BatchDone(None, 0, 0, returned, 0.0)
+        table = tables.outcome_table(batch, columns)
+        n_failed = len(batch.failures)
+        segment = write_segment(
+            self._setup.folders.segments,
+            table,
+            shard=offer.ref.shard,
+            build=offer.build,
+            job_id=offer.job_id,
+            attempt=offer.attempt,
+            fingerprint=self._setup.function.fingerprint,
+            n_failed=n_failed,
+        )
+        told = [
+            (show_name(opened.entries.paths[batch.places[i]]), batch.failures[i])
+            for i in sorted(batch.failures)[:FAILURES_TOLD]
+        ]
+        seconds = time.perf_counter() - opened.started
+        return BatchDone(segment, len(batch.places) - n_failed, n_failed, returned, seconds, tuple(told))
+
+
+# Private functions: reading
+
+
+def _read(path: str, wants_data: bool, wants_hash: bool) -> tuple[tuple[int, int, bytes | None], bytes | None]:
+    descriptor = open_regular(path)
+    try:
+        status = os.fstat(descriptor)
+        if status.st_size <= BLOCK_BYTES or wants_data:
+            data = _read_whole(descriptor, status.st_size)
+            digest = hashlib.blake2b(data, digest_size=HASH_BYTES).digest() if wants_hash else None
+            return (len(data), status.st_mtime_ns, digest), data if wants_data else None
+        hasher = hashlib.blake2b(digest_size=HASH_BYTES)
+        size = 0
+        while block := os.read(descriptor, BLOCK_BYTES):
+            hasher.update(block)
+            size += len(block)
+        return (size, status.st_mtime_ns, hasher.digest()), None
+    finally:
+        os.close(descriptor)
+
+
+def _read_whole(descriptor: int, size: int) -> bytes:
+    # One byte more than there should be: a file that grew shows it in the same call.
+    data = os.read(descriptor, size + 1)
+    if len(data) == size:
+        return data
+    blocks = [data]
+    while block := os.read(descriptor, BLOCK_BYTES):
+        blocks.append(block)
+    return b"".join(blocks)
+
+
+# Private functions: rows and failures
+
+
+def _take_row(returned: Any, collector: RowCollector | None) -> tuple[tuple[Any, ...] | None, Failure | None]:
+    if type(returned) is not dict and not is_row(returned):
+        return None, _no_dict(returned)
+    if collector is None:
+        return None, Failure("BadRow", "there are no columns yet", "", "")
+    try:
+        return collector.take(returned), None
+    except BadRowError as error:
+        return None, Failure("BadRow", _clean(str(error)), "", "")
+    # f's own dict class, or a value's own methods, may raise anything.
+    except Exception as error:
+        return None, _failure_of(error, None)
+
+
+def _first_row(returned: Any, failure: Failure | None) -> tuple[tuple[Columns, tuple[Any, ...]] | None, Failure | None]:
+    if failure is not None:
+        return None, failure
+    if not is_row(returned):
+        return None, _no_dict(returned)
+    try:
+        columns = columns_of(dict(returned))
+        return (columns, RowCollector(columns).take(returned)), None
+    except BadRowError as error:
+        return None, Failure("BadRow", _clean(str(error)), "", "")
+    except Exception as error:
+        return None, _failure_of(error, None)
+
+
+def _append(batch: OutcomeBatch, row: tuple[Any, ...] | None, failure: Failure | None) -> None:
+    if failure is not None:
+        batch.failures[len(batch.rows)] = failure
+        row = None
+    batch.rows.append(row)
+
+
+def _no_dict(returned: Any) -> Failure:
+    return Failure("NoDict", f"f returned a {type(returned).__name__}; r3po needs one dict a file", "", "")
+
+
+def _failure_of(error: BaseException, tb: TracebackType | None) -> Failure:
+    """Return an exception as text, from the user's first frame (`tb`) on; nothing of it can raise again."""
+    try:
+        formatted = "".join(traceback.TracebackException(type(error), error, tb, compact=True).format())
+        where = _where(tb)
+    except Exception as inner:
+        formatted, where = f"(the traceback cannot be shown: {type(inner).__name__})", ""
+    try:
+        message = str(error)
+    except BaseException as inner:
+        message = f"(no message: its __str__ raised {type(inner).__name__})"
+    return Failure(type(error).__name__, _clean(message), _clean(where), _clean(formatted))
+
+
+def _where(tb: TracebackType | None) -> str:
+    """Return the innermost frame that is the user's own code rather than a library's."""
+    frames = traceback.extract_tb(tb)
+    own = [frame for frame in frames if not _is_library(frame.filename)] or list(frames)
+    if not own:
+        return ""
+    return f"{os.path.basename(own[-1].filename)}:{own[-1].lineno} in {own[-1].name}"
+
+
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith((*_LIBRARIES, "<frozen"))
+
+
+def _clean(text: str) -> str:
+    """Return text that UTF-8 can hold, at most `TEXT_LIMIT` characters of it: the beginning and the end."""
+    if len(text) > TEXT_LIMIT:
+        half = TEXT_LIMIT // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _safe_repr(value: Any) -> str:
+    try:
+        text = repr(value)
+    except BaseException:
+        return f"<a {type(value).__name__}>"
+    return _clean(text if len(text) <= 200 else text[:200] + "...")
+
+
+def _runs(places: list[int]) -> Iterator[Run]:
+    start = previous = None
+    for place in places:
+        if start is None or previous is None:
+            start = place
+        elif place != previous + 1:
+            yield start, previous + 1
+            start = place
+        previous = place
+    if start is not None and previous is not None:
+        yield start, previous + 1
