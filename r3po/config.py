@@ -103,7 +103,7 @@ class Config:
         )
 
 
-def load_config(path: Path | str) -> Config:
+def load_config(path: str | os.PathLike[str]) -> Config:
     """Return the settings in a config file.
 
     Args:

@@ -75,7 +75,7 @@ class RayPool:
         else:
             self._start_ray(n_workers)
         # By value where it has no module to import it from. In memory only: no pickle on disk.
-        pickled = ray.cloudpickle.dumps(setup.function.value) if setup.function.kind == "value" else None
+        pickled = _pickle(setup.function.value) if setup.function.kind == "value" else None
         actor = ray.remote(_Actor)
         options = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
         sendable = _without_value(setup)
@@ -109,7 +109,7 @@ class RayPool:
     # Private methods
 
     def _collect(self, ref: Any) -> Answer | WorkerLost:
-        worker, call = self._calls.pop(ref)
+        worker, _ = self._calls.pop(ref)
         try:
             value: Answer = ray.get(ref)
             return value
@@ -147,7 +147,7 @@ class RayPool:
         # `log_to_driver=False` leaves the raylet's messages on the screen; this is the switch that they obey.
         internals = sys.modules["ray._private.worker"]
         if hasattr(internals, "_worker_logs_enabled"):
-            internals._worker_logs_enabled = False
+            setattr(internals, "_worker_logs_enabled", False)  # noqa: B010 - not in Ray's types
 
     def _ray_init(self, n_workers: int) -> None:
         ray.init(
@@ -204,6 +204,12 @@ def _one_thread_each() -> Iterator[None]:
         yield
     finally:
         del os.environ["OMP_NUM_THREADS"]
+
+
+def _pickle(value: Any) -> bytes:
+    dumps: Any = ray.cloudpickle.dumps
+    pickled: bytes = dumps(value)
+    return pickled
 
 
 def _without_value(setup: WorkerSetup) -> WorkerSetup:

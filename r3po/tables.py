@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 import pyarrow as pa
@@ -25,8 +25,10 @@ import pyarrow.parquet as pq
 
 from r3po.columns import BadRowError, Columns, Nested, check_value, variant_of
 
-Table = pa.Table
-Schema = pa.Schema
+# pyarrow ships no types; the names say what is meant.
+Table: TypeAlias = Any
+Schema: TypeAlias = Any
+Indices: TypeAlias = Any
 
 ROW_GROUP_ROWS = 10_000
 """Most rows of one row group; it and `ROW_GROUP_BYTES` alone cut them, so cuts depend on the rows and nothing else."""
@@ -34,7 +36,7 @@ ROW_GROUP_ROWS = 10_000
 ROW_GROUP_BYTES = 32 << 20
 """Most bytes of text and binary values of one row group (a single larger row is a group of its own)."""
 
-_VARIANT_TYPES: dict[str, pa.DataType] = {
+_VARIANT_TYPES: dict[str, Any] = {
     "int": pa.int64(),
     "float": pa.float64(),
     "text": pa.string(),
@@ -205,7 +207,7 @@ def join_tables(tables: Sequence[Table]) -> Table:
 # The predicate
 
 
-def choose(candidates: Table, entry_builds: Sequence[int], rules: Rules) -> pa.Array:
+def choose(candidates: Table, entry_builds: Sequence[int], rules: Rules) -> Any:
     """Return the indices of the outcomes that count, at most one a place, in place order.
 
     An outcome counts if its place exists, its build is at least the entry's and `redo_since`, and, for a failure, at
@@ -239,7 +241,7 @@ def choose(candidates: Table, entry_builds: Sequence[int], rules: Rules) -> pa.A
     return positions.take(order)
 
 
-def places_of(table: Table, indices: pa.Array) -> list[int]:
+def places_of(table: Table, indices: Indices) -> list[int]:
     """Return the places of the chosen outcomes, in their order."""
     places: list[int] = table["place"].take(indices).to_pylist()
     return places
@@ -262,7 +264,7 @@ class Tally:
     """The lowest build among the failures: below `retry_since` some of them have to be tried again."""
 
 
-def tally(table: Table, indices: pa.Array) -> Tally:
+def tally(table: Table, indices: Indices) -> Tally:
     """Count the chosen outcomes."""
     chosen = table.select(["is_row", "build", "fingerprint"]).take(indices)
     failed = chosen.filter(pc.invert(chosen["is_row"]))
@@ -276,13 +278,13 @@ def tally(table: Table, indices: pa.Array) -> Tally:
     )
 
 
-def seen_files(table: Table, indices: pa.Array) -> list[tuple[int, int, bytes | None, bool]]:
+def seen_files(table: Table, indices: Indices) -> list[tuple[int, int, bytes | None, bool]]:
     """Return size, mtime_ns, hash and raciness of each chosen outcome's file, as f saw it."""
     chosen = table.select(["size", "mtime_ns", "hash", "racy"]).take(indices)
     return list(zip(*(chosen[name].to_pylist() for name in chosen.column_names), strict=True))
 
 
-def failures_of(table: Table, indices: pa.Array | None = None) -> list[dict[str, Any]]:
+def failures_of(table: Table, indices: Indices | None = None) -> list[dict[str, Any]]:
     """Return the chosen failures (all, without `indices`) as dicts: place, the fields of `Failure`, tries, seconds."""
     names = ["place", *Failure._fields, "tries", "seconds"]
     chosen = table.select([*names, "is_row"])
@@ -292,7 +294,7 @@ def failures_of(table: Table, indices: pa.Array | None = None) -> list[dict[str,
     return failed
 
 
-def with_tries_summed(table: Table, indices: pa.Array) -> Table:
+def with_tries_summed(table: Table, indices: Indices) -> Table:
     """Return the table in which each chosen outcome carries the tries of all outcomes of its place."""
     if len(indices) == len(table):
         return table
@@ -305,7 +307,7 @@ def with_tries_summed(table: Table, indices: pa.Array) -> Table:
 # Part schemas: the join of the types
 
 
-def part_schema(table: Table, indices: pa.Array, columns: Columns) -> Schema:
+def part_schema(table: Table, indices: Indices, columns: Columns) -> Schema:
     """Return the types that the chosen rows alone give to the job's columns."""
     return pa.schema(
         [(column.name, _own_type(table, indices, i)) for i, column in enumerate(columns.items)],
@@ -350,7 +352,7 @@ def mixed_columns(schemas: Sequence[Schema]) -> list[str]:
 # Parts
 
 
-def row_groups(table: Table, indices: pa.Array) -> Iterator[pa.Array]:
+def row_groups(table: Table, indices: Indices) -> Iterator[Indices]:
     """Yield the chosen rows' indices cut into row groups; the cuts depend on the rows alone."""
     rows = indices.filter(pc.take(table["is_row"], indices))
     sizes = _row_sizes(table, rows)
@@ -373,7 +375,7 @@ class CsvPart:
         options = pcsv.WriteOptions(quoting_header="none" if is_plain else "needed")
         self._writer = pcsv.CSVWriter(sink, self._schema, write_options=options)
 
-    def write(self, table: Table, indices: pa.Array) -> None:
+    def write(self, table: Table, indices: Indices) -> None:
         self._writer.write_table(_part_table(table, indices, self._schema))
 
     def close(self) -> None:
@@ -391,7 +393,7 @@ class ParquetPart:
             sink, schema.with_metadata(metadata), compression=compression, compression_level=level
         )
 
-    def write(self, table: Table, indices: pa.Array) -> None:
+    def write(self, table: Table, indices: Indices) -> None:
         part = _part_table(table, indices, self._schema)
         self._writer.write_table(part, row_group_size=max(1, len(part)))
 
@@ -402,9 +404,9 @@ class ParquetPart:
 # Private functions: values to arrays
 
 
-def _value_arrays(batch: OutcomeBatch, columns: Columns) -> dict[str, pa.Array]:
+def _value_arrays(batch: OutcomeBatch, columns: Columns) -> dict[str, Any]:
     while True:
-        arrays: dict[str, pa.Array] = {}
+        arrays: dict[str, Any] = {}
         rejected: dict[int, str] = {}
         blank = (None,) * len(columns.items)
         rows = [blank if row is None else row for row in batch.rows]
@@ -421,7 +423,7 @@ def _value_arrays(batch: OutcomeBatch, columns: Columns) -> dict[str, pa.Array]:
             batch.failures[index] = Failure("BadRow", message, "", "")
 
 
-def _fast_arrays(values: Sequence[Any], family: str) -> dict[str, pa.Array] | None:
+def _fast_arrays(values: Sequence[Any], family: str) -> dict[str, Any] | None:
     """Return the arrays of a column whose values are all of one variant, or None: look at each value."""
     known = _FAST.get(family)
     if known is None:
@@ -439,7 +441,7 @@ def _fast_arrays(values: Sequence[Any], family: str) -> dict[str, pa.Array] | No
         return None  # some value does not fit; the careful way finds out which
 
 
-def _checked_arrays(values: Sequence[Any], column: Any, rejected: dict[int, str]) -> dict[str, pa.Array]:
+def _checked_arrays(values: Sequence[Any], column: Any, rejected: dict[int, str]) -> dict[str, Any]:
     by_variant: dict[str, list[Any]] = {}
     for index, value in enumerate(values):
         try:
@@ -469,7 +471,7 @@ def _failure_counts(candidates: Table, rules: Rules) -> Any:
     return counts
 
 
-def _one_chunk(values: Any) -> pa.Array:
+def _one_chunk(values: Any) -> Any:
     return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
 
 
@@ -485,7 +487,7 @@ def _variants_in(table: Table, i: int) -> list[str]:
     return [variant for variant in _VARIANT_TYPES if f"{i}.{variant}" in table.column_names]
 
 
-def _own_type(table: Table, indices: pa.Array, i: int) -> pa.DataType:
+def _own_type(table: Table, indices: Indices, i: int) -> Any:
     joined = pa.null()
     for variant in _variants_in(table, i):
         values = table[f"{i}.{variant}"]
@@ -497,7 +499,7 @@ def _own_type(table: Table, indices: pa.Array, i: int) -> pa.DataType:
     return joined
 
 
-def _join_types(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+def _join_types(a: Any, b: Any) -> Any:
     if a == b or pa.types.is_null(b):
         return a
     if pa.types.is_null(a):
@@ -513,7 +515,7 @@ def _join_types(a: pa.DataType, b: pa.DataType) -> pa.DataType:
     return pa.string()
 
 
-def _decode(texts: Any, variant: str, target: pa.DataType | None) -> pa.Array:
+def _decode(texts: Any, variant: str, target: Any | None) -> Any:
     """Return decimals, lists or dicts from their text, as `target` or their own type; as text if Arrow has none."""
     plain = texts.to_pylist()
     if variant == "decimal":
@@ -529,12 +531,12 @@ def _decode(texts: Any, variant: str, target: pa.DataType | None) -> pa.Array:
 # Private functions: parts
 
 
-def _part_table(table: Table, indices: pa.Array, schema: Schema) -> Table:
+def _part_table(table: Table, indices: Indices, schema: Schema) -> Table:
     arrays = [_column(table, indices, i, f.type) for i, f in enumerate(schema)]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _column(table: Table, indices: pa.Array, i: int, target: pa.DataType) -> Any:
+def _column(table: Table, indices: Indices, i: int, target: Any) -> Any:
     found = [
         _convert(table[f"{i}.{variant}"].take(indices), variant, target)
         for variant in _variants_in(table, i)
@@ -545,7 +547,7 @@ def _column(table: Table, indices: pa.Array, i: int, target: pa.DataType) -> Any
     return found[0] if len(found) == 1 else pc.coalesce(*found)
 
 
-def _convert(values: Any, variant: str, target: pa.DataType) -> Any:
+def _convert(values: Any, variant: str, target: Any) -> Any:
     if values.null_count == len(values):
         return pa.chunked_array([pa.nulls(len(values), target)])
     if variant in _AS_TEXT:
@@ -556,7 +558,7 @@ def _convert(values: Any, variant: str, target: pa.DataType) -> Any:
     return values if values.type == target else values.cast(target, safe=False)
 
 
-def _is_csv_type(type_: pa.DataType) -> bool:
+def _is_csv_type(type_: Any) -> bool:
     return not (pa.types.is_nested(type_) or pa.types.is_decimal(type_) or pa.types.is_binary(type_))
 
 

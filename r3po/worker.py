@@ -218,7 +218,7 @@ class Worker:
         """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch."""
         entries, batch = opened.entries, opened.batch
         path = self._prefix + entries.paths[place]
-        seen = (entries.sizes[place], entries.mtimes_ns[place], None)
+        seen: tuple[int, int, bytes | None] = (entries.sizes[place], entries.mtimes_ns[place], None)
         returned: Any = None
         failure: Failure | None = None
         started = time.perf_counter()
