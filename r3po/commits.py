@@ -21,9 +21,11 @@ from r3po.storage import (
     digest_file,
     has_size,
     list_names,
+    make_data_folder,
     name_to_json,
     publish,
     read_json,
+    remove_durably,
     remove_if_there,
     remove_temporaries,
     sync_folder,
@@ -201,13 +203,12 @@ def _publish_parts(folders: JobFolders, commit: Commit) -> list[Part]:
         folder = folders.data(part.kind)
         final = folder / part.name
         if part.staged is None:
-            if remove_if_there(final):
-                sync_folder(folder)
+            remove_durably(final)
             continue
         staged = folders.staging / part.staged.name
         # The staged file first: as long as it is there, the final name may hold the part of an older commit.
         if has_size(staged, part.staged.size_bytes):
-            folder.mkdir(exist_ok=True)
+            make_data_folder(folder)
             publish(staged, final)
             sync_folder(folder)
         elif not has_size(final, part.staged.size_bytes):

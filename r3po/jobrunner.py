@@ -39,7 +39,16 @@ from r3po.pool import Pool, SerialPool
 from r3po.runloop import Counts, RunLoop, StopRun, disk_error
 from r3po.shardstate import ShardState
 from r3po.staging import StageOrder, stage_shard
-from r3po.storage import NewFile, list_names, make_folder, remove_if_there, remove_tree, show_name, write_whole
+from r3po.storage import (
+    NewFile,
+    list_names,
+    make_data_folder,
+    make_folder,
+    remove_if_there,
+    remove_tree,
+    show_name,
+    write_whole,
+)
 from r3po.tables import Failure
 from r3po.userfunc import FunctionSpec, describe_callable, find_function
 from r3po.worker import WorkerSetup
@@ -344,7 +353,7 @@ class _Run:
         job.adopt_entries()
         for kind in KINDS:
             if kind in kinds:
-                job.folders.data(kind).mkdir(exist_ok=True)
+                make_data_folder(job.folders.data(kind))
                 write_whole(job.folders.success(kind), b"")  # Last: it says that all the others are there.
             else:
                 remove_if_there(job.folders.success(kind))

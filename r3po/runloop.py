@@ -14,7 +14,7 @@ from typing import Any
 import r3po.tables as tables
 from r3po import events
 from r3po.columns import Columns
-from r3po.commits import Commit, commit_shard
+from r3po.commits import KINDS, Commit, commit_shard
 from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.events import Observer
 from r3po.job import Job
@@ -24,7 +24,7 @@ from r3po.scheduler import BatchTicket, Scheduler, StageTicket, Ticket
 from r3po.segments import Segment
 from r3po.shardstate import ShardState
 from r3po.staging import Staged, StageOrder
-from r3po.storage import remove_if_there, show_name
+from r3po.storage import remove_durably, show_name
 from r3po.tables import Failure
 from r3po.worker import BatchDone, Offer, Probed
 
@@ -138,8 +138,8 @@ class RunLoop:
         assert staged.commit is not None
         commit = staged.commit
         if not self._is_published:
-            for kind in ("csv", "parquet"):
-                remove_if_there(self.job.folders.success(kind))
+            for kind in KINDS:
+                remove_durably(self.job.folders.success(kind))
             self._is_published = True
         commit_shard(self.job.folders, commit, self.job.commits.get(commit.shard))
         self.job.commits[commit.shard] = commit

@@ -95,9 +95,12 @@ class JobFolders:
         """Make all folders that a run writes to. Raises FolderError."""
         make_folder(self.working_dir)
         make_folder(self.output_path)
-        for folder in (self.shards, self.segments, self.commits, self.outcomes, self.runs, self.staging):
+        for folder in (self.shards, self.segments, self.commits, self.outcomes, self.runs):
             make_folder(folder)
+        make_folder(self.staging)
         make_folder(self.failures.parent)
+        for folder in {self.working_dir, self.output_path, self.working_dir.parent, self.output_path.parent}:
+            sync_folder(folder)  # a new folder's name is only durable with its parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +222,21 @@ def remove_if_there(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def remove_durably(path: Path) -> bool:
+    """Remove one file so that a power cut does not bring it back. Returns whether there was one."""
+    was_there = remove_if_there(path)
+    if was_there:
+        sync_folder(path.parent)
+    return was_there
+
+
+def make_data_folder(folder: Path) -> None:
+    """Make a data folder durably, unless it is there."""
+    if not folder.is_dir():
+        folder.mkdir()
+        sync_folder(folder.parent)
 
 
 def remove_tree(folder: Path) -> None:
