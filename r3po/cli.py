@@ -113,7 +113,6 @@ def status(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None
     loaded = load_config(config)
     found = read_status(loaded)
     if as_json:
-        found.pop("is_running")
         _print_json(found)
         return
     print(_status_text(loaded, found))
@@ -221,10 +220,9 @@ def _status_text(config: Config, found: dict[str, Any]) -> str:
     files = found["files"]
     percent = 100 * (found["done"] + found["failed"]) / files if files else 0.0
     kinds = [kind for kind, is_on in (("csv", config.csv), ("parquet", config.parquet is not None)) if is_on]
-    running = "a run is going on" if found["is_running"] else "no run is going on"
     versions = len(found["functions"])
     lines = [
-        f"job        {found['job_name']}, build {found['build']}                 {running}",
+        f"job        {found['job_name']}, build {found['build']}                 {found['last_run']}",
         f"function   {config.function or '(given at the run)'}"
         + ("" if versions < 2 else f"            rows by {versions} versions of it"),
         f"source     {config.source_path}/**{config.source_file_part}",

@@ -62,6 +62,15 @@ class ProcessingPlanned:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkersStarting:
+    """The workers are being started; with Ray that takes some seconds."""
+
+    n_workers: int
+    engine: str
+    """`ray` or `serial`."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkersStarted:
     n_workers: int
     engine: str
@@ -131,6 +140,7 @@ Event = (
     | ScanProgressed
     | ScanFinished
     | ProcessingPlanned
+    | WorkersStarting
     | WorkersStarted
     | ColumnsSet
     | BatchFinished

@@ -204,6 +204,7 @@ class _Run:
         self._numbers = count(1)
         self._pool: Pool | None = None
         self._is_started = False
+        self._started_event: events.WorkersStarted | None = None
         self.counts = Counts(0, 0, 0)
         self.stop = _StopSignals(self.folder / "stop")
 
@@ -228,17 +229,17 @@ class _Run:
         try:
             worked = go()
         except RunStoppedError as error:
-            error.result = self._summarize(True, is_stopped=True)
+            error.result = self._summarize(True, str(error.args[0]))
             raise
         except OSError as error:
             stopped = disk_error(error)
-            stopped.result = self._summarize(True, is_stopped=True)
+            stopped.result = self._summarize(True, str(stopped.args[0]))
             raise stopped from error
         except (StopRun, BuildStopped, KeyboardInterrupt):
             raise self._stopped() from None
         if self.stop.is_requested:
             raise self._stopped()
-        return self._summarize(worked, is_stopped=False)
+        return self._summarize(worked)
 
     # The steps
 
@@ -260,6 +261,7 @@ class _Run:
                 apply_build(job, built)
                 states = job.resolve(self.spec.fingerprint)
             self.emit(scan_finished(job, built))
+            self._tell_started()
         # 3. Everything that has no outcome that counts.
         self._count(states)
         to_do = [state for state in states.values() if not state.is_committed]
@@ -318,6 +320,7 @@ class _Run:
 
     def _process(self, states: dict[int, ShardState]) -> None:
         self._start_workers()
+        self._tell_started()
         self._loop = self._make_loop(states)
         self._loop.run()
 
@@ -395,6 +398,7 @@ class _Run:
         started = time.monotonic()
         config = self.config
         n_workers = 1 if self.options.engine == "serial" else config.processes
+        self.emit(events.WorkersStarting(n_workers, self.options.engine))
         self._pool = self._make_pool()
         setup = WorkerSetup(
             folders=self.job.folders,
@@ -408,7 +412,13 @@ class _Run:
         self._pool.start(setup, n_workers)
         self._is_started = True
         self.stop.install(self._on_signal)  # Ray replaces the handler of SIGTERM
-        self.emit(events.WorkersStarted(n_workers, self._pool.description, time.monotonic() - started))
+        self._started_event = events.WorkersStarted(n_workers, self._pool.description, time.monotonic() - started)
+
+    def _tell_started(self) -> None:
+        """Tell that the workers are there, once: after the walk, which they were started beside."""
+        if self._started_event is not None:
+            self.emit(self._started_event)
+            self._started_event = None
 
     def _make_pool(self) -> Pool:
         if self.options.engine == "serial":
@@ -470,7 +480,7 @@ class _Run:
         self._observer(events.StopRequested(name, self.config.processes))
 
     def _stopped(self) -> RunStoppedError:
-        result = self._summarize(True, is_stopped=True)
+        result = self._summarize(True, f"stopped by {self.stop.signal_name}")
         name = self.config.path.name
         command = "r3po run" if name == "config.yaml" else f"r3po run {tidy_path(self.config.path)}"
         return RunStoppedError(
@@ -480,7 +490,8 @@ class _Run:
             result=result,
         )
 
-    def _summarize(self, worked: bool, *, is_stopped: bool) -> RunResult:
+    def _summarize(self, worked: bool, stopped_by: str = "") -> RunResult:
+        """Tell and keep what the run came to; `stopped_by` says why it ended early, if it did."""
         counts = self.counts
         if self.job.manifest is not None and not (counts.n_done + counts.n_failed + counts.n_pending):
             counts.n_pending = self.job.built.count_job_files
@@ -513,11 +524,12 @@ class _Run:
                 output=str(self.config.output_path),
                 parts=parts,
                 n_rows=result.rows,
-                is_stopped=is_stopped,
+                is_stopped=bool(stopped_by),
             )
         )
         with contextlib.suppress(OSError):
-            (self.folder / "summary.json").write_bytes(orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2))
+            summary = {**result.to_json(), "ended": time.time(), "stopped_by": stopped_by}
+            (self.folder / "summary.json").write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
         return result
 
     def _keep_last_runs(self) -> None:

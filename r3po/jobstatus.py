@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
+
+import orjson
 
 import r3po.tables as tables
 from r3po.commits import KINDS, check_claim
@@ -17,7 +20,7 @@ from r3po.job import Job, job_folders, open_job, read_job
 from r3po.manifest import columns_path, read_shard_file
 from r3po.segments import list_segments
 from r3po.shardstate import entry_builds, newer_segments, read_candidates
-from r3po.storage import JobLock, is_locked, list_names, remove_if_there, remove_tree, show_name
+from r3po.storage import JobLock, ago, list_names, remove_if_there, remove_tree, running_pid, show_name
 
 T = TypeVar("T")
 
@@ -30,7 +33,7 @@ def read_status(config: Config) -> dict[str, Any]:
 
     Returns:
         schema_version, job_name, build, files, done, failed, pending, size_bytes, shards, committed_shards, functions
-        (rows by fingerprint), is_running, last_run (the summary of the last run that wrote one, or None).
+        (rows by fingerprint), last_run (for people: how the last run ended, or that one is going on).
 
     Raises:
         StateError: the state is damaged or too new.
@@ -113,8 +116,21 @@ def _status(config: Config) -> dict[str, Any]:
             counts["committed_shards"] += state.is_committed
             for fingerprint, n in state.rows_by_fingerprint.items():
                 functions[fingerprint] = functions.get(fingerprint, 0) + n
-    running = config.working_dir.is_dir() and is_locked(config.working_dir)
-    return {**status, **counts, "functions": functions, "is_running": running}
+    return {**status, **counts, "functions": functions, "last_run": _last_run(job)}
+
+
+def _last_run(job: Job) -> str:
+    pid = running_pid(job.folders.working_dir)
+    if pid is not None:
+        return f"a run is going on: pid {pid}"
+    last = max(list_names(job.folders.runs), default=None)
+    if last is None:
+        return "no run yet"
+    try:
+        summary = orjson.loads((job.folders.runs / last / "summary.json").read_bytes())
+        return f"last run {summary['stopped_by'] or 'finished'} {ago(time.time() - summary['ended'])} ago"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "last run was killed"
 
 
 def _failures(job: Job) -> Iterator[dict[str, Any]]:

@@ -69,7 +69,11 @@ class Display:
                 self._scan_progressed(event)
             case events.ScanFinished():
                 self._scan_finished(event)
+            case events.WorkersStarting():
+                if event.engine == "ray":
+                    self._show_live(Text(f"Ray       {_workers(event.n_workers)}, starting ..."))
             case events.WorkersStarted():
+                self._end_live()
                 self._line(_workers_started(event))
             case events.ProcessingPlanned():
                 self._planned(event)
@@ -99,12 +103,17 @@ class Display:
             self._line(f"hint:  {show_text(event.hint)}")
 
     def _scan_progressed(self, event: events.ScanProgressed) -> None:
-        if not self._is_terminal or event.n_files == 0:
+        if event.n_files:
+            self._show_live(Text(f"Scan      {event.n_files:,} files so far"))
+
+    def _show_live(self, line: Text) -> None:
+        """Show a line that the next one replaces; on a terminal only."""
+        if not self._is_terminal:
             return
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=UPDATES_PER_SECOND, transient=True)
             self._live.start()
-        self._live.update(Text(f"Scan      {event.n_files:,} files so far"))
+        self._live.update(line)
 
     def _scan_finished(self, event: events.ScanFinished) -> None:
         self._end_live()
@@ -156,8 +165,11 @@ class Display:
         if not event.worked:
             self._line(_nothing_to_do(event))
             return
-        if not self._is_terminal and self._bar is not None:
-            self._line(self._bar.plain_line())
+        if self._bar is not None:
+            if self._is_terminal:
+                self._console.print(self._bar.bar())
+            else:
+                self._line(self._bar.plain_line())
         self._line("")
         self._line(f"Done in {_duration(event.seconds)}: {_files(event.n_files)}, {event.n_failed:,} failed")
         output = _relative(event.output)
@@ -203,7 +215,8 @@ class _Bar:
             f"failed={self._n_failed} left={'unknown' if left is None else f'{left:.0f}s'}"
         )
 
-    def render(self) -> Table:
+    def bar(self) -> Table:
+        """The line that stays when the run is over."""
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             "Process  ",
@@ -211,6 +224,10 @@ class _Bar:
             f"{self._n_finished:,}/{self._n_files:,}",
             f"{self._percent():.1f} %",
         )
+        return bar
+
+    def render(self) -> Table:
+        """Everything that is shown while the run goes on."""
         left = self._seconds_left()
         elapsed = _duration(time.monotonic() - self._started)
         speed = f"{self._rate():,.0f} files/s   elapsed {elapsed}"
@@ -219,7 +236,7 @@ class _Bar:
         if self._n_failed:
             speed += f"   {self._n_failed:,} failed"
         lines = Table.grid()
-        lines.add_row(bar)
+        lines.add_row(self.bar())
         lines.add_row(Text("          " + speed, overflow="ellipsis", no_wrap=True))
         if self._last_failure:
             text = show_text(f"          last failure  {self._last_failure}".splitlines()[0])
@@ -251,8 +268,11 @@ def _workers_started(event: events.WorkersStarted) -> str:
     if event.engine == "serial":
         return "Serial    everything in this process, one file after the other"
     kind = event.engine.removeprefix("Ray, ")
-    workers = f"{event.n_workers} {'worker' if event.n_workers == 1 else 'workers'}"
-    return f"Ray       {workers}, {kind}          ready in {event.seconds:.1f} s"
+    return f"Ray       {_workers(event.n_workers)}, {kind}          ready in {event.seconds:.1f} s"
+
+
+def _workers(n: int) -> str:
+    return f"{n} {'worker' if n == 1 else 'workers'}"
 
 
 def _nothing_to_do(event: events.RunFinished) -> str:

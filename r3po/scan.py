@@ -110,9 +110,8 @@ def hash_file(path: str) -> HashedFile:
         ChangingFileError: it changed each time that it was read.
     """
     for _ in range(3):
-        descriptor = open_regular(path)
+        descriptor, before = open_regular(path)
         try:
-            before = os.fstat(descriptor)
             digest = hashlib.blake2b(digest_size=HASH_BYTES)
             size = 0
             while block := os.read(descriptor, BLOCK_BYTES):
@@ -126,17 +125,18 @@ def hash_file(path: str) -> HashedFile:
     raise ChangingFileError(errno.EAGAIN, "the file keeps changing while it is read", path)
 
 
-def open_regular(path: str) -> int:
-    """Open a file for reading without waiting for a FIFO's writer, and return its descriptor.
+def open_regular(path: str) -> tuple[int, os.stat_result]:
+    """Open a file for reading without waiting for a FIFO's writer, and return its descriptor and status.
 
     Raises:
         OSError: it cannot be opened, or is no regular file (EINVAL).
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", path)
-    return descriptor
+    return descriptor, status
 
 
 def hash_files(paths: Iterable[str], processes: int) -> Iterator[HashedFile | OSError]:

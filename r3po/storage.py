@@ -365,6 +365,9 @@ def name_from_json(data: dict[str, Any]) -> str:
 # The lock
 
 
+_HOLDER = "lock.holder.json"
+
+
 class JobLock:
     """The right to change a job; one process at a time holds it, and the kernel frees it when that process dies."""
 
@@ -372,7 +375,7 @@ class JobLock:
         self._working_dir = working_dir
         # No soft fallback: a lock that is a mere file survives its holder's death.
         self._lock = filelock.FileLock(working_dir / "lock", timeout=0, fallback_to_soft=False)
-        self._holder = working_dir / "lock.holder.json"
+        self._holder = working_dir / _HOLDER
 
     def __enter__(self) -> Self:
         try:
@@ -408,24 +411,27 @@ class JobLock:
     def _describe_holder(self) -> str:
         try:
             holder = json.loads(self._holder.read_text(encoding="utf-8"))
-            since = _ago(time.time() - holder["started"])
+            since = ago(time.time() - holder["started"])
             return f': pid {holder["pid"]} on {holder["host"]}, started {since} ago, "{holder["command"]}"'
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 
 
-def is_locked(working_dir: Path) -> bool:
-    """Whether a run holds the job's lock right now."""
-    if not (working_dir / "lock").exists():
-        return False
-    lock = filelock.FileLock(working_dir / "lock", timeout=0, fallback_to_soft=False)
+def running_pid(working_dir: Path) -> int | None:
+    """Return the pid of the run that is going on in this folder on this machine, or None.
+
+    For people only: the lock itself is not touched, since trying it could turn away a run that starts this moment.
+    """
     try:
-        with lock:
-            return False
-    except filelock.Timeout:
-        return True
-    except OSError:
-        return False  # a read-only copy of the job: nobody can run there
+        holder = json.loads((working_dir / _HOLDER).read_text(encoding="utf-8"))
+        if holder["host"] != socket.gethostname():
+            return None
+        os.kill(holder["pid"], 0)
+        return int(holder["pid"])
+    except PermissionError:
+        return int(holder["pid"])  # somebody else's process
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def list_names(folder: Path) -> Iterator[str]:
@@ -436,7 +442,8 @@ def list_names(folder: Path) -> Iterator[str]:
         return
 
 
-def _ago(seconds: float) -> str:
+def ago(seconds: float) -> str:
+    """Return a time span for people, in its largest unit."""
     for size, unit in ((86400, "day"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"

@@ -296,9 +296,8 @@ class Worker:
 
 
 def _read(path: str, wants_data: bool, wants_hash: bool) -> tuple[tuple[int, int, bytes | None], bytes | None]:
-    descriptor = open_regular(path)
+    descriptor, status = open_regular(path)
     try:
-        status = os.fstat(descriptor)
         if status.st_size <= BLOCK_BYTES or wants_data:
             data = _read_whole(descriptor, status.st_size)
             digest = hashlib.blake2b(data, digest_size=HASH_BYTES).digest() if wants_hash else None
