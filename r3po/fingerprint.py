@@ -16,18 +16,18 @@ import ast
 import dis
 import functools
 import hashlib
-import inspect
 import json
 import os
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 Chain = tuple[str, ...]  # a name and the attributes asked of it: ("helper", "count") for helper.count
 MAIN_NAMES = frozenset({"__main__", "__mp_main__"})  # what the script itself is called as a module
+UNREADABLE = (OSError, SyntaxError, ValueError, RecursionError, MemoryError)  # all that parsing a file may raise
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
@@ -36,7 +36,6 @@ _LOOPS = (ast.For, ast.AsyncFor, ast.While)
 _BRANCHES = (ast.If, ast.Try, ast.TryStar, ast.ExceptHandler, ast.Match, ast.match_case)
 _BLOCKS = (*_LOOPS, *_BRANCHES, ast.With, ast.AsyncWith)
 _SKIPPED_FIELDS = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
-_UNREADABLE = (OSError, SyntaxError, ValueError, RecursionError, MemoryError)  # all that parsing a file may raise
 _STANDARD_LIBRARY = Path(os.__file__).resolve().parent
 
 
@@ -62,7 +61,7 @@ class SourceModule:
     """A Python file as a tree, with what its top level binds.
 
     Raises:
-        OSError, SyntaxError, ValueError: the file cannot be read, or is not Python.
+        UNREADABLE: the file cannot be read, or is not Python.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,8 +93,8 @@ def fingerprint_source(path: Path, name: str) -> str:
     """Return the fingerprint of what `name` (dots allowed) is at the top level of the file at `path`.
 
     Raises:
-        OSError, SyntaxError, ValueError: the file cannot be read, or is not Python. Trouble in a module that it imports
-            is none: such a module counts by its bytes.
+        UNREADABLE: the file cannot be read, or is not Python. Trouble in a module that it imports is none: such a
+            module counts by its bytes.
     """
     path = path.resolve()
     try:
@@ -112,7 +111,7 @@ def fingerprint_callable(func: Callable[..., object]) -> str:
     home, reference = _find_home(func), find_reference(func)
     if home:
         return fingerprint_source(*home)
-    if reference and reference[0].__name__ not in MAIN_NAMES and not hasattr(inspect.unwrap(func), "__code__"):
+    if reference and reference[0].__name__ not in MAIN_NAMES and not isinstance(_undecorated(func), types.FunctionType):
         return fingerprint_name(reference[0].__name__, reference[1])
     try:
         return _digest(_Values().describe(func))
@@ -500,7 +499,7 @@ class _Walk:
         if path not in self._modules:
             try:
                 self._modules[path] = SourceModule(path)
-            except _UNREADABLE:
+            except UNREADABLE:
                 self._modules[path] = None
                 self._entries[self._label(path), "<bytes>"] = _digest_bytes(path)
         return self._modules[path]
@@ -566,8 +565,9 @@ def _find_home(func: object) -> tuple[Path, str] | None:
     reference = find_reference(func)
     if reference:
         path, name = find_source_file(reference[0]), reference[1]
-        code = getattr(inspect.unwrap(func), "__code__", None) if callable(func) else None
-        is_elsewhere = isinstance(code, types.CodeType) and path and not _is_same_file(code.co_filename, path)
+        plain = _undecorated(func)
+        # A shell after `python -i count.py` may have another function by the same name.
+        is_elsewhere = isinstance(plain, types.FunctionType) and path and not _is_same_file(plain, path)
         return (path, name) if path and not is_elsewhere and _binds(path, name) else None
     if isinstance(func, types.FunctionType) and not (func.__closure__ or func.__defaults__ or func.__kwdefaults__):
         return _find_home_of_code(func.__code__)
@@ -625,7 +625,7 @@ def _binds(path: Path, name: str) -> bool:
 def _read_module(path: Path) -> SourceModule | None:
     try:
         return SourceModule(path)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -633,8 +633,23 @@ def _existing_source(file: str) -> Path | None:
     return Path(os.path.abspath(file)) if file.endswith(".py") and os.path.isfile(file) else None
 
 
-def _is_same_file(file: str, path: Path) -> bool:
+def _is_same_file(func: types.FunctionType, path: Path) -> bool:
+    file = func.__code__.co_filename
     return os.path.exists(file) and os.path.samefile(file, path)
+
+
+def _undecorated(func: object) -> object:
+    """Return what decorators that keep `__wrapped__` were put around; `inspect.unwrap` trusts any object's answer."""
+    seen: set[int] = set()
+    while id(func) not in seen:
+        seen.add(id(func))
+        func = _own_attributes(func).get("__wrapped__", func)
+    return func
+
+
+def _own_attributes(owner: object) -> Mapping[str, object]:
+    found = getattr(owner, "__dict__", None)
+    return found if isinstance(found, dict | types.MappingProxyType) else {}
 
 
 def _text_attribute(owner: object, name: str) -> str:
@@ -689,7 +704,7 @@ class _Values:
             return ["module", value.__name__]
         if isinstance(value, types.BuiltinFunctionType):
             return [*_describe_name(value), self.describe(value.__self__)]
-        wrapped = getattr(value, "__dict__", {}).get("__wrapped__")  # functools.cache and its like
+        wrapped = _own_attributes(value).get("__wrapped__")  # functools.cache and its like
         return ["instance", self.describe(type(value)), self.describe(wrapped)]
 
     def _describe_function(self, func: types.FunctionType) -> object:

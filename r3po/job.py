@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r3po.commits import Commit, check_claim, live_shard_files, read_commits, roll_forward, write_claim
+from r3po.commits import KINDS, Commit, check_claim, live_shard_files, read_commits, roll_forward, write_claim
 from r3po.config import Config
 from r3po.errors import FolderError
 from r3po.manifest import Manifest, read_manifest, write_manifest
@@ -99,6 +99,7 @@ def open_job(config: Config) -> Iterator[Job]:
         StateError: the state is damaged or too new.
     """
     folders = job_folders(config)
+    _refuse_nesting(folders)
     folders.make()
     with JobLock(folders.working_dir):
         job = read_job(config)
@@ -156,6 +157,22 @@ def _check_identity(config: Config, manifest: Manifest) -> None:
             hint="give it a job of its own (another working_dir and output_path), "
             "or make this one anew: r3po reset --all",
         )
+
+
+def _refuse_nesting(folders: JobFolders) -> None:
+    """Neither folder may lie in a subfolder that the other one keeps for itself."""
+    state = {folder.name for folder in (folders.shards, folders.segments, folders.commits, folders.outcomes)}
+    data = {*KINDS, folders.failures.parent.name, folders.staging.name}
+    for inner, outer, names, keys in (
+        (folders.working_dir, folders.output_path, data, ("working_dir", "output_path")),
+        (folders.output_path, folders.working_dir, {*state, folders.runs.name}, ("output_path", "working_dir")),
+    ):
+        if inner.is_relative_to(outer) and inner != outer and inner.relative_to(outer).parts[0] in names:
+            raise FolderError(
+                f"{keys[0]} lies in a folder that {keys[1]} keeps for itself",
+                where=inner,
+                hint=f"put {keys[0]} beside {keys[1]}, not into it",
+            )
 
 
 def _refuse_orphans(folders: JobFolders) -> None:

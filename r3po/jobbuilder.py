@@ -37,6 +37,8 @@ class BuildProgress:
     has_work: Flag = field(default_factory=Flag)
     """Set once a new file was found."""
     stop: Callable[[], bool] = lambda: False
+    tell: Callable[[int], None] = lambda n_files: None
+    """Called with the number of files now and then, by the thread that builds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +62,15 @@ def build_jobs(config: str | os.PathLike[str]) -> Manifest:
     return build_job(load_config(config), events.ignore)
 
 
-def build_job(config: Config, observer: Observer, progress: BuildProgress | None = None) -> Manifest:
+def build_job(config: Config, observer: Observer) -> Manifest:
     """See `build_jobs`; tells `observer` what it finds."""
+    progress = BuildProgress(tell=lambda n_files: observer(events.ScanProgressed(n_files)))
     check_source(config)
     with open_job(config) as job:
         observer(events.JobOpened(config.job_name, str(config.path), ""))
         for notice in config.notices:
             observer(events.Notice(notice))
-        result = plan_build(job, progress or BuildProgress(), processes=config.processes)
+        result = plan_build(job, progress, processes=config.processes)
         apply_build(job, result)
         observer(scan_finished(job, result))
         return job.built
@@ -246,8 +249,10 @@ def _no_file(config: Config) -> SourceError:
 def _watched(found: Iterable[Found], progress: BuildProgress) -> Iterator[Found]:
     for file in found:
         progress.n_files += 1
-        if progress.n_files % 1000 == 0 and progress.stop():
-            raise BuildStopped
+        if progress.n_files % 1000 == 0:
+            progress.tell(progress.n_files)
+            if progress.stop():
+                raise BuildStopped
         yield file
 
 
@@ -314,7 +319,7 @@ class _ShardWriter:
     def _entries(self, new_files: Iterable[Found]) -> Iterator[tuple[str, int, int, bytes | None, bool]]:
         if not self._processes:
             for file in new_files:
-                yield *file, None, file.mtime_ns > time.time_ns() - RACY_NS
+                yield *file, None, False
             return
         pending: list[Found] = []
         source = str(self._config.source_path)
@@ -337,7 +342,7 @@ class _ShardWriter:
                 if isinstance(hashed, OSError)
                 else (hashed.size, hashed.mtime_ns, hashed.hash)
             )
-            yield file.path, size, mtime_ns, hash_, mtime_ns > time.time_ns() - RACY_NS
+            yield file.path, size, mtime_ns, hash_, hash_ is not None and mtime_ns > time.time_ns() - RACY_NS
 
     def _last_shard(self) -> Entries:
         if not self._refs or self._refs[-1].n_files >= self._config.shard_size:

@@ -469,7 +469,7 @@ class _Run:
 
     def emit(self, event: Event) -> None:
         """Tell the observer, and write the event into the run's log."""
-        if not isinstance(event, events.ScanProgressed):
+        if not isinstance(event, (events.ScanProgressed, events.BatchFinished)):  # too many, over a week
             line = {"event": type(event).__name__, "time": time.time(), **dataclasses.asdict(event)}
             with contextlib.suppress(OSError, ValueError):  # a log for people: its loss stops nothing
                 self._events.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE, default=str))

@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ import ray
 import ray.cloudpickle
 from ray.exceptions import RayError
 
-from r3po.errors import RunStoppedError
+from r3po.errors import R3poError, RunStoppedError
 from r3po.pool import Answer, Call, WorkerLost, answer
 from r3po.worker import Worker, WorkerSetup
 
@@ -190,7 +191,12 @@ class _Actor:
     def perform(self, number: int, call: Call) -> Answer:
         if call.method == "load":
             self._worker = Worker(_with_value(self._setup, self._pickled))
-        return answer(self._worker, number, call)
+        answered = answer(self._worker, number, call)
+        if answered.error is not None and not isinstance(answered.error, (R3poError, OSError)):
+            # A bug of ours, with whatever it carries: as text it survives the way to the driver.
+            text = "".join(traceback.format_exception(answered.error))
+            return Answer(number, call, error=RuntimeError(f"in a worker:\n{text}"))
+        return answered
 
 
 @contextlib.contextmanager

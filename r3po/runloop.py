@@ -91,12 +91,14 @@ class RunLoop:
     _first_failures: list[tuple[str, Failure]] = field(default_factory=list)
     _is_guarded: bool = True
     _is_published: bool = False
+    _schema: Any = None
 
     def __post_init__(self) -> None:
         open_states = [state for state in self.states.values() if not state.is_committed]
         pending = [(state.ref.shard, state.pending) for state in open_states]
         self._scheduler = Scheduler(pending, self.n_workers, self.job.config.batch_seconds)
         self._segments = {state.ref.shard: list(state.segments) for state in open_states}
+        self._learn_schema(self.job.commits.values())
 
     def run(self) -> None:
         """Process until nothing is pending, or raise.
@@ -143,6 +145,7 @@ class RunLoop:
             self._is_published = True
         commit_shard(self.job.folders, commit, self.job.commits.get(commit.shard))
         self.job.commits[commit.shard] = commit
+        self._learn_schema([commit])
         self.job.broken_shards.discard(commit.shard)
 
     def stage_order(self, state_ref: Any, segments: Iterable[Segment], schema: Any) -> StageOrder:
@@ -195,7 +198,7 @@ class RunLoop:
         argument: Offer | StageOrder
         ref = self.states[ticket.shard].ref
         if isinstance(ticket, StageTicket):
-            method, argument = "stage", self.stage_order(ref, self._segments[ticket.shard], self._known_schema())
+            method, argument = "stage", self.stage_order(ref, self._segments[ticket.shard], self._schema)
         else:
             method = "probe" if self._is_probing else "run_batch"
             argument = Offer(
@@ -204,9 +207,12 @@ class RunLoop:
         self._tickets[worker].append((ticket, argument))
         self.pool.submit(worker, Call(method, argument))
 
-    def _known_schema(self) -> Any:
-        schemas = [commit.own_schema for commit in self.job.commits.values() if len(commit.own_schema)]
-        return tables.join_schemas(schemas) if schemas else None
+    def _learn_schema(self, commits: Iterable[Commit]) -> None:
+        """Join the types of `commits` to what the job's columns are known to need."""
+        schemas = [commit.own_schema for commit in commits if len(commit.own_schema)]
+        if self._schema is not None:
+            schemas.append(self._schema)
+        self._schema = tables.join_schemas(schemas) if schemas else None
 
     # Private methods: answers
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -28,6 +29,7 @@ from typing import Literal
 from r3po.errors import FunctionError, R3poError
 from r3po.fingerprint import (
     MAIN_NAMES,
+    UNREADABLE,
     Binding,
     SourceModule,
     find_packages,
@@ -164,7 +166,7 @@ def _is_file_name(place: str) -> bool:
 def _hint_without_name(text: str, base_dir: Path) -> str:
     try:
         names = _function_names(SourceModule(_absolute(text, base_dir))) if text.endswith(".py") else []
-    except (OSError, SyntaxError, ValueError):
+    except UNREADABLE:
         names = []
     if names:
         return f"{_TWO_FORMS}\ndid you mean " + " or ".join(f'"{text}:{name}"' for name in names[:3]) + "?"
@@ -186,7 +188,7 @@ def _absolute(place: str, base_dir: Path) -> Path:
 
 def _find_in_file(place: str, name: str, base_dir: Path) -> FunctionSpec:
     path = _absolute(place, base_dir)
-    if not path.is_file() or path.suffix != ".py":
+    if not os.path.isfile(path) or path.suffix != ".py":
         raise _no_file_error(path)
     module = _read_source(path, place)
     _check_name(module, name, place)
@@ -251,9 +253,9 @@ def _package_folders(spec: ModuleSpec | None) -> list[str]:
 
 
 def _no_file_error(path: Path) -> FunctionError:
-    if path.exists():
+    if os.path.exists(path):
         return FunctionError(f"{path} is not a Python file (.py)", hint=_TWO_FORMS)
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return FunctionError(f"function file not found: {path}", hint=f"there is no folder {path.parent}")
     names = sorted(file.name for file in path.parent.glob("*.py"))
     return FunctionError(f"function file not found: {path}", hint=_suggest(path.name, names))
@@ -274,7 +276,7 @@ def _read_source(path: Path, shown: str) -> SourceModule:
         raise _syntax_error(error, shown) from error
     except OSError as error:
         raise FunctionError(f"{shown} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError, MemoryError) as error:
+    except UNREADABLE as error:
         raise FunctionError(f"{shown} is not Python: {_brief(error)}") from error
 
 
@@ -367,8 +369,7 @@ def _name_of(f: object) -> str:
     name = getattr(f, "__qualname__", None)
     if isinstance(name, str):
         return name
-    inner = getattr(f, "func", None)  # of a partial
-    return f"partial({_name_of(inner)})" if callable(inner) else type(f).__qualname__
+    return f"partial({_name_of(f.func)})" if isinstance(f, functools.partial) else type(f).__qualname__
 
 
 def _script_name(f: object) -> str:

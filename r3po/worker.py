@@ -239,7 +239,7 @@ class Worker:
         batch.sizes.append(seen[0])
         batch.mtimes_ns.append(seen[1])
         batch.hashes.append(seen[2])
-        batch.racy.append(seen[1] > now_ns - RACY_NS)
+        batch.racy.append(seen[2] is not None and seen[1] > now_ns - RACY_NS)
         batch.seconds.append(time.perf_counter() - started)
         return returned, failure
 
