@@ -6,13 +6,10 @@ The steps are numbered in `_run`; each can be repeated after a kill. FORMAT.md, 
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import io
 import logging
 import os
 import secrets
-import signal
 import sys
 import threading
 import time
@@ -20,36 +17,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
-import r3po.tables as tables
 from r3po import events
-from r3po.commits import KINDS, read_outcomes
+from r3po.commits import KINDS
 from r3po.config import Config, check_source, load_config
+from r3po.ending import make_end
 from r3po.errors import ConfigError, RunStoppedError
 from r3po.events import Event, Observer
 from r3po.job import Job, open_job, tidy_path
 from r3po.jobbuilder import BuildProgress, BuildResult, BuildStopped, apply_build, plan_build, scan_finished
-from r3po.manifest import read_columns, read_shard_file
+from r3po.manifest import ShardRef
 from r3po.pool import Pool, SerialPool
-from r3po.runloop import Counts, RunLoop, StopRun, disk_error
+from r3po.publisher import Publisher
+from r3po.runloop import Counts, RunLoop, disk_error
 from r3po.shardstate import ShardState
-from r3po.staging import StageOrder, stage_shard
+from r3po.staging import stage_shard
+from r3po.stopsignals import StopNow, StopSignals
 from r3po.storage import (
-    NewFile,
     list_names,
-    make_data_folder,
     make_folder,
     remove_if_there,
     remove_tree,
-    show_name,
-    write_whole,
 )
-from r3po.tables import Failure
 from r3po.userfunc import FunctionSpec, describe_callable, find_function
 from r3po.worker import WorkerSetup
 
@@ -203,16 +195,17 @@ class _Run:
         self._observer = observer
         self._numbers = count(1)
         self._pool: Pool | None = None
-        self._is_started = False
+        self._loop: RunLoop | None = None
+        self._n_workers = 1 if options.engine == "serial" else self.config.processes
         self._started_event: events.WorkersStarted | None = None
         self.counts = Counts(0, 0, 0)
-        self.stop = _StopSignals(self.folder / "stop")
+        self.stop = StopSignals(self.folder / "stop", self._on_signal)
 
     def __enter__(self) -> Self:
         make_folder(self.folder)
         self._events = open(self.folder / "events.jsonl", "ab")
         self._keep_last_runs()
-        self.stop.install(self._on_signal)
+        self.stop.install()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -235,7 +228,7 @@ class _Run:
             stopped = disk_error(error)
             stopped.result = self._summarize(True, str(stopped.args[0]))
             raise stopped from error
-        except (StopRun, BuildStopped, KeyboardInterrupt):
+        except (StopNow, BuildStopped, KeyboardInterrupt):
             raise self._stopped() from None
         if self.stop.is_requested:
             raise self._stopped()
@@ -264,6 +257,9 @@ class _Run:
             self._tell_started()
         # 3. Everything that has no outcome that counts.
         self._count(states)
+        self._publisher = Publisher(
+            job, self.spec.fingerprint, r3po_version(), lambda: f"{self.run_id}-{next(self._numbers):06d}"
+        )
         to_do = [state for state in states.values() if not state.is_committed]
         if to_do:
             self._announce(states)
@@ -271,8 +267,8 @@ class _Run:
             if self.stop.is_requested:
                 return True
         # 4. The end: one schema, failures.csv, the manifest with all hashes, _SUCCESS.
-        finished = self._finish()
-        return bool(to_do) or finished
+        ended = make_end(self._publisher, self._restage, self.emit, is_needed=bool(to_do))
+        return bool(to_do) or ended
 
     def _reopened_states(self) -> dict[int, ShardState]:
         """Return how the shards stand for today's function; failures that are tried again raise the build first."""
@@ -321,84 +317,33 @@ class _Run:
     def _process(self, states: dict[int, ShardState]) -> None:
         self._start_workers()
         self._tell_started()
-        self._loop = self._make_loop(states)
+        assert self._pool is not None
+        self._loop = RunLoop(
+            publisher=self._publisher,
+            states=states,
+            pool=self._pool,
+            n_workers=self._n_workers,
+            observer=self.emit,
+            should_stop=lambda: self.stop.is_requested,
+            counts=self.counts,
+        )
         self._loop.run()
 
-    def _finish(self) -> bool:
-        """Make the end of the run, unless an earlier run made it. Returns whether there was something to make."""
-        job = self.job
-        job.adopt_entries()
-        schemas = [commit.own_schema for commit in job.commits.values() if len(commit.own_schema)]
-        schema = tables.join_schemas(schemas) if schemas else None
-        settings = job.part_settings
-        stale = [
-            commit
-            for commit in job.commits.values()
-            if commit.part_settings != settings
-            or (schema is not None and commit.schema != schema)
-            or commit.shard in job.broken_shards
-        ]
-        kinds = [kind for kind in KINDS if settings[kind]]
-        is_proven = all(job.folders.success(kind).exists() for kind in kinds) and job.folders.failures.exists()
-        if is_proven and not stale and not self._is_started:
-            return False
-        repaired = sorted(job.broken_shards)
-        self._restage([self._ref(commit.shard) for commit in stale], schema)
-        if repaired:
-            self.emit(events.PartsRepaired(tuple(f"part-{shard:05d}" for shard in repaired)))
-        for name in tables.mixed_columns(schemas) if schemas else ():
-            self.emit(
-                events.Notice(
-                    f'column "{name}" holds values of different kinds; it is text in all parts', is_warning=True
-                )
-            )
-        self._write_failures()
-        job.adopt_entries()
-        for kind in KINDS:
-            if kind in kinds:
-                make_data_folder(job.folders.data(kind))
-                write_whole(job.folders.success(kind), b"")  # Last: it says that all the others are there.
-            else:
-                remove_if_there(job.folders.success(kind))
-        return True
-
-    def _ref(self, shard: int) -> Any:
-        return next(ref for ref in self.job.built.shards if ref.shard == shard)
-
-    def _restage(self, refs: list[Any], schema: Any) -> None:
-        loop = self._loop if self._is_started else self._make_loop({})
-        orders: list[StageOrder] = [loop.stage_order(ref, (), schema) for ref in refs]
-        if self._is_started:
-            loop.restage(orders)
+    def _restage(self, refs: list[ShardRef]) -> None:
+        if self._loop is not None:
+            self._loop.restage(refs)
             return
-        for order in orders:  # few, in a run that had nothing else to do: not worth a start of Ray
-            loop.commit(stage_shard(order))
-
-    def _write_failures(self) -> None:
-        """Write failures.csv: every failed file in row order, for people and for pandas."""
-        folder = self.job.folders.failures.parent
-        with NewFile(folder) as new:
-            new.write(_csv_line(["path", *Failure._fields[:3], "attempts"]))
-            for ref in self.job.built.shards:
-                commit = self.job.commits[ref.shard]
-                if not commit.tally.n_failed:
-                    continue
-                table = read_outcomes(self.job.folders, commit)
-                paths = read_shard_file(self.job.folders.shards, ref).paths
-                for failed in tables.failures_of(table):
-                    values = [failed[name] for name in (*Failure._fields[:3], "tries")]
-                    new.write(_csv_line([show_name(paths[failed["place"]]), *values]))
-            new.finish(self.job.folders.failures.name)
+        for ref in refs:  # few, in a run that had nothing else to do: not worth a start of Ray
+            self._publisher.commit(ref, stage_shard(self._publisher.stage_order(ref)))
 
     # Parts of the steps
 
     def _start_workers(self) -> None:
-        if self._is_started:
+        if self._pool is not None:
             return
         started = time.monotonic()
         config = self.config
-        n_workers = 1 if self.options.engine == "serial" else config.processes
-        self.emit(events.WorkersStarting(n_workers, self.options.engine))
+        self.emit(events.WorkersStarting(self._n_workers, self.options.engine))
         self._pool = self._make_pool()
         setup = WorkerSetup(
             folders=self.job.folders,
@@ -409,10 +354,9 @@ class _Run:
             batch_seconds=config.batch_seconds,
             stop_file=self.folder / "stop",
         )
-        self._pool.start(setup, n_workers)
-        self._is_started = True
-        self.stop.install(self._on_signal)  # Ray replaces the handler of SIGTERM
-        self._started_event = events.WorkersStarted(n_workers, self._pool.description, time.monotonic() - started)
+        self._pool.start(setup, self._n_workers)
+        self.stop.install()  # Ray replaces the handler of SIGTERM
+        self._started_event = events.WorkersStarted(self._n_workers, self._pool.description, time.monotonic() - started)
 
     def _tell_started(self) -> None:
         """Tell that the workers are there, once: after the walk, which they were started beside."""
@@ -428,21 +372,6 @@ class _Run:
         for name in list_names(self.job.folders.runs):
             sweep_temporary(self.job.folders.runs / name / "ray_folder")
         return RayPool(self.folder / "ray.log", self.folder / "ray_folder")
-
-    def _make_loop(self, states: dict[int, ShardState]) -> RunLoop:
-        return RunLoop(
-            job=self.job,
-            states=states,
-            pool=self._pool or SerialPool(),
-            n_workers=1 if self.options.engine == "serial" else self.config.processes,
-            fingerprint=self.spec.fingerprint,
-            version=r3po_version(),
-            observer=self.emit,
-            attempts=lambda: f"{self.run_id}-{next(self._numbers):06d}",
-            should_stop=lambda: self.stop.is_requested,
-            columns=read_columns(self.config.working_dir, self.job.built),
-            counts=self.counts,
-        )
 
     def _count(self, states: dict[int, ShardState]) -> None:
         values = list(states.values())
@@ -538,59 +467,8 @@ class _Run:
             remove_tree(runs / name)
 
 
-class _StopSignals:
-    """Signals become a flag and a stop file that the workers see; the second Ctrl-C ends the run at once."""
-
-    def __init__(self, stop_file: Path) -> None:
-        self._stop_file = stop_file
-        self._previous: dict[int, Any] = {}
-        self._tell: Callable[[str], None] = lambda name: None
-        self._received: signal.Signals | None = None
-
-    @property
-    def is_requested(self) -> bool:
-        return self._received is not None
-
-    @property
-    def signal_name(self) -> str:
-        received = self._received or signal.SIGINT
-        return "Ctrl-C" if received is signal.SIGINT else received.name
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + (self._received or signal.SIGINT)
-
-    def install(self, tell: Callable[[str], None]) -> None:
-        """Take the signals over; in a thread other than the main one Python does not allow it, and nothing happens."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self._tell = tell
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            previous = signal.signal(number, self._handle)
-            self._previous.setdefault(number, previous)
-
-    def restore(self) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous if previous is not None else signal.SIG_DFL)
-        self._previous.clear()
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
-            raise StopRun
-        self._received = signal.Signals(number)
-        with contextlib.suppress(OSError):
-            self._stop_file.touch()
-        self._tell(self.signal_name)
-
-
 def r3po_version() -> str:
     try:
         return version("r3po")
     except PackageNotFoundError:  # a bare checkout on sys.path
         return "0.3.0"
-
-
-def _csv_line(values: list[Any]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode("utf-8")

@@ -9,22 +9,18 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-import r3po.tables as tables
 from r3po import events
-from r3po.columns import Columns
-from r3po.commits import KINDS, Commit, commit_shard
 from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.events import Observer
-from r3po.job import Job
-from r3po.manifest import write_columns
+from r3po.manifest import ShardRef
 from r3po.pool import Answer, Call, Pool, WorkerLost
+from r3po.publisher import Publisher
 from r3po.scheduler import BatchTicket, Scheduler, StageTicket, Ticket
 from r3po.segments import Segment
 from r3po.shardstate import ShardState
 from r3po.staging import Staged, StageOrder
-from r3po.storage import remove_durably, show_name
+from r3po.storage import show_name
 from r3po.tables import Failure
 from r3po.worker import BatchDone, Offer, Probed
 
@@ -46,10 +42,6 @@ GUARD = 100
 """A run stops if its first outcomes, so many, are failures of one kind."""
 
 
-class StopRun(BaseException):
-    """A second Ctrl-C: stop at once, whatever is in flight."""
-
-
 @dataclass(slots=True)
 class Counts:
     """The job's files as the run goes on: n_done + n_failed + n_pending is constant."""
@@ -66,39 +58,32 @@ class RunLoop:
 
     Args:
         states: how each shard stands; those that are committed are left alone.
-        attempts: gives a new attempt id, unique in the job.
+        pool: started; its workers are loading f.
         should_stop: whether a signal asked for the end.
     """
 
-    job: Job
+    publisher: Publisher
     states: dict[int, ShardState]
     pool: Pool
     n_workers: int
-    fingerprint: str
-    version: str
     observer: Observer
-    attempts: Callable[[], str]
     should_stop: Callable[[], bool]
-    columns: Columns | None
     counts: Counts
     _scheduler: Scheduler = field(init=False)
     _segments: dict[int, list[Segment]] = field(init=False)
     _ready: list[int] = field(default_factory=list)
-    _tickets: dict[int, list[tuple[Ticket, Any]]] = field(default_factory=dict)
+    _tickets: dict[int, list[Ticket]] = field(default_factory=dict)
     _is_probing: bool = False
     _n_probes: int = 0
     _n_probed: int = 0
     _first_failures: list[tuple[str, Failure]] = field(default_factory=list)
     _is_guarded: bool = True
-    _is_published: bool = False
-    _schema: Any = None
 
     def __post_init__(self) -> None:
         open_states = [state for state in self.states.values() if not state.is_committed]
         pending = [(state.ref.shard, state.pending) for state in open_states]
-        self._scheduler = Scheduler(pending, self.n_workers, self.job.config.batch_seconds)
+        self._scheduler = Scheduler(pending, self.n_workers, self.publisher.job.config.batch_seconds)
         self._segments = {state.ref.shard: list(state.segments) for state in open_states}
-        self._learn_schema(self.job.commits.values())
 
     def run(self) -> None:
         """Process until nothing is pending, or raise.
@@ -115,62 +100,26 @@ class RunLoop:
             for message in self.pool.wait(WAIT_S):
                 self._handle(message)
 
-    def restage(self, orders: Iterable[StageOrder]) -> None:
+    def restage(self, refs: Iterable[ShardRef]) -> None:
         """Make the parts of committed shards again, on the workers, and commit them."""
-        waiting = list(orders)
-        n_open = 0
-        while waiting or n_open:
-            for worker in self._ready:
-                while waiting and len(self._tickets.setdefault(worker, [])) < QUEUE_DEPTH:
-                    order = waiting.pop(0)
-                    self._tickets[worker].append((StageTicket(-1, order.ref.shard), None))
-                    self.pool.submit(worker, Call("stage", order))
-                    n_open += 1
+        waiting = list(refs)
+        in_flight: dict[int, list[ShardRef]] = {worker: [] for worker in self._ready}
+        while waiting or any(in_flight.values()):
+            for worker, queue in in_flight.items():
+                while waiting and len(queue) < QUEUE_DEPTH:
+                    queue.append(waiting.pop(0))
+                    self.pool.submit(worker, Call("stage", self.publisher.stage_order(queue[-1])))
             for message in self.pool.wait(WAIT_S):
                 answer = self._accept(message)
                 if answer.call.method == "load":
-                    self._ready.append(answer.worker)
-                    continue
-                self._tickets[answer.worker].pop(0)
-                n_open -= 1
-                self.commit(answer.value)
-
-    def commit(self, staged: Staged) -> None:
-        """Decide a staged shard."""
-        assert staged.commit is not None
-        commit = staged.commit
-        if not self._is_published:
-            for kind in KINDS:
-                remove_durably(self.job.folders.success(kind))
-            self._is_published = True
-        commit_shard(self.job.folders, commit, self.job.commits.get(commit.shard))
-        self.job.commits[commit.shard] = commit
-        self._learn_schema([commit])
-        self.job.broken_shards.discard(commit.shard)
-
-    def stage_order(self, state_ref: Any, segments: Iterable[Segment], schema: Any) -> StageOrder:
-        """Return the order to stage a shard as it stands now."""
-        job = self.job
-        return StageOrder(
-            folders=job.folders,
-            job_id=job.built.job_id,
-            job_name=job.built.job_name,
-            version=self.version,
-            ref=state_ref,
-            build=job.built.build,
-            attempt=self.attempts(),
-            previous=job.commits.get(state_ref.shard),
-            segments=tuple(segments),
-            rules=job.rules(self.fingerprint),
-            columns=self.columns,
-            settings=job.part_settings,
-            schema=schema,
-        )
+                    in_flight[answer.worker] = []
+                else:
+                    self.publisher.commit(in_flight[answer.worker].pop(0), answer.value)
 
     # Private methods: handing out
 
     def _hand_out(self) -> None:
-        if self.columns is None and (self._scheduler.n_pending or self._is_probing):
+        if self.publisher.columns is None and (self._scheduler.n_pending or self._is_probing):
             if not self._is_probing:
                 self._hand_out_probe()
             return  # the first row comes before everything else
@@ -198,21 +147,14 @@ class RunLoop:
         argument: Offer | StageOrder
         ref = self.states[ticket.shard].ref
         if isinstance(ticket, StageTicket):
-            method, argument = "stage", self.stage_order(ref, self._segments[ticket.shard], self._schema)
+            method, argument = "stage", self.publisher.stage_order(ref, self._segments[ticket.shard])
         else:
             method = "probe" if self._is_probing else "run_batch"
-            argument = Offer(
-                self.job.built.job_id, ref, self.job.built.build, self.attempts(), ticket.places, self.columns
-            )
-        self._tickets[worker].append((ticket, argument))
+            manifest, publisher = self.publisher.job.built, self.publisher
+            attempt = publisher.next_attempt()
+            argument = Offer(manifest.job_id, ref, manifest.build, attempt, ticket.places, publisher.columns)
+        self._tickets[worker].append(ticket)
         self.pool.submit(worker, Call(method, argument))
-
-    def _learn_schema(self, commits: Iterable[Commit]) -> None:
-        """Join the types of `commits` to what the job's columns are known to need."""
-        schemas = [commit.own_schema for commit in commits if len(commit.own_schema)]
-        if self._schema is not None:
-            schemas.append(self._schema)
-        self._schema = tables.join_schemas(schemas) if schemas else None
 
     # Private methods: answers
 
@@ -226,7 +168,7 @@ class RunLoop:
         if method == "probe":
             self._probed(answer)
             return
-        ticket, _ = self._tickets[answer.worker].pop(0)
+        ticket = self._tickets[answer.worker].pop(0)
         if isinstance(ticket, StageTicket):
             self._staged(ticket, answer.value)
         else:
@@ -249,7 +191,7 @@ class RunLoop:
         raise message.error
 
     def _in_doubt(self, worker: int) -> str | None:
-        for ticket, _ in self._tickets.get(worker, []):
+        for ticket in self._tickets.get(worker, []):
             if isinstance(ticket, BatchTicket):
                 first, last = ticket.places[0][0], ticket.places[-1][1] - 1
                 return f"it was in shard {ticket.shard}, places {first} to {last}"
@@ -267,8 +209,7 @@ class RunLoop:
             )
         if probed.columns is not None:
             # Durable before anything else is handed out: every row of the job is held against these columns.
-            write_columns(self.job.folders.working_dir, self.job.built, probed.columns, probed.first_row_path)
-            self.columns = probed.columns
+            self.publisher.set_columns(probed.columns, probed.first_row_path)
             named = tuple((column.name, column.family) for column in probed.columns.items)
             self.observer(events.ColumnsSet(named, show_name(probed.first_row_path)))
         self._is_probing = False
@@ -276,7 +217,7 @@ class RunLoop:
         self.pool.submit(answer.worker, Call("record_probe", probed.columns))
 
     def _function_name(self) -> str:
-        return (self.job.config.function or "f").rpartition(":")[2]
+        return (self.publisher.job.config.function or "f").rpartition(":")[2]
 
     def _batch_done(self, ticket: BatchTicket, done: BatchDone) -> None:
         if done.segment is not None:
@@ -315,19 +256,11 @@ class RunLoop:
             self.counts.n_done -= n_missing
             self._scheduler.stage_incomplete(ticket, staged.missing)
             return
-        self._check(staged.commit)
-        self.commit(staged)
+        tally = self.publisher.commit(self.states[ticket.shard].ref, staged).tally
         self._scheduler.stage_done(ticket)
-        tally = staged.commit.tally
         self.counts.n_rows_committed += tally.n_rows
         self._segments.pop(ticket.shard)
         self.observer(events.ShardCommitted(ticket.shard, tally.n_rows, tally.n_failed))
-
-    def _check(self, commit: Commit) -> None:
-        expected = self.states[commit.shard].ref.n_files
-        found = commit.tally.n_rows + commit.tally.n_failed
-        if found != expected:
-            raise AssertionError(f"shard {commit.shard}: {found} outcomes for {expected} places")
 
     def _drain(self) -> None:
         """Wait for the batches in flight, which end at their next file, and keep what they did."""

@@ -1,0 +1,103 @@
+"""The end of a run: one schema over all parts, failures.csv, the manifest with all hashes, `_SUCCESS`.
+
+Every step can be repeated. `_SUCCESS` is the proof that all of them were taken; a run that misses it takes them again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Any
+
+import r3po.tables as tables
+from r3po import events
+from r3po.commits import KINDS, Commit, read_outcomes
+from r3po.events import Observer
+from r3po.job import Job
+from r3po.manifest import ShardRef, read_shard_file
+from r3po.publisher import Publisher
+from r3po.storage import NewFile, make_data_folder, remove_if_there, show_name, write_whole
+from r3po.tables import Failure
+
+Restage = Callable[[list[ShardRef]], None]
+"""Makes the parts of committed shards again and commits them."""
+
+
+def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_needed: bool) -> bool:
+    """Make the end of a job of which every shard is committed.
+
+    Args:
+        is_needed: take the steps even if their proof is there: this run committed something.
+
+    Returns:
+        Whether there was something to make.
+
+    Raises:
+        OSError: the disk refused; the next run makes the end.
+    """
+    job = publisher.job
+    job.adopt_entries()
+    stale = _stale_commits(publisher)
+    kinds = [kind for kind in KINDS if job.part_settings[kind]]
+    is_proven = all(job.folders.success(kind).exists() for kind in kinds) and job.folders.failures.exists()
+    if is_proven and not stale and not is_needed:
+        return False
+    broken = sorted(job.broken_shards)
+    refs = {ref.shard: ref for ref in job.built.shards}
+    restage([refs[commit.shard] for commit in stale])
+    if broken:
+        observer(events.PartsRepaired(tuple(f"part-{shard:05d}" for shard in broken)))
+    _warn_of_mixed_columns(job, observer)
+    _write_failures(job)
+    job.adopt_entries()
+    for kind in KINDS:
+        if kind in kinds:
+            make_data_folder(job.folders.data(kind))
+            write_whole(job.folders.success(kind), b"")  # Last: it says that all the others are there.
+        else:
+            remove_if_there(job.folders.success(kind))
+    return True
+
+
+# Private functions
+
+
+def _stale_commits(publisher: Publisher) -> list[Commit]:
+    """Return the commits whose parts are missing, or were made with other types or settings than the job's."""
+    job = publisher.job
+    return [
+        commit
+        for commit in job.commits.values()
+        if commit.part_settings != job.part_settings
+        or commit.shard in job.broken_shards
+        or (publisher.schema is not None and commit.schema != publisher.schema)
+    ]
+
+
+def _warn_of_mixed_columns(job: Job, observer: Observer) -> None:
+    schemas = [commit.own_schema for commit in job.commits.values() if len(commit.own_schema)]
+    for name in tables.mixed_columns(schemas) if schemas else ():
+        text = f'column "{name}" holds values of different kinds; it is text in all parts'
+        observer(events.Notice(text, is_warning=True))
+
+
+def _write_failures(job: Job) -> None:
+    """Write failures.csv: every failed file in row order, for people and for pandas."""
+    with NewFile(job.folders.failures.parent) as new:
+        new.write(_csv_line(["path", *Failure._fields[:3], "attempts"]))
+        for ref in job.built.shards:
+            commit = job.commits[ref.shard]
+            if not commit.tally.n_failed:
+                continue
+            paths = read_shard_file(job.folders.shards, ref).paths
+            for failed in tables.failures_of(read_outcomes(job.folders, commit)):
+                values = [failed[name] for name in (*Failure._fields[:3], "tries")]
+                new.write(_csv_line([show_name(paths[failed["place"]]), *values]))
+        new.finish(job.folders.failures.name)
+
+
+def _csv_line(values: list[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode("utf-8")

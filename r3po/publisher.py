@@ -1,0 +1,97 @@
+"""What the holder of the lock decides: the job's columns, and the commits of shards.
+
+Workers prepare, the publisher decides; nobody else writes columns or commits. One a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import r3po.tables as tables
+from r3po.columns import Columns
+from r3po.commits import KINDS, Commit, commit_shard
+from r3po.job import Job
+from r3po.manifest import ShardRef, read_columns, write_columns
+from r3po.segments import Segment
+from r3po.staging import Staged, StageOrder
+from r3po.storage import remove_durably
+from r3po.tables import Schema
+
+
+@dataclass(slots=True)
+class Publisher:
+    """Gives stage orders, and commits what comes of them.
+
+    Args:
+        fingerprint: of today's function, for the predicate.
+        version: of r3po, for the parts' metadata.
+        next_attempt: gives a new attempt id, unique in the job.
+    """
+
+    job: Job
+    fingerprint: str
+    version: str
+    next_attempt: Callable[[], str]
+    columns: Columns | None = field(init=False)
+    """The job's columns, once a row has set them."""
+    schema: Schema | None = None
+    """The join of the types that the committed shards need."""
+    _is_published: bool = False
+
+    def __post_init__(self) -> None:
+        self.columns = read_columns(self.job.config.working_dir, self.job.built)
+        self._learn(self.job.commits.values())
+
+    def set_columns(self, columns: Columns, path: str) -> None:
+        """Fix the job's columns durably, as the row of the file `path` has them."""
+        write_columns(self.job.config.working_dir, self.job.built, columns, path)
+        self.columns = columns
+
+    def stage_order(self, ref: ShardRef, segments: Iterable[Segment] = ()) -> StageOrder:
+        """Return the order to stage a shard as it stands now; without segments, only its parts are made again."""
+        job = self.job
+        return StageOrder(
+            folders=job.folders,
+            job_id=job.built.job_id,
+            job_name=job.built.job_name,
+            version=self.version,
+            ref=ref,
+            build=job.built.build,
+            attempt=self.next_attempt(),
+            previous=job.commits.get(ref.shard),
+            segments=tuple(segments),
+            rules=job.rules(self.fingerprint),
+            columns=self.columns,
+            settings=job.part_settings,
+            schema=self.schema,
+        )
+
+    def commit(self, ref: ShardRef, staged: Staged) -> Commit:
+        """Decide a staged shard and publish its parts.
+
+        Raises:
+            OSError: the disk refused; what was decided is completed by the next run.
+        """
+        commit = staged.commit
+        assert commit is not None, "what lacks an outcome is not committed"
+        n_outcomes = commit.tally.n_rows + commit.tally.n_failed
+        if (commit.shard, n_outcomes) != (ref.shard, ref.n_files):
+            raise AssertionError(f"shard {ref.shard}: {n_outcomes} outcomes for {ref.n_files} places")
+        if not self._is_published:
+            for kind in KINDS:
+                remove_durably(self.job.folders.success(kind))
+            self._is_published = True
+        commit_shard(self.job.folders, commit, self.job.commits.get(commit.shard))
+        self.job.commits[commit.shard] = commit
+        self.job.broken_shards.discard(commit.shard)
+        self._learn([commit])
+        return commit
+
+    # Private methods
+
+    def _learn(self, commits: Iterable[Commit]) -> None:
+        schemas = [commit.own_schema for commit in commits if len(commit.own_schema)]
+        if self.schema is not None:
+            schemas.append(self.schema)
+        self.schema = tables.join_schemas(schemas) if schemas else None

@@ -1,0 +1,65 @@
+"""Signals become a flag, and a stop file that workers see; the second one ends the run at once."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+class StopNow(BaseException):
+    """A second signal: stop at once, whatever is in flight."""
+
+
+class StopSignals:
+    """SIGINT, SIGTERM and SIGHUP, taken over from `install` to `restore`.
+
+    Args:
+        stop_file: made when the first signal arrives; workers look for it.
+        tell: called with the signal's name for people, from the handler.
+    """
+
+    def __init__(self, stop_file: Path, tell: Callable[[str], None]) -> None:
+        self._stop_file, self._tell = stop_file, tell
+        self._previous: dict[int, Any] = {}
+        self._received: signal.Signals | None = None
+
+    @property
+    def is_requested(self) -> bool:
+        return self._received is not None
+
+    @property
+    def signal_name(self) -> str:
+        received = self._received or signal.SIGINT
+        return "Ctrl-C" if received is signal.SIGINT else received.name
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell gives it: 128 and the signal's number."""
+        return 128 + (self._received or signal.SIGINT)
+
+    def install(self) -> None:
+        """Take the signals over, again if somebody else did since. Off the main thread Python does not allow it."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            previous = signal.signal(number, self._handle)
+            self._previous.setdefault(number, previous)
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, previous in self._previous.items():
+            signal.signal(number, previous if previous is not None else signal.SIG_DFL)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise StopNow
+        self._received = signal.Signals(number)
+        with contextlib.suppress(OSError):
+            self._stop_file.touch()
+        self._tell(self.signal_name)
