@@ -118,9 +118,9 @@ def _complete(job: Job) -> None:
     """Roll forward, and sweep what no file names any more."""
     write_claim(job.folders, job.built.job_id, job.built.job_name)
     broken = roll_forward(job.folders, job.commits)
-    for shard, segments in list_segments(job.folders.segments, job.built.job_id).items():
-        commit = job.commits.get(shard)
-        if commit is not None and not newer_segments(commit, segments):
+    segments = list_segments(job.folders.segments, job.built.job_id)
+    for shard, commit in job.commits.items():
+        if not newer_segments(commit, segments.get(shard, ())):
             remove_segments(job.folders.segments, shard)
     job.broken_shards = {int(part.name.removeprefix("part-").partition(".")[0]) for part in broken}
     job.adopt_entries()

@@ -313,8 +313,8 @@ def _size(size_bytes: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
-    hours, rest = divmod(int(seconds), 3600)
+    hours, rest = divmod(int(max(seconds, 60)), 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

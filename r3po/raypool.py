@@ -34,6 +34,7 @@ from ray.exceptions import RayError
 
 from r3po.errors import R3poError, RunStoppedError
 from r3po.pool import Answer, Call, WorkerLost, answer
+from r3po.userfunc import extend_sys_path
 from r3po.worker import Worker, WorkerSetup
 
 log = logging.getLogger(__name__)
@@ -226,7 +227,7 @@ def _with_value(setup: WorkerSetup, pickled: bytes | None) -> WorkerSetup:
     if pickled is None:
         return setup
     # What the function's module imports must be found before it is unpickled.
-    sys.path[:0] = [folder for folder in setup.function.sys_path if folder not in sys.path]
+    extend_sys_path(setup.function.sys_path)
     return dataclasses.replace(
         setup, function=dataclasses.replace(setup.function, value=ray.cloudpickle.loads(pickled))
     )

@@ -292,8 +292,8 @@ def _check_name(module: SourceModule, name: str, shown: str) -> None:
     if all(isinstance(binding.node, ast.AsyncFunctionDef) for binding in certain):
         raise _async_error(name, shown, _evidence_line(module, last, shown))
     if all(_is_literal(binding) for binding in certain):
-        evidence = _evidence_line(module, last, shown)
-        raise FunctionError(f'"{name}" in {shown} is not callable', evidence=evidence, hint=_two_names(module))
+        evidence, hint = _evidence_line(module, last, shown), _list_names(_function_names(module))
+        raise FunctionError(f'"{name}" in {shown} is not callable', evidence=evidence, hint=hint)
 
 
 def _is_open(module: SourceModule) -> bool:
@@ -316,14 +316,12 @@ def _function_names(module: SourceModule) -> list[str]:
     return [name for name in names if not name.startswith("_")]
 
 
-def _two_names(module: SourceModule) -> str | None:
-    names = _function_names(module)
-    return f"its functions: {', '.join(names[:5])}" if names else None
-
-
 def _no_name_error(name: str, shown: str, names: list[str]) -> FunctionError:
-    hint = _suggest(name, names) or (f"its functions: {', '.join(names[:5])}" if names else None)
-    return FunctionError(f'{shown} has no function "{name}"', hint=hint)
+    return FunctionError(f'{shown} has no function "{name}"', hint=_suggest(name, names) or _list_names(names))
+
+
+def _list_names(names: list[str]) -> str | None:
+    return f"its functions: {', '.join(names[:5])}" if names else None
 
 
 def _async_error(name: str, shown: str | None, evidence: str | None = None) -> FunctionError:
