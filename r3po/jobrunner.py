@@ -25,7 +25,7 @@ from r3po import events
 from r3po.commits import KINDS
 from r3po.config import Config, check_source, load_config
 from r3po.ending import make_end
-from r3po.errors import ConfigError, RunStoppedError
+from r3po.errors import ConfigError, RunStoppedError, StateError
 from r3po.events import Event, Observer
 from r3po.job import Job, open_job, tidy_path
 from r3po.jobbuilder import BuildProgress, BuildResult, BuildStopped, apply_build, plan_build, scan_finished
@@ -245,7 +245,7 @@ class _Run:
         # 1. What is pending already decides whether Ray starts before the walk is over.
         is_known = job.manifest is not None
         if not is_known and not self.options.build:
-            raise RunStoppedError("there is no manifest yet", hint="r3po build makes it; or run without --no-build")
+            raise StateError("there is no manifest yet", hint="r3po build makes it; or run without --no-build")
         states = self._reopened_states() if is_known else {}
         # 2. The walk, beside the start of Ray.
         if self.options.build:

@@ -32,7 +32,7 @@ import ray
 import ray.cloudpickle
 from ray.exceptions import RayError
 
-from r3po.errors import R3poError, RunStoppedError
+from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.pool import Answer, Call, WorkerLost, answer
 from r3po.userfunc import extend_sys_path
 from r3po.worker import Worker, WorkerSetup
@@ -191,7 +191,13 @@ class _Actor:
 
     def perform(self, number: int, call: Call) -> Answer:
         if call.method == "load":
-            self._worker = Worker(_with_value(self._setup, self._pickled))
+            try:
+                self._worker = Worker(_with_value(self._setup, self._pickled))
+            except Exception as error:
+                text = "".join(traceback.format_exception(error))
+                what = f"{self._setup.function.label} does not arrive in the workers: {type(error).__name__}: {error}"
+                hint = "put the function into a module beside your script, and import it from there"
+                return Answer(number, call, error=FunctionError(what, evidence=text, hint=hint))
         answered = answer(self._worker, number, call)
         if answered.error is not None and not isinstance(answered.error, (R3poError, OSError)):
             # A bug of ours, with whatever it carries: as text it survives the way to the driver.
@@ -215,7 +221,14 @@ def _one_thread_each() -> Iterator[None]:
 
 def _pickle(value: Any) -> bytes:
     dumps: Any = ray.cloudpickle.dumps
-    pickled: bytes = dumps(value)
+    try:
+        pickled: bytes = dumps(value)
+    except Exception as error:
+        raise FunctionError(
+            f"f cannot be sent to the workers: {type(error).__name__}: {error}",
+            hint="f holds something that belongs to this process (a lock, an open file, a connection); "
+            "open it inside f, or put f into a module of its own",
+        ) from error
     return pickled
 
 
