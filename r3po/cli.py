@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXIT_FAILED_FILES = 1
 EXIT_USAGE = 2
 EXIT_BUG = 70
+EXIT_CLOSED_PIPE = 141
 
 app = typer.Typer(
     name="r3po",
@@ -43,7 +44,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         from importlib.metadata import version as installed
 
-        print(f"r3po {installed('r3po')}")
+        _print(f"r3po {installed('r3po')}")
         raise typer.Exit
 
 
@@ -115,7 +116,7 @@ def status(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None
     if as_json:
         _print_json(found)
         return
-    print(_status_text(loaded, found))
+    _print(_status_text(loaded, found))
 
 
 @app.command()
@@ -132,10 +133,10 @@ def errors(
     if as_json:
         _print_json({"schema_version": 1, "failures": failures})
     elif paths:
-        for failure in failures:
-            print(_plain(failure["path"]))
+        if failures:
+            _print("\n".join(_path(failure["path"]) for failure in failures))
     else:
-        print(_errors_text(failures))
+        _print(_errors_text(failures))
 
 
 @app.command()
@@ -154,14 +155,16 @@ def reset(
     loaded = load_config(config)
     if errors:
         n_failed = reset_all_errors(config)
-        print(f"{n_failed:,} failed files will be tried again by the next run.")
+        _print(f"{n_failed:,} failed files will be tried again by the next run.")
         return
     if not yes:
         if not sys.stdin.isatty():
             _fail("reset --all removes the job's state and its parts, and there is nobody to ask", "add --yes")
-        typer.confirm(f"Remove all state and parts of {loaded.job_name} ({loaded.output_path})?", abort=True, err=True)
+        if not typer.confirm(f"Remove all state and parts of {loaded.job_name} ({loaded.output_path})?", err=True):
+            print("Nothing was removed.", file=sys.stderr)
+            raise typer.Exit(EXIT_USAGE)  # not 1, which says that files failed
     n_parts = reset_all_tracking(config)
-    print(f"{loaded.job_name} is as if it had never run; {n_parts:,} parts were removed.")
+    _print(f"{loaded.job_name} is as if it had never run; {n_parts:,} parts were removed.")
 
 
 def main() -> None:
@@ -182,15 +185,19 @@ def _run() -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # `r3po errors | head`: whoever read us has enough. Python would complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except OSError as error:
+        return _end_with_os_error(error)
     except Exception:
         sys.stderr.write(traceback.format_exc())
         sys.stderr.write("error: this is a bug in r3po, not in your function; your state is safe\n")
         return EXIT_BUG
     return 0
+
+
+def _end_with_os_error(error: OSError) -> int:
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+    sys.stderr.write(_plain(f"error: {where}{error.strerror or error}\nhint:  mend the disk or the permissions\n"))
+    return EXIT_USAGE
 
 
 def _print_error(error: R3poError) -> None:
@@ -208,12 +215,28 @@ def _fail(what: str, hint: str) -> None:
 
 
 def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content))
+    _print(json.dumps(content))
+
+
+def _print(text: str) -> None:
+    """Print an answer. Whoever reads us may have enough (`r3po errors | head`), which is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would complain again when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_CLOSED_PIPE) from None
 
 
 def _plain(text: str) -> str:
-    """Return text whose control characters cannot steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    from r3po.storage import show_text
+
+    return show_text(text)
+
+
+def _path(path: str) -> str:
+    """Return a path for a line of its own: no name makes two lines."""
+    return _plain(path).replace("\n", "\\n")
 
 
 def _status_text(config: Config, found: dict[str, Any]) -> str:
@@ -243,7 +266,7 @@ def _errors_text(failures: list[dict[str, Any]]) -> str:
     for failure in failures:
         message = failure["message"].splitlines()[0] if failure["message"] else ""
         key = (failure["error_type"], failure["where"], "" if failure["path"] in message else message)
-        kinds.setdefault(key, []).append(failure["path"])
+        kinds.setdefault(key, []).append(_path(failure["path"]))
     lines = [
         f"{len(failures):,} {'file' if len(failures) == 1 else 'files'} failed, "
         f"{len(kinds):,} {'kind' if len(kinds) == 1 else 'kinds'}"

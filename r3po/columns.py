@@ -90,7 +90,7 @@ def columns_of(row: dict[str, Any]) -> Columns:
     """Return the columns that a first row sets: its keys in its order, the family of each value.
 
     Raises:
-        BadRowError: a key is not text, a value has no family, or there is no key at all.
+        BadRowError: a key is not text, a value cannot be stored, or there is no key at all.
     """
     if not row:
         raise BadRowError("f returned an empty dict; a row needs at least one column")
@@ -99,7 +99,10 @@ def columns_of(row: dict[str, Any]) -> Columns:
             raise BadRowError(f"the key {name!r} is not text; column names are text")
         if not _is_unicode(name):
             raise BadRowError(f"the key {name!r} is not valid Unicode text")
-    return Columns(tuple(Column(name, _family_of_value(name, value)) for name, value in row.items()))
+    columns = tuple(Column(name, _family_of_value(name, value)) for name, value in row.items())
+    for column in columns:
+        check_value(row[column.name], column)
+    return Columns(columns)
 
 
 def family_of(variant: str) -> str:
@@ -109,6 +112,10 @@ def family_of(variant: str) -> str:
 def is_row(returned: object) -> bool:
     """Whether f returned a dict at all; its keys and values are looked at later."""
     return isinstance(returned, Mapping)
+
+
+class _CannotStoreError(Exception):
+    """Why a value cannot be stored; `plain_value` adds whose."""
 
 
 class RowCollector:
@@ -123,7 +130,7 @@ class RowCollector:
         """A rough measure of what the rows hold; enough to bound memory."""
         self._names = frozenset(columns.names)
         self._take = _taker(columns.names)
-        self._sized = [i for i, c in enumerate(columns.items) if c.family in ("text", "bytes")]
+        self._sized = [i for i, c in enumerate(columns.items) if c.family in ("text", "bytes", NULL)]
         self._mutable = [i for i, c in enumerate(columns.items) if c.family in ("list", "dict", "bytes", NULL)]
         self._fixed_bytes = 16 * len(columns.items)
 
@@ -142,7 +149,7 @@ class RowCollector:
             values = self._freeze(values)
         for i in self._sized:
             value = values[i]
-            if value is not None and type(value) in (str, bytes):
+            if isinstance(value, (str, bytes)):
                 self.size_bytes += len(value)
         return values
 
@@ -187,14 +194,16 @@ def plain_value(value: Any, column: str) -> Any:
     """
     if value is None or type(value) in _EXACT or type(value) is Nested:
         return value
-    for base, convert in _PLAIN:
-        if isinstance(value, base):
-            return convert(value)
-    if hasattr(value, "tolist") and type(value).__module__.partition(".")[0] == "numpy":
-        return plain_value(value.tolist(), column)
-    if isinstance(value, (list, tuple, Mapping)):
-        return _freeze_nested(value, column)
-    raise BadRowError(f"column {column!r}: a value of type {type(value).__name__} cannot be stored")
+    try:
+        plain = _unwrap(value)
+    except _CannotStoreError as error:
+        raise BadRowError(f"column {column!r}: {error}") from error
+    except Exception as error:  # a value's own methods may raise anything
+        what = f"a value of type {type(value).__name__} cannot be read: {type(error).__name__}: {error}"
+        raise BadRowError(f"column {column!r}: {what}") from error
+    if plain is _CANNOT:
+        raise BadRowError(f"column {column!r}: a value of type {type(value).__name__} cannot be stored")
+    return plain
 
 
 def check_value(value: Any, column: Column) -> Any:
@@ -221,6 +230,34 @@ def check_value(value: Any, column: Column) -> Any:
 
 # Private functions
 
+_CANNOT = object()
+
+
+def _unwrap(value: Any) -> Any:
+    """Return the value as an exact type, frozen if it is a list or dict, or `_CANNOT`."""
+    for base, convert in _PLAIN:
+        if isinstance(value, base):
+            return convert(value)
+    if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
+        return _unwrap_numpy(value)
+    if isinstance(value, (list, tuple, Mapping)):
+        return _freeze_nested(value)
+    return _CANNOT
+
+
+def _unwrap_numpy(value: Any) -> Any:
+    plain = value.tolist()
+    if value.dtype.kind == "M" and type(plain) is int:
+        # Nanoseconds and below have no datetime; tolist gives a bare number.
+        plain = value.astype("datetime64[us]").tolist()
+    elif value.dtype.kind == "m" or (value.dtype.kind == "M" and value.shape) or type(plain) is type(value):
+        return _CANNOT
+    return _unwrap_or_none(plain)
+
+
+def _unwrap_or_none(value: Any) -> Any:
+    return value if value is None or type(value) in _EXACT else _unwrap(value)
+
 
 def _as_utc(value: dt.datetime) -> dt.datetime | None:
     if value != value:  # pandas' NaT
@@ -231,7 +268,7 @@ def _as_utc(value: dt.datetime) -> dt.datetime | None:
 
 def _as_time(value: dt.time) -> dt.time:
     if value.tzinfo is not None:
-        raise BadRowError("a time of day with a zone cannot be stored; give a datetime, or drop the zone")
+        raise _CannotStoreError("a time of day with a zone cannot be stored; give a datetime, or drop the zone")
     return value
 
 
@@ -248,13 +285,13 @@ _PLAIN: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 )
 
 
-def _freeze_nested(value: Any, column: str) -> Nested:
+def _freeze_nested(value: Any) -> Nested:
     variant = "dict" if isinstance(value, Mapping) else "list"
     plain = value if isinstance(value, (dict, list)) else dict(value) if variant == "dict" else list(value)
     try:
         text = orjson.dumps(plain, default=_nested_default, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
     except TypeError as error:
-        raise BadRowError(f"column {column!r}: this {variant} cannot be stored: {error}") from error
+        raise _CannotStoreError(f"this {variant} cannot be stored: {error}") from error
     return Nested(text, variant)
 
 

@@ -22,6 +22,7 @@ from r3po.storage import (
     has_size,
     list_names,
     make_data_folder,
+    name_from_json,
     name_to_json,
     publish,
     read_json,
@@ -92,6 +93,8 @@ def read_commits(folders: JobFolders, job_id: str) -> dict[int, Commit]:
     for name in list_names(folders.commits):
         if name.endswith(".json"):
             commit = _from_json(read_json(folders.commits / name, kind="commit", newest_format=FORMAT))
+            if name != f"{commit.shard:05d}.json":
+                raise damaged(folders.commits / name, f"is damaged: it is the commit of shard {commit.shard}")
             if commit.job_id != job_id:
                 raise DamagedStateError(
                     "belongs to another job than manifest.json beside it",
@@ -185,6 +188,16 @@ def check_claim(folders: JobFolders, job_id: str | None) -> None:
         )
 
 
+def claimed_from(folders: JobFolders) -> str | None:
+    """Return the id of the job that claims the output folder from this very working folder, or None."""
+    try:
+        claim = read_json(folders.claim, kind="claim", newest_format=FORMAT)
+    except (FileNotFoundError, DamagedStateError):
+        return None
+    job_id: str = claim["job_id"]
+    return job_id if name_from_json(claim["working_dir"]) == str(folders.working_dir) else None
+
+
 def write_claim(folders: JobFolders, job_id: str, job_name: str) -> None:
     """Say durably that `output_path` is this job's."""
     if not folders.claim.exists():
@@ -211,7 +224,7 @@ def _publish_parts(folders: JobFolders, commit: Commit) -> list[Part]:
             make_data_folder(folder)
             publish(staged, final)
             sync_folder(folder)
-        elif not has_size(final, part.staged.size_bytes):
+        elif staged.exists() or not has_size(final, part.staged.size_bytes):
             broken.append(part)
     return broken
 

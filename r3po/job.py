@@ -13,9 +13,10 @@ from r3po.commits import KINDS, Commit, check_claim, live_shard_files, read_comm
 from r3po.config import Config
 from r3po.errors import FolderError
 from r3po.manifest import Manifest, read_manifest, write_manifest
+from r3po.reset import complete_reset
 from r3po.segments import list_segments, remove_segments
 from r3po.shardstate import ShardState, newer_segments, resolve_shard
-from r3po.storage import JobFolders, JobLock, list_names, remove_if_there, show_name
+from r3po.storage import JobFolders, JobLock, list_names, make_folder, remove_if_there, show_name
 from r3po.tables import Rules
 
 
@@ -100,8 +101,10 @@ def open_job(config: Config) -> Iterator[Job]:
     """
     folders = job_folders(config)
     _refuse_nesting(folders)
-    folders.make()
+    make_folder(folders.working_dir)
     with JobLock(folders.working_dir):
+        complete_reset(folders)
+        folders.make()
         job = read_job(config)
         check_claim(folders, None if job.manifest is None else job.manifest.job_id)
         if job.manifest is None:

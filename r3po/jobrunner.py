@@ -199,7 +199,7 @@ class _Run:
         self._n_workers = 1 if options.engine == "serial" else self.config.processes
         self._started_event: events.WorkersStarted | None = None
         self.counts = Counts(0, 0, 0)
-        self.stop = StopSignals(self.folder / "stop", self._on_signal)
+        self.stop = StopSignals(self.folder / "stop", self._on_signal, interrupts=options.engine == "serial")
 
     def __enter__(self) -> Self:
         make_folder(self.folder)
@@ -209,6 +209,7 @@ class _Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop.close()
         try:
             if self._pool is not None:
                 self._pool.close()
@@ -324,7 +325,8 @@ class _Run:
             pool=self._pool,
             n_workers=self._n_workers,
             observer=self.emit,
-            should_stop=lambda: self.stop.is_requested,
+            stop=self.stop,
+            function_name=self.spec.name,
             counts=self.counts,
         )
         self._loop.run()

@@ -8,19 +8,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import orjson
 
 import r3po.tables as tables
-from r3po.commits import KINDS, check_claim
+from r3po.commits import check_claim, claimed_from
 from r3po.config import Config, load_config
 from r3po.errors import DamagedStateError
 from r3po.job import Job, job_folders, open_job, read_job
-from r3po.manifest import columns_path, read_shard_file
+from r3po.manifest import read_shard_file
+from r3po.reset import reset_job
 from r3po.segments import list_segments
 from r3po.shardstate import entry_builds, newer_segments, read_candidates
-from r3po.storage import JobLock, ago, list_names, remove_if_there, remove_tree, running_pid, show_name
+from r3po.storage import JobLock, ago, list_names, running_pid, show_name
 
 T = TypeVar("T")
 
@@ -75,16 +77,8 @@ def reset_all_tracking(config: str | os.PathLike[str]) -> int:
     if not folders.working_dir.is_dir():
         return 0
     with JobLock(folders.working_dir):
-        try:
-            job = read_job(loaded)
-        except DamagedStateError:
-            # The way out of a damaged job: what it named cannot be known, so only the state goes.
-            job = Job(loaded, folders, None, {})
-        if job.manifest is not None:
-            check_claim(folders, job.manifest.job_id)
-        n_parts = _remove_output(job)
-        _remove_state(job)
-        return n_parts
+        _check_ours(loaded)
+        return reset_job(folders)
 
 
 # Private functions
@@ -152,28 +146,18 @@ def _failures(job: Job) -> Iterator[dict[str, Any]]:
             yield {"path": show_name(paths[place]), **failure, "attempts": tries, "seconds": seconds}
 
 
-def _remove_output(job: Job) -> int:
-    """Remove the parts that commits name and what belongs to them. Returns how many parts."""
-    folders = job.folders
-    parts = [(p.kind, p.name) for commit in job.commits.values() for p in commit.parts]
-    for kind in KINDS:
-        remove_if_there(folders.success(kind))
-    n_parts = sum(remove_if_there(folders.data(kind) / name) for kind, name in parts)
-    if job.manifest is not None:
-        remove_if_there(folders.failures)
-        remove_tree(folders.staging)
-        for folder in (*(folders.data(kind) for kind in KINDS), folders.failures.parent):
-            if folder.is_dir() and not any(list_names(folder)):
-                folder.rmdir()
-        remove_if_there(folders.claim)
-    return n_parts
+def _check_ours(config: Config) -> None:
+    """See that state and output are this job's. This is the way out of damaged state, so damage is no obstacle.
 
-
-def _remove_state(job: Job) -> None:
-    folders = job.folders
-    # The manifest first: without it there is no job, and whatever else is left is swept or refused by name.
-    if job.manifest is not None:
-        remove_if_there(columns_path(folders.working_dir, job.manifest))
-    for folder in (folders.segments, folders.commits, folders.outcomes, folders.shards, folders.runs):
-        remove_tree(folder)
-    remove_if_there(folders.manifest)
+    Raises:
+        FolderError: working_dir or output_path belongs to another job.
+    """
+    folders = job_folders(config)
+    job_id = None
+    with suppress(DamagedStateError):
+        job = read_job(config)
+        job_id = None if job.manifest is None else job.manifest.job_id
+    if job_id is None:
+        job_id = claimed_from(folders)
+    with suppress(DamagedStateError):
+        check_claim(folders, job_id)

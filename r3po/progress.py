@@ -20,6 +20,7 @@ from rich.text import Text
 
 from r3po import events
 from r3po.events import Event
+from r3po.storage import show_name, show_text
 
 PLAIN_EVERY_S = 30.0
 """Between two plain lines, where stderr is no terminal."""
@@ -80,7 +81,7 @@ class Display:
             case events.ColumnsSet():
                 named = ", ".join(f"{name} {family}" for name, family in event.columns[:8])
                 more = f", {len(event.columns) - 8} more" if len(event.columns) > 8 else ""
-                self._line(f"Columns   {named}{more}      (from {show_text(event.path)})")
+                self._line(f"Columns   {named}{more}      (from {event.path})")
             case events.BatchFinished():
                 self._batch_finished(event)
             case events.StopRequested():
@@ -95,12 +96,12 @@ class Display:
     # Private methods
 
     def _line(self, text: str) -> None:
-        self._console.print(Text(text))
+        self._console.print(Text(show_text(text)))
 
     def _notice(self, event: events.Notice) -> None:
-        self._line(f"{'warning' if event.is_warning else 'note'}: {show_text(event.text)}")
+        self._line(f"{'warning' if event.is_warning else 'note'}: {event.text}")
         if event.hint:
-            self._line(f"hint:  {show_text(event.hint)}")
+            self._line(f"hint:  {event.hint}")
 
     def _scan_progressed(self, event: events.ScanProgressed) -> None:
         if event.n_files:
@@ -118,7 +119,7 @@ class Display:
     def _scan_finished(self, event: events.ScanFinished) -> None:
         self._end_live()
         new = f"{event.n_new:,} new" if event.n_new else "nothing new"
-        where = show_text(f"{_base(event.source)}/**{event.suffix}")
+        where = f"{_base(event.source)}/**{event.suffix}"
         self._line(f"Scan      {where}       {_files(event.n_files)}, {_size(event.size_bytes)}: {new}")
         if event.passed_over:
             passed = ", ".join(f"{n:,} {reason}" for reason, n in event.passed_over.items())
@@ -176,9 +177,11 @@ class Display:
         width = max((len(kind) for kind in event.parts), default=0) + len(output) + 1
         for kind, n_parts in event.parts.items():
             parts = f"{n_parts:,} {'part' if n_parts == 1 else 'parts'}"
-            self._line(f"  {f'{output}/{kind}':{width}}   {parts}   {event.n_rows:,} rows")
+            rows = f"{event.n_rows:,} {'row' if event.n_rows == 1 else 'rows'}"
+            self._line(f"  {f'{output}/{kind}':{width}}   {parts}   {rows}")
         if event.n_failed:
-            self._line(f"  {output}/failures/failures.csv   {event.n_failed:,} failed files")
+            failed = f"{event.n_failed:,} failed {'file' if event.n_failed == 1 else 'files'}"
+            self._line(f"  {output}/failures/failures.csv   {failed}")
             self._line("  Next   r3po errors; r3po run --retry-failed")
         if event.n_rows and "parquet" in event.parts:
             self._line(f'  Read   pd.read_parquet("{output}/parquet")')
@@ -259,11 +262,6 @@ class _Bar:
 # Private functions
 
 
-def show_text(text: str) -> str:
-    """Return text whose control characters cannot steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
 def _workers_started(event: events.WorkersStarted) -> str:
     if event.engine == "serial":
         return "Serial    everything in this process, one file after the other"
@@ -277,7 +275,7 @@ def _workers(n: int) -> str:
 
 def _nothing_to_do(event: events.RunFinished) -> str:
     if not event.n_failed:
-        return f"Nothing to do: {_files(event.n_files)} are done and unchanged."
+        return f"Nothing to do: {_files(event.n_files)} {'is' if event.n_files == 1 else 'are'} done and unchanged."
     return (
         f"Nothing to do: {event.n_done:,} of {_files(event.n_files)} have a row, {event.n_failed:,} failed "
         "(r3po errors; r3po run --retry-failed)."
@@ -291,13 +289,13 @@ def _name_and_version() -> str:
 
 
 def _base(path: str) -> str:
-    return show_text(os.path.basename(os.fsencode(path)).decode("utf-8", "backslashreplace"))
+    return show_name(os.path.basename(path))
 
 
 def _relative(path: str) -> str:
     relative = os.path.relpath(path)
     shown = path if relative.startswith("..") else relative
-    return show_text(os.fsencode(shown).decode("utf-8", "backslashreplace"))
+    return show_name(shown)
 
 
 def _files(n: int) -> str:
@@ -306,7 +304,7 @@ def _files(n: int) -> str:
 
 def _size(size_bytes: float) -> str:
     for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size_bytes < 1024:
+        if size_bytes < (1024 if unit == "bytes" else 1023.95):
             return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} TiB"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from r3po import events
@@ -20,6 +20,7 @@ from r3po.scheduler import BatchTicket, Scheduler, StageTicket, Ticket
 from r3po.segments import Segment
 from r3po.shardstate import ShardState
 from r3po.staging import Staged, StageOrder
+from r3po.stopsignals import StopNow, StopSignals
 from r3po.storage import show_name
 from r3po.tables import Failure
 from r3po.worker import BatchDone, Offer, Probed
@@ -59,7 +60,8 @@ class RunLoop:
     Args:
         states: how each shard stands; those that are committed are left alone.
         pool: started; its workers are loading f.
-        should_stop: whether a signal asked for the end.
+        stop: whether a signal asked for the end.
+        function_name: of f, for messages.
     """
 
     publisher: Publisher
@@ -67,7 +69,8 @@ class RunLoop:
     pool: Pool
     n_workers: int
     observer: Observer
-    should_stop: Callable[[], bool]
+    stop: StopSignals
+    function_name: str
     counts: Counts
     _scheduler: Scheduler = field(init=False)
     _segments: dict[int, list[Segment]] = field(init=False)
@@ -93,7 +96,7 @@ class RunLoop:
             RunStoppedError: a worker was lost, f fails on everything, or the disk refused. What was done is saved.
         """
         while not self._scheduler.is_finished:
-            if self.should_stop():
+            if self.stop.is_requested:
                 self._drain()
                 return
             self._hand_out()
@@ -105,6 +108,8 @@ class RunLoop:
         waiting = list(refs)
         in_flight: dict[int, list[ShardRef]] = {worker: [] for worker in self._ready}
         while waiting or any(in_flight.values()):
+            if self.stop.is_requested:
+                raise StopNow  # nothing of f is in flight, and the next run makes these parts
             for worker, queue in in_flight.items():
                 while waiting and len(queue) < QUEUE_DEPTH:
                     queue.append(waiting.pop(0))
@@ -202,7 +207,7 @@ class RunLoop:
         if self._n_probes == 1 and probed.columns is None and probed.not_a_dict is not None and not probed.stopped:
             path, type_name, shown = probed.not_a_dict
             raise FunctionError(
-                f"{self._function_name()} returned {_with_article(type_name)} for {show_name(path)}; "
+                f"{self.function_name} returned {_with_article(type_name)} for {show_name(path)}; "
                 "r3po needs one dict a file",
                 evidence=f"returned  {shown}",
                 hint="return a dict, such as {'name': value}; nothing was recorded",
@@ -215,9 +220,6 @@ class RunLoop:
         self._is_probing = False
         # The ticket stays: the answer to this call settles it.
         self.pool.submit(answer.worker, Call("record_probe", probed.columns))
-
-    def _function_name(self) -> str:
-        return (self.publisher.job.config.function or "f").rpartition(":")[2]
 
     def _batch_done(self, ticket: BatchTicket, done: BatchDone) -> None:
         if done.segment is not None:
@@ -265,7 +267,7 @@ class RunLoop:
     def _drain(self) -> None:
         """Wait for the batches in flight, which end at their next file, and keep what they did."""
         deadline = time.monotonic() + DRAIN_S
-        while any(self._tickets.values()) and time.monotonic() < deadline:
+        while any(self._tickets.values()) and time.monotonic() < deadline and not self.stop.is_urgent:
             for message in self.pool.wait(WAIT_S):
                 if isinstance(message, WorkerLost):
                     self._tickets[message.worker] = []

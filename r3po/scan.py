@@ -146,12 +146,11 @@ def hash_files(paths: Iterable[str], processes: int) -> Iterator[HashedFile | OS
     """
     # spawn: a forked child would share the job's lock and keep it when this process dies.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        with _script_hidden():
-            pool.submit(int).result()  # the first call starts all the processes
         remaining = iter(paths)
         window: deque[Future[list[HashedFile | OSError]]] = deque()
         while chunk := list(islice(remaining, _CHUNK_FILES)):
-            window.append(pool.submit(_hash_chunk, chunk))
+            with _script_hidden():  # a submit may start a process
+                window.append(pool.submit(_hash_chunk, chunk))
             if len(window) >= 4 * processes:
                 yield from window.popleft().result()
         while window:
@@ -184,8 +183,7 @@ def _read_folder(
                 name = entry.name
                 if name.startswith("."):
                     counts.hidden += 1
-                elif name.endswith(suffix) and entry.is_file():
-                    status = entry.stat()
+                elif name.endswith(suffix) and (status := _status_of_file(entry)) is not None:
                     files.append(Found(prefix + name, status.st_size, status.st_mtime_ns))
                 elif entry.is_dir(follow_symlinks=False):
                     if not skipped or _device_and_inode(entry) not in skipped:
@@ -200,6 +198,18 @@ def _read_folder(
         ) from error
     _sort_names(files, subfolders)
     return files, subfolders
+
+
+def _status_of_file(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the status of a regular file or of one that a link leads to; None for everything else."""
+    try:
+        return entry.stat() if entry.is_file() else None
+    except FileNotFoundError:
+        return None  # deleted since the folder was read
+    except OSError:
+        if entry.is_symlink():
+            return None  # it leads nowhere: a loop, or through a file
+        raise
 
 
 def _sort_names(files: list[Found], subfolders: list[str]) -> None:
@@ -217,7 +227,7 @@ def _without_slash(folder: str) -> str:
 
 
 def _count_passed_over(entry: os.DirEntry[str], suffix: str, counts: WalkCounts) -> None:
-    if entry.is_symlink() and entry.is_dir():
+    if entry.is_symlink() and os.path.isdir(entry.path):
         counts.linked_folders += 1
     elif entry.name.endswith(suffix):
         counts.irregular += 1

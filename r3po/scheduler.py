@@ -6,6 +6,7 @@ not come to, and says when a shard is complete and must be staged. It holds rang
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import deque
 from collections.abc import Iterable
@@ -60,7 +61,8 @@ class Scheduler:
         self._n_workers = max(1, n_workers)
         self._batch_seconds = batch_seconds
         self._shards: dict[int, _Shard] = {}
-        self._queue: deque[int] = deque()
+        self._queue: list[int] = []
+        """A heap of the shards that have pending places: the lowest comes first, so few are open at a time."""
         self._to_stage: deque[int] = deque()
         self._in_flight: dict[int, Ticket] = {}
         self._number = 0
@@ -71,7 +73,10 @@ class Scheduler:
         for shard, runs in pending:
             state = self._shards.setdefault(shard, _Shard(deque(runs)))
             self.n_pending += _count(state.pending)
-            (self._queue if state.pending else self._to_stage).append(shard)
+            if state.pending:
+                heapq.heappush(self._queue, shard)
+            else:
+                self._to_stage.append(shard)
 
     @property
     def is_finished(self) -> bool:
@@ -96,7 +101,7 @@ class Scheduler:
         state = self._shards[shard]
         places = _take(state.pending, limit or self._offer_size())
         if not state.pending:
-            self._queue.popleft()
+            heapq.heappop(self._queue)
         n_files = _count(places)
         self.n_pending -= n_files
         state.n_in_flight += 1
@@ -147,8 +152,7 @@ class Scheduler:
     def _requeue(self, shard: int, runs: list[Run]) -> None:
         state = self._shards[shard]
         if not state.pending:
-            # To the front: a shard that was begun is finished before another one is opened.
-            self._queue.appendleft(shard)
+            heapq.heappush(self._queue, shard)
         state.pending.extendleft(reversed(runs))
         self.n_pending += _count(runs)
 
@@ -158,10 +162,10 @@ class Scheduler:
         self._largest_answered = max(self._largest_answered, n_files)
 
     def _offer_size(self) -> int:
-        if not self._files_per_second:
-            return FIRST_OFFER
-        wanted = math.ceil(self._files_per_second * self._batch_seconds)
-        wanted = min(wanted, GROWTH * self._largest_answered)
+        wanted = FIRST_OFFER
+        if self._files_per_second:
+            wanted = math.ceil(self._files_per_second * self._batch_seconds)
+            wanted = min(wanted, GROWTH * self._largest_answered)
         # Towards the end offers shrink, so that no worker sits on a long batch while the others are idle.
         fair = math.ceil(self.n_pending / (2 * self._n_workers))
         return max(1, min(wanted, fair))

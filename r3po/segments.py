@@ -125,11 +125,11 @@ def list_segments(segments: Path, job_id: str) -> dict[int, list[Segment]]:
 def remove_segments(segments: Path, shard: int) -> None:
     """Remove the folder of a committed shard's segments, with whatever late workers put there."""
     folder = segment_folder(segments, shard)
-    for name in list_names(folder):
-        remove_if_there(folder / name)
     try:
+        for name in list_names(folder):
+            remove_if_there(folder / name)
         os.rmdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
         log.info("%s stays for now: %s", folder, error)  # a late worker is writing; the next start sweeps it

@@ -20,9 +20,6 @@ from r3po.shardstate import Run, missing_runs, read_candidates
 from r3po.storage import FileRecord, JobFolders, NewFile
 from r3po.tables import Rules, Schema, Table
 
-OUTCOMES_CHUNK = 10_000
-"""Outcomes written to the outcomes file at a time."""
-
 
 @dataclass(frozen=True, slots=True)
 class StageOrder:
@@ -104,8 +101,8 @@ def _write_outcomes(order: StageOrder, table: Table, indices: Any) -> FileRecord
     metadata = {"r3po.job_id": order.job_id, "r3po.shard": str(order.ref.shard), "r3po.build": str(order.build)}
     with NewFile(order.folders.outcomes) as new:
         with tables.TableWriter(new, table.schema, metadata, is_compressed=True) as writer:
-            for start in range(0, len(indices), OUTCOMES_CHUNK):
-                writer.write(table.take(indices.slice(start, OUTCOMES_CHUNK)))
+            for group in tables.outcome_groups(table, indices):
+                writer.write(tables.outcomes_at(table, group))
         return new.finish(f"{order.ref.shard:05d}.b{order.build}.{order.attempt}.arrow")
 
 
@@ -129,6 +126,8 @@ def _write_parts(
     with ExitStack() as stack:
         files = {kind: stack.enter_context(NewFile(order.folders.staging)) for kind in kinds}
         writers = {kind: _open_part(order, kind, files[kind], schema, fingerprints) for kind in kinds}
+        for writer in writers.values():
+            stack.callback(writer.abandon)  # after an error: else it would write its footer to a closed file
         for group in groups:
             for writer in writers.values():
                 writer.write(table, group)

@@ -21,10 +21,15 @@ class StopSignals:
     Args:
         stop_file: made when the first signal arrives; workers look for it.
         tell: called with the signal's name for people, from the handler.
+        interrupts: the second signal raises StopNow wherever this process is, in f too; without it, it is a flag
+            (`is_urgent`) for those who wait in a library that an exception would break.
     """
 
-    def __init__(self, stop_file: Path, tell: Callable[[str], None]) -> None:
-        self._stop_file, self._tell = stop_file, tell
+    def __init__(self, stop_file: Path, tell: Callable[[str], None], *, interrupts: bool) -> None:
+        self._stop_file, self._tell, self._interrupts = stop_file, tell, interrupts
+        self._is_closing = False
+        self.is_urgent = False
+        """A second signal arrived: do not wait for what is in flight."""
         self._previous: dict[int, Any] = {}
         self._received: signal.Signals | None = None
 
@@ -50,6 +55,10 @@ class StopSignals:
             previous = signal.signal(number, self._handle)
             self._previous.setdefault(number, previous)
 
+    def close(self) -> None:
+        """From now on signals change nothing: the run is ending, and ends what it started."""
+        self._is_closing = True
+
     def restore(self) -> None:
         """Give the signals back to whoever had them."""
         for number, previous in self._previous.items():
@@ -57,8 +66,13 @@ class StopSignals:
         self._previous.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._is_closing:
+            return
         if self._received is not None:
-            raise StopNow
+            self.is_urgent = True
+            if self._interrupts:
+                raise StopNow
+            return
         self._received = signal.Signals(number)
         with contextlib.suppress(OSError):
             self._stop_file.touch()

@@ -73,6 +73,11 @@ class JobFolders:
         return self.working_dir / "runs"
 
     @property
+    def reset_marker(self) -> Path:
+        """There while the job is being forgotten."""
+        return self.working_dir / "reset"
+
+    @property
     def claim(self) -> Path:
         return self.output_path / ".r3po.json"
 
@@ -305,6 +310,8 @@ def read_json(path: Path, *, kind: str, newest_format: int) -> dict[str, Any]:
     """
     try:
         content = orjson.loads(path.read_bytes())
+    except (IsADirectoryError, PermissionError) as error:
+        raise damaged(path, f"cannot be read: {error.strerror}") from error
     except orjson.JSONDecodeError as error:
         raise damaged(path, f"is damaged: no valid JSON ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
@@ -328,7 +335,7 @@ def _dump(content: dict[str, Any]) -> bytes:
 
 
 def _digest_of(content: dict[str, Any]) -> str:
-    return hashlib.sha256(_dump(content)).hexdigest()
+    return hashlib.sha256(_dump(content) + b"\n").hexdigest()
 
 
 def damaged(path: Path, what: str) -> DamagedStateError:
@@ -344,6 +351,11 @@ def damaged(path: Path, what: str) -> DamagedStateError:
 def show_name(path: str) -> str:
     r"""Return a file name as text for people and for CSV: bytes that are not UTF-8 appear as `\xff`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def show_text(text: str) -> str:
+    """Return text whose control characters, newlines apart, cannot steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def name_to_json(path: str) -> dict[str, str]:
@@ -395,7 +407,8 @@ class JobLock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._holder.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._holder.unlink(missing_ok=True)
         self._lock.release()
 
     def _write_holder(self) -> None:
@@ -406,7 +419,8 @@ class JobLock:
             "started": time.time(),
         }
         # A note for people, not state: neither durable nor needed.
-        self._holder.write_text(json.dumps(holder), encoding="utf-8")
+        with contextlib.suppress(OSError):
+            self._holder.write_text(json.dumps(holder), encoding="utf-8")
 
     def _describe_holder(self) -> str:
         try:
@@ -435,10 +449,10 @@ def running_pid(working_dir: Path) -> int | None:
 
 
 def list_names(folder: Path) -> Iterator[str]:
-    """Yield the names in `folder`, sorted; none if it is not there."""
+    """Yield the names in `folder`, sorted; none if it is not there, or no folder."""
     try:
         yield from sorted(os.listdir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
 
 
@@ -446,5 +460,6 @@ def ago(seconds: float) -> str:
     """Return a time span for people, in its largest unit."""
     for size, unit in ((86400, "day"), (3600, "h"), (60, "min")):
         if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
+            n = int(seconds // size)
+            return f"{n} {unit}s" if unit == "day" and n > 1 else f"{n} {unit}"
     return f"{max(0, int(seconds))} s"

@@ -9,7 +9,10 @@ Tables go in and out as opaque values; other rooms keep the `Table` alias and ne
 
 from __future__ import annotations
 
+import array as machine
 import base64
+import contextlib
+import io
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +56,13 @@ _VARIANT_TYPES: dict[str, Any] = {
 """How each variant is stored. Decimals, lists and dicts are text: exact, whatever else the column holds."""
 
 _AS_TEXT = ("decimal", "list", "dict")
+
+_DEEPEST = 40
+"""Lists and dicts nested deeper stay JSON text; Parquet readers give up at about 100 levels of their own counting."""
+
+_MOST_STRETCHES = 256
+_TAKE_BYTES = 1 << 30
+"""Rows in more stretches than this are copied one by one, unless the table is too large for it."""
 
 _FAST: dict[str, dict[type, str]] = {
     "number": {int: "int", float: "float"},
@@ -181,6 +191,11 @@ class TableWriter:
         self._writer.close()
 
 
+def outcomes_at(table: Table, indices: Indices) -> Table:
+    """Return the outcomes at `indices`, in their order."""
+    return _gather(table, indices)
+
+
 def read_table(path: Path) -> tuple[Table, dict[str, str]]:
     """Return an outcome table and its metadata. Uncompressed values stay on disk until they are touched (mmap).
 
@@ -216,13 +231,13 @@ def choose(candidates: Table, entry_builds: Sequence[int], rules: Rules) -> Any:
     all come here.
     """
     if len(candidates) == 0:
-        return pa.array([], pa.int64())
+        return pa.repeat(pa.scalar(0, pa.int64()), 0)
     places = candidates["place"]
     exists = pc.and_(pc.greater_equal(places, 0), pc.less(places, len(entry_builds)))
     if not pc.all(exists).as_py():
         positions = pc.indices_nonzero(exists)
         return positions.take(choose(candidates.take(positions), entry_builds, rules))
-    needed = pc.take(pa.array(entry_builds, pa.int32()), places)
+    needed = pc.take(_int32_array(entry_builds), places)
     counts = pc.greater_equal(candidates["build"], pc.max_element_wise(needed, pa.scalar(rules.redo_since, pa.int32())))
     counts = pc.and_(counts, pc.or_(candidates["is_row"], _failure_counts(candidates, rules)))
     positions = pc.indices_nonzero(counts)
@@ -236,7 +251,7 @@ def choose(candidates: Table, entry_builds: Sequence[int], rules: Rules) -> Any:
     sorted_places = _one_chunk(pc.take(keys["place"], order))
     if len(sorted_places) > 1:
         is_first = pc.not_equal(sorted_places.slice(1), sorted_places.slice(0, len(sorted_places) - 1))
-        is_first = pa.concat_arrays([pa.array([True]), is_first])
+        is_first = pa.concat_arrays([pa.repeat(pa.scalar(True), 1), is_first])
         order = order.filter(is_first)
     return positions.take(order)
 
@@ -354,15 +369,19 @@ def mixed_columns(schemas: Sequence[Schema]) -> list[str]:
 
 def row_groups(table: Table, indices: Indices) -> Iterator[Indices]:
     """Yield the chosen rows' indices cut into row groups; the cuts depend on the rows alone."""
-    rows = indices.filter(pc.take(table["is_row"], indices))
-    sizes = _row_sizes(table, rows)
+    return outcome_groups(table, indices.filter(pc.take(table["is_row"], indices)))
+
+
+def outcome_groups(table: Table, indices: Indices) -> Iterator[Indices]:
+    """Yield `indices` in pieces of at most `ROW_GROUP_ROWS` outcomes and about `ROW_GROUP_BYTES` bytes."""
+    sizes = _row_sizes(table, indices)
     start = 0
-    while start < len(rows):
-        stop = min(start + ROW_GROUP_ROWS, len(rows))
+    while start < len(indices):
+        stop = min(start + ROW_GROUP_ROWS, len(indices))
         if sizes is not None:
             limit = (sizes[start - 1] if start else 0) + ROW_GROUP_BYTES
             stop = max(start + 1, min(stop, bisect_right(sizes, limit)))
-        yield rows.slice(start, stop - start)
+        yield indices.slice(start, stop - start)
         start = stop
 
 
@@ -370,16 +389,38 @@ class CsvPart:
     """Writes row groups as CSV (RFC 4180 quoting, `\\n` between rows, UTF-8, one header line)."""
 
     def __init__(self, sink: Any, schema: Schema) -> None:
+        self._sink = sink
         self._schema = pa.schema([(f.name, f.type if _is_csv_type(f.type) else pa.string()) for f in schema])
         is_plain = all(not set(name) & set(',"\r\n') and name for name in schema.names)
+        header = io.BytesIO()
         options = pcsv.WriteOptions(quoting_header="none" if is_plain else "needed")
-        self._writer = pcsv.CSVWriter(sink, self._schema, write_options=options)
+        pcsv.write_csv(self._schema.empty_table(), header, write_options=options)
+        sink.write(header.getvalue())
 
     def write(self, table: Table, indices: Indices) -> None:
-        self._writer.write_table(_part_table(table, indices, self._schema))
+        part = _part_table(table, indices, self._schema)
+        if len(self._schema) > 1:
+            pcsv.write_csv(part, self._sink, write_options=pcsv.WriteOptions(include_header=False))
+            return
+        self._write_only_column(part)
 
     def close(self) -> None:
-        self._writer.close()
+        """Do nothing: each write went to the sink whole."""
+
+    def abandon(self) -> None:
+        """Do nothing, for the same reason."""
+
+    def _write_only_column(self, part: Table) -> None:
+        """Write None as `""`, as Python's csv module does: of one column, an empty field would be an empty line."""
+        if pa.types.is_string(self._schema.field(0).type):
+            part = part.set_column(0, self._schema.field(0), pc.fill_null(part.column(0), ""))
+        rows = io.BytesIO()
+        pcsv.write_csv(part, rows, write_options=pcsv.WriteOptions(include_header=False))
+        if pa.types.is_string(self._schema.field(0).type):
+            self._sink.write(rows.getvalue())
+            return
+        lines = rows.getvalue().split(b"\n")[:-1]
+        self._sink.write(b"".join((line or b'""') + b"\n" for line in lines))
 
 
 class ParquetPart:
@@ -389,6 +430,7 @@ class ParquetPart:
         self, sink: Any, schema: Schema, metadata: dict[str, str], compression: str, level: int | None
     ) -> None:
         self._schema = schema
+        self._is_open = True
         self._writer = pq.ParquetWriter(
             sink, schema.with_metadata(metadata), compression=compression, compression_level=level
         )
@@ -398,7 +440,15 @@ class ParquetPart:
         self._writer.write_table(part, row_group_size=max(1, len(part)))
 
     def close(self) -> None:
+        """Write the footer."""
+        self._is_open = False
         self._writer.close()
+
+    def abandon(self) -> None:
+        """End the writer after an error, unless it was closed: nobody will read what it wrote."""
+        if self._is_open:
+            with contextlib.suppress(OSError, ValueError):
+                self.close()
 
 
 # Private functions: values to arrays
@@ -471,8 +521,13 @@ def _failure_counts(candidates: Table, rules: Rules) -> Any:
     return counts
 
 
+def _int32_array(values: Sequence[int]) -> Any:
+    # From a buffer: pa.array would import pandas, where it is installed, and `status` has no use for that.
+    return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(machine.array("i", values))])
+
+
 def _one_chunk(values: Any) -> Any:
-    return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+    return pa.concat_arrays(values.chunks) if values.num_chunks else pa.nulls(0, values.type)
 
 
 def _counts(values: Any) -> dict[str, int]:
@@ -492,8 +547,7 @@ def _own_type(table: Table, indices: Indices, i: int) -> Any:
     for variant in _variants_in(table, i):
         values = table[f"{i}.{variant}"]
         if variant in _AS_TEXT:
-            found = _decode(values.take(indices), variant, None)
-            joined = _join_types(joined, found.type)
+            joined = _join_types(joined, _decoded_type(_gather(values, indices), variant))
         elif values.null_count == 0 or pc.any(pc.take(pc.is_valid(values), indices)).as_py():
             joined = _join_types(joined, _VARIANT_TYPES[variant])
     return joined
@@ -509,23 +563,46 @@ def _join_types(a: Any, b: Any) -> Any:
     if (pa.types.is_nested(a) and pa.types.is_nested(b)) or (pa.types.is_decimal(a) and pa.types.is_decimal(b)):
         try:
             fields = [pa.schema([("x", t)]) for t in sorted((a, b), key=str)]
-            return pa.unify_schemas(fields, promote_options="permissive").field(0).type
+            return _canonical(pa.unify_schemas(fields, promote_options="permissive").field(0).type)
         except (pa.ArrowException, TypeError):
             pass  # nothing in common
     return pa.string()
 
 
-def _decode(texts: Any, variant: str, target: Any | None) -> Any:
-    """Return decimals, lists or dicts from their text, as `target` or their own type; as text if Arrow has none."""
-    plain = texts.to_pylist()
-    if variant == "decimal":
-        values = [None if text is None else Decimal(text) for text in plain]
-    else:
-        values = [None if text is None else orjson.loads(text) for text in plain]
+def _decode(texts: Any, variant: str) -> list[Any]:
+    """Return decimals, lists or dicts from their text."""
+    read = Decimal if variant == "decimal" else orjson.loads
+    return [None if text is None else read(text) for text in texts.to_pylist()]
+
+
+def _decoded_type(texts: Any, variant: str) -> Any:
+    """Return the Arrow type of decimals, lists or dicts; text if there is none, or none that Parquet can hold."""
     try:
-        return pa.array(values, target)
+        found = _canonical(pa.array(_decode(texts, variant)).type)
     except (pa.ArrowException, TypeError, OverflowError):
-        return pa.array(plain, pa.string())
+        return pa.string()
+    return found if _is_storable(found) else pa.string()
+
+
+def _canonical(type_: Any) -> Any:
+    """Return a type with the fields of its structs by name, so that it does not depend on which row came first."""
+    if pa.types.is_struct(type_):
+        fields = sorted((type_.field(i) for i in range(type_.num_fields)), key=lambda f: f.name)
+        return pa.struct([(f.name, _canonical(f.type)) for f in fields])
+    if pa.types.is_list(type_):
+        return pa.list_(_canonical(type_.value_type))
+    return type_
+
+
+def _is_storable(type_: Any, depth: int = 0) -> bool:
+    """Whether Parquet can hold a type: no struct without fields, and not deeper than its readers go."""
+    if depth > _DEEPEST:
+        return False
+    if pa.types.is_struct(type_):
+        names = [type_.field(i).name for i in range(type_.num_fields)]
+        is_named = bool(names) and len(set(names)) == len(names)
+        return is_named and all(_is_storable(type_.field(i).type, depth + 1) for i in range(type_.num_fields))
+    return not pa.types.is_list(type_) or _is_storable(type_.value_type, depth + 1)
 
 
 # Private functions: parts
@@ -538,7 +615,7 @@ def _part_table(table: Table, indices: Indices, schema: Schema) -> Table:
 
 def _column(table: Table, indices: Indices, i: int, target: Any) -> Any:
     found = [
-        _convert(table[f"{i}.{variant}"].take(indices), variant, target)
+        _convert(_gather(table[f"{i}.{variant}"], indices), variant, target)
         for variant in _variants_in(table, i)
         if not pa.types.is_null(target)
     ]
@@ -551,11 +628,49 @@ def _convert(values: Any, variant: str, target: Any) -> Any:
     if values.null_count == len(values):
         return pa.chunked_array([pa.nulls(len(values), target)])
     if variant in _AS_TEXT:
-        return values if target == pa.string() else pa.chunked_array([_decode(values, variant, target)])
+        return values if target == pa.string() else pa.chunked_array([_as_type(_decode(values, variant), target)])
     if variant == "bytes" and target == pa.string():
         encoded = [None if v is None else base64.b64encode(v).decode("ascii") for v in values.to_pylist()]
         return pa.chunked_array([pa.array(encoded, pa.string())])
     return values if values.type == target else values.cast(target, safe=False)
+
+
+def _as_type(values: list[Any], target: Any) -> Any:
+    try:
+        return pa.array(values, target)
+    except (pa.ArrowException, TypeError, OverflowError):
+        # An int beyond 2^53 among floats: refused as such, rounded like everywhere else when it is cast.
+        return pa.array(values).cast(target, safe=False)
+
+
+def _gather(values: Any, indices: Indices) -> Any:
+    """Return the rows of a table or a chunked column at `indices`.
+
+    Stretches of neighbours, which is nearly all there is, are sliced without a copy; `take` would first make one array
+    of each column, which text of more than 2 GiB does not fit.
+    """
+    starts, stops = _stretches(indices)
+    if len(starts) > _MOST_STRETCHES and values.nbytes < _TAKE_BYTES:
+        return values.take(indices)
+    slices = [values.slice(start, stop - start) for start, stop in zip(starts, stops, strict=True)]
+    if not slices:
+        return values.slice(0, 0)
+    if isinstance(values, pa.Table):
+        return pa.concat_tables(slices)
+    return pa.chunked_array([chunk for piece in slices for chunk in piece.chunks], values.type)
+
+
+def _stretches(indices: Indices) -> tuple[list[int], list[int]]:
+    """Return where each run of consecutive indices starts, and where it stops."""
+    n = len(indices)
+    if n == 0:
+        return [], []
+    indices = indices.cast(pa.int64())  # the difference of two unsigned numbers has no sign
+    steps = pc.subtract(indices.slice(1), indices.slice(0, n - 1))
+    breaks = pc.indices_nonzero(pc.not_equal(steps, 1)).to_pylist()
+    firsts = [0, *(b + 1 for b in breaks)]
+    lasts = [*breaks, n - 1]
+    return [indices[i].as_py() for i in firsts], [indices[i].as_py() + 1 for i in lasts]
 
 
 def _is_csv_type(type_: Any) -> bool:

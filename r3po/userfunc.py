@@ -29,9 +29,6 @@ from typing import Literal
 from r3po.errors import FunctionError, R3poError
 from r3po.fingerprint import (
     MAIN_NAMES,
-    UNREADABLE,
-    Binding,
-    SourceModule,
     find_packages,
     find_reference,
     find_source_file,
@@ -39,21 +36,13 @@ from r3po.fingerprint import (
     fingerprint_name,
     fingerprint_source,
     is_library,
+    is_same_file,
 )
+from r3po.sourcetree import COMPREHENSIONS, UNREADABLE, SourceModule, iter_imports, read_module
 
 _TWO_FORMS = "write file.py:name, or package.module:name"
 _MAIN_GUARD = 'put what the script does under: if __name__ == "__main__":'
-_LITERALS = (
-    ast.Constant,
-    ast.JoinedStr,
-    ast.List,
-    ast.Tuple,
-    ast.Set,
-    ast.Dict,
-    ast.ListComp,
-    ast.SetComp,
-    ast.DictComp,
-)
+_LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Set, ast.Dict, *COMPREHENSIONS)
 _SETTERS = frozenset({"globals", "exec", "setattr"})  # a module that uses one may bind names that no reader finds
 _MESSAGE_LENGTH = 300  # characters of a user's exception that are shown in a headline
 _EVIDENCE_LINES = 30  # lines of a user's traceback that are kept
@@ -99,19 +88,20 @@ def describe_callable(f: Callable[..., object]) -> FunctionSpec:
         FunctionError: `f` cannot be called, or is an async function.
     """
     if not callable(f):
-        raise FunctionError(f"f must be a function that takes a file's path, not {_brief(f)}", hint=_hint_for_text(f))
+        is_text = isinstance(f, str) and ":" in f
+        hint = f"pass the function itself, or write function: {f} in the config" if is_text else None
+        raise FunctionError(f"f must be a function that takes a file's path, not {_brief(f)}", hint=hint)
     name = _name_of(f)
     if inspect.iscoroutinefunction(f):
         raise _async_error(name, None)
     reference = find_reference(f)
     place = _find_importable(reference[0]) if reference else None
-    if reference is None or place is None:
-        return FunctionSpec(f"{_script_name(f)}:{name}", "value", "", name, _driver_path(), fingerprint_callable(f), f)
+    fingerprint = fingerprint_callable(f)
+    if place is None:
+        return FunctionSpec(f"{_script_name(f)}:{name}", "value", "", name, _driver_path(), fingerprint, f)
     kind, target, label = place
-    folders = _file_folders(Path(target)) if kind == "file" else []
-    return FunctionSpec(
-        f"{label}:{reference[1]}", kind, target, reference[1], _search_path(folders), fingerprint_callable(f)
-    )
+    folders = _search_path(_file_folders(Path(target)) if kind == "file" else [])
+    return FunctionSpec(f"{label}:{name}", kind, target, name, folders, fingerprint)
 
 
 def load_function(spec: FunctionSpec) -> Callable[..., object]:
@@ -122,9 +112,7 @@ def load_function(spec: FunctionSpec) -> Callable[..., object]:
             holds the user's traceback); the name is not a function.
     """
     extend_sys_path(spec.sys_path)
-    if spec.kind == "value":
-        if spec.value is None:
-            raise FunctionError(f"{spec.label} was to be sent by value, but did not arrive")
+    if spec.value is not None:
         return spec.value
     if spec.kind == "file" and not os.path.isfile(spec.target):
         hint = "on a cluster, the function must be on storage that all nodes share"
@@ -164,19 +152,9 @@ def _is_file_name(place: str) -> bool:
 
 
 def _hint_without_name(text: str, base_dir: Path) -> str:
-    try:
-        names = _function_names(SourceModule(_absolute(text, base_dir))) if text.endswith(".py") else []
-    except UNREADABLE:
-        names = []
-    if names:
-        return f"{_TWO_FORMS}\ndid you mean " + " or ".join(f'"{text}:{name}"' for name in names[:3]) + "?"
-    return _TWO_FORMS
-
-
-def _hint_for_text(f: object) -> str | None:
-    if isinstance(f, str) and ":" in f:
-        return f"pass the function itself, or write function: {f} in the config"
-    return None
+    module = read_module(_absolute(text, base_dir)) if text.endswith(".py") else None
+    meant = " or ".join(f'"{text}:{name}"' for name in _function_names(module)[:3]) if module else ""
+    return f"{_TWO_FORMS}\ndid you mean {meant}?" if meant else _TWO_FORMS
 
 
 def _absolute(place: str, base_dir: Path) -> Path:
@@ -192,10 +170,8 @@ def _find_in_file(place: str, name: str, base_dir: Path) -> FunctionSpec:
         raise _no_file_error(path)
     module = _read_source(path, place)
     _check_name(module, name, place)
-    folders = [*_file_folders(path, module), str(base_dir)]
-    return FunctionSpec(
-        f"{place}:{name}", "file", str(path), name, _search_path(folders), fingerprint_source(path, name)
-    )
+    folders = _search_path([*_file_folders(path, module), str(base_dir)])
+    return FunctionSpec(f"{place}:{name}", "file", str(path), name, folders, fingerprint_source(path, name))
 
 
 def _find_in_module(target: str, name: str, base_dir: Path) -> FunctionSpec:
@@ -212,44 +188,32 @@ def _find_in_module(target: str, name: str, base_dir: Path) -> FunctionSpec:
 
 def _find_module(target: str, near: list[str]) -> ModuleSpec:
     """Return where the module `target` is, without importing the packages that it lies in."""
-    found, missing = _search(target, near)
+    found, missing, folders = _search(target, near)
     if found is None:
-        package, _, last = missing.rpartition(".")
-        folders = near if not package else _package_folders(_search(package, near)[0])
-        names = [f"{package}.{info.name}" if package else info.name for info in pkgutil.iter_modules(folders)]
-        places = "" if package else f" in {near[0]}, the current folder or the installed packages"
-        what = f'{package} has no module "{last}"' if package else f'there is no module "{last}"{places}'
+        package, dot, last = missing.rpartition(".")
+        names = [info.name for info in pkgutil.iter_modules(folders if package else near, package + dot)]
+        places = f"{near[0]}, the current folder or the installed packages"
+        what = f'{package} has no module "{last}"' if package else f'there is no module "{last}" in {places}'
         raise FunctionError(what, hint=_suggest(missing, names) or _TWO_FORMS)
     if not found.has_location and found.origin is None:
         raise FunctionError(f'"{target}" is a folder of modules, not a module', hint=_TWO_FORMS)
     return found
 
 
-def _search(target: str, near: list[str]) -> tuple[ModuleSpec | None, str]:
-    """Return the module's spec; or None, and the first part of the dotted name that is not there."""
+def _search(target: str, near: list[str]) -> tuple[ModuleSpec | None, str, list[str]]:
+    """Return the module's spec; or None, the first part of the dotted name that is not there, and where it is not."""
     importlib.invalidate_caches()
     found, folders, done = None, [*near, *sys.path], ""
     for part in target.split("."):
         # Each part by its bare name: importlib would look up, or import, the package of a dotted one.
-        found = PathFinder.find_spec(part, folders) or (None if done else _find_special(part))
+        found = PathFinder.find_spec(part, folders)
+        if found is None and not done:  # no folder holds it: built in, or installed as editable
+            found = next(filter(None, (finder.find_spec(part, None) for finder in sys.meta_path)), None)
         done = f"{done}.{part}" if done else part
         if found is None:
-            return None, done
-        folders = _package_folders(found)
-    return found, ""
-
-
-def _find_special(name: str) -> ModuleSpec | None:
-    """Return the spec of a module that no folder of the search path holds: built in, or installed as editable."""
-    for finder in sys.meta_path:
-        found = finder.find_spec(name, None)
-        if found:
-            return found
-    return None
-
-
-def _package_folders(spec: ModuleSpec | None) -> list[str]:
-    return list((spec and spec.submodule_search_locations) or [])
+            break
+        folders = list(found.submodule_search_locations or [])
+    return found, done, folders
 
 
 def _no_file_error(path: Path) -> FunctionError:
@@ -285,13 +249,12 @@ def _check_name(module: SourceModule, name: str, shown: str) -> None:
     bindings = module.bindings.get(first, [])
     if not bindings and not _is_open(module):
         raise _no_name_error(name, shown, _function_names(module))
-    certain = [binding for binding in bindings if not binding.alters]
-    if rest or len(certain) != len(bindings) or not certain:
+    if rest or not bindings or any(binding.alters for binding in bindings):
         return
-    last = certain[-1].node
-    if all(isinstance(binding.node, ast.AsyncFunctionDef) for binding in certain):
+    last = bindings[-1].node
+    if all(isinstance(binding.node, ast.AsyncFunctionDef) for binding in bindings):
         raise _async_error(name, shown, _evidence_line(module, last, shown))
-    if all(_is_literal(binding) for binding in certain):
+    if all(_is_literal(binding.node) for binding in bindings):
         evidence, hint = _evidence_line(module, last, shown), _list_names(_function_names(module))
         raise FunctionError(f'"{name}" in {shown} is not callable', evidence=evidence, hint=hint)
 
@@ -302,12 +265,11 @@ def _is_open(module: SourceModule) -> bool:
     return bool(module.stars or "__getattr__" in module.bindings or used & _SETTERS)
 
 
-def _is_literal(binding: Binding) -> bool:
-    node = binding.node
-    is_plain = isinstance(node, ast.AnnAssign) or (
-        isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    )
-    return is_plain and isinstance(getattr(node, "value", None), _LITERALS)
+def _is_literal(node: ast.AST) -> bool:
+    match node:
+        case ast.Assign(targets=[ast.Name(), *_], value=value) | ast.AnnAssign(value=value):
+            return isinstance(value, _LITERALS)
+    return False
 
 
 def _function_names(module: SourceModule) -> list[str]:
@@ -351,16 +313,11 @@ def _find_importable(module: ModuleType) -> tuple[Literal["file", "module"], str
     if name in MAIN_NAMES:  # never again in a worker: the script would start the job once more
         return None
     path = find_source_file(module)
-    found, _ = _search(name, [])
-    is_found = found is not None and _leads_to(found, module)
+    found, file = _search(name, [])[0], getattr(module, "__file__", None)
+    is_found = found is not None and (file is None or found.origin == file or is_same_file(found.origin, file))
     if path and (not is_found or ("." not in name and path.name != "__init__.py" and not is_library(path.parent))):
         return "file", str(path), path.name
     return ("module", name, name) if is_found else None
-
-
-def _leads_to(found: ModuleSpec, module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is None or found.origin == file or (found.origin is not None and _is_loaded_from(module, found.origin))
 
 
 def _name_of(f: object) -> str:
@@ -403,9 +360,8 @@ def _file_folders(path: Path, module: SourceModule | None = None) -> list[str]:
 
 def _imports_sibling(module: SourceModule) -> bool:
     imports = [node for node in ast.walk(module.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    names = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in imports if isinstance(node, ast.ImportFrom) and not node.level}
-    first = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    sources = [source for node in imports for _, source in iter_imports(node)]
+    first = {source.module[0] for source in sources if not source.level} - sys.stdlib_module_names
     return any((module.path.parent / f"{name}.py").is_file() for name in first)
 
 
@@ -416,7 +372,7 @@ def _import_file(path: Path) -> ModuleType:
     names = _module_names(path)
     for name in ["__main__", *names]:
         loaded = sys.modules.get(name)
-        if loaded and _is_loaded_from(loaded, path):
+        if loaded and is_same_file(getattr(loaded, "__file__", None), path):
             return loaded
     package_name = _package_name(path)
     if package_name:
@@ -433,31 +389,23 @@ def _module_names(path: Path) -> list[str]:
     return [*([stem] if is_usable else []), private, f"{private}_{digest}"]
 
 
-def _is_loaded_from(module: ModuleType, path: Path | str) -> bool:
-    file = getattr(module, "__file__", None)
-    is_there = isinstance(file, str) and os.path.exists(file) and os.path.exists(path)
-    return is_there and os.path.samefile(str(file), path)
-
-
 def _package_name(path: Path) -> str | None:
     """Return the dotted name of a file in a package, which its relative imports need, if that name leads to it."""
     packages = find_packages(path)
     if not packages:
         return None
-    stem = [] if path.name == "__init__.py" else [path.stem]
     names = [folder.name for folder in reversed(packages)]
     top = sys.modules.get(names[0])
-    if top and not _is_loaded_from(top, packages[-1] / "__init__.py"):
+    if top and not is_same_file(getattr(top, "__file__", None), packages[-1] / "__init__.py"):
         return None
-    found, _ = _search(".".join(names + stem), [])
-    is_ours = found is not None and found.origin is not None and os.path.samefile(found.origin, path)
-    return ".".join(names + stem) if is_ours else None
+    name = ".".join(names if path.name == "__init__.py" else [*names, path.stem])
+    found = _search(name, [])[0]
+    return name if found and is_same_file(found.origin, path) else None
 
 
 def _execute_file(path: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot import {path}")
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up by name
     try:
@@ -469,7 +417,7 @@ def _execute_file(path: Path, name: str) -> ModuleType:
 
 
 def _get_function(module: ModuleType, spec: FunctionSpec) -> Callable[..., object]:
-    shown = _shown(spec)
+    shown = spec.label.rpartition(":")[0]
     found: object = module
     for part in spec.name.split("."):
         if not hasattr(found, part):
@@ -480,15 +428,14 @@ def _get_function(module: ModuleType, spec: FunctionSpec) -> Callable[..., objec
         raise FunctionError(f'"{spec.name}" in {shown} is not callable: it is {_brief(found)}')
     if inspect.iscoroutinefunction(found):
         raise _async_error(spec.name, shown)
-    function: Callable[..., object] = found
-    return function
+    return found
 
 
 # Private functions: what went wrong in the user's module
 
 
 def _import_failure(spec: FunctionSpec, error: BaseException) -> FunctionError:
-    shown, frames = _shown(spec), _user_frames(error)
+    shown, frames = spec.label.rpartition(":")[0], _user_frames(error)
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing and not frames and spec.kind == "module" and f"{spec.target}.".startswith(f"{missing}."):
         return FunctionError(f'there is no module "{missing}"', evidence=f"for function {spec.label}")
@@ -502,11 +449,9 @@ def _import_failure(spec: FunctionSpec, error: BaseException) -> FunctionError:
         return FunctionError(what, evidence=_frame_lines(frames, spec), hint=_MAIN_GUARD)
     what = f"{shown} raised {type(error).__name__} while it was imported: {_first_line(error)}"
     hint = _MAIN_GUARD if isinstance(error, R3poError) else None
-    return FunctionError(what, evidence=_traceback(frames, error), hint=hint)
-
-
-def _shown(spec: FunctionSpec) -> str:
-    return spec.label.rpartition(":")[0]
+    lines = "".join(traceback.format_list(frames)).splitlines()[-_EVIDENCE_LINES:]
+    evidence = "\n".join([*lines, f"{type(error).__name__}: {_message(error)}"])
+    return FunctionError(what, evidence=evidence, hint=hint)
 
 
 def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
@@ -523,13 +468,8 @@ def _frame_lines(frames: list[traceback.FrameSummary], spec: FunctionSpec) -> st
 
 def _short(file: str, spec: FunctionSpec) -> str:
     """Return a file's name as people know it: from the folder of the function where it lies in there."""
-    folder = os.path.dirname(spec.target) if spec.kind == "file" else next(iter(spec.sys_path), "")
+    folder = next(iter(spec.sys_path), "")
     return os.path.relpath(file, folder) if folder and file.startswith(folder + os.sep) else file
-
-
-def _traceback(frames: list[traceback.FrameSummary], error: BaseException) -> str:
-    lines = "".join(traceback.format_list(frames)).splitlines()
-    return "\n".join([*lines[-_EVIDENCE_LINES:], f"{type(error).__name__}: {_message(error)}"])
 
 
 def _message(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from r3po.scan import BLOCK_BYTES, HASH_BYTES, RACY_NS, open_regular
 from r3po.segments import Segment, write_segment
 from r3po.shardstate import Run
 from r3po.staging import Staged, StageOrder, stage_shard
+from r3po.stopsignals import StopNow
 from r3po.storage import JobFolders, show_name
 from r3po.tables import Failure, OutcomeBatch
 from r3po.userfunc import FunctionSpec, load_function
@@ -263,8 +264,8 @@ class Worker:
             return self._function(path, data), None
         # Everything: f may raise SystemExit or KeyboardInterrupt, and that is its failure, not the worker's end.
         except BaseException as error:
-            if hasattr(error, "ray_terminate_msg"):
-                raise  # Ray itself ends this worker
+            if isinstance(error, StopNow) or hasattr(error, "ray_terminate_msg"):
+                raise  # the driver's second Ctrl-C, or Ray itself ends this worker
             return None, _failure_of(error, error.__traceback__.tb_next if error.__traceback__ else None)
 
     def _record(self, opened: _Open, columns: Columns | None) -> BatchDone:
