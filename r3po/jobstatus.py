@@ -122,7 +122,8 @@ def _last_run(job: Job) -> str:
         return "no run yet"
     try:
         summary = orjson.loads((job.folders.runs / last / "summary.json").read_bytes())
-        return f"last run {summary['stopped_by'] or 'finished'} {ago(time.time() - summary['ended'])} ago"
+        when = f"{ago(time.time() - summary['ended'])} ago"
+        return f"last run ended {when}: {summary['stopped_by']}" if summary["stopped_by"] else f"last run finished {when}"
     except (OSError, ValueError, KeyError, TypeError):
         return "last run was killed"
 

@@ -5,6 +5,7 @@ One thread, one loop. Everything that is decided (columns, commits) is decided h
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from r3po import events
 from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.events import Observer
-from r3po.manifest import ShardRef
+from r3po.manifest import ShardRef, read_shard_file
 from r3po.pool import Answer, Call, Pool, WorkerLost
 from r3po.publisher import Publisher
 from r3po.scheduler import BatchTicket, Scheduler, StageTicket, Ticket
@@ -99,9 +100,16 @@ class RunLoop:
             if self.stop.is_requested:
                 self._drain()
                 return
-            self._hand_out()
-            for message in self.pool.wait(WAIT_S):
-                self._handle(message)
+            try:
+                self._hand_out()
+                for message in self.pool.wait(WAIT_S):
+                    self._handle(message)
+            except RunStoppedError:
+                # The others did nothing wrong: what they have at hand is kept.
+                self.stop.tell_workers()
+                with contextlib.suppress(R3poError):
+                    self._drain()
+                raise
 
     def restage(self, refs: Iterable[ShardRef]) -> None:
         """Make the parts of committed shards again, on the workers, and commit them."""
@@ -173,6 +181,8 @@ class RunLoop:
         if method == "probe":
             self._probed(answer)
             return
+        if answer.worker not in self._tickets:
+            return  # a late word of a worker that was lost
         ticket = self._tickets[answer.worker].pop(0)
         if isinstance(ticket, StageTicket):
             self._staged(ticket, answer.value)
@@ -182,9 +192,11 @@ class RunLoop:
     def _accept(self, message: Answer | WorkerLost) -> Answer:
         """Return an answer that has a value; everything else ends the run."""
         if isinstance(message, WorkerLost):
+            evidence = self._in_doubt(message.worker)
+            self._lose(message.worker)
             raise RunStoppedError(
                 f"worker {message.worker} died ({message.reason}); what was done is saved",
-                evidence=self._in_doubt(message.worker),
+                evidence=evidence,
                 hint="a file may crash the process of your function; r3po run goes on from here",
             )
         if message.error is None:
@@ -195,11 +207,22 @@ class RunLoop:
             raise disk_error(message.error) from message.error
         raise message.error
 
+    def _lose(self, worker: int) -> None:
+        """Expect nothing of a worker any more; what it had is done again by the next run."""
+        self._tickets.pop(worker, None)
+        if worker in self._ready:
+            self._ready.remove(worker)
+
     def _in_doubt(self, worker: int) -> str | None:
+        """Name the files of the batch that a worker had at hand."""
         for ticket in self._tickets.get(worker, []):
             if isinstance(ticket, BatchTicket):
-                first, last = ticket.places[0][0], ticket.places[-1][1] - 1
-                return f"it was in shard {ticket.shard}, places {first} to {last}"
+                ref = self.states[ticket.shard].ref
+                paths = read_shard_file(self.publisher.job.folders.shards, ref).paths
+                named = [show_name(paths[place]) for start, stop in ticket.places for place in range(start, stop)]
+                if len(named) == 1:
+                    return f"it was in {named[0]}"
+                return f"it was in one of {len(named)} files, {named[0]} to {named[-1]}"
         return None
 
     def _probed(self, answer: Answer) -> None:
@@ -270,7 +293,7 @@ class RunLoop:
         while any(self._tickets.values()) and time.monotonic() < deadline and not self.stop.is_urgent:
             for message in self.pool.wait(WAIT_S):
                 if isinstance(message, WorkerLost):
-                    self._tickets[message.worker] = []
+                    self._lose(message.worker)
                 elif not (message.call.method == "load" and message.error is not None):
                     self._handle(message)
 

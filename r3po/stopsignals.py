@@ -55,6 +55,11 @@ class StopSignals:
             previous = signal.signal(number, self._handle)
             self._previous.setdefault(number, previous)
 
+    def tell_workers(self) -> None:
+        """Let the workers end their batches at the file they are in."""
+        with contextlib.suppress(OSError):
+            self._stop_file.touch()
+
     def close(self) -> None:
         """From now on signals change nothing: the run is ending, and ends what it started."""
         self._is_closing = True
@@ -74,6 +79,5 @@ class StopSignals:
                 raise StopNow
             return
         self._received = signal.Signals(number)
-        with contextlib.suppress(OSError):
-            self._stop_file.touch()
+        self.tell_workers()
         self._tell(self.signal_name)
