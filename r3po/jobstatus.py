@@ -123,7 +123,8 @@ def _last_run(job: Job) -> str:
     try:
         summary = orjson.loads((job.folders.runs / last / "summary.json").read_bytes())
         when = f"{ago(time.time() - summary['ended'])} ago"
-        return f"last run ended {when}: {summary['stopped_by']}" if summary["stopped_by"] else f"last run finished {when}"
+        stopped_by = summary["stopped_by"]
+        return f"last run ended {when}: {stopped_by}" if stopped_by else f"last run finished {when}"
     except (OSError, ValueError, KeyError, TypeError):
         return "last run was killed"
 

@@ -54,7 +54,7 @@ class Segment:
         match = _NAME.fullmatch(name)
         if match is None:
             return None
-        return cls(
+        found = cls(
             shard=int(match["shard"]),
             build=int(match["build"]),
             job_id=match["job"],
@@ -63,6 +63,7 @@ class Segment:
             n_failed=int(match["failed"]),
             digest=match["digest"],
         )
+        return found if found.name == name else None
 
 
 def segment_folder(segments: Path, shard: int) -> Path:
@@ -75,7 +76,7 @@ def write_segment(
     """Make a batch's outcomes durable and return the segment.
 
     Raises:
-        OSError: the disk refused; nothing was recorded.
+        OSError: the disk refused; the batch counts as not recorded, even if its segment turns up later.
     """
     folder = segment_folder(segments, shard)
     folder.mkdir(exist_ok=True)
@@ -125,11 +126,14 @@ def list_segments(segments: Path, job_id: str) -> dict[int, list[Segment]]:
 def remove_segments(segments: Path, shard: int) -> None:
     """Remove the folder of a committed shard's segments, with whatever late workers put there."""
     folder = segment_folder(segments, shard)
-    try:
-        for name in list_names(folder):
+    if not folder.is_dir():
+        return
+    for name in list_names(folder):
+        if not (folder / name).is_dir():
             remove_if_there(folder / name)
+    try:
         os.rmdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         pass
     except OSError as error:
         log.info("%s stays for now: %s", folder, error)  # a late worker is writing; the next start sweeps it

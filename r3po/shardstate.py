@@ -112,7 +112,7 @@ def missing_runs(places: Sequence[int], n_files: int) -> Iterator[Run]:
 
 def _covers(commit: Commit, ref: ShardRef, rules: Rules) -> bool:
     """Whether every place of the shard has a committed outcome that counts, by the commit file alone."""
-    if not commit.is_for(ref) or commit.first_build < max(rules.redo_since, ref.last_build):
+    if not commit.is_for(ref) or commit.first_build < rules.redo_since:
         return False
     failures = commit.tally
     if failures.n_failed == 0:

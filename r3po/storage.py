@@ -19,6 +19,7 @@ import shutil
 import socket
 import sys
 import time
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ class NewFile:
         """Make the file durable under `name`, replacing what has that name, and return its record.
 
         Raises:
-            OSError: the disk refused; the temporary file is removed and nothing has the new content.
+            OSError: the disk refused; the temporary file is removed. `name` has the old content, or all of the new.
         """
         self._stream.flush()
         # One fsync a descriptor, ever: after a failed one the kernel may call the lost pages clean.
@@ -355,7 +356,16 @@ def show_name(path: str) -> str:
 
 def show_text(text: str) -> str:
     """Return text whose control characters, newlines apart, cannot steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    # Control characters, halves of surrogates, line separators, and what turns the direction of writing.
+    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+        return character != "\n"
+    return unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 def name_to_json(path: str) -> dict[str, str]:

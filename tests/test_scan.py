@@ -1,0 +1,563 @@
+"""The walk, its order and what it passes over; hashing files that are whole, odd, or still written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import r3po
+from r3po import scan
+from r3po.errors import SourceError
+from r3po.scan import (
+    BLOCK_BYTES,
+    ChangingFileError,
+    HashedFile,
+    WalkCounts,
+    count_suffixes,
+    hash_file,
+    hash_files,
+    open_regular,
+    walk,
+    walk_key,
+)
+
+ODD_NAMES = [
+    b"A",
+    b"Z",
+    b"a",
+    b"a b",
+    b"a-b",  # "-" is less than "/", and "0" is greater
+    b"a0",
+    b"aa",
+    b"\x80",  # not UTF-8; as a surrogate it would come after every name below, but for the last two
+    "\u00e9".encode(),
+    "e\u0301".encode(),
+    "\uffee".encode(),  # as a code point less than the next, greater than any surrogate
+    "\U0001f600".encode(),
+    b"\xff",
+    b"new\nline",
+    b'quote"',
+    b"-dash",
+]
+"""Names of which byte order, code point order and order of whole paths differ."""
+
+
+def make(folder: Path, *names: str | bytes) -> None:
+    """Make empty files; names are relative, and a slash at the end makes a folder."""
+    for name in names:
+        path = os.path.join(os.fsencode(folder), os.fsencode(name))
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            if not path.endswith(b"/"):
+                open(path, "xb").close()
+        except OSError as error:
+            if error.errno == errno.EILSEQ:
+                pytest.skip("this file system takes UTF-8 names only")
+            raise
+
+
+def paths(source: Path, suffix: str = ".json", **options: Any) -> list[str]:
+    return [file.path for file in walk(source, suffix, **options)]
+
+
+def plain_walk(folder: bytes, prefix: bytes = b"") -> Iterator[bytes]:
+    """The same order, said in another way."""
+    names = sorted(os.listdir(folder))
+    below = [name for name in names if os.path.isdir(os.path.join(folder, name))]
+    yield from (prefix + name for name in names if name not in below)
+    for name in below:
+        yield from plain_walk(os.path.join(folder, name), prefix + name + b"/")
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fail what waits for longer."""
+
+    def fail(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"not done within {seconds} s")
+
+    previous = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+# The order
+
+
+def test_files_come_before_subfolders_and_names_in_byte_order(tmp_path: Path) -> None:
+    make(tmp_path, "b.json", "Z.json", "a/z.json", "a/B/1.json", "a/b/1.json", "a-b/1.json", "a0/1.json", "c/")
+    assert paths(tmp_path) == [
+        "Z.json",
+        "b.json",
+        "a/z.json",
+        "a/B/1.json",
+        "a/b/1.json",
+        "a-b/1.json",
+        "a0/1.json",
+    ]
+
+
+def test_the_order_is_that_of_the_bytes_also_where_names_are_not_utf_8(tmp_path: Path) -> None:
+    names = [b"\x80.json", "\u00e9.json".encode(), "\uffee.json".encode(), "\U0001f600.json".encode(), b"\xff.json"]
+    make(tmp_path, *names, *(b"below/" + name[:-5] + b"/1.json" for name in names))
+    expected = [*names, *(b"below/" + name[:-5] + b"/1.json" for name in names)]
+    assert [os.fsencode(path) for path in paths(tmp_path)] == expected
+
+
+def test_one_odd_name_among_plain_ones_is_in_its_place(tmp_path: Path) -> None:
+    make(tmp_path, "z.json", b"\xff/1.json", "a/1.json", "z/1.json", "z/\u00e9.json", "z/a.json")
+    expected = [b"z.json", b"a/1.json", b"z/1.json", b"z/a.json", "z/\u00e9.json".encode(), b"\xff/1.json"]
+    assert [os.fsencode(path) for path in paths(tmp_path)] == expected
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_order_of_the_walk_is_the_order_of_its_key(tmp_path: Path, seed: int) -> None:
+    chosen = random.Random(seed)
+    for _ in range(40):
+        folders = [chosen.choice(ODD_NAMES) for _ in range(chosen.randrange(4))]
+        path = b"/".join([*(f + b".d" for f in folders), chosen.choice(ODD_NAMES)])
+        if not os.path.exists(os.path.join(os.fsencode(tmp_path), path)):
+            make(tmp_path, path)
+    found = paths(tmp_path, "")
+    assert [os.fsencode(path) for path in found] == list(plain_walk(os.fsencode(tmp_path)))
+    assert len(found) > 20
+    shuffled = chosen.sample(found, len(found))
+    assert sorted(shuffled, key=walk_key) == found
+
+
+def test_size_and_mtime_are_those_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"12345")
+    os.utime(tmp_path / "a.json", ns=(1, 1_700_000_000_123_456_789))
+    assert list(walk(tmp_path, ".json")) == [("a.json", 5, (tmp_path / "a.json").stat().st_mtime_ns)]
+
+
+# What is taken, and what is passed over
+
+
+def test_names_with_another_end_are_counted(tmp_path: Path) -> None:
+    make(tmp_path, "a.json", "a.txt", "b/json", "a.json.gz")
+    counts = WalkCounts()
+    assert paths(tmp_path, counts=counts) == ["a.json"]
+    assert counts == WalkCounts(other=3)
+
+
+def test_an_empty_suffix_takes_every_file(tmp_path: Path) -> None:
+    make(tmp_path, "a.json", "b", "c/d.txt")
+    assert paths(tmp_path, "") == ["a.json", "b", "c/d.txt"]
+
+
+def test_hidden_files_and_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
+    make(tmp_path, "a.json", ".b.json", ".c/d.json", "e/.json", "e/f.json")
+    counts = WalkCounts()
+    assert paths(tmp_path, counts=counts) == ["a.json", "e/f.json"]
+    assert counts == WalkCounts(hidden=3)
+
+
+def test_links_to_files_are_taken_with_their_targets_size(tmp_path: Path) -> None:
+    make(tmp_path, "source/")
+    (tmp_path / "elsewhere.txt").write_bytes(b"123")
+    (tmp_path / "source" / "b.json").symlink_to(tmp_path / "elsewhere.txt")
+    (tmp_path / "source" / "a.json").symlink_to("b.json")
+    mtime_ns = (tmp_path / "elsewhere.txt").stat().st_mtime_ns
+    assert list(walk(tmp_path / "source", ".json")) == [("a.json", 3, mtime_ns), ("b.json", 3, mtime_ns)]
+
+
+def test_links_to_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
+    make(tmp_path, "source/a/1.json", "elsewhere/2.json")
+    (tmp_path / "source" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "source" / "c.json").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "source" / "a" / "loop").symlink_to("..")
+    counts = WalkCounts()
+    assert paths(tmp_path / "source", counts=counts) == ["a/1.json"]
+    assert counts == WalkCounts(linked_folders=3)
+
+
+def test_dangling_links_and_fifos_are_passed_over_and_counted(tmp_path: Path) -> None:
+    make(tmp_path, "a.json")
+    (tmp_path / "b.json").symlink_to("nowhere.json")
+    os.mkfifo(tmp_path / "c.json")
+    os.mkfifo(tmp_path / "d")
+    counts = WalkCounts()
+    with within(10):
+        assert paths(tmp_path, counts=counts) == ["a.json"]
+    assert counts == WalkCounts(irregular=2, other=1)
+
+
+def test_a_folder_with_the_suffix_is_a_folder(tmp_path: Path) -> None:
+    make(tmp_path, "x.json/1.json", "x.json/2.txt")
+    counts = WalkCounts()
+    assert paths(tmp_path, counts=counts) == ["x.json/1.json"]
+    assert counts == WalkCounts(other=1)
+
+
+@pytest.mark.parametrize("name", ["b.json", "b"])
+def test_a_link_to_itself_is_passed_over_and_counted(tmp_path: Path, name: str) -> None:
+    make(tmp_path, "a.json")
+    (tmp_path / name).symlink_to(name)
+    counts = WalkCounts()
+    assert paths(tmp_path, counts=counts) == ["a.json"]
+    assert counts.irregular + counts.other == 1
+
+
+def test_a_link_through_a_file_is_passed_over_and_counted(tmp_path: Path) -> None:
+    make(tmp_path, "a.json")
+    (tmp_path / "b.json").symlink_to("a.json/below")
+    counts = WalkCounts()
+    assert paths(tmp_path, counts=counts) == ["a.json"]
+    assert counts == WalkCounts(irregular=1)
+
+
+def test_skipped_folders_are_never_entered(tmp_path: Path) -> None:
+    make(tmp_path, "source/a.json", "source/work/shards/1.json", "source/b/out/2.json", "source/b/3.json")
+    skip = [tmp_path / "source" / "work", tmp_path / "source" / "b" / "out"]
+    assert paths(tmp_path / "source", skip=skip) == ["a.json", "b/3.json"]
+
+
+def test_skipped_folders_are_known_by_inode_whatever_they_are_called(tmp_path: Path) -> None:
+    make(tmp_path, "source/a.json", "source/work/1.json", "source/out/2.json")
+    (tmp_path / "link").symlink_to(tmp_path / "source" / "work")
+    skip = [tmp_path / "link", tmp_path / "source" / "work" / ".." / "out", tmp_path / "no such folder"]
+    assert paths(tmp_path / "source", skip=skip) == ["a.json"]
+
+
+def test_the_source_may_itself_be_a_link(tmp_path: Path) -> None:
+    make(tmp_path, "real/a.json", "real/b/c.json")
+    (tmp_path / "source").symlink_to("real")
+    assert paths(tmp_path / "source") == ["a.json", "b/c.json"]
+
+
+def test_an_empty_source_gives_nothing(tmp_path: Path) -> None:
+    counts = WalkCounts()
+    assert paths(tmp_path, counts=counts) == []
+    assert counts == WalkCounts()
+
+
+# Folders that cannot be read
+
+
+class Scandir:
+    """os.scandir of which one folder goes wrong: at once, or in the middle of its names."""
+
+    def __init__(self, bad: str, error: OSError, after: int | None = None) -> None:
+        self._real, self._bad, self._error, self._after = os.scandir, bad, error, after
+
+    def __call__(self, path: str) -> Any:
+        if os.path.basename(str(path).rstrip("/")) != self._bad:
+            return self._real(path)
+        if self._after is None:
+            raise self._error
+        return self._torn(path)
+
+    @contextmanager
+    def _torn(self, path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        def names() -> Iterator[os.DirEntry[str]]:
+            with self._real(path) as entries:
+                yield from list(entries)[: self._after]
+            raise self._error
+
+        yield names()
+
+
+@pytest.mark.parametrize("after", [None, 0, 1])
+def test_an_unreadable_folder_ends_the_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int | None) -> None:
+    """Its files must not be taken for deleted ones."""
+    make(tmp_path, "a.json", "b/c/1.json", "b/c/2.json", "d/e.json")
+    error = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(os, "scandir", Scandir("c", error, after))
+    found: list[str] = []
+    with pytest.raises(SourceError) as caught:
+        found.extend(file.path for file in walk(tmp_path, ".json"))
+    assert (
+        str(caught.value).splitlines()[0] == f"{tmp_path}/b/c: cannot be read: Permission denied; nothing was changed"
+    )
+
+
+def test_a_folder_without_permission_ends_the_walk(tmp_path: Path) -> None:
+    make(tmp_path, "a/b.json")
+    (tmp_path / "a").chmod(0)
+    try:
+        if os.access(tmp_path / "a", os.R_OK):
+            pytest.skip("root reads every folder")
+        with pytest.raises(SourceError, match="Permission denied"):
+            paths(tmp_path)
+    finally:
+        (tmp_path / "a").chmod(0o700)
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_a_source_that_is_no_folder_ends_the_walk(tmp_path: Path, kind: str) -> None:
+    if kind == "file":
+        (tmp_path / "source").touch()
+    with pytest.raises(SourceError, match="source: cannot be read"):
+        paths(tmp_path / "source")
+
+
+def test_an_unreadable_folder_is_named_also_if_its_name_is_not_utf_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, b"caf\xe9/1.json")
+    error = OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr(os, "scandir", Scandir(os.fsdecode(b"caf\xe9"), error))
+    with pytest.raises(SourceError) as caught:
+        paths(tmp_path)
+    assert caught.value.where == rf"{tmp_path}/caf\xe9"
+
+
+def test_a_file_that_is_deleted_during_the_walk_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between reading a folder and the look at its file; the folder itself can be read."""
+    make(tmp_path, "a.json", "b.json", "c.json")
+    real = os.scandir
+
+    @contextmanager
+    def scandir(path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with real(path) as entries:
+            listed = list(entries)
+        (tmp_path / "b.json").unlink()
+        yield iter(listed)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert paths(tmp_path) == ["a.json", "c.json"]
+
+
+# The hint when no file matches
+
+
+def test_suffixes_are_counted_most_first(tmp_path: Path) -> None:
+    make(tmp_path, "1.txt", "2.txt", "a/3.txt", "1.json", "2.json", "1.lz4", "README", ".hidden")
+    assert list(count_suffixes(tmp_path).items()) == [(".txt", 3), (".json", 2), (".lz4", 1), ("README", 1)]
+
+
+def test_suffixes_are_counted_up_to_a_limit(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{i}.txt" for i in range(10)))
+    assert count_suffixes(tmp_path, limit=4)[".txt"] <= 5
+
+
+# Hashing one file
+
+
+def hashed(content: bytes, path: Path) -> HashedFile:
+    return HashedFile(hashlib.blake2b(content, digest_size=16).digest(), len(content), path.stat().st_mtime_ns)
+
+
+@pytest.mark.parametrize("size", [0, 1, 300, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES + 7])
+def test_a_hash_is_blake2b_of_the_whole_content(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    content = random.Random(size).randbytes(size)
+    path.write_bytes(content)
+    assert hash_file(str(path)) == hashed(content, path)
+
+
+def test_a_link_is_hashed_as_its_target(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("target")
+    assert hash_file(str(tmp_path / "link")) == hashed(b"content", tmp_path / "target")
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make_it", [make_fifo, Path.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_regular_file_is_refused_at_once_and_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_it: Callable[[Path], None]
+) -> None:
+    make_it(tmp_path / "file")
+    opened: list[int] = []
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda *args: opened.append(real(*args)) or opened[-1])
+    for open_it in (hash_file, open_regular):
+        with within(10), pytest.raises(OSError, match="not a regular file") as caught:
+            open_it(str(tmp_path / "file"))
+        assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, str(tmp_path / "file"))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(opened[-1])
+    assert len(opened) == 2
+
+
+def test_a_missing_file_cannot_be_hashed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        hash_file(str(tmp_path / "file"))
+
+
+class Writer:
+    """Somebody who writes a file so many times, each time that it was read to its end: stands in for os.read."""
+
+    def __init__(self, path: Path, write: Callable[[Path, int], object], times: int) -> None:
+        self._real, self._path, self._write, self._left = os.read, path, write, times
+        self.descriptors: list[int] = []
+
+    def __call__(self, descriptor: int, n: int) -> bytes:
+        self.descriptors.append(descriptor)
+        data = self._real(descriptor, n)
+        if not data and self._left:
+            self._left -= 1
+            self._write(self._path, self._left)
+        return data
+
+
+def append(path: Path, left: int) -> None:
+    with open(path, "ab") as file:
+        file.write(b"more")
+
+
+def rewrite(path: Path, left: int) -> None:
+    """Other content, the same size, another mtime."""
+    path.write_bytes(bytes([left % 256]) * 8)
+    os.utime(path, ns=(left, 1_000_000_000 + left))
+
+
+def truncate(path: Path, left: int) -> None:
+    """A little shorter each time; the mtime stays."""
+    mtime_ns = path.stat().st_mtime_ns
+    os.truncate(path, max(0, path.stat().st_size - 1))
+    os.utime(path, ns=(mtime_ns, mtime_ns))
+
+
+@pytest.mark.parametrize("write", [append, rewrite, truncate])
+def test_a_file_that_changes_each_time_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, int], object]
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 8)
+    writer = Writer(path, write, times=1000)
+    monkeypatch.setattr(os, "read", writer)
+    with pytest.raises(ChangingFileError, match="keeps changing") as caught:
+        hash_file(str(path))
+    monkeypatch.undo()
+    assert caught.value.filename == str(path)
+    for descriptor in set(writer.descriptors):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+@pytest.mark.parametrize("write", [append, rewrite, truncate])
+def test_a_file_that_changed_is_hashed_as_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, int], object]
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 8)
+    monkeypatch.setattr(os, "read", Writer(path, write, times=1))
+    found = hash_file(str(path))
+    monkeypatch.undo()
+    assert found == hashed(path.read_bytes(), path)
+
+
+def test_a_file_that_grew_and_shrank_while_it_was_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size and mtime are what they were; but more bytes were read than it holds."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 8)
+    mtime_ns = path.stat().st_mtime_ns
+    real = os.read
+    reads: list[bytes] = []
+
+    def read(descriptor: int, n: int) -> bytes:
+        reads.append(real(descriptor, n))
+        if len(reads) == 1:
+            append(path, 0)
+        if len(reads) == 2:
+            os.truncate(path, 8)
+        os.utime(path, ns=(mtime_ns, mtime_ns))
+        return reads[-1]
+
+    monkeypatch.setattr(os, "read", read)
+    found = hash_file(str(path))
+    monkeypatch.undo()
+    assert reads[:3] == [b"x" * 8, b"more", b""]
+    assert found == hashed(b"x" * 8, path)
+
+
+# Hashing many files
+
+
+def test_many_files_are_hashed_in_order_and_errors_stay_in_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "_CHUNK_FILES", 3)  # more chunks than may wait at a time
+    files = [tmp_path / f"{i:02}" for i in range(40)]
+    for i, file in enumerate(files):
+        file.write_bytes(b"x" * i * 1000)
+    files[5].unlink()
+    files[6].unlink()
+    os.mkfifo(files[6])
+    found = list(hash_files(map(str, files), 2))
+    assert len(found) == 40
+    missing, fifo = found[5:7]
+    assert isinstance(missing, FileNotFoundError)
+    assert missing.filename == str(files[5])
+    assert isinstance(fifo, OSError)
+    assert fifo.errno == errno.EINVAL
+    for i in [*range(5), *range(7, 40)]:
+        assert found[i] == hashed(files[i].read_bytes(), files[i])
+
+
+def test_files_are_asked_for_as_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of paths come from a walk; they are not collected first."""
+    monkeypatch.setattr(scan, "_CHUNK_FILES", 1)
+    (tmp_path / "file").touch()
+    asked: list[str] = []
+
+    def some_paths() -> Iterator[str]:
+        for _ in range(100):
+            asked.append(str(tmp_path / "file"))
+            yield asked[-1]
+
+    found = hash_files(some_paths(), 1)
+    next(found)
+    assert len(asked) < 10
+    found.close()  # type: ignore[attr-defined]
+
+
+def test_no_file_gives_no_hash() -> None:
+    assert list(hash_files([], 1)) == []
+
+
+def test_the_error_of_a_changing_file_survives_the_way_out_of_its_process() -> None:
+    error = pickle.loads(pickle.dumps(ChangingFileError(errno.EAGAIN, "the file keeps changing", "a.json")))
+    assert type(error) is ChangingFileError
+    assert (error.errno, error.strerror, error.filename) == (errno.EAGAIN, "the file keeps changing", "a.json")
+
+
+SCRIPT = """\
+import os
+
+from r3po.scan import hash_files
+
+print("the script runs", flush=True)
+print(len(list(hash_files(["file"] * 2000, 3))), flush=True)
+"""
+
+
+def test_the_users_script_is_not_executed_again(tmp_path: Path) -> None:
+    """It has no `if __name__ == "__main__"`: why should it."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "file").write_bytes(b"content")
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(r3po.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "the script runs\n2000\n"
+    assert done.stderr == ""
+    assert done.returncode == 0

@@ -1,0 +1,334 @@
+"""Segments: what their names say, what comes back, and that a damaged one is absent."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import r3po.tables as tables
+from r3po import storage
+from r3po.columns import columns_of
+from r3po.segments import (
+    Segment,
+    list_segments,
+    read_segment,
+    remove_segments,
+    segment_folder,
+    write_segment,
+)
+from r3po.storage import digest_file
+from r3po.tables import Failure, OutcomeBatch, Rules, Table
+
+JOB_ID = "0123456789abcdef0123456789abcdef"
+OTHER_JOB = "f" * 32
+COLUMNS = columns_of({"fruit": "apple", "n": 1})
+FAILURE = Failure("ValueError", "no fruit", "count.py:3 in count", "Traceback ...")
+
+
+def some_outcomes(*places: int, failed: tuple[int, ...] = ()) -> Table:
+    batch = OutcomeBatch(
+        places=list(places),
+        sizes=[100 + place for place in places],
+        mtimes_ns=[1_700_000_000_000_000_000 + place for place in places],
+        hashes=[bytes([place]) * 16 for place in places],
+        racy=[place % 2 == 0 for place in places],
+        seconds=[0.25] * len(places),
+        rows=[None if place in failed else (f"fruit {place}", place) for place in places],
+        failures={i: FAILURE for i, place in enumerate(places) if place in failed},
+    )
+    return tables.outcome_table(batch, COLUMNS)
+
+
+def write(segments: Path, *places: int, failed: tuple[int, ...] = (), **names: object) -> Segment:
+    origin = {"shard": 42, "build": 7, "job_id": JOB_ID, "attempt": "run-000001", "fingerprint": "f1"} | names
+    table = some_outcomes(*places, failed=failed)
+    return write_segment(segments, table, n_failed=len(failed), **origin)  # type: ignore[arg-type]
+
+
+def path_of(segments: Path, segment: Segment) -> Path:
+    return segments / f"{segment.shard:05d}" / segment.name
+
+
+def places_in(table: Table) -> list[int]:
+    return tables.places_of(table, tables.choose(table, [0] * 1000, Rules(0, 0)))
+
+
+# Names
+
+
+@given(
+    st.builds(
+        Segment,
+        shard=st.integers(0, 10**7),
+        build=st.integers(1, 2**31 - 1),
+        job_id=st.text("0123456789abcdef", min_size=8, max_size=8),
+        attempt=st.from_regex(r"[0-9A-Za-z_-]{1,40}", fullmatch=True),
+        n_rows=st.integers(0, 10**7),
+        n_failed=st.integers(0, 10**7),
+        digest=st.text("0123456789abcdef", min_size=32, max_size=32),
+    )
+)
+@example(Segment(0, 1, "00000000", "20260102T030405-a1b2-000001", 0, 0, "0" * 32))
+@example(Segment(99_999, 1, "00000000", "a", 0, 0, "0" * 32))
+@example(Segment(100_000, 1, "00000000", "a", 0, 0, "0" * 32))
+@settings(deadline=None)
+def test_a_name_says_everything_about_its_segment(segment: Segment) -> None:
+    assert Segment.parse(segment.name) == segment
+    assert len(segment.name) < 255
+    assert "/" not in segment.name
+
+
+GOOD_NAME = f"00042.b7.01234567.run-000001.r3.f1.{'0' * 32}.arrow"
+
+
+def test_a_name_is_as_documented() -> None:
+    segment = Segment(42, 7, "01234567", "run-000001", 3, 1, "0" * 32)
+    assert segment.name == GOOD_NAME
+    assert Segment.parse(GOOD_NAME) == segment
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".DS_Store",
+        ".0123456789abcdef.tmp",
+        GOOD_NAME + ".tmp",
+        "." + GOOD_NAME,
+        GOOD_NAME + "\n",
+        GOOD_NAME.replace("00042", "42"),
+        GOOD_NAME.replace(".b7", ".7"),
+        GOOD_NAME.replace(".01234567", ".0123456"),
+        GOOD_NAME.replace(".01234567", ".0123456X"),
+        GOOD_NAME.replace("run-000001", "run.1"),
+        GOOD_NAME.replace(".r3", ""),
+        GOOD_NAME.replace(".f1", ".f"),
+        GOOD_NAME.replace("0" * 32, "0" * 31),
+        GOOD_NAME.replace(".arrow", ".arrows"),
+    ],
+)
+def test_other_names_are_no_segments(name: str) -> None:
+    assert name != GOOD_NAME
+    assert Segment.parse(name) is None
+
+
+# Writing and reading
+
+
+def test_outcomes_come_back_with_their_origin(tmp_path: Path) -> None:
+    segment = write(tmp_path, 3, 5, 4, failed=(5,))
+    expected = tables.with_origin(some_outcomes(3, 5, 4, failed=(5,)), build=7, attempt="run-000001", fingerprint="f1")
+    found = read_segment(tmp_path, segment)
+    assert found is not None
+    assert found.equals(expected)
+    assert tables.failures_of(found) == [{"place": 5, **FAILURE._asdict(), "tries": 1, "seconds": 0.25}]
+
+
+def test_a_segment_is_named_with_what_it_holds(tmp_path: Path) -> None:
+    segment = write(tmp_path, 0, 1, 2, 3, failed=(1,))
+    assert os.listdir(tmp_path) == ["00042"]
+    assert os.listdir(tmp_path / "00042") == [segment.name]
+    assert segment_folder(tmp_path, 42) == tmp_path / "00042"
+    _, sha256 = digest_file(path_of(tmp_path, segment))
+    assert segment == Segment(42, 7, JOB_ID[:8], "run-000001", 3, 1, sha256[:32])
+
+
+def test_outcomes_before_the_first_row_have_no_columns(tmp_path: Path) -> None:
+    batch = OutcomeBatch([0], [1], [2], [None], [False], [0.5], [None], {0: FAILURE})
+    table = tables.outcome_table(batch, None)
+    segment = write_segment(tmp_path, table, shard=0, build=1, job_id=JOB_ID, attempt="a", fingerprint="f1", n_failed=1)
+    found = read_segment(tmp_path, segment)
+    assert found is not None
+    assert found.equals(tables.with_origin(table, build=1, attempt="a", fingerprint="f1"))
+
+
+def test_a_segment_is_never_changed_by_another_attempt(tmp_path: Path) -> None:
+    first = write(tmp_path, 1, 2)
+    content = path_of(tmp_path, first).read_bytes()
+    second = write(tmp_path, 1, 2, attempt="run-000002")
+    assert first.name != second.name
+    assert path_of(tmp_path, first).read_bytes() == content
+    assert list_segments(tmp_path, JOB_ID) == {42: [first, second]}
+
+
+def test_a_segment_that_the_disk_refuses_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 9)  # the folder is there already
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = os.listdir(tmp_path / "00042")
+    for seam in ("_fsync", "_replace", "_create"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+            patch.setattr(storage, seam, refuse)
+            write(tmp_path, 1)
+        assert os.listdir(tmp_path / "00042") == before
+
+
+def test_the_folder_of_a_shards_first_segment_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(storage, "_fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    segment = write(tmp_path, 1)
+    for path in (tmp_path, tmp_path / "00042", path_of(tmp_path, segment)):
+        assert path.stat().st_ino in synced
+
+
+# Damage
+
+
+def test_a_segment_with_a_flipped_byte_is_absent(tmp_path: Path) -> None:
+    segment = write(tmp_path, 1, 2, failed=(2,))
+    path = path_of(tmp_path, segment)
+    good = path.read_bytes()
+    with open(path, "r+b", buffering=0) as file:
+        for position, byte in enumerate(good):
+            file.seek(position)
+            file.write(bytes([byte ^ (1 << position % 8)]))
+            assert read_segment(tmp_path, segment) is None, position
+            file.seek(position)
+            file.write(bytes([byte]))
+    assert read_segment(tmp_path, segment) is not None
+
+
+def test_a_truncated_segment_is_absent(tmp_path: Path) -> None:
+    segment = write(tmp_path, 1, 2)
+    path = path_of(tmp_path, segment)
+    for size in range(path.stat().st_size - 1, -1, -1):
+        os.truncate(path, size)
+        assert read_segment(tmp_path, segment) is None, size
+
+
+def test_a_segment_that_is_gone_is_absent(tmp_path: Path) -> None:
+    segment = write(tmp_path, 1, 2)
+    path_of(tmp_path, segment).unlink()
+    assert read_segment(tmp_path, segment) is None
+    (tmp_path / "00042").rmdir()
+    assert read_segment(tmp_path, segment) is None
+
+
+def test_a_file_that_is_whole_but_no_outcomes_is_absent(tmp_path: Path) -> None:
+    (tmp_path / "00042").mkdir()
+    (tmp_path / "00042" / "garbage").write_bytes(b"garbage")
+    _, sha256 = digest_file(tmp_path / "00042" / "garbage")
+    segment = Segment(42, 7, JOB_ID[:8], "a", 1, 0, sha256[:32])
+    (tmp_path / "00042" / "garbage").rename(path_of(tmp_path, segment))
+    assert read_segment(tmp_path, segment) is None
+
+
+def test_swapped_segments_are_absent(tmp_path: Path) -> None:
+    first, second = write(tmp_path, 1), write(tmp_path, 2, attempt="run-000002")
+    path_of(tmp_path, first).rename(tmp_path / "aside")
+    path_of(tmp_path, second).rename(path_of(tmp_path, first))
+    (tmp_path / "aside").rename(path_of(tmp_path, second))
+    assert read_segment(tmp_path, first) is None
+    assert read_segment(tmp_path, second) is None
+
+
+def test_a_damaged_segment_is_told_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    segment = write(tmp_path, 1)
+    os.truncate(path_of(tmp_path, segment), 10)
+    read_segment(tmp_path, segment)
+    assert caplog.messages == [f"{path_of(tmp_path, segment)}: its digest is wrong; its files are done again"]
+
+
+# Listing
+
+
+def test_segments_are_listed_by_shard_and_in_order_of_their_names(tmp_path: Path) -> None:
+    made = [
+        write(tmp_path, place, shard=shard, build=build, attempt=attempt)
+        for place, (shard, build, attempt) in enumerate(
+            [(3, 2, "b"), (3, 1, "c"), (3, 2, "a"), (0, 1, "a"), (100_000, 1, "a")]
+        )
+    ]
+    assert list_segments(tmp_path, JOB_ID) == {3: [made[1], made[2], made[0]], 0: [made[3]], 100_000: [made[4]]}
+
+
+def test_listing_opens_no_segment(tmp_path: Path) -> None:
+    segment = write(tmp_path, 1)
+    os.truncate(path_of(tmp_path, segment), 0)
+    assert list_segments(tmp_path, JOB_ID) == {42: [segment]}
+
+
+def test_there_are_no_segments_without_a_folder(tmp_path: Path) -> None:
+    assert list_segments(tmp_path / "segments", JOB_ID) == {}
+    (tmp_path / "segments" / "00001").mkdir(parents=True)
+    assert list_segments(tmp_path / "segments", JOB_ID) == {}
+
+
+def test_segments_of_other_jobs_and_foreign_files_are_not_listed(tmp_path: Path) -> None:
+    own = write(tmp_path, 1)
+    write(tmp_path, 1, job_id=OTHER_JOB)
+    write(tmp_path, 1, job_id=OTHER_JOB, shard=43)
+    for name in (".0123.tmp", "notes.txt", own.name + ".bak"):
+        (tmp_path / "00042" / name).touch()
+    assert list_segments(tmp_path, JOB_ID) == {42: [own]}
+    assert list_segments(tmp_path, OTHER_JOB).keys() == {42, 43}
+
+
+def test_a_segment_in_the_folder_of_another_shard_is_not_listed(tmp_path: Path) -> None:
+    segment = write(tmp_path, 1)
+    (tmp_path / "00042").rename(tmp_path / "00041")
+    assert list_segments(tmp_path, JOB_ID) == {}
+    (tmp_path / "00041").rename(tmp_path / "00042")
+    assert list_segments(tmp_path, JOB_ID) == {42: [segment]}
+
+
+def test_a_file_among_the_folders_is_not_listed(tmp_path: Path) -> None:
+    """macOS leaves a .DS_Store wherever somebody looked."""
+    segment = write(tmp_path, 1)
+    (tmp_path / ".DS_Store").touch()
+    assert list_segments(tmp_path, JOB_ID) == {42: [segment]}
+
+
+# Removing
+
+
+def test_a_shards_segments_are_removed_with_whatever_late_workers_left(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    write(tmp_path, 1, job_id=OTHER_JOB)
+    (tmp_path / "00042" / ".0123.tmp").touch()
+    other = write(tmp_path, 1, shard=43)
+    remove_segments(tmp_path, 42)
+    assert os.listdir(tmp_path) == ["00043"]
+    assert list_segments(tmp_path, JOB_ID) == {43: [other]}
+
+
+def test_segments_that_are_not_there_are_removed_already(tmp_path: Path) -> None:
+    remove_segments(tmp_path, 42)
+    remove_segments(tmp_path / "no folder", 42)
+
+
+def test_a_segment_that_a_late_worker_writes_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 1)
+    real = storage._unlink
+
+    def unlink(path: Path) -> None:
+        real(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "_unlink", real)
+            write(tmp_path, 2, attempt="late")
+
+    monkeypatch.setattr(storage, "_unlink", unlink)
+    remove_segments(tmp_path, 42)
+    [segment] = list_segments(tmp_path, JOB_ID)[42]
+    table = read_segment(tmp_path, segment)
+    assert segment.attempt == "late"
+    assert table is not None
+    assert places_in(table) == [2]
+
+
+@pytest.mark.parametrize("name", ["0", "folder"])
+def test_a_folder_among_the_segments_stays_alone(tmp_path: Path, name: str) -> None:
+    """Whether its name comes before or after those of the segments."""
+    write(tmp_path, 1)
+    (tmp_path / "00042" / name).mkdir()
+    remove_segments(tmp_path, 42)
+    assert os.listdir(tmp_path / "00042") == [name]

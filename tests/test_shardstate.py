@@ -1,0 +1,551 @@
+"""How a shard stands: which outcomes count, and which places are pending."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import r3po.tables as tables
+from r3po import storage
+from r3po.columns import columns_of
+from r3po.commits import Commit
+from r3po.errors import DamagedStateError
+from r3po.manifest import Entries, ShardRef, read_shard_file, write_shard_file
+from r3po.segments import Segment, list_segments, write_segment
+from r3po.shardstate import Run, ShardState, entry_builds, missing_runs, newer_segments, read_candidates, resolve_shard
+from r3po.storage import JobFolders, NewFile
+from r3po.tables import Failure, OutcomeBatch, Rules
+
+JOB_ID = "0123456789abcdef0123456789abcdef"
+COLUMNS = columns_of({"n": 1})
+FAILURE = Failure("ValueError", "bad", "count.py:3 in count", "...")
+ANY = Rules(redo_since=1, retry_since=1)
+"""Nothing was redone or retried, and every function counts."""
+
+ROW, FAILED = True, False
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobFolders:
+    monkeypatch.setattr(storage, "_fsync", lambda descriptor: None)  # what is durable is another room's matter
+    folders = JobFolders(tmp_path / "work", tmp_path / "out")
+    folders.make()
+    return folders
+
+
+def list_files(folders: JobFolders, *builds: int) -> ShardRef:
+    """Write a shard file: one file for each build at which its content was first seen."""
+    entries = Entries()
+    for place, build in enumerate(builds):
+        entries.append(f"{place}.json", 100, 7, build)
+    return write_shard_file(folders.shards, 0, max(builds), entries)
+
+
+def add_segment(
+    folders: JobFolders, outcomes: dict[int, bool], build: int = 1, attempt: str = "a", fingerprint: str = "f1"
+) -> Segment:
+    """Write a segment: whether each place has a row or failed."""
+    n = len(outcomes)
+    batch = OutcomeBatch(
+        places=list(outcomes),
+        sizes=[100] * n,
+        mtimes_ns=[7] * n,
+        hashes=[None] * n,
+        racy=[False] * n,
+        seconds=[0.5] * n,
+        rows=[(place,) if is_row else None for place, is_row in outcomes.items()],
+        failures={i: FAILURE for i, is_row in enumerate(outcomes.values()) if not is_row},
+    )
+    return write_segment(
+        folders.segments,
+        tables.outcome_table(batch, COLUMNS),
+        shard=0,
+        build=build,
+        job_id=JOB_ID,
+        attempt=attempt,
+        fingerprint=fingerprint,
+        n_failed=len(batch.failures),
+    )
+
+
+def commit(
+    folders: JobFolders,
+    ref: ShardRef,
+    segments: Sequence[Segment],
+    build: int = 1,
+    rules: Rules = ANY,
+    previous: Commit | None = None,
+) -> Commit:
+    """Return the commit of a shard of which every place has an outcome that counts."""
+    table, _ = read_candidates(folders, previous, segments)
+    indices = tables.choose(table, read_shard_file(folders.shards, ref).builds, rules)
+    assert tables.places_of(table, indices) == list(range(ref.n_files))
+    chosen = table.take(indices)
+    with NewFile(folders.outcomes) as new:
+        tables.write_table(chosen, new, {}, is_compressed=True)
+        outcomes = new.finish(f"00000.b{build}.{new.sha256[:8]}.arrow")
+    schema = tables.part_schema(table, indices, COLUMNS)
+    return Commit(
+        job_id=JOB_ID,
+        shard=0,
+        build=build,
+        made_from=ref.file.sha256,
+        entries=ref,
+        outcomes=outcomes,
+        tally=tables.tally(table, indices),
+        first_build=tables.lowest_build(chosen),
+        own_schema=schema,
+        schema=schema,
+        parts=(),
+        part_settings={},
+    )
+
+
+def resolve(
+    folders: JobFolders,
+    ref: ShardRef,
+    made: Commit | None = None,
+    segments: Sequence[Segment] = (),
+    rules: Rules = ANY,
+) -> ShardState:
+    return resolve_shard(folders, ref, made, segments, rules)
+
+
+def counts(state: ShardState) -> tuple[int, int, int]:
+    """Return done, failed, pending, and see that they are all there is."""
+    assert state.n_done + state.n_failed + state.n_pending == state.ref.n_files
+    assert sum(state.rows_by_fingerprint.values()) == state.n_done
+    return state.n_done, state.n_failed, state.n_pending
+
+
+# Runs of places
+
+
+@pytest.mark.parametrize(
+    ("places", "n_files", "runs"),
+    [
+        ([], 0, []),
+        ([], 3, [(0, 3)]),
+        ([0, 1, 2], 3, []),
+        ([0], 3, [(1, 3)]),
+        ([1], 3, [(0, 1), (2, 3)]),
+        ([2], 3, [(0, 2)]),
+        ([1, 4, 5], 9, [(0, 1), (2, 4), (6, 9)]),
+    ],
+)
+def test_missing_runs_lie_between_the_places(places: list[int], n_files: int, runs: list[Run]) -> None:
+    assert list(missing_runs(places, n_files)) == runs
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 30)), st.integers(0, 31))
+def test_missing_runs_are_all_that_is_missing(places: set[int], n_files: int) -> None:
+    present = sorted(place for place in places if place < n_files)
+    runs = list(missing_runs(present, n_files))
+    assert [place for start, stop in runs for place in range(start, stop)] == sorted({*range(n_files)} - {*present})
+    assert all(start < stop for start, stop in runs)
+    assert all(stop < start for (_, stop), (start, _) in pairwise(runs))
+
+
+# Segments
+
+
+def test_a_shard_without_outcomes_is_pending(folders: JobFolders) -> None:
+    ref = list_files(folders, 1, 1, 1)
+    state = resolve(folders, ref)
+    assert state == ShardState(ref, None, (), 0, 0, {}, ((0, 3),))
+    assert state.n_pending == 3
+    assert not state.is_committed
+
+
+def test_places_without_outcome_are_pending(folders: JobFolders) -> None:
+    ref = list_files(folders, *[1] * 8)
+    segments = [
+        add_segment(folders, {2: ROW, 1: FAILED}),
+        add_segment(folders, {5: ROW}, attempt="b", fingerprint="f2"),
+    ]
+    state = resolve(folders, ref, segments=segments)
+    expected = ShardState(ref, None, tuple(segments), 2, 1, {"f1": 1, "f2": 1}, ((0, 1), (3, 5), (6, 8)))
+    assert state == expected
+    assert counts(state) == (2, 1, 5)
+
+
+def test_a_shard_with_all_outcomes_is_not_committed_before_its_commit(folders: JobFolders) -> None:
+    ref = list_files(folders, 1, 1)
+    state = resolve(folders, ref, segments=[add_segment(folders, {0: ROW, 1: ROW})])
+    assert counts(state) == (2, 0, 0)
+    assert not state.is_committed
+
+
+def test_the_places_of_a_damaged_segment_are_pending(folders: JobFolders) -> None:
+    ref = list_files(folders, 1, 1, 1)
+    good, bad = add_segment(folders, {0: ROW}), add_segment(folders, {1: ROW, 2: ROW}, attempt="b")
+    os.truncate(folders.segments / "00000" / bad.name, 100)
+    state = resolve(folders, ref, segments=[good, bad])
+    assert state.segments == (good,)
+    assert state.pending == ((1, 3),)
+
+
+def test_a_shard_whose_only_segment_is_damaged_is_pending(folders: JobFolders) -> None:
+    ref = list_files(folders, 1, 1)
+    bad = add_segment(folders, {0: ROW, 1: FAILED})
+    (folders.segments / "00000" / bad.name).unlink()
+    assert resolve(folders, ref, segments=[bad]) == ShardState(ref, None, (), 0, 0, {}, ((0, 2),))
+
+
+def test_outcomes_of_places_that_do_not_exist_do_not_count(folders: JobFolders) -> None:
+    ref = list_files(folders, 1, 1)
+    state = resolve(folders, ref, segments=[add_segment(folders, {0: ROW, 2: ROW, 700: FAILED})])
+    assert counts(state) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("first", "second", "winner"),
+    [
+        ((ROW, 1, "a"), (ROW, 1, "b"), "a"),
+        ((FAILED, 1, "a"), (ROW, 1, "b"), "b"),
+        ((FAILED, 1, "a"), (FAILED, 1, "b"), "a"),
+        ((ROW, 1, "a"), (FAILED, 2, "b"), "b"),
+        ((ROW, 1, "b"), (ROW, 2, "c"), "c"),
+    ],
+)
+def test_exactly_one_of_two_attempts_counts(
+    folders: JobFolders, first: tuple[bool, int, str], second: tuple[bool, int, str], winner: str, order: int
+) -> None:
+    """Of another attempt, say of a late worker: the highest build, then a row, then the smallest attempt."""
+    ref = list_files(folders, 1, 1)
+    segments = [
+        add_segment(folders, {0: is_row}, build, attempt, fingerprint=f"of {attempt}")
+        for is_row, build, attempt in (first, second)
+    ]
+    is_row = first[0] if winner == first[2] else second[0]
+    state = resolve(folders, ref, segments=segments[::order])
+    assert counts(state) == (int(is_row), int(not is_row), 1)
+    assert state.rows_by_fingerprint == ({f"of {winner}": 1} if is_row else {})
+
+
+# Commits
+
+
+def test_a_committed_shard_is_known_by_its_commit_alone(folders: JobFolders) -> None:
+    ref = list_files(folders, 1, 1, 1)
+    made = commit(folders, ref, [add_segment(folders, {0: ROW, 1: FAILED, 2: ROW})])
+    (folders.outcomes / made.outcomes.name).unlink()
+    (folders.shards / ref.file.name).unlink()
+    for rules in (ANY, Rules(1, 1, "f1")):
+        state = resolve(folders, ref, made, rules=rules)
+        assert state == ShardState(ref, made, (), 2, 1, {"f1": 2}, ())
+        assert state.is_committed
+
+
+def test_a_commit_covers_the_shard_file_it_made_as_well(folders: JobFolders) -> None:
+    """The manifest adopts it later."""
+    ref = list_files(folders, 1, 1)
+    made = commit(folders, ref, [add_segment(folders, {0: ROW, 1: ROW})])
+    entries = read_shard_file(folders.shards, ref)
+    entries.adopt(0, 100, 8, bytes(16), False)
+    adopted = write_shard_file(folders.shards, 0, 1, entries)
+    made = replace(made, entries=adopted)
+    assert resolve(folders, ref, made).is_committed
+    assert resolve(folders, adopted, made).is_committed
+
+
+def test_segments_that_are_not_newer_than_the_commit_do_not_count(folders: JobFolders) -> None:
+    """A late worker wrote them; even the better outcome comes too late."""
+    ref = list_files(folders, 1, 2)
+    made = commit(folders, ref, [add_segment(folders, {0: FAILED, 1: FAILED}, 2, "b")], build=2)
+    late = [
+        add_segment(folders, {0: ROW, 1: ROW}, 2, "a", "f2"),
+        add_segment(folders, {0: ROW}, 1, "a", "f2"),
+    ]
+    assert newer_segments(made, late) == []
+    state = resolve(folders, ref, made, late)
+    assert state == ShardState(ref, made, (), 0, 2, {}, ())
+    assert state.is_committed
+
+
+def test_segments_that_are_newer_than_the_commit_count(folders: JobFolders) -> None:
+    ref = list_files(folders, 1, 1, 1)
+    made = commit(folders, ref, [add_segment(folders, {0: ROW, 1: FAILED, 2: FAILED})])
+    old, new = add_segment(folders, {2: ROW}, 1, "b"), add_segment(folders, {1: ROW}, 2, "a")
+    state = resolve(folders, ref, made, [old, new])
+    assert counts(state) == (2, 1, 0)
+    assert state.segments == (new,)
+    assert not state.is_committed
+
+
+def test_every_segment_is_newer_than_no_commit(folders: JobFolders) -> None:
+    segment = add_segment(folders, {0: ROW})
+    assert newer_segments(None, [segment]) == [segment]
+
+
+def test_without_its_outcomes_a_reopened_commit_is_damage(folders: JobFolders) -> None:
+    ref = list_files(folders, 1)
+    made = commit(folders, ref, [add_segment(folders, {0: FAILED})])
+    (folders.outcomes / made.outcomes.name).unlink()
+    with pytest.raises(DamagedStateError, match="is missing"):
+        resolve(folders, ref, made, rules=Rules(1, 2))
+
+
+# What reopens places
+
+
+@pytest.fixture
+def committed(folders: JobFolders) -> tuple[ShardRef, Commit]:
+    """Places 0 and 2 have a row, 1 and 3 failed."""
+    ref = list_files(folders, 1, 1, 1, 1)
+    return ref, commit(folders, ref, [add_segment(folders, {0: ROW, 1: FAILED, 2: ROW, 3: FAILED})])
+
+
+def test_failures_of_another_function_are_pending_in_a_run(
+    folders: JobFolders, committed: tuple[ShardRef, Commit]
+) -> None:
+    ref, made = committed
+    state = resolve(folders, ref, made, rules=Rules(1, 1, "f2"))
+    assert state.pending == ((1, 2), (3, 4))
+    assert state.rows_by_fingerprint == {"f1": 2}
+    assert not state.is_committed
+
+
+def test_failures_of_another_function_stand_in_the_status(
+    folders: JobFolders, committed: tuple[ShardRef, Commit]
+) -> None:
+    ref, made = committed
+    assert counts(resolve(folders, ref, made, rules=ANY)) == (2, 2, 0)
+
+
+def test_rows_of_another_function_stand(folders: JobFolders) -> None:
+    ref = list_files(folders, 1, 1)
+    made = commit(folders, ref, [add_segment(folders, {0: ROW, 1: ROW})])
+    assert resolve(folders, ref, made, rules=Rules(1, 1, "f2")).is_committed
+
+
+def test_failures_of_several_functions_are_told_apart(folders: JobFolders) -> None:
+    ref = list_files(folders, 1, 1, 1)
+    segments = [add_segment(folders, {0: FAILED, 1: ROW}), add_segment(folders, {2: FAILED}, 1, "b", "f2")]
+    for made, more in ((None, segments), (commit(folders, ref, segments), [])):
+        assert resolve(folders, ref, made, more, Rules(1, 1, "f1")).pending == ((2, 3),)
+        assert resolve(folders, ref, made, more, Rules(1, 1, "f2")).pending == ((0, 1),)
+        assert resolve(folders, ref, made, more, Rules(1, 1, "f3")).pending == ((0, 1), (2, 3))
+
+
+def test_a_retry_reopens_the_failures_alone(folders: JobFolders, committed: tuple[ShardRef, Commit]) -> None:
+    ref, made = committed
+    rules = Rules(redo_since=1, retry_since=2)
+    state = resolve(folders, ref, made, rules=rules)
+    assert counts(state) == (2, 0, 2)
+    assert state.pending == ((1, 2), (3, 4))
+    tried = add_segment(folders, {1: ROW, 3: FAILED}, build=2, attempt="b")
+    assert counts(resolve(folders, ref, made, [tried], rules)) == (3, 1, 0)
+
+
+def test_a_retry_leaves_what_failed_since_then(folders: JobFolders) -> None:
+    ref = list_files(folders, 1, 1)
+    segments = [add_segment(folders, {0: FAILED}, 1), add_segment(folders, {1: FAILED}, 2, "b")]
+    made = commit(folders, ref, segments, build=2)
+    assert made.tally.first_failure_build == 1
+    assert resolve(folders, ref, made, rules=Rules(1, 1)).is_committed
+    assert resolve(folders, ref, made, rules=Rules(1, 2)).pending == ((0, 1),)
+    assert resolve(folders, ref, made, rules=Rules(1, 3)).pending == ((0, 2),)
+
+
+def test_a_redo_reopens_everything(folders: JobFolders, committed: tuple[ShardRef, Commit]) -> None:
+    ref, made = committed
+    rules = Rules(redo_since=2, retry_since=1)
+    assert resolve(folders, ref, made, rules=rules).pending == ((0, 4),)
+    again = add_segment(folders, {0: ROW, 1: FAILED}, build=2, attempt="b", fingerprint="f2")
+    state = resolve(folders, ref, made, [again], rules)
+    assert (counts(state), state.pending) == ((1, 1, 2), ((2, 4),))
+    assert state.rows_by_fingerprint == {"f2": 1}
+
+
+def test_files_that_were_added_to_a_committed_shard_are_pending_and_no_others(
+    folders: JobFolders, committed: tuple[ShardRef, Commit]
+) -> None:
+    _, made = committed
+    longer = list_files(folders, 1, 1, 1, 1, 2, 2)
+    state = resolve(folders, longer, made)
+    assert counts(state) == (2, 2, 2)
+    assert state.pending == ((4, 6),)
+    assert not state.is_committed
+    added = add_segment(folders, {5: ROW}, build=2, attempt="b")
+    assert resolve(folders, longer, made, [added]).pending == ((4, 5),)
+
+
+def test_a_commit_of_another_list_of_files_is_held_against_this_one(
+    folders: JobFolders, committed: tuple[ShardRef, Commit]
+) -> None:
+    """Even if no build tells them apart."""
+    _, made = committed
+    longer = list_files(folders, 1, 1, 1, 1, 1)
+    assert resolve(folders, longer, made).pending == ((4, 5),)
+
+
+def test_a_file_whose_content_changed_is_pending_and_no_other(
+    folders: JobFolders, committed: tuple[ShardRef, Commit]
+) -> None:
+    _, made = committed
+    changed = list_files(folders, 1, 1, 3, 1)
+    assert resolve(folders, changed, made).pending == ((2, 3),)
+    late = add_segment(folders, {2: ROW}, build=2, attempt="late")  # it may have read the old content
+    assert resolve(folders, changed, made, [late]).pending == ((2, 3),)
+    new = add_segment(folders, {2: ROW}, build=3, attempt="b")
+    assert counts(resolve(folders, changed, made, [late, new])) == (2, 2, 0)
+
+
+def test_a_changed_file_is_pending_also_where_no_commit_is(folders: JobFolders) -> None:
+    ref = list_files(folders, 1, 3, 1)
+    segments = [add_segment(folders, {0: ROW, 1: ROW}, 1), add_segment(folders, {2: ROW}, 2, "b")]
+    assert resolve(folders, ref, segments=segments).pending == ((1, 2),)
+
+
+# What has to be opened
+
+
+def test_the_shard_file_is_opened_only_if_an_outcome_is_older_than_an_entry(folders: JobFolders) -> None:
+    ref = list_files(folders, 2, 3)
+    (folders.shards / ref.file.name).rename(folders.shards / "aside")
+    young, _ = read_candidates(folders, None, [add_segment(folders, {0: ROW, 1: ROW}, 3)])
+    old, _ = read_candidates(folders, None, [add_segment(folders, {0: ROW}, 2), add_segment(folders, {1: ROW}, 3)])
+    builds = entry_builds(folders, ref, young)
+    assert len(builds) == 2
+    assert max(builds) <= 3
+    with pytest.raises(DamagedStateError, match="is missing"):
+        entry_builds(folders, ref, old)
+    (folders.shards / "aside").rename(folders.shards / ref.file.name)
+    assert entry_builds(folders, ref, old) == [2, 3]
+
+
+# Whole histories against the predicate in plain Python
+
+
+class Outcome(NamedTuple):
+    place: int
+    is_row: bool
+    build: int
+    attempt: str
+    fingerprint: str
+
+
+class History:
+    """A job of one shard that grows, is run by two functions, retried, redone, killed and committed, by chance."""
+
+    def __init__(self, folders: JobFolders, seed: int) -> None:
+        self.folders = folders
+        self.chosen = random.Random(seed)
+        self.build = self.redo_since = self.retry_since = 1
+        self.builds = [1] * 4
+        self.ref = list_files(folders, *self.builds)
+        self.commit: Commit | None = None
+        self.counted: list[Outcome] = []
+        """All outcomes that are committed or in newer segments."""
+        self.handed_out = [(1, 4)]
+        """Build and number of files at each time that a batch was handed out."""
+
+    def rules(self, fingerprint: str | None) -> Rules:
+        return Rules(self.redo_since, self.retry_since, fingerprint)
+
+    def winners(self, fingerprint: str | None) -> dict[int, Outcome]:
+        """The predicate, as FORMAT.md says it."""
+        found: dict[int, Outcome] = {}
+        for outcome in sorted(self.counted, key=lambda o: (-o.build, not o.is_row, o.attempt)):
+            since = max(self.builds[outcome.place], self.redo_since)
+            if not outcome.is_row:
+                since = max(since, self.retry_since)
+                if fingerprint not in (None, outcome.fingerprint):
+                    continue
+            if outcome.build >= since:
+                found.setdefault(outcome.place, outcome)
+        return found
+
+    def pending(self, fingerprint: str | None) -> list[int]:
+        return sorted({*range(len(self.builds))} - self.winners(fingerprint).keys())
+
+    def step(self) -> None:
+        self.chosen.choice([self.grow, self.retry, self.redo, self.run, self.run, self.run, self.late, self.late])()
+
+    def grow(self) -> None:
+        self.build += 1
+        changed = self.chosen.randrange(len(self.builds))
+        self.builds[changed] = self.build
+        self.builds += [self.build] * self.chosen.randrange(3)
+        self.ref = list_files(self.folders, *self.builds)
+
+    def retry(self) -> None:
+        self.build += 1
+        self.retry_since = self.build
+
+    def redo(self) -> None:
+        if self.chosen.random() < 0.3:
+            self.build += 1
+            self.redo_since = self.build
+
+    def run(self) -> None:
+        """Some of the batches that a run would make; the commit if nothing is pending after them."""
+        fingerprint = self.chosen.choice(["f1", "f2"])
+        if len(self.pending(fingerprint)) > len(self.pending(None)):
+            self.build += 1  # what reopens a place raises the build
+        self.handed_out.append((self.build, len(self.builds)))
+        for _ in range(self.chosen.randrange(4)):
+            pending = self.pending(fingerprint)
+            if pending:
+                places = self.chosen.sample(pending, self.chosen.randint(1, len(pending)))
+                self.record(places, self.build, fingerprint)
+        if not self.pending(fingerprint):
+            self.make_commit(fingerprint)
+
+    def late(self) -> None:
+        """A worker of an earlier run still writes."""
+        build, n_files = self.chosen.choice(self.handed_out)
+        places = self.chosen.sample(range(n_files), self.chosen.randint(1, n_files))
+        self.record(places, build, self.chosen.choice(["f1", "f2"]))
+
+    def record(self, places: list[int], build: int, fingerprint: str) -> None:
+        attempt = f"{self.chosen.randrange(16**6):06x}"
+        outcomes = {place: self.chosen.random() < 0.6 for place in places}
+        add_segment(self.folders, outcomes, build, attempt, fingerprint)
+        if self.commit is None or build > self.commit.build:
+            self.counted += [Outcome(place, is_row, build, attempt, fingerprint) for place, is_row in outcomes.items()]
+
+    def make_commit(self, fingerprint: str) -> None:
+        rules = self.rules(fingerprint)
+        self.commit = commit(self.folders, self.ref, self.newer(), self.build, rules, self.commit)
+        self.counted = list(self.winners(fingerprint).values())
+
+    def segments(self) -> list[Segment]:
+        return list_segments(self.folders.segments, JOB_ID).get(0, [])
+
+    def newer(self) -> list[Segment]:
+        return [s for s in self.segments() if self.commit is None or s.build > self.commit.build]
+
+    def check(self) -> None:
+        for fingerprint in (None, "f1", "f2"):
+            state = resolve(self.folders, self.ref, self.commit, self.segments(), self.rules(fingerprint))
+            winners = self.winners(fingerprint)
+            rows = [outcome.fingerprint for outcome in winners.values() if outcome.is_row]
+            assert [p for start, stop in state.pending for p in range(start, stop)] == self.pending(fingerprint)
+            assert counts(state)[:2] == (len(rows), len(winners) - len(rows))
+            assert state.rows_by_fingerprint == {f: rows.count(f) for f in sorted({*rows})}
+            assert state.segments == tuple(self.newer())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_shard_stands_as_its_history_says(folders: JobFolders, seed: int) -> None:
+    history = History(folders, seed)
+    n_commits = 0
+    for _ in range(25):
+        before = history.commit
+        history.step()
+        history.check()
+        n_commits += history.commit is not before
+    assert n_commits
