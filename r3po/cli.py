@@ -9,6 +9,8 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,7 +114,8 @@ def status(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None
     from r3po.jobstatus import read_status
 
     loaded = load_config(config)
-    found = read_status(loaded)
+    with _pandas_left_out():
+        found = read_status(loaded)
     if as_json:
         _print_json(found)
         return
@@ -129,7 +132,9 @@ def errors(
     from r3po.config import load_config
     from r3po.jobstatus import read_failures
 
-    failures = list(read_failures(load_config(config)))
+    loaded = load_config(config)
+    with _pandas_left_out():
+        failures = list(read_failures(loaded))
     if as_json:
         _print_json({"schema_version": 1, "failures": failures})
     elif paths:
@@ -148,7 +153,7 @@ def reset(
 ) -> None:
     """Forget failures (--errors), or everything (--all)."""
     from r3po.config import load_config
-    from r3po.jobstatus import reset_all_errors, reset_all_tracking
+    from r3po.jobbuilder import reset_all_errors, reset_all_tracking
 
     if errors == all_:
         _fail("say what to reset: --errors or --all", "r3po reset --help")
@@ -192,6 +197,19 @@ def _run() -> int:
         sys.stderr.write("error: this is a bug in r3po, not in your function; your state is safe\n")
         return EXIT_BUG
     return 0
+
+
+@contextmanager
+def _pandas_left_out() -> Iterator[None]:
+    """Spare a command that only reads the import of pandas, which pyarrow does at its first scalar if it can."""
+    if "pandas" in sys.modules:
+        yield
+        return
+    sys.modules["pandas"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["pandas"]
 
 
 def _end_with_os_error(error: OSError) -> int:

@@ -199,7 +199,7 @@ def plain_value(value: Any, column: str) -> Any:
     except _CannotStoreError as error:
         raise BadRowError(f"column {column!r}: {error}") from error
     except Exception as error:  # a value's own methods may raise anything
-        what = f"a value of type {type(value).__name__} cannot be read: {type(error).__name__}: {error}"
+        what = f"a value of type {type(value).__name__} cannot be read: {type(error).__name__}: {_message_of(error)}"
         raise BadRowError(f"column {column!r}: {what}") from error
     if plain is _CANNOT:
         raise BadRowError(f"column {column!r}: a value of type {type(value).__name__} cannot be stored")
@@ -296,7 +296,8 @@ def _freeze_nested(value: Any) -> Nested:
 
 
 def _nested_default(value: Any) -> Any:
-    if hasattr(value, "tolist") and type(value).__module__.partition(".")[0] == "numpy":
+    is_numpy = type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist")
+    if is_numpy and value.dtype.kind not in "mM":  # moments and durations would become bare numbers
         return value.tolist()
     raise TypeError(f"it holds a {type(value).__name__}")
 
@@ -330,6 +331,13 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _message_of(error: Exception) -> str:
+    try:
+        return _shorten(str(error).encode("utf-8", "backslashreplace").decode())
+    except Exception:
+        return "(no message)"
 
 
 def _shorten(text: str, limit: int = 100) -> str:

@@ -28,7 +28,6 @@ from r3po.storage import (
     read_json,
     remove_durably,
     remove_if_there,
-    remove_temporaries,
     sync_folder,
     write_json,
 )
@@ -134,8 +133,6 @@ def roll_forward(folders: JobFolders, commits: dict[int, Commit]) -> list[Part]:
     _refuse_strangers(folders, commits)
     broken = [part for commit in commits.values() for part in _publish_parts(folders, commit)]
     _sweep_outcomes(folders, commits)
-    for folder in (folders.working_dir, folders.commits, folders.shards, folders.staging, folders.outcomes):
-        remove_temporaries(folder)
     staged = {part.staged.name for commit in commits.values() for part in commit.parts if part.staged}
     for name in list_names(folders.staging):
         if name not in staged:

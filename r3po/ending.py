@@ -17,7 +17,7 @@ from r3po.events import Observer
 from r3po.job import Job
 from r3po.manifest import ShardRef, read_shard_file
 from r3po.publisher import Publisher
-from r3po.storage import NewFile, make_data_folder, remove_if_there, show_name, write_whole
+from r3po.storage import NewFile, make_data_folder, make_empty, remove_if_there, show_name
 from r3po.tables import Failure
 
 Restage = Callable[[list[ShardRef]], None]
@@ -54,7 +54,7 @@ def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_n
     for kind in KINDS:
         if kind in kinds:
             make_data_folder(job.folders.data(kind))
-            write_whole(job.folders.success(kind), b"")  # Last: it says that all the others are there.
+            make_empty(job.folders.success(kind))  # Last: it says that all the others are there.
         else:
             remove_if_there(job.folders.success(kind))
     return True

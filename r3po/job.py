@@ -11,12 +11,12 @@ from typing import Any
 
 from r3po.commits import KINDS, Commit, check_claim, live_shard_files, read_commits, roll_forward, write_claim
 from r3po.config import Config
-from r3po.errors import FolderError
+from r3po.errors import FolderError, RunStoppedError
 from r3po.manifest import Manifest, read_manifest, write_manifest
 from r3po.reset import complete_reset
 from r3po.segments import list_segments, remove_segments
 from r3po.shardstate import ShardState, newer_segments, resolve_shard
-from r3po.storage import JobFolders, JobLock, list_names, make_folder, remove_if_there, show_name
+from r3po.storage import JobFolders, JobLock, list_names, make_folder, remove_if_there, remove_temporaries, show_name
 from r3po.tables import Rules
 
 
@@ -102,16 +102,35 @@ def open_job(config: Config) -> Iterator[Job]:
     folders = job_folders(config)
     _refuse_nesting(folders)
     make_folder(folders.working_dir)
-    with JobLock(folders.working_dir):
+    with JobLock(folders.working_dir), disk_errors_told():
         complete_reset(folders)
         folders.make()
+        _sweep_temporaries(folders)
         job = read_job(config)
-        check_claim(folders, None if job.manifest is None else job.manifest.job_id)
         if job.manifest is None:
             _refuse_orphans(folders)
-        else:
+        check_claim(folders, None if job.manifest is None else job.manifest.job_id)
+        if job.manifest is not None:
             _complete(job)
         yield job
+
+
+@contextmanager
+def disk_errors_told() -> Iterator[None]:
+    """Turn an OSError of ours into a RunStoppedError that says where, and that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error) from error
+
+
+def disk_error(error: OSError) -> RunStoppedError:
+    """Return the error for a disk that refused: the run stops, and what is durable stays."""
+    return RunStoppedError(
+        f"the disk refused: {error.strerror or error}",
+        where=show_name(error.filename) if isinstance(error.filename, str) else None,
+        hint="what was done is saved; mend the disk or make room, then run again",
+    )
 
 
 # Private functions
@@ -160,6 +179,20 @@ def _check_identity(config: Config, manifest: Manifest) -> None:
             hint="give it a job of its own (another working_dir and output_path), "
             "or make this one anew: r3po reset --all",
         )
+
+
+def _sweep_temporaries(folders: JobFolders) -> None:
+    """Remove what a killed process did not finish; the folders of segments go with their commits."""
+    for folder in (
+        folders.working_dir,
+        folders.commits,
+        folders.shards,
+        folders.outcomes,
+        folders.output_path,
+        folders.staging,
+        folders.failures.parent,
+    ):
+        remove_temporaries(folder)
 
 
 def _refuse_nesting(folders: JobFolders) -> None:

@@ -10,19 +10,22 @@ import heapq
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
 from r3po import events
+from r3po.commits import check_claim, claimed_from
 from r3po.config import Config, check_source, load_config
-from r3po.errors import SourceError
+from r3po.errors import DamagedStateError, SourceError
 from r3po.events import Observer
-from r3po.job import Job, open_job
+from r3po.job import Job, disk_errors_told, job_folders, open_job, read_job
 from r3po.manifest import Entries, Manifest, ShardRef, iter_entries, new_job_id, read_shard_file, write_shard_file
+from r3po.reset import reset_job
 from r3po.scan import RACY_NS, Found, WalkCounts, count_suffixes, hash_file, hash_files, walk, walk_key
-from r3po.storage import show_name
+from r3po.storage import JobLock, show_name
 
 
 class BuildStopped(BaseException):
@@ -125,6 +128,35 @@ def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
         n_new=result.n_new,
         passed_over={reason: n for reason, n in passed_over.items() if n},
     )
+
+
+def reset_all_errors(config: str | os.PathLike[str]) -> int:
+    """Let the next run try every failed file again. Returns how many files that are.
+
+    Equal to `r3po reset CONFIG --errors`; rows stay as they are.
+    """
+    with open_job(load_config(config)) as job:
+        if job.manifest is None:
+            return 0
+        n_failed = sum(state.n_failed for state in job.resolve(None).values())
+        if n_failed:
+            build = job.built.build + 1
+            job.put_in_force(job.built.replace(build=build, retry_since=build))
+        return n_failed
+
+
+def reset_all_tracking(config: str | os.PathLike[str]) -> int:
+    """Forget the job: remove its state, and the parts that its commits name. Returns how many parts were removed.
+
+    Equal to `r3po reset CONFIG --all`. Files that r3po did not write stay, and the source is never touched.
+    """
+    loaded = load_config(config)
+    folders = job_folders(loaded)
+    if not folders.working_dir.is_dir():
+        return 0
+    with JobLock(folders.working_dir), disk_errors_told():
+        _check_ours(loaded)
+        return reset_job(folders)
 
 
 # Private: comparing the walk with the manifest
@@ -352,3 +384,23 @@ class _ShardWriter:
     def _flush(self, entries: Entries) -> None:
         folder: Path = self._job.folders.shards
         self._refs.append(write_shard_file(folder, len(self._refs), self._build, entries))
+
+
+# Private: forgetting
+
+
+def _check_ours(config: Config) -> None:
+    """See that state and output are this job's. This is the way out of damaged state, so damage is no obstacle.
+
+    Raises:
+        FolderError: working_dir or output_path belongs to another job.
+    """
+    folders = job_folders(config)
+    job_id = None
+    with suppress(DamagedStateError):
+        job = read_job(config)
+        job_id = None if job.manifest is None else job.manifest.job_id
+    if job_id is None:
+        job_id = claimed_from(folders)
+    with suppress(DamagedStateError):
+        check_claim(folders, job_id)

@@ -27,21 +27,16 @@ from r3po.config import Config, check_source, load_config
 from r3po.ending import make_end
 from r3po.errors import ConfigError, RunStoppedError, StateError
 from r3po.events import Event, Observer
-from r3po.job import Job, open_job, tidy_path
+from r3po.job import Job, disk_error, open_job, tidy_path
 from r3po.jobbuilder import BuildProgress, BuildResult, BuildStopped, apply_build, plan_build, scan_finished
-from r3po.manifest import ShardRef
+from r3po.manifest import ShardRef, columns_path
 from r3po.pool import Pool, SerialPool
 from r3po.publisher import Publisher
-from r3po.runloop import Counts, RunLoop, disk_error
+from r3po.runloop import Counts, RunLoop
 from r3po.shardstate import ShardState
 from r3po.staging import stage_shard
 from r3po.stopsignals import StopNow, StopSignals
-from r3po.storage import (
-    list_names,
-    make_folder,
-    remove_if_there,
-    remove_tree,
-)
+from r3po.storage import damaged, list_names, make_folder, remove_if_there, remove_tree
 from r3po.userfunc import FunctionSpec, describe_callable, find_function
 from r3po.worker import WorkerSetup
 
@@ -261,6 +256,8 @@ class _Run:
         self._publisher = Publisher(
             job, self.spec.fingerprint, r3po_version(), lambda: f"{self.run_id}-{next(self._numbers):06d}"
         )
+        if self._publisher.columns is None and any(state.n_done for state in states.values()):
+            raise damaged(columns_path(config.working_dir, job.built), "is missing, although there are rows")
         to_do = [state for state in states.values() if not state.is_committed]
         if to_do:
             self._announce(states)

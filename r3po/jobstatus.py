@@ -1,28 +1,24 @@
-"""How a job stands, which files failed, and forgetting either. It reads state only, and needs no Ray and no f.
+"""How a job stands, and which files failed. It reads state only, and needs no Ray and no f.
 
 `read_status` and `read_failures` take no lock: they work while a run is going on, and read again what it replaced.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import orjson
 
 import r3po.tables as tables
-from r3po.commits import check_claim, claimed_from
-from r3po.config import Config, load_config
+from r3po.config import Config
 from r3po.errors import DamagedStateError
-from r3po.job import Job, job_folders, open_job, read_job
+from r3po.job import Job, read_job
 from r3po.manifest import read_shard_file
-from r3po.reset import reset_job
 from r3po.segments import list_segments
 from r3po.shardstate import entry_builds, newer_segments, read_candidates
-from r3po.storage import JobLock, ago, list_names, running_pid, show_name
+from r3po.storage import ago, list_names, running_pid, show_name
 
 T = TypeVar("T")
 
@@ -50,35 +46,6 @@ def read_failures(config: Config) -> Iterator[dict[str, Any]]:
         StateError: the state is damaged or too new.
     """
     yield from _again(lambda: list(_failures(read_job(config))))
-
-
-def reset_all_errors(config: str | os.PathLike[str]) -> int:
-    """Let the next run try every failed file again. Returns how many files that are.
-
-    Equal to `r3po reset CONFIG --errors`; rows stay as they are.
-    """
-    with open_job(load_config(config)) as job:
-        if job.manifest is None:
-            return 0
-        n_failed = sum(state.n_failed for state in job.resolve(None).values())
-        if n_failed:
-            build = job.built.build + 1
-            job.put_in_force(job.built.replace(build=build, retry_since=build))
-        return n_failed
-
-
-def reset_all_tracking(config: str | os.PathLike[str]) -> int:
-    """Forget the job: remove its state, and the parts that its commits name. Returns how many parts were removed.
-
-    Equal to `r3po reset CONFIG --all`. Files that r3po did not write stay, and the source is never touched.
-    """
-    loaded = load_config(config)
-    folders = job_folders(loaded)
-    if not folders.working_dir.is_dir():
-        return 0
-    with JobLock(folders.working_dir):
-        _check_ours(loaded)
-        return reset_job(folders)
 
 
 # Private functions
@@ -146,20 +113,3 @@ def _failures(job: Job) -> Iterator[dict[str, Any]]:
             place, tries = failure.pop("place"), failure.pop("tries")
             seconds = round(failure.pop("seconds"), 6)
             yield {"path": show_name(paths[place]), **failure, "attempts": tries, "seconds": seconds}
-
-
-def _check_ours(config: Config) -> None:
-    """See that state and output are this job's. This is the way out of damaged state, so damage is no obstacle.
-
-    Raises:
-        FolderError: working_dir or output_path belongs to another job.
-    """
-    folders = job_folders(config)
-    job_id = None
-    with suppress(DamagedStateError):
-        job = read_job(config)
-        job_id = None if job.manifest is None else job.manifest.job_id
-    if job_id is None:
-        job_id = claimed_from(folders)
-    with suppress(DamagedStateError):
-        check_claim(folders, job_id)

@@ -6,7 +6,7 @@ A marker is made first and removed last, so that a reset that was killed is comp
 from __future__ import annotations
 
 from r3po.commits import KINDS, part_name
-from r3po.storage import JobFolders, list_names, remove_durably, remove_if_there, remove_tree, write_whole
+from r3po.storage import JobFolders, list_names, remove_durably, remove_if_there, remove_tree, sync_folder, write_whole
 
 
 def reset_job(folders: JobFolders) -> int:
@@ -14,6 +14,10 @@ def reset_job(folders: JobFolders) -> int:
     write_whole(folders.reset_marker, b"")
     n_parts = _remove_output(folders)
     _remove_state(folders)
+    # Before the marker goes: a power cut must not bring back half of a job that nobody knows is to be forgotten.
+    for folder in (folders.output_path, folders.working_dir):
+        if folder.is_dir():
+            sync_folder(folder)
     remove_durably(folders.reset_marker)
     return n_parts
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from r3po import events
 from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.events import Observer
+from r3po.job import disk_error
 from r3po.manifest import ShardRef, read_shard_file
 from r3po.pool import Answer, Call, Pool, WorkerLost
 from r3po.publisher import Publisher
@@ -201,6 +202,8 @@ class RunLoop:
             )
         if message.error is None:
             return message
+        if self._tickets.get(message.worker):
+            self._tickets[message.worker].pop(0)  # answered, if badly
         if isinstance(message.error, R3poError):
             raise message.error
         if isinstance(message.error, OSError):
@@ -296,15 +299,6 @@ class RunLoop:
                     self._lose(message.worker)
                 elif not (message.call.method == "load" and message.error is not None):
                     self._handle(message)
-
-
-def disk_error(error: OSError) -> RunStoppedError:
-    """Return the error for a disk that refused: the run stops, and what is durable stays."""
-    return RunStoppedError(
-        f"cannot write: {error.strerror or error}",
-        where=error.filename if isinstance(error.filename, str) else None,
-        hint="what was done is saved; mend the disk or make room, then run again",
-    )
 
 
 # Private functions

@@ -207,6 +207,12 @@ def write_whole(path: Path, data: bytes) -> FileRecord:
         return new.finish(path.name)
 
 
+def make_empty(path: Path) -> None:
+    """Make an empty file durably. It is whole at once, so no temporary appears beside it, even for a moment."""
+    os.close(_create(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable: without it a rename can be undone by a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -610,7 +610,8 @@ def _is_storable(type_: Any, depth: int = 0) -> bool:
 
 def _part_table(table: Table, indices: Indices, schema: Schema) -> Table:
     arrays = [_column(table, indices, i, f.type) for i, f in enumerate(schema)]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    # In one chunk: Parquet would cut its pages at the seams of the segments.
+    return pa.Table.from_arrays(arrays, schema=schema).combine_chunks()
 
 
 def _column(table: Table, indices: Indices, i: int, target: Any) -> Any:

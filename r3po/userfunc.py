@@ -9,6 +9,7 @@ not looked at here, and pickling one that has no importable name is the caller's
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -117,18 +118,42 @@ def load_function(spec: FunctionSpec) -> Callable[..., object]:
     if spec.kind == "file" and not os.path.isfile(spec.target):
         hint = "on a cluster, the function must be on storage that all nodes share"
         raise FunctionError(f"function file not found: {spec.target}", hint=hint)
+    if _loaded.get(spec.target, spec.fingerprint) != spec.fingerprint:
+        _forget_modules(spec.target)
     try:
         module = _import_file(Path(spec.target)) if spec.kind == "file" else importlib.import_module(spec.target)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a script may also leave by SystemExit
         raise _import_failure(spec, error) from error
+    _loaded[spec.target] = spec.fingerprint
     return _get_function(module, spec)
 
 
 def extend_sys_path(folders: Iterable[str]) -> None:
     """Put the missing `folders` in front of `sys.path`; it takes them to unpickle a function sent by value, too."""
     sys.path[:0] = [folder for folder in folders if folder not in sys.path]
+
+
+_loaded: dict[str, str] = {}
+"""The fingerprint under which a file or module was loaded in this process: a mended one is imported anew."""
+
+
+def _forget_modules(target: str) -> None:
+    """Let the modules in the folder of `target` be imported anew; whoever holds the old ones keeps them."""
+    file = target if target.endswith(".py") else getattr(sys.modules.get(target), "__file__", None)
+    if not file:
+        return
+    folder = Path(file).resolve().parent
+    for name, module in list(sys.modules.items()):
+        source = getattr(module, "__file__", None)
+        if name in MAIN_NAMES or not source or not Path(source).resolve().is_relative_to(folder) or is_library(folder):
+            continue
+        del sys.modules[name]
+        # Python takes bytecode for current whose source has the same size and the same second.
+        with contextlib.suppress(OSError, ValueError, NotImplementedError):
+            os.unlink(importlib.util.cache_from_source(source))
+    importlib.invalidate_caches()
 
 
 # Private functions: what the text says

@@ -6,8 +6,10 @@ nothing; it answers with what it made durable, and gives back the places that it
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import sysconfig
 import time
 import traceback
@@ -30,7 +32,7 @@ from r3po.tables import Failure, OutcomeBatch
 from r3po.userfunc import FunctionSpec, load_function
 
 BATCH_BYTES = 64 << 20
-"""A batch ends early once its rows hold about this many bytes."""
+"""A batch ends early once its outcomes hold about this many bytes."""
 
 STOP_CHECK_S = 0.1
 """How often a worker looks whether the run is to stop."""
@@ -201,18 +203,21 @@ class Worker:
         batch = opened.batch
         deadline = opened.started + self._setup.batch_seconds
         next_check = opened.started + STOP_CHECK_S
+        failure_bytes = 0
         for place in opened.places:
             returned, failure = self._process(opened, place)
             row = None
             if failure is None:
                 row, failure = _take_row(returned, collector)
+            if failure is not None:
+                failure_bytes += len(failure.message) + len(failure.traceback)
             _append(batch, row, failure)
             now = time.perf_counter()
             if now >= next_check:
                 next_check = now + STOP_CHECK_S
                 if now >= deadline or self._should_stop():
                     return
-            if collector is not None and collector.size_bytes >= BATCH_BYTES:
+            if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
                 return
 
     def _process(self, opened: _Open, place: int) -> tuple[Any, Failure | None]:
@@ -230,6 +235,8 @@ class Worker:
                 started = time.perf_counter()
                 returned, failure = self._call(path, data)
                 after = os.stat(path)
+                if not stat.S_ISREG(after.st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file", path)
                 if after.st_size == seen[0] and after.st_mtime_ns == seen[1]:
                     break
             else:

@@ -1,0 +1,575 @@
+"""Staging: what a worker makes of a shard's segments, in real folders."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gc
+import io
+import os
+import random
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import r3po.staging as staging
+import r3po.storage as storage
+import r3po.tables as tables
+from r3po.columns import Columns, RowCollector, columns_of
+from r3po.commits import Commit, Part, read_outcomes
+from r3po.errors import DamagedStateError
+from r3po.manifest import Entries, ShardRef, read_shard_file, write_shard_file
+from r3po.segments import Segment, segment_folder, write_segment
+from r3po.staging import Staged, StageOrder, stage_shard
+from r3po.storage import JobFolders, digest_file
+from r3po.tables import Failure, OutcomeBatch, Rules
+
+BROKE = Failure("ValueError", "broke", "f.py:3 in f", "Traceback ...\n")
+JOB_ID = "0123456789abcdef0123456789abcdef"
+BOTH = {"csv": True, "parquet": {"compression": "zstd", "level": 3}}
+COLUMNS = columns_of({"n": 1, "t": "x"})
+
+
+def hash_of(place: int) -> bytes:
+    return bytes([place % 256]) * 16
+
+
+@dataclass
+class Shard:
+    """One shard of a job in a folder of its own; segments are written as workers write them."""
+
+    folders: JobFolders
+    ref: ShardRef
+    columns: Columns | None = COLUMNS
+    segments: list[Segment] = field(default_factory=list)
+
+    def write(
+        self,
+        outcomes: dict[int, Any],
+        *,
+        build: int = 1,
+        attempt: str | None = None,
+        fingerprint: str = "f1",
+        sizes: dict[int, int] | None = None,
+        hash_: bool = True,
+    ) -> Segment:
+        """Write one segment: a row's values or a Failure for each place, in the order given."""
+        batch = OutcomeBatch()
+        collector = RowCollector(self.columns) if self.columns else None
+        for i, (place, outcome) in enumerate(outcomes.items()):
+            batch.places.append(place)
+            batch.sizes.append((sizes or {}).get(place, 100 + place))
+            batch.mtimes_ns.append(10**18 + place)
+            batch.hashes.append(hash_of(place) if hash_ else None)
+            batch.racy.append(False)
+            batch.seconds.append(0.5)
+            if isinstance(outcome, Failure) or collector is None or self.columns is None:
+                batch.failures[i] = outcome
+                batch.rows.append(None)
+            else:
+                batch.rows.append(collector.take(dict(zip(self.columns.names, outcome, strict=True))))
+        table = tables.outcome_table(batch, self.columns)
+        segment = write_segment(
+            self.folders.segments,
+            table,
+            shard=self.ref.shard,
+            build=build,
+            job_id=JOB_ID,
+            attempt=attempt or f"w{len(self.segments)}",
+            fingerprint=fingerprint,
+            n_failed=len(batch.failures),
+        )
+        self.segments.append(segment)
+        return segment
+
+    def order(self, **changes: Any) -> StageOrder:
+        order = StageOrder(
+            folders=self.folders,
+            job_id=JOB_ID,
+            job_name="count",
+            version="0.3.0",
+            ref=self.ref,
+            build=1,
+            attempt="s1",
+            previous=None,
+            segments=tuple(self.segments),
+            rules=Rules(redo_since=0, retry_since=0),
+            columns=self.columns,
+            settings=BOTH,
+            schema=None,
+        )
+        return dataclasses.replace(order, **changes)
+
+    def stage(self, **changes: Any) -> Commit:
+        staged = stage_shard(self.order(**changes))
+        assert staged.shard == self.ref.shard
+        assert staged.missing == ()
+        assert staged.commit is not None
+        return staged.commit
+
+    def part(self, commit: Commit, kind: str) -> bytes:
+        """Return the content of a staged part, after a look at its record."""
+        (found,) = [part for part in commit.parts if part.kind == kind]
+        assert found.staged is not None
+        path = self.folders.staging / found.staged.name
+        assert digest_file(path) == (found.staged.size_bytes, found.staged.sha256)
+        return path.read_bytes()
+
+    def csv_rows(self, commit: Commit) -> list[list[str]]:
+        return list(csv.reader(io.StringIO(self.part(commit, "csv").decode(), newline="")))
+
+    def parquet(self, commit: Commit) -> Any:
+        return pq.read_table(io.BytesIO(self.part(commit, "parquet")))
+
+
+def make_shard(
+    folder: Path,
+    n_files: int,
+    *,
+    shard: int = 7,
+    columns: Columns | None = COLUMNS,
+    hashed: bool = True,
+    builds: Sequence[int] | None = None,
+    names: Iterable[str] | None = None,
+) -> Shard:
+    folders = JobFolders(folder / "work", folder / "out")
+    folders.make()
+    entries = Entries()
+    for place, name in enumerate(names or (f"f{i}.json" for i in range(n_files))):
+        hash_ = hash_of(place) if hashed else None
+        build = builds[place] if builds else 1
+        entries.append(name, 100 + place, 10**18 + place, build, hash_=hash_)
+    return Shard(folders, write_shard_file(folders.shards, shard, 1, entries), columns)
+
+
+def tree(folders: JobFolders) -> set[str]:
+    found = set()
+    for root in (folders.working_dir, folders.output_path):
+        for path in root.rglob("*"):
+            if path.is_file():
+                found.add(str(path.relative_to(root)))
+    return found
+
+
+# A full pass
+
+
+def test_a_shard_is_staged_in_place_order_with_everything_its_commit_says(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 5)
+    shard.write({3: (3, "three"), 0: (0, "zero")}, fingerprint="f2")
+    shard.write({4: (4, None), 2: BROKE, 1: (1, "")})
+    before = tree(shard.folders)
+    commit = shard.stage(attempt="s9", build=2)
+
+    assert shard.part(commit, "csv") == b'n,t\n0,"zero"\n1,""\n3,"three"\n4,\n'
+    found = shard.parquet(commit)
+    assert found.to_pylist() == [
+        {"n": 0, "t": "zero"},
+        {"n": 1, "t": ""},
+        {"n": 3, "t": "three"},
+        {"n": 4, "t": None},
+    ]
+    assert {k: v for k, v in found.schema.metadata.items() if k != b"ARROW:schema"} == {
+        b"r3po.job": b"count",
+        b"r3po.shard": b"7",
+        b"r3po.version": b"0.3.0",
+        b"r3po.function": b"f1,f2",
+    }
+    assert (commit.job_id, commit.shard, commit.build, commit.first_build) == (JOB_ID, 7, 2, 1)
+    assert commit.tally == tables.Tally(4, 1, {"f1": 2, "f2": 2}, {"f1": 1}, 1)
+    assert commit.own_schema == commit.schema == pa.schema([("n", pa.int64()), ("t", pa.string())])
+    assert commit.part_settings == BOTH
+    assert commit.made_from == shard.ref.file.sha256
+    assert commit.is_for(shard.ref)
+    assert [(part.kind, part.name) for part in commit.parts] == [
+        ("csv", "part-00007.csv"),
+        ("parquet", "part-00007.parquet"),
+    ]
+
+    outcomes = read_outcomes(shard.folders, commit)
+    assert outcomes["place"].to_pylist() == [0, 1, 2, 3, 4]
+    assert outcomes["fingerprint"].to_pylist() == ["f2", "f1", "f1", "f2", "f1"]
+    assert tables.failures_of(outcomes) == [{"place": 2, **BROKE._asdict(), "tries": 1, "seconds": 0.5}]
+    # Staging adds durable files under names that nobody looks at; it removes and publishes nothing.
+    named = {f".staging/{part.staged.name}" for part in commit.parts if part.staged}
+    assert tree(shard.folders) - before == {*named, f"outcomes/{commit.outcomes.name}"}
+    assert before <= tree(shard.folders)
+
+
+def test_two_stagings_of_one_shard_do_not_share_a_file(tmp_path: Path) -> None:
+    """A late worker of a dead run may stage what the next run stages."""
+    shard = make_shard(tmp_path, 1)
+    shard.write({0: (1, "a")})
+    one, two = shard.stage(attempt="s1"), shard.stage(attempt="s2")
+    assert one.outcomes.name != two.outcomes.name
+    assert {p.staged.name for p in one.parts if p.staged}.isdisjoint(p.staged.name for p in two.parts if p.staged)
+    assert [shard.part(one, kind) for kind in ("csv", "parquet")] == [
+        shard.part(two, kind) for kind in ("csv", "parquet")
+    ]
+
+
+@pytest.mark.parametrize("missing_kind", ["csv", "parquet"])
+def test_only_the_kinds_that_are_asked_for_are_made(tmp_path: Path, missing_kind: str) -> None:
+    shard = make_shard(tmp_path, 1)
+    shard.write({0: (1, "a")})
+    wanted = {**BOTH, missing_kind: False}
+    commit = shard.stage(settings=wanted)
+    assert commit.part_settings == wanted
+    assert [part.kind for part in commit.parts if part.staged is None] == [missing_kind]
+    assert len(os.listdir(shard.folders.staging)) == 1
+
+
+def test_the_compression_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 1)
+    shard.write({0: (1, "a" * 100)})
+    commit = shard.stage(settings={"csv": False, "parquet": {"compression": "snappy", "level": None}})
+    metadata = pq.read_metadata(io.BytesIO(shard.part(commit, "parquet")))
+    assert metadata.row_group(0).column(1).compression == "SNAPPY"
+
+
+def test_failures_alone_make_no_part(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 3)
+    shard.write({i: BROKE for i in range(3)})
+    commit = shard.stage()
+    assert commit.parts == (Part("csv", "part-00007.csv", None), Part("parquet", "part-00007.parquet", None))
+    assert os.listdir(shard.folders.staging) == []
+    assert (commit.tally.n_rows, commit.tally.n_failed) == (0, 3)
+    assert commit.own_schema.types == [pa.null(), pa.null()]
+    assert len(read_outcomes(shard.folders, commit)) == 3
+
+
+def test_failures_from_before_the_first_row_can_be_staged(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 2, columns=None)
+    shard.write({0: BROKE, 1: BROKE})
+    commit = shard.stage()
+    assert commit.tally.n_failed == 2
+    assert len(commit.schema) == 0
+
+
+def test_columns_that_no_row_of_the_shard_fills_are_there_and_empty(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 2)
+    shard.write({0: (None, None), 1: BROKE})
+    commit = shard.stage()
+    assert shard.part(commit, "csv") == b"n,t\n,\n"
+    assert shard.parquet(commit).to_pylist() == [{"n": None, "t": None}]
+
+
+# What is missing
+
+
+def test_places_without_an_outcome_are_named_and_nothing_is_made(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 10)
+    shard.write({1: (1, "a"), 2: (2, "b"), 5: BROKE})
+    before = tree(shard.folders)
+    assert stage_shard(shard.order()) == Staged(7, None, ((0, 1), (3, 5), (6, 10)))
+    assert tree(shard.folders) == before
+
+
+def test_a_shard_without_any_outcome_misses_all_its_places(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 3)
+    assert stage_shard(shard.order()) == Staged(7, None, ((0, 3),))
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "emptied", "removed", "other content"])
+def test_the_places_of_a_damaged_segment_are_missing(tmp_path: Path, damage: str) -> None:
+    shard = make_shard(tmp_path, 6)
+    shard.write({0: (0, "a"), 1: (1, "b")})
+    broken = shard.write({2: (2, "c"), 4: (4, "d")})
+    shard.write({3: (3, "e"), 5: (5, "f")})
+    path = segment_folder(shard.folders.segments, 7) / broken.name
+    content = path.read_bytes()
+    if damage == "flipped bit":
+        path.write_bytes(content[:400] + bytes([content[400] ^ 1]) + content[401:])
+    elif damage == "truncated":
+        path.write_bytes(content[:-10])
+    elif damage == "emptied":
+        path.write_bytes(b"")
+    elif damage == "removed":
+        path.unlink()
+    else:
+        path.write_bytes((path.parent / shard.segments[0].name).read_bytes())
+    assert stage_shard(shard.order()) == Staged(7, None, ((2, 3), (4, 5)))
+
+
+def test_a_damaged_segment_does_no_harm_where_another_covers_its_places(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 2)
+    broken = shard.write({0: (0, "a"), 1: (1, "b")})
+    shard.write({1: (1, "b"), 0: (0, "a")})
+    (segment_folder(shard.folders.segments, 7) / broken.name).write_bytes(b"garbage")
+    assert shard.part(shard.stage(), "csv") == b'n,t\n0,"a"\n1,"b"\n'
+
+
+def test_outcomes_of_other_places_and_older_contents_do_not_fill_a_gap(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 3, builds=[1, 2, 1])
+    shard.write({0: (0, "a"), 1: (1, "old"), 7: (7, "no such place")}, build=1)
+    shard.write({2: BROKE}, build=1, fingerprint="old code")
+    assert stage_shard(shard.order(rules=Rules(0, 0, "f1"))) == Staged(7, None, ((1, 3),))
+
+
+def test_a_shard_file_that_is_not_the_manifest_s_is_refused(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 1)
+    shard.write({0: (1, "a")})
+    path = shard.folders.shards / shard.ref.file.name
+    path.write_bytes(path.read_bytes().replace(b"f0", b"f1"))
+    with pytest.raises(DamagedStateError, match="digest"):
+        stage_shard(shard.order())
+    path.unlink()
+    with pytest.raises(DamagedStateError, match="is missing"):
+        stage_shard(shard.order())
+
+
+def test_a_damaged_outcomes_file_is_refused_by_name(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 2)
+    shard.write({0: (1, "a"), 1: (2, "b")})
+    previous = shard.stage()
+    path = shard.folders.outcomes / previous.outcomes.name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedStateError, match=previous.outcomes.name):
+        stage_shard(shard.order(previous=previous, segments=()))
+
+
+# Staging again
+
+
+def test_staging_again_without_segments_keeps_the_outcomes_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 4)
+    shard.write({2: (2, "c"), 0: (0, "a")}, build=1)
+    shard.write({1: BROKE, 3: (3, "d")}, build=1)
+    first = shard.stage(attempt="s1")
+    n_outcomes = len(os.listdir(shard.folders.outcomes))
+    again = shard.stage(attempt="s2", build=5, previous=first, segments=(), ref=first.entries)
+    assert (again.outcomes, again.entries) == (first.outcomes, first.entries)
+    assert len(os.listdir(shard.folders.outcomes)) == n_outcomes
+    assert (again.tally, again.first_build, again.own_schema) == (first.tally, first.first_build, first.own_schema)
+    assert again.build == 5
+    for kind in ("csv", "parquet"):
+        assert shard.part(again, kind) == shard.part(first, kind)
+
+
+def test_a_wider_schema_of_the_job_makes_the_part_float_and_leaves_its_own_types(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 2)
+    shard.write({0: (1, "a"), 1: (2, "b")})
+    hint = pa.schema([("n", pa.float64()), ("t", pa.null())])
+    commit = shard.stage(schema=hint)
+    assert commit.schema.types == [pa.float64(), pa.string()]
+    assert commit.own_schema.types == [pa.int64(), pa.string()]
+    found = shard.parquet(commit)
+    assert found.schema.types == [pa.float64(), pa.string()]
+    assert found["n"].to_pylist() == [1.0, 2.0]
+
+
+def test_ints_print_like_the_floats_of_other_shards_once_the_job_has_floats(tmp_path: Path) -> None:
+    ints, floats = make_shard(tmp_path / "ints", 1), make_shard(tmp_path / "floats", 1)
+    big = 1 << 60
+    ints.write({0: (big, "a")})
+    floats.write({0: (float(big), "a")})
+    hint = pa.schema([("n", pa.float64()), ("t", pa.string())])
+    assert ints.part(ints.stage(schema=hint), "csv") == floats.part(floats.stage(), "csv")
+
+
+def test_new_segments_replace_what_was_committed_before_only_where_they_count(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 4)
+    shard.write({i: (i, "old") for i in range(3)}, build=1)
+    shard.write({3: BROKE}, build=1)
+    previous = shard.stage()
+    shard.segments.clear()
+    shard.write({3: (3, "retried")}, build=2)
+    shard.write({1: (1, "an older, late one")}, build=0)
+    shard.write({0: (9, "a late one of the same build, with a larger attempt")}, build=1, attempt="z")
+    commit = shard.stage(build=2, attempt="s2", previous=previous)
+    assert [line[1] for line in shard.csv_rows(commit)] == ["t", "old", "old", "old", "retried"]
+    assert commit.outcomes.name != previous.outcomes.name
+    assert (commit.build, commit.first_build) == (2, 1)
+    # The file of the commit that is still in force stays: the driver removes it once it has decided.
+    assert len(read_outcomes(shard.folders, previous)) == 4
+
+
+def test_tries_are_summed_over_attempts_and_over_commits(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 3)
+    shard.write({0: BROKE, 1: BROKE, 2: (2, "c")})
+    shard.write({0: BROKE})
+    shard.write({0: (1, "a")})
+    first = shard.stage()
+    assert read_outcomes(shard.folders, first)["tries"].to_pylist() == [3, 1, 1]
+    shard.segments.clear()
+    shard.write({1: BROKE}, build=2)
+    shard.write({1: BROKE}, build=3)
+    second = shard.stage(previous=first, build=3, attempt="s2")
+    assert read_outcomes(shard.folders, second)["tries"].to_pylist() == [3, 3, 1]
+
+
+# Hashes that f's own content had
+
+
+def test_hashes_that_f_saw_are_adopted_into_a_new_shard_file(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 3, hashed=False)
+    shard.write({2: (2, "c"), 1: BROKE}, sizes={2: 5})
+    shard.write({0: (0, "a")}, hash_=False)
+    commit = shard.stage(build=4)
+    assert commit.entries != shard.ref
+    assert commit.entries.file.name.startswith("00007.b4.")
+    assert commit.made_from == shard.ref.file.sha256
+    assert commit.is_for(shard.ref) and commit.is_for(commit.entries)
+    entries = read_shard_file(shard.folders.shards, commit.entries)
+    assert entries.hashes == [None, hash_of(1), hash_of(2)]
+    assert entries.sizes == [100, 101, 5]
+    assert entries.mtimes_ns == [10**18, 10**18 + 1, 10**18 + 2]
+    assert entries.builds == [1, 1, 1]
+    assert (commit.entries.n_files, commit.entries.last_build, commit.entries.size_bytes) == (3, 1, 206)
+    # The old one is still what the manifest names.
+    assert read_shard_file(shard.folders.shards, shard.ref).hashes == [None] * 3
+
+
+def test_a_shard_file_that_says_it_all_is_kept(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 2)
+    shard.write({0: (0, "a")})
+    shard.write({1: (1, "b")}, hash_=False)
+    commit = shard.stage()
+    assert commit.entries == shard.ref
+    assert len(os.listdir(shard.folders.shards)) == 1
+
+
+def test_a_known_hash_is_forgotten_when_the_file_is_another_one_now(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 2)
+    shard.write({0: (0, "a"), 1: (1, "b")}, sizes={1: 7}, hash_=False)
+    entries = read_shard_file(shard.folders.shards, shard.stage().entries)
+    assert entries.hashes == [hash_of(0), None]
+    assert entries.sizes == [100, 7]
+
+
+def test_names_that_are_not_utf_8_survive_the_adoption(tmp_path: Path) -> None:
+    names = ["new\nline.json", os.fsdecode(b"caf\xe9.json"), "🍐/é.json"]
+    shard = make_shard(tmp_path, 3, hashed=False, names=names)
+    shard.write({i: (i, "a") for i in range(3)})
+    commit = shard.stage()
+    assert commit.entries != shard.ref
+    assert read_shard_file(shard.folders.shards, commit.entries).paths == names
+
+
+# A disk that refuses
+
+
+def refuse_after(n_allowed: int, real: Any) -> Any:
+    """Return a seam that fails like a full disk once it was called `n_allowed` times."""
+    calls = iter(range(n_allowed))
+
+    def seam(*args: Any) -> Any:
+        if next(calls, None) is None:
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    return seam
+
+
+def stage_on_a_full_disk(shard: Shard, seam: str, n_allowed: int) -> Staged | None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, seam, refuse_after(n_allowed, getattr(storage, seam)))
+        try:
+            return stage_shard(shard.order(attempt=f"{seam}{n_allowed}"))
+        except OSError as error:
+            assert error.errno == 28
+            return None
+
+
+@pytest.mark.parametrize(
+    ("seam", "n_calls"),
+    [("_create", 4), ("_fsync", 8), ("_replace", 4)],  # outcomes, shard file, two parts; each is synced with its folder
+)
+def test_a_disk_that_refuses_at_any_step_leaves_nothing_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seam: str, n_calls: int
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # the next test looks at these
+    shard = make_shard(tmp_path, 3, hashed=False)
+    shard.write({i: (i, "a") for i in range(3)})
+    for n_allowed in range(n_calls):
+        assert stage_on_a_full_disk(shard, seam, n_allowed) is None
+        assert [name for name in tree(shard.folders) if Path(name).name.startswith(".")] == []
+    staged = stage_on_a_full_disk(shard, seam, n_calls)
+    assert staged is not None and staged.commit is not None
+    gc.collect()
+
+
+def test_a_disk_that_refuses_makes_no_noise_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda event: heard.append(repr(event.exc_value)))
+    shard = make_shard(tmp_path, 3)
+    shard.write({i: (i, "a") for i in range(3)})
+    for n_allowed in range(6):
+        stage_on_a_full_disk(shard, "_fsync", n_allowed)
+    gc.collect()
+    assert heard == []
+
+
+# The same rows give the same bytes
+
+
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(st.data())
+def test_however_a_shard_was_cut_into_segments_its_parts_have_the_same_digests(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    columns = columns_of({"n": 1, "t": "x", "later": None, "d": {}})
+    row = st.tuples(
+        st.none() | st.integers(-99, 99) | st.floats(allow_nan=False),
+        st.none() | st.text(max_size=4),
+        st.none() | st.integers(0, 9) | st.text(max_size=3) | st.booleans(),
+        st.none() | st.dictionaries(st.sampled_from("abc"), st.integers(0, 9), min_size=1),
+    )
+    outcomes = dict(enumerate(data.draw(st.lists(row | st.just(BROKE), min_size=1, max_size=20))))
+    rng = data.draw(st.randoms(use_true_random=False))
+
+    whole = make_shard(tmp_path_factory.mktemp("whole"), len(outcomes), columns=columns)
+    whole.write(outcomes, build=3)
+    cut = make_shard(tmp_path_factory.mktemp("cut"), len(outcomes), columns=columns)
+    write_in_pieces(cut, outcomes, rng)
+    expected, found = whole.stage(build=3), cut.stage(build=3, attempt="other")
+
+    def digests(commit: Commit) -> list[Any]:
+        return [(part.kind, part.staged and part.staged.sha256) for part in commit.parts]
+
+    assert digests(found) == digests(expected)
+    assert (found.tally, found.own_schema) == (expected.tally, expected.own_schema)
+    again = cut.stage(build=3, attempt="again", previous=found, segments=())
+    assert digests(again) == digests(expected)
+
+
+def write_in_pieces(shard: Shard, outcomes: dict[int, Any], rng: random.Random) -> None:
+    """Write outcomes as many segments in any order, among duplicates that the predicate passes over."""
+    places = rng.sample(sorted(outcomes), len(outcomes))
+    while places:
+        piece = [places.pop() for _ in range(min(len(places), rng.randint(1, 6)))]
+        shard.write({place: outcomes[place] for place in piece}, build=3, attempt=f"m{len(places)}")
+        others = [place for place in piece if rng.random() < 0.5]
+        older = {place: outcomes[rng.choice(sorted(outcomes))] for place in others}
+        kind = rng.choice(["none", "older", "failed", "late"])
+        if others and kind == "older":
+            shard.write(older, build=rng.choice([1, 2]), attempt=f"a{len(places)}")
+        elif others and kind == "failed":
+            shard.write({p: BROKE for p in others if outcomes[p] is not BROKE}, build=3, attempt=f"a{len(places)}")
+        elif others and kind == "late":
+            shard.write({p: outcomes[p] for p in others}, build=3, attempt=f"z{len(places)}")
+    rng.shuffle(shard.segments)
+
+
+def test_a_shard_with_more_text_than_one_arrow_array_holds_can_be_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10,000 texts of 215 kB are enough. The files would take long to write; one text stands for all of them."""
+    n_files = 40
+    shard = make_shard(tmp_path, n_files, columns=columns_of({"t": "x"}))
+    one = shard.write({0: ("x" * (60 << 20),)})
+    table, _ = staging.read_candidates(shard.folders, None, [one])
+    copies = [table.set_column(0, "place", pa.array([place], pa.int32())) for place in range(n_files)]
+    monkeypatch.setattr(staging, "read_candidates", lambda *_: (tables.join_tables(copies), ()))
+    commit = shard.stage(settings={"csv": False, "parquet": False})
+    assert commit.tally.n_rows == n_files

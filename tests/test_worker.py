@@ -1,0 +1,998 @@
+"""What happens inside a worker: real files, a real function file, real segments."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import r3po.worker as worker_module
+from r3po.columns import Columns, columns_of
+from r3po.errors import DamagedStateError, FunctionError
+from r3po.manifest import Entries, ShardRef, write_shard_file
+from r3po.segments import Segment, read_segment
+from r3po.shardstate import Run
+from r3po.staging import StageOrder
+from r3po.storage import JobFolders, list_names, show_name
+from r3po.tables import Failure, Rules
+from r3po.userfunc import FunctionSpec
+from r3po.worker import BatchDone, Offer, Worker, WorkerSetup
+
+JOB_ID = "0123456789abcdef0123456789abcdef"
+FINGERPRINT = "f" * 16
+SIZE_OF = """\
+import os
+
+def f(path):
+    with open(path, "rb") as file:
+        return {"name": os.path.basename(path), "size": len(file.read())}
+"""
+SIZE_COLUMNS = columns_of({"name": "x", "size": 1})
+ONE = columns_of({"x": 1})
+
+
+@pytest.fixture(autouse=True)
+def fresh_imports() -> Iterator[None]:
+    path, modules, no_bytecode = sys.path[:], dict(sys.modules), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    yield
+    sys.path[:], sys.dont_write_bytecode = path, no_bytecode
+    for name in set(sys.modules) - set(modules):
+        if name.startswith(("userf", "_r3po_user")):
+            del sys.modules[name]
+
+
+class Job:
+    """A source folder, a function file and one shard, which lists the files in the order of `files`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        source: str,
+        files: dict[str, bytes],
+        *,
+        columns: Columns | None = ONE,
+        input: str = "path",
+        hash: str = "content",
+        batch_seconds: float = 30.0,
+        age_s: int = 1000,
+    ) -> None:
+        self.source = folder / "source"
+        self.columns = columns
+        self.folders = JobFolders(folder / "work", folder / "out")
+        self.folders.make()
+        self.stop_file = folder / "stop"
+        self.function_file = folder / "userf.py"
+        self.function_file.write_text(source, encoding="utf-8")
+        self.ref = self.add_shard(3, files, age_s=age_s)
+        self.setup = WorkerSetup(
+            folders=self.folders,
+            source_path=str(self.source),
+            function=FunctionSpec("userf.py:f", "file", str(self.function_file), "f", (str(folder),), FINGERPRINT),
+            input=input,
+            hash=hash,
+            batch_seconds=batch_seconds,
+            stop_file=self.stop_file,
+        )
+        self.worker = Worker(self.setup)
+        self.worker.load()
+        self._n_attempts = 0
+
+    def add_shard(self, shard: int, files: dict[str, bytes], age_s: int = 1000) -> ShardRef:
+        entries = Entries()
+        for name, content in files.items():
+            path = Path(os.path.join(self.source, name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            mtime_ns = os.stat(path).st_mtime_ns - age_s * 10**9
+            os.utime(path, ns=(mtime_ns, mtime_ns))
+            entries.append(name, len(content), mtime_ns, 1)
+        return write_shard_file(self.folders.shards, shard, 1, entries)
+
+    @property
+    def module(self) -> ModuleType:
+        """The user's module as the worker imported it."""
+        return sys.modules["userf"]
+
+    def path(self, name: str) -> Path:
+        return self.source / name
+
+    def offer(self, *places: Run, ref: ShardRef | None = None) -> Offer:
+        self._n_attempts += 1
+        ref = ref or self.ref
+        places = places or ((0, ref.n_files),)
+        return Offer(JOB_ID, ref, 4, f"w{self._n_attempts}", places, self.columns)
+
+    def run(self, *places: Run) -> BatchDone:
+        return self.worker.run_batch(self.offer(*places))
+
+    def outcomes(self, done: BatchDone) -> list[dict[str, Any]]:
+        """Return a batch's outcomes as dicts, read from its segment."""
+        assert done.segment is not None
+        table = read_segment(self.folders.segments, done.segment)
+        assert table is not None
+        found: list[dict[str, Any]] = table.to_pylist()
+        assert (done.n_rows, done.n_failed) == (done.segment.n_rows, done.segment.n_failed)
+        assert done.n_failed == sum(not line["is_row"] for line in found)
+        assert done.n_rows + done.n_failed == len(found)
+        return found
+
+    def only_outcome(self) -> dict[str, Any]:
+        (found,) = self.outcomes(self.run())
+        return found
+
+    def only_failure(self) -> Failure:
+        found = self.only_outcome()
+        assert not found["is_row"]
+        return Failure(*(found[name] for name in Failure._fields))
+
+    def n_segments(self) -> int:
+        return sum(len(list(list_names(self.folders.segments / name))) for name in list_names(self.folders.segments))
+
+
+def blake(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def line_of(source: str, text: str) -> int:
+    """Return the number of the line of `source` that holds `text`."""
+    (number,) = [i for i, line in enumerate(source.splitlines(), 1) if text in line]
+    return number
+
+
+# Rows
+
+
+def test_rows_are_durable_with_what_f_saw_of_each_file(tmp_path: Path) -> None:
+    files = {"b.txt": b"12345", "a/c d.txt": b"", "é🍐.txt": b"x" * 70_000}
+    job = Job(tmp_path, SIZE_OF, files, columns=SIZE_COLUMNS)
+    done = job.run()
+    assert (done.n_rows, done.n_failed, done.returned, done.failures) == (3, 0, (), ())
+    assert done.seconds > 0
+    segment = done.segment
+    assert segment == Segment(3, 4, JOB_ID[:8], "w1", 3, 0, segment.digest if segment else "")
+    for place, ((name, content), line) in enumerate(zip(files.items(), job.outcomes(done), strict=True)):
+        assert (line["place"], line["is_row"], line["build"], line["attempt"]) == (place, True, 4, "w1")
+        assert (line["fingerprint"], line["tries"], line["racy"]) == (FINGERPRINT, 1, False)
+        assert (line["0.text"], line["1.int"]) == (os.path.basename(name), len(content))
+        assert (line["size"], line["hash"]) == (len(content), blake(content))
+        assert line["mtime_ns"] == os.stat(job.path(name)).st_mtime_ns
+        assert 0 <= line["seconds"] < 10
+
+
+def test_f_gets_the_absolute_path_as_text(tmp_path: Path) -> None:
+    job = Job(tmp_path, "def f(path):\n    return {'x': path}", {"sub/a b.txt": b""}, columns=columns_of({"x": ""}))
+    for source_path in (str(job.source), f"{job.source}/"):
+        job.worker = Worker(WorkerSetup(**{**fields_of(job.setup), "source_path": source_path}))
+        job.worker.load()
+        assert job.only_outcome()["0.text"] == f"{job.source}/sub/a b.txt"
+
+
+def fields_of(setup: WorkerSetup) -> dict[str, Any]:
+    return {name: getattr(setup, name) for name in setup.__dataclass_fields__}
+
+
+def test_only_the_places_of_the_offer_are_done(tmp_path: Path) -> None:
+    job = Job(tmp_path, SIZE_OF, {f"{i}.txt": b"x" * i for i in range(10)}, columns=SIZE_COLUMNS)
+    found = job.outcomes(job.run((1, 3), (6, 7), (9, 10)))
+    assert [(line["place"], line["0.text"]) for line in found] == [
+        (1, "1.txt"),
+        (2, "2.txt"),
+        (6, "6.txt"),
+        (9, "9.txt"),
+    ]
+
+
+def test_a_worker_goes_from_shard_to_shard_and_back(tmp_path: Path) -> None:
+    job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS)
+    other = job.add_shard(12, {"b": b"12", "c": b"123"})
+    for ref, names in ((job.ref, ["a"]), (other, ["b", "c"]), (job.ref, ["a"])):
+        done = job.worker.run_batch(job.offer(ref=ref))
+        assert done.segment is not None and done.segment.shard == ref.shard
+        assert [line["0.text"] for line in job.outcomes(done)] == names
+
+
+def test_with_input_bytes_f_gets_the_very_content_that_is_hashed(tmp_path: Path) -> None:
+    source = "def f(path, data):\n    assert type(data) is bytes\n    return {'x': data}"
+    files = {"empty": b"", "small": b"\x00\xff", "large": os.urandom((1 << 20) + 17)}
+    job = Job(tmp_path, source, files, columns=columns_of({"x": b""}), input="bytes")
+    for content, line in zip(files.values(), job.outcomes(job.run()), strict=True):
+        assert (line["0.bytes"], line["hash"], line["size"]) == (content, blake(content), len(content))
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (3 << 20) + 5])
+def test_the_hash_is_blake2b_128_of_the_content_whatever_its_size(tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    job = Job(tmp_path, SIZE_OF, {"a.bin": content}, columns=SIZE_COLUMNS)
+    line = job.only_outcome()
+    assert (line["hash"], line["size"], line["1.int"]) == (blake(content), size, size)
+
+
+def test_a_young_file_is_marked_racy(tmp_path: Path) -> None:
+    job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS, age_s=0)
+    assert job.only_outcome()["racy"] is True
+
+
+def test_names_that_are_not_utf_8_or_hold_a_newline_are_files_like_any_other(tmp_path: Path) -> None:
+    names = [os.fsdecode(b"caf\xe9"), "new\nline", "quote'\"", "-dash", "x" * 255]
+    source = "def f(path):\n    if path.endswith('\\udce9'): raise ValueError(path)\n    return {'x': len(path)}"
+    try:
+        job = Job(tmp_path, source, {name: b"" for name in names})
+    except OSError:
+        pytest.skip("this file system has no such names")
+    done = job.run()
+    assert [line["is_row"] for line in job.outcomes(done)] == [False, True, True, True, True]
+    ((shown, failure),) = done.failures
+    assert shown == show_name(names[0]) == r"caf\xe9"
+    assert failure.message == f"{job.source}/caf\\udce9"
+
+
+# Failures
+
+
+KINDS = """\
+import os, json, threading
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+class Unprintable2(Exception):
+    def __str__(self):
+        raise SystemExit(3)
+    __repr__ = __str__
+
+class NoText(Exception):
+    def __str__(self):
+        return 5
+
+class Unpicklable(Exception):
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+        self.lock = threading.Lock()
+    def __reduce__(self):
+        raise TypeError("never")
+
+def deeper(depth):
+    return deeper(depth + 1)
+
+def cause():
+    try:
+        {}["key"]
+    except KeyError as error:
+        raise ValueError("with a cause") from error
+
+def f(path):
+    kind = os.path.basename(path)
+    if kind == "value": raise ValueError("broke")
+    if kind == "empty message": raise ValueError
+    if kind == "exit": raise SystemExit(0)
+    if kind == "interrupt": raise KeyboardInterrupt
+    if kind == "generator exit": raise GeneratorExit("out")
+    if kind == "base": raise BaseException("base")
+    if kind == "stop iteration": raise StopIteration(1)
+    if kind == "memory": raise MemoryError("no room")
+    if kind == "unprintable": raise Unprintable()
+    if kind == "unprintable, exits": raise Unprintable2()
+    if kind == "no text": raise NoText()
+    if kind == "unpicklable": raise Unpicklable(1, 2)
+    if kind == "huge": raise ValueError("start" + "x" * 10_000_000 + "end")
+    if kind == "surrogate": raise ValueError("a\\ud800b")
+    if kind == "nul and newline": raise ValueError("a\\x00\\nb")
+    if kind == "deep": deeper(0)
+    if kind == "cause": cause()
+    if kind == "group": raise ExceptionGroup("two", [ValueError("one"), KeyError("other")])
+    if kind == "os error": raise PermissionError(13, "Permission denied", "elsewhere")
+    if kind == "in a library": json.loads("{")
+    return {"x": 1}
+"""
+KIND_FAILURES = {
+    "value": ("ValueError", "broke"),
+    "empty message": ("ValueError", ""),
+    "exit": ("SystemExit", "0"),
+    "interrupt": ("KeyboardInterrupt", ""),
+    "generator exit": ("GeneratorExit", "out"),
+    "base": ("BaseException", "base"),
+    "stop iteration": ("StopIteration", "1"),
+    "memory": ("MemoryError", "no room"),
+    "unprintable": ("Unprintable", "(no message: its __str__ raised RuntimeError)"),
+    "unprintable, exits": ("Unprintable2", "(no message: its __str__ raised SystemExit)"),
+    "no text": ("NoText", "(no message: its __str__ raised TypeError)"),
+    "unpicklable": ("Unpicklable", "1 and 2"),
+    "surrogate": ("ValueError", r"a\ud800b"),
+    "nul and newline": ("ValueError", "a\x00\nb"),
+    "cause": ("ValueError", "with a cause"),
+    "group": ("ExceptionGroup", "two (2 sub-exceptions)"),
+    "os error": ("PermissionError", "[Errno 13] Permission denied: 'elsewhere'"),
+    "in a library": (
+        "JSONDecodeError",
+        "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+    ),
+}
+
+
+def test_every_exception_is_the_failure_of_its_own_file(tmp_path: Path) -> None:
+    kinds = [*KIND_FAILURES, "huge", "deep"]
+    names = [name for kind in kinds for name in (kind, f"fine {kind}")]
+    job = Job(tmp_path, KINDS, {name: name.encode() for name in names})
+    done = job.run()
+    assert (done.n_rows, done.n_failed, done.returned) == (len(kinds), len(kinds), ())
+    found = dict(zip(names, job.outcomes(done), strict=True))
+    assert all(found[f"fine {kind}"]["is_row"] for kind in kinds)
+    assert {kind: (found[kind]["error_type"], found[kind]["message"]) for kind in KIND_FAILURES} == KIND_FAILURES
+    assert found["deep"]["error_type"] == "RecursionError"
+    for kind in kinds:
+        # What f saw of the file is known of a failed file, too.
+        assert (found[kind]["hash"], found[kind]["size"]) == (blake(kind.encode()), len(kind.encode()))
+        assert found[kind]["where"].startswith("userf.py:")
+        assert len(found[kind]["traceback"]) < 2 * worker_module.TEXT_LIMIT
+
+
+def test_what_is_told_of_failures_survives_pickle(tmp_path: Path) -> None:
+    job = Job(tmp_path, KINDS, {kind: b"" for kind in KIND_FAILURES})
+    done = job.run()
+    assert pickle.loads(pickle.dumps(done)) == done
+    assert [(path, failure.error_type) for path, failure in done.failures] == [
+        (kind, error_type) for kind, (error_type, _) in KIND_FAILURES.items()
+    ]
+
+
+def test_a_message_of_ten_megabytes_is_capped_to_its_beginning_and_end(tmp_path: Path) -> None:
+    failure = Job(tmp_path, KINDS, {"huge": b""}).only_failure()
+    for text in (failure.message, failure.traceback):
+        assert len(text) < worker_module.TEXT_LIMIT + 100
+        assert "characters left out" in text
+    assert failure.message.startswith("startxxx") and failure.message.endswith("xxxend")
+    assert failure.traceback.startswith("Traceback") and failure.traceback.endswith("xxxend\n")
+
+
+def test_at_most_a_hundred_failures_are_told_and_all_are_recorded(tmp_path: Path) -> None:
+    job = Job(tmp_path, "def f(path):\n    raise ValueError(path)", {f"{i:03d}": b"" for i in range(130)})
+    done = job.run()
+    assert [path for path, _ in done.failures] == [f"{i:03d}" for i in range(100)]
+    assert len(job.outcomes(done)) == 130
+
+
+def test_where_and_traceback_name_the_user_s_file_and_line(tmp_path: Path) -> None:
+    job = Job(tmp_path, KINDS, {"value": b""})
+    failure = job.only_failure()
+    line = line_of(KINDS, 'kind == "value"')
+    assert failure.where == f"userf.py:{line} in f"
+    first, second, *_, last = failure.traceback.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert second == f'  File "{job.function_file}", line {line}, in f'
+    assert last == "ValueError: broke"
+    assert "worker.py" not in failure.traceback
+
+
+def test_where_is_the_innermost_line_of_the_user_s_own_code(tmp_path: Path) -> None:
+    failure = Job(tmp_path / "1", KINDS, {"in a library": b""}).only_failure()
+    assert failure.where == f"userf.py:{line_of(KINDS, 'json.loads')} in f"
+    assert "json/decoder.py" in failure.traceback
+
+
+def test_where_may_be_a_module_beside_the_function(tmp_path: Path) -> None:
+    (tmp_path / "userf_helper.py").write_text("def weigh(path):\n\n    return 1 / 0\n")
+    job = Job(tmp_path, "import userf_helper\ndef f(path):\n    return userf_helper.weigh(path)", {"a": b""})
+    assert job.only_failure().where == "userf_helper.py:3 in weigh"
+
+
+def test_a_cause_is_in_the_traceback(tmp_path: Path) -> None:
+    failure = Job(tmp_path, KINDS, {"cause": b""}).only_failure()
+    assert "KeyError: 'key'" in failure.traceback
+    assert failure.where == f"userf.py:{line_of(KINDS, 'with a cause')} in cause"
+
+
+def test_a_function_of_the_wrong_arity_fails_with_a_message_and_no_place(tmp_path: Path) -> None:
+    failure = Job(tmp_path, "def f():\n    return {}", {"a": b""}).only_failure()
+    assert (failure.error_type, failure.where) == ("TypeError", "")
+    assert "takes 0 positional arguments but 1 was given" in failure.message
+
+
+def test_an_exception_by_which_ray_ends_the_worker_is_not_f_s_failure(tmp_path: Path) -> None:
+    source = """\
+def f(path):
+    if path.endswith("1"):
+        error = SystemExit(0)
+        error.ray_terminate_msg = "the raylet is gone"
+        raise error
+    return {"x": 1}
+"""
+    job = Job(tmp_path, source, {"0": b"", "1": b"", "2": b""})
+    with pytest.raises(SystemExit) as caught:
+        job.run()
+    assert caught.value.ray_terminate_msg == "the raylet is gone"  # type: ignore[attr-defined]
+    assert job.n_segments() == 0
+
+
+# What is no row
+
+
+@pytest.mark.parametrize(
+    ("returned", "error_type", "message"),
+    [
+        ("None", "NoDict", "f returned a NoneType; r3po needs one dict a file"),
+        ("[{'x': 1}]", "NoDict", "f returned a list; r3po needs one dict a file"),
+        ("'x'", "NoDict", "f returned a str; r3po needs one dict a file"),
+        ("(yield)", "NoDict", "f returned a generator; r3po needs one dict a file"),
+        ("{}", "BadRow", "the row's keys differ from the job's columns: missing 'x'"),
+        (
+            "{'y': 1, 'x': 1}",
+            "BadRow",
+            "the row's keys differ from the job's columns: not a column of this job: 'y'",
+        ),
+        (
+            "{'\\udcff': 1}",
+            "BadRow",
+            "the row's keys differ from the job's columns: missing 'x'; not a column of this job: '\\udcff'",
+        ),
+        ("{'x': 'text'}", "BadRow", "column 'x': expected number, found text 'text'"),
+        ("{'x': 1 << 64}", "BadRow", "column 'x': the int 18446744073709551616 does not fit 64 bit"),
+        ("{'x': object()}", "BadRow", "column 'x': a value of type object cannot be stored"),
+    ],
+)
+def test_what_is_no_row_is_a_failure_that_says_why(
+    tmp_path: Path, returned: str, error_type: str, message: str
+) -> None:
+    source = f"def f(path):\n    if path.endswith('1'):\n        return {returned}\n    return {{'x': 0}}"
+    if "yield" in returned:
+        source = "def f(path):\n    yield\n"
+    failure = Job(tmp_path, source, {"1": b""}).only_failure()
+    assert failure == Failure(error_type, message, "", "")
+
+
+def test_a_bad_row_among_good_ones_shifts_nothing(tmp_path: Path) -> None:
+    source = "def f(path):\n    n = int(path[-1])\n    return {'x': 'bad' if n in (1, 4) else n} if n != 3 else None"
+    job = Job(tmp_path, source, {str(i): b"x" * i for i in range(6)})
+    found = job.outcomes(job.run())
+    assert [(line["place"], line["size"], line["0.int"]) for line in found] == [
+        (0, 0, 0),
+        (1, 1, None),
+        (2, 2, 2),
+        (3, 3, None),
+        (4, 4, None),
+        (5, 5, 5),
+    ]
+    assert [line["error_type"] for line in found] == [None, "BadRow", None, "NoDict", "BadRow", None]
+
+
+def test_a_mapping_that_cannot_be_read_is_its_file_s_failure(tmp_path: Path) -> None:
+    source = """\
+class Row(dict):
+    def keys(self):
+        raise ZeroDivisionError("no keys")
+    __iter__ = keys
+
+def f(path):
+    return Row(x=1) if path.endswith("0") else {"x": 1}
+"""
+    found = (job := Job(tmp_path, source, {"0": b"", "1": b""})).outcomes(job.run())
+    assert [(line["is_row"], line["error_type"]) for line in found] == [(False, "ZeroDivisionError"), (True, None)]
+
+
+@pytest.mark.parametrize(
+    ("first", "returned"),
+    [
+        ("1", "Odd(1)"),
+        (
+            "datetime.now(timezone.utc)",
+            "datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=2)))",
+        ),
+    ],
+)
+def test_a_value_that_raises_when_it_is_looked_at_fails_its_own_file_only(
+    tmp_path: Path, first: str, returned: str
+) -> None:
+    source = f"""\
+from datetime import datetime, timedelta, timezone
+
+class Odd(int):
+    def __int__(self):
+        raise ValueError("not today")
+
+def f(path):
+    return {{"x": {returned} if path.endswith("1") else {first}}}
+"""
+    job = Job(tmp_path, source, {"0": b"", "1": b"", "2": b""})
+    job.columns = columns_of(job.module.f("0"))
+    assert [line["is_row"] for line in job.outcomes(job.run())][::2] == [True, True]
+
+
+def test_rows_before_the_columns_are_known_are_failures(tmp_path: Path) -> None:
+    job = Job(tmp_path, "def f(path):\n    return {'x': 1}", {"a": b""}, columns=None)
+    assert job.only_failure().error_type == "BadRow"
+
+
+# Files that are not as the manifest says
+
+
+def test_a_deleted_file_is_a_failure(tmp_path: Path) -> None:
+    job = Job(tmp_path, SIZE_OF, {"a": b"1", "b": b"2", "c": b"3"}, columns=SIZE_COLUMNS)
+    entry = os.stat(job.path("b"))
+    job.path("b").unlink()
+    found = job.outcomes(job.run())
+    assert [line["is_row"] for line in found] == [True, False, True]
+    assert (found[1]["error_type"], found[1]["where"], found[1]["hash"]) == ("FileNotFoundError", "", None)
+    assert found[1]["message"] == f"[Errno 2] No such file or directory: '{job.path('b')}'"
+    # Nothing was seen of it, so the manifest's word stands.
+    assert (found[1]["size"], found[1]["mtime_ns"]) == (1, entry.st_mtime_ns)
+
+
+@pytest.fixture
+def deadline() -> Iterator[None]:
+    """End a test that hangs: opening a FIFO waits for its writer."""
+
+    def ring(*_: object) -> None:
+        pytest.fail("the worker hangs")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def become_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def become_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def become_dangling_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def become_link_loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def become_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(os.devnull)
+
+
+@pytest.mark.parametrize(
+    ("become", "error_type"),
+    [
+        (become_fifo, "OSError"),
+        (become_folder, "OSError"),
+        (become_dangling_link, "FileNotFoundError"),
+        (become_link_loop, "OSError"),
+        (become_device, "OSError"),
+    ],
+)
+@pytest.mark.parametrize("input", ["path", "bytes"])
+@pytest.mark.usefixtures("deadline")
+def test_what_is_no_regular_file_any_more_is_a_failure_and_f_is_not_called(
+    tmp_path: Path, become: Callable[[Path], None], error_type: str, input: str
+) -> None:
+    source = "CALLS = []\ndef f(path, data=None):\n    CALLS.append(path)\n    return {'x': 1}"
+    job = Job(tmp_path, source, {"a": b"1", "b": b"2"}, input=input)
+    become(job.path("a"))
+    found = job.outcomes(job.run())
+    assert [(line["is_row"], line["error_type"]) for line in found] == [(False, error_type), (True, None)]
+    assert str(job.path("a")) in found[0]["message"]
+    assert [str(job.path("b"))] == job.module.CALLS
+
+
+@pytest.mark.parametrize("become", [become_fifo, become_folder, become_device])
+def test_with_hash_stat_what_is_no_regular_file_any_more_is_a_failure_too(
+    tmp_path: Path, become: Callable[[Path], None]
+) -> None:
+    """If f opened the FIFO, the worker would hang."""
+    job = Job(tmp_path, "def f(path):\n    return {'x': 1}", {"a": b"1"}, hash="stat")
+    become(job.path("a"))
+    assert job.only_outcome()["error_type"] == "OSError"
+
+
+def test_a_file_that_may_not_be_read_is_a_failure(tmp_path: Path) -> None:
+    job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS)
+    job.path("a").chmod(0)
+    if os.access(job.path("a"), os.R_OK):
+        pytest.skip("this user may read everything")
+    assert job.only_failure().error_type == "PermissionError"
+
+
+def test_a_file_that_f_removes_is_a_failure(tmp_path: Path) -> None:
+    job = Job(tmp_path, "import os\ndef f(path):\n    os.remove(path)\n    return {'x': 1}", {"a": b"1"})
+    line = job.only_outcome()
+    assert (line["is_row"], line["error_type"], line.get("0.int")) == (False, "FileNotFoundError", None)
+
+
+def test_a_file_that_changed_since_the_build_is_read_as_it_is_now(tmp_path: Path) -> None:
+    source = SIZE_OF.replace("def f(path):", "CALLS = []\ndef f(path):\n    CALLS.append(path)")
+    job = Job(tmp_path, source, {"a": b"1"}, columns=SIZE_COLUMNS)
+    job.path("a").write_bytes(b"longer now")
+    line = job.only_outcome()
+    assert (line["1.int"], line["size"], line["hash"]) == (10, 10, blake(b"longer now"))
+    assert line["mtime_ns"] == os.stat(job.path("a")).st_mtime_ns
+    assert len(job.module.CALLS) == 1
+
+
+CHANGING = """\
+import os
+
+TIMES = {times}
+CALLS = []
+
+def change(path):
+    {change}
+
+def f(path, data=None):
+    CALLS.append(path)
+    with open(path, "rb") as file:
+        content = file.read()
+    if len(CALLS) <= TIMES:
+        change(path)
+    if {fails}:
+        raise ValueError("broke")
+    return {{"x": len(content) if data is None else len(data)}}
+"""
+APPEND = "file = open(path, 'ab'); file.write(b'+'); file.close()"
+TOUCH = "now = os.stat(path).st_mtime_ns + 5_000_000; os.utime(path, ns=(now, now))"
+GROW_UNSEEN = f"old = os.stat(path).st_mtime_ns; {APPEND}; os.utime(path, ns=(old, old))"
+REPLACE = "os.rename(path, path + '.old'); file = open(path, 'wb'); file.write(b'other'); file.close()"
+
+
+def changing(times: int, change: str = APPEND, fails: bool = False) -> str:
+    return CHANGING.format(times=times, change=change, fails=fails)
+
+
+@pytest.mark.parametrize("hash", ["content", "stat"])
+@pytest.mark.parametrize("input", ["path", "bytes"])
+@pytest.mark.parametrize(
+    ("change", "content"),
+    [(APPEND, b"123+"), (GROW_UNSEEN, b"123+"), (TOUCH, b"123"), (REPLACE, b"other")],
+    ids=["grow", "grow, same mtime", "touch", "replace"],
+)
+def test_a_file_that_changes_during_f_is_called_again_and_its_row_is_of_the_last_content(
+    tmp_path: Path, change: str, content: bytes, input: str, hash: str
+) -> None:
+    job = Job(tmp_path, changing(1, change), {"a": b"123"}, input=input, hash=hash)
+    line = job.only_outcome()
+    assert len(job.module.CALLS) == 2
+    assert (line["is_row"], line["0.int"], line["size"]) == (True, len(content), len(content))
+    assert line["mtime_ns"] == os.stat(job.path("a")).st_mtime_ns
+    assert line["hash"] == (blake(content) if hash == "content" else None)
+
+
+@pytest.mark.parametrize("hash", ["content", "stat"])
+@pytest.mark.parametrize("change", [APPEND, TOUCH], ids=["grow", "touch"])
+def test_a_file_that_changes_during_both_calls_is_a_failure(tmp_path: Path, change: str, hash: str) -> None:
+    job = Job(tmp_path, changing(99, change), {"a": b"123"}, hash=hash)
+    failure = job.only_failure()
+    assert failure == Failure("FileChanged", "the file changed while it was read, twice", "", "")
+    assert len(job.module.CALLS) == 2
+
+
+def test_the_failure_of_a_file_that_changed_is_that_of_the_second_call(tmp_path: Path) -> None:
+    job = Job(tmp_path, changing(1, fails=True), {"a": b"123"})
+    line = job.only_outcome()
+    assert (line["error_type"], line["size"], line["hash"]) == ("ValueError", 4, blake(b"123+"))
+    assert len(job.module.CALLS) == 2
+
+
+def test_a_second_call_that_gives_a_row_takes_the_first_failure_back(tmp_path: Path) -> None:
+    source = changing(1).replace("if False:", "if len(CALLS) == 1:")
+    line = Job(tmp_path, source, {"a": b"123"}).only_outcome()
+    assert (line["is_row"], line["error_type"], line["0.int"]) == (True, None, 4)
+
+
+# hash: stat
+
+
+class Opened:
+    """Notes which files this process opens; one hook a process, since Python cannot take it away again."""
+
+    names: list[str] | None = None
+
+    @classmethod
+    def hear(cls, event: str, args: tuple[Any, ...]) -> None:
+        if event == "open" and cls.names is not None:
+            cls.names.append(str(args[0]))
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    if not hasattr(Opened, "is_installed"):
+        sys.addaudithook(Opened.hear)
+        Opened.is_installed = True  # type: ignore[attr-defined]
+    Opened.names = names = []
+    yield names
+    Opened.names = None
+
+
+def test_with_hash_stat_no_source_file_is_opened_and_no_hash_recorded(tmp_path: Path, opened: list[str]) -> None:
+    job = Job(tmp_path, "def f(path):\n    return {'x': 1}", {"a": b"1", "b": b"22"}, hash="stat")
+    opened.clear()
+    found = job.outcomes(job.run())
+    assert opened  # the segment, at least
+    assert [name for name in opened if name.startswith(str(job.source))] == []
+    assert [(line["hash"], line["size"]) for line in found] == [(None, 1), (None, 2)]
+    assert [line["mtime_ns"] for line in found] == [os.stat(job.path(name)).st_mtime_ns for name in "ab"]
+
+
+def test_with_hash_content_each_file_is_opened_once(tmp_path: Path, opened: list[str]) -> None:
+    job = Job(tmp_path, "def f(path):\n    return {'x': 1}", {"a": b"1", "b": b"22"})
+    opened.clear()
+    job.run()
+    assert [name for name in opened if name.startswith(str(job.source))] == [str(job.path("a")), str(job.path("b"))]
+
+
+def test_with_hash_stat_and_input_bytes_f_gets_the_content_and_no_hash_is_recorded(tmp_path: Path) -> None:
+    job = Job(tmp_path, "def f(path, data):\n    return {'x': len(data)}", {"a": b"123"}, hash="stat", input="bytes")
+    line = job.only_outcome()
+    assert (line["0.int"], line["hash"], line["size"]) == (3, None, 3)
+
+
+def test_with_hash_stat_a_stale_entry_is_noticed(tmp_path: Path) -> None:
+    job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS, hash="stat")
+    job.path("a").write_bytes(b"longer now")
+    line = job.only_outcome()
+    assert (line["1.int"], line["size"], line["hash"]) == (10, 10, None)
+    assert line["mtime_ns"] == os.stat(job.path("a")).st_mtime_ns
+
+
+# The end of a batch
+
+SLEEPY = "import time\ndef f(path):\n    time.sleep({seconds})\n    {more}\n    return {{'x': 1}}"
+
+
+def test_a_batch_ends_after_batch_seconds_and_gives_the_rest_back(tmp_path: Path) -> None:
+    source = SLEEPY.format(seconds=0.03, more="")
+    job = Job(tmp_path, source, {f"{i:02d}": b"" for i in range(60)}, batch_seconds=0.25)
+    done = job.run((0, 20), (30, 60))
+    n_done = len(job.outcomes(done))
+    assert 1 <= n_done <= 13  # 0.25 s, and up to 0.1 s until the next look at the clock
+    assert done.seconds >= 0.25
+    assert done.returned == ((n_done, 20), (30, 60))
+
+
+def test_a_slow_file_is_finished_and_the_next_one_not_begun(tmp_path: Path) -> None:
+    job = Job(tmp_path, SLEEPY.format(seconds=0.15, more=""), {"a": b"", "b": b"", "c": b""}, batch_seconds=0.01)
+    done = job.run()
+    assert (done.n_rows, done.returned) == (1, ((1, 3),))
+    assert [line["seconds"] >= 0.15 for line in job.outcomes(done)] == [True]
+
+
+def test_what_was_given_back_can_be_offered_again_until_all_is_done(tmp_path: Path) -> None:
+    source = SLEEPY.format(seconds=0.04, more="")
+    job = Job(tmp_path, source, {f"{i:02d}": b"" for i in range(10)}, batch_seconds=0.1)
+    places, left = [], ((0, 10),)
+    while left:
+        done = job.run(*left)
+        places += [line["place"] for line in job.outcomes(done)]
+        left = done.returned
+    assert places == list(range(10))
+
+
+def test_the_stop_file_ends_a_batch_after_the_file_at_hand(tmp_path: Path) -> None:
+    more = f"if path.endswith('2'): open({str(tmp_path / 'stop')!r}, 'w').close()"
+    job = Job(tmp_path, SLEEPY.format(seconds=0.11, more=more), {str(i): b"" for i in range(6)})
+    done = job.run()
+    assert (done.n_rows, done.returned) == (3, ((3, 6),))
+    assert [line["place"] for line in job.outcomes(done)] == [0, 1, 2]
+
+
+def test_a_stop_before_the_first_file_records_nothing(tmp_path: Path) -> None:
+    source = "CALLS = []\ndef f(path):\n    CALLS.append(path)\n    return {'x': 1}"
+    job = Job(tmp_path, source, {str(i): b"" for i in range(6)})
+    job.stop_file.touch()
+    assert job.run((0, 2), (4, 6)) == BatchDone(None, 0, 0, ((0, 2), (4, 6)), 0.0)
+    assert job.n_segments() == 0
+    assert job.module.CALLS == []
+
+
+def test_an_engine_in_the_driver_s_own_process_may_ask_in_its_own_way(tmp_path: Path) -> None:
+    job = Job(tmp_path, SLEEPY.format(seconds=0.11, more=""), {str(i): b"" for i in range(6)})
+    answers = iter([False, False, True])
+    job.worker = Worker(job.setup, should_stop=lambda: next(answers))
+    job.worker.load()
+    assert job.run().returned == ((2, 6),)
+
+
+@pytest.mark.parametrize(
+    ("value", "first"),
+    [
+        ("'x' * 1000", ""),
+        ("b'x' * 1000", b""),
+        ("['x' * 1000]", []),
+        ("{'k': 'x' * 1000}", {}),
+        ("'x' * 1000", None),
+    ],
+)
+def test_a_batch_ends_when_its_rows_are_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, first: Any
+) -> None:
+    monkeypatch.setattr(worker_module, "BATCH_BYTES", 5000)
+    source = f"def f(path):\n    return {{'x': {value}}}"
+    job = Job(tmp_path, source, {f"{i:02d}": b"" for i in range(20)}, columns=columns_of({"x": first}))
+    done = job.run()
+    assert done.n_rows == 5
+    assert done.returned == ((5, 20),)
+
+
+def test_a_batch_ends_when_its_failures_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "BATCH_BYTES", 200_000)
+    job = Job(tmp_path, "def f(path):\n    raise ValueError('x' * 20_000)", {f"{i:03d}": b"" for i in range(200)})
+    done = job.run()
+    assert 5 <= done.n_failed <= 25
+    assert done.returned == ((done.n_failed, 200),)
+
+
+# The probe
+
+
+def probe_source(*returned: str) -> str:
+    """Return a function whose file number i gives what returned[i] says."""
+    cases = "".join(f"    if path.endswith({str(i)!r}): {text}\n" for i, text in enumerate(returned))
+    return f"CALLS = []\ndef f(path):\n    CALLS.append(path[-1])\n{cases}"
+
+
+def probe_job(folder: Path, *returned: str) -> Job:
+    return Job(folder, probe_source(*returned), {str(i): b"" for i in range(len(returned))}, columns=None)
+
+
+def test_the_first_row_ends_the_probe_and_sets_the_columns(tmp_path: Path) -> None:
+    job = probe_job(tmp_path, "raise ValueError('a')", "return None", "return {'z': 1, 'a': None}", "return {'z': 2}")
+    probed = job.worker.probe(job.offer())
+    assert probed.columns == columns_of({"z": 1, "a": None})
+    assert (probed.first_row_path, probed.n_failed, probed.stopped) == ("2", 2, False)
+    assert probed.not_a_dict == ("1", "NoneType", "None")
+    assert job.module.CALLS == ["0", "1", "2"]
+    assert job.n_segments() == 0  # nothing before the columns are durable
+
+    done = job.worker.record_probe(probed.columns)
+    assert (done.n_rows, done.n_failed, done.returned) == (1, 2, ((3, 4),))
+    found = job.outcomes(done)
+    assert [(line["place"], line["is_row"], line["error_type"]) for line in found] == [
+        (0, False, "ValueError"),
+        (1, False, "NoDict"),
+        (2, True, None),
+    ]
+    assert found[2]["0.int"] == 1
+    assert job.module.CALLS == ["0", "1", "2"]
+
+
+def test_a_probe_without_a_row_records_failures_only(tmp_path: Path) -> None:
+    job = probe_job(tmp_path, "raise ValueError('a')", "return {}", "return {1: 2}", "return {'\\ud800': 1}")
+    probed = job.worker.probe(job.offer())
+    assert (probed.columns, probed.n_failed, probed.not_a_dict, probed.stopped) == (None, 4, None, False)
+    done = job.worker.record_probe(None)
+    assert (done.n_rows, done.n_failed, done.returned) == (0, 4, ())
+    assert [line["error_type"] for line in job.outcomes(done)] == ["ValueError", "BadRow", "BadRow", "BadRow"]
+
+
+def test_the_first_thing_that_is_no_dict_is_told_in_short(tmp_path: Path) -> None:
+    source = """\
+class Thing:
+    def __repr__(self):
+        raise RuntimeError
+
+def f(path):
+    return Thing() if path.endswith("0") else ["x" * 100_000]
+"""
+    job = Job(tmp_path, source, {"0": b"", "1": b""}, columns=None)
+    assert job.worker.probe(job.offer()).not_a_dict == ("0", "Thing", "<a Thing>")
+    path, type_name, shown = job.worker.probe(job.offer((1, 2))).not_a_dict or ("", "", "")
+    assert (path, type_name) == ("1", "list")
+    assert shown.startswith("['xxx") and len(shown) < 250
+
+
+def test_a_stopped_probe_says_so_and_gives_everything_back(tmp_path: Path) -> None:
+    job = probe_job(tmp_path, "return {'a': 1}", "return {'a': 2}", "return {'a': 3}")
+    job.stop_file.touch()
+    probed = job.worker.probe(job.offer())
+    assert (probed.columns, probed.stopped, probed.n_failed) == (None, True, 0)
+    assert job.worker.record_probe(None) == BatchDone(None, 0, 0, ((0, 3),), 0.0)
+    assert job.n_segments() == 0
+
+
+def test_a_probe_that_is_stopped_on_its_way_keeps_what_it_did(tmp_path: Path) -> None:
+    touch = f"open({str(tmp_path / 'stop')!r}, 'w').close(); raise ValueError"
+    job = probe_job(tmp_path, "return 5", touch, "return {'a': 3}", "return {'a': 4}")
+    probed = job.worker.probe(job.offer((0, 2), (3, 4)))
+    assert (probed.columns, probed.stopped, probed.n_failed) == (None, True, 2)
+    done = job.worker.record_probe(None)
+    assert (done.n_failed, done.returned) == (2, ((3, 4),))
+
+
+@pytest.mark.parametrize("value", ["1 << 70", "'\\ud800'"])
+def test_a_first_row_that_cannot_be_stored_sets_no_columns(tmp_path: Path, value: str) -> None:
+    job = probe_job(tmp_path, f"return {{'x': {value}, 'extra': 1}}", "return {'x': 1}")
+    probed = job.worker.probe(job.offer())
+    assert probed.columns == columns_of({"x": 1})
+    assert probed.first_row_path == "1"
+
+
+# Around the batch
+
+
+def test_a_function_that_cannot_be_imported_is_said_by_load(tmp_path: Path) -> None:
+    job = Job(tmp_path, "def f(path):\n    return {}", {"a": b""})
+    del sys.modules["userf"]
+    job.function_file.write_text("raise OSError('at import')")
+    with pytest.raises(FunctionError, match=r"userf\.py raised OSError"):
+        Worker(job.setup).load()
+
+
+def test_a_shard_file_that_is_not_the_manifest_s_ends_the_batch_before_f(tmp_path: Path) -> None:
+    job = probe_job(tmp_path, "return {'a': 1}")
+    path = job.folders.shards / job.ref.file.name
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(DamagedStateError, match="digest"):
+        job.run()
+    assert job.module.CALLS == []
+
+
+def test_a_disk_that_refuses_the_segment_is_no_failure_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS)
+    with monkeypatch.context() as patch:
+        patch.setattr("r3po.storage._fsync", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            job.run()
+    assert job.n_segments() == 0
+    assert job.run().n_rows == 1  # the worker is as good as before
+
+
+def test_what_f_does_to_its_process_does_not_reach_the_segment(tmp_path: Path) -> None:
+    source = "import os\ndef f(path):\n    os.chdir('/')\n    os.umask(0o077)\n    return {'x': os.path.getsize(path)}"
+    job = Job(tmp_path, source, {"a": b"123", "b": b"1"})
+    folder, umask = os.getcwd(), os.umask(0o022)
+    try:
+        assert [line["0.int"] for line in job.outcomes(job.run())] == [3, 1]
+    finally:
+        os.chdir(folder)
+        os.umask(umask)
+
+
+def test_a_worker_stages_what_it_made(tmp_path: Path) -> None:
+    job = Job(tmp_path, SIZE_OF, {"b": b"22", "a": b"1"}, columns=SIZE_COLUMNS)
+    segments = [done.segment for done in (job.run((1, 2)), job.run((0, 1)))]
+    order = StageOrder(
+        folders=job.folders,
+        job_id=JOB_ID,
+        job_name="sizes",
+        version="0.3.0",
+        ref=job.ref,
+        build=4,
+        attempt="s1",
+        previous=None,
+        segments=tuple(segment for segment in segments if segment),
+        rules=Rules(0, 0),
+        columns=SIZE_COLUMNS,
+        settings={"csv": True, "parquet": False},
+        schema=None,
+    )
+    commit = job.worker.stage(order).commit
+    assert commit is not None
+    part = commit.parts[0].staged
+    assert part is not None
+    assert (job.folders.staging / part.name).read_bytes() == b'name,size\n"b",2\n"a",1\n'
+
+
+def test_setup_offer_and_answer_survive_pickle(tmp_path: Path) -> None:
+    job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS)
+    offer = job.offer()
+    assert pickle.loads(pickle.dumps((job.setup, offer))) == (job.setup, offer)
+    done = job.worker.run_batch(offer)
+    assert pickle.loads(pickle.dumps(done)) == done
