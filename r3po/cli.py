@@ -199,17 +199,23 @@ def _run() -> int:
     return 0
 
 
+class _NoPandas:
+    """A finder that finds no pandas."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas is left out", name=name)
+
+
 @contextmanager
 def _pandas_left_out() -> Iterator[None]:
     """Spare a command that only reads the import of pandas, which pyarrow does at its first scalar if it can."""
-    if "pandas" in sys.modules:
-        yield
-        return
-    sys.modules["pandas"] = None  # type: ignore[assignment]
+    sys.meta_path.insert(0, _NoPandas)
     try:
         yield
     finally:
-        del sys.modules["pandas"]
+        sys.meta_path.remove(_NoPandas)
 
 
 def _end_with_os_error(error: OSError) -> int:
