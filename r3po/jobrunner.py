@@ -25,7 +25,7 @@ from r3po import events
 from r3po.commits import KINDS
 from r3po.config import Config, check_source, load_config
 from r3po.ending import make_end
-from r3po.errors import ConfigError, RunStoppedError, StateError
+from r3po.errors import ConfigError, R3poError, RunStoppedError, StateError
 from r3po.events import Event, Observer
 from r3po.job import Job, disk_error, open_job, tidy_path
 from r3po.jobbuilder import BuildProgress, BuildResult, BuildStopped, apply_build, plan_build, scan_finished
@@ -203,8 +203,10 @@ class _Run:
         self.stop.install()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, tb: object) -> None:
         self.stop.close()
+        if isinstance(error, R3poError) and not isinstance(error, RunStoppedError):
+            self._keep_summary({"stopped_by": str(error.args[0])})
         try:
             if self._pool is not None:
                 self._pool.close()
@@ -455,10 +457,13 @@ class _Run:
                 is_stopped=bool(stopped_by),
             )
         )
-        with contextlib.suppress(OSError):
-            summary = {**result.to_json(), "ended": time.time(), "stopped_by": stopped_by}
-            (self.folder / "summary.json").write_bytes(orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+        self._keep_summary({**result.to_json(), "stopped_by": stopped_by})
         return result
+
+    def _keep_summary(self, summary: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, TypeError):  # for people: `status` shows how the last run ended
+            content = orjson.dumps({**summary, "ended": time.time()}, option=orjson.OPT_INDENT_2)
+            (self.folder / "summary.json").write_bytes(content)
 
     def _keep_last_runs(self) -> None:
         runs = self.job.folders.runs
