@@ -158,6 +158,20 @@ def read_outcomes(folders: JobFolders, commit: Commit) -> Table:
     return table
 
 
+def clear_old_output(folders: JobFolders, commits: dict[int, Commit]) -> None:
+    """Clear an output folder that was not the job's last one: what it holds of the job is of an unknown past.
+
+    The parts are missing afterwards, so that they are made again.
+    """
+    remove_if_there(folders.failures)
+    for kind in KINDS:
+        remove_if_there(folders.success(kind))
+        for commit in commits.values():
+            remove_if_there(folders.data(kind) / part_name(commit.shard, kind))
+        if folders.data(kind).is_dir():
+            sync_folder(folders.data(kind))
+
+
 def live_shard_files(commits: dict[int, Commit]) -> set[str]:
     """Return the names of the shard files that commits name: the manifest may not have adopted them yet."""
     return {commit.entries.file.name for commit in commits.values()}
@@ -185,14 +199,20 @@ def check_claim(folders: JobFolders, job_id: str | None) -> None:
         )
 
 
-def claimed_from(folders: JobFolders) -> str | None:
-    """Return the id of the job that claims the output folder from this very working folder, or None."""
+def claimed_by(folders: JobFolders, *, from_here: bool = False) -> str | None:
+    """Return the id of the job that claims the output folder, or None if nobody does, legibly.
+
+    Args:
+        from_here: only of a job in this very working folder.
+    """
     try:
         claim = read_json(folders.claim, kind="claim", newest_format=FORMAT)
     except (FileNotFoundError, DamagedStateError):
         return None
+    if from_here and name_from_json(claim["working_dir"]) != str(folders.working_dir):
+        return None
     job_id: str = claim["job_id"]
-    return job_id if name_from_json(claim["working_dir"]) == str(folders.working_dir) else None
+    return job_id
 
 
 def write_claim(folders: JobFolders, job_id: str, job_name: str) -> None:

@@ -9,12 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r3po.commits import KINDS, Commit, check_claim, live_shard_files, read_commits, roll_forward, write_claim
+from r3po.commits import (
+    KINDS,
+    Commit,
+    check_claim,
+    claimed_by,
+    clear_old_output,
+    live_shard_files,
+    read_commits,
+    roll_forward,
+    write_claim,
+)
 from r3po.config import Config
 from r3po.errors import FolderError, RunStoppedError
 from r3po.manifest import Manifest, read_manifest, write_manifest
 from r3po.reset import complete_reset
-from r3po.segments import list_segments, remove_segments
+from r3po.segments import list_segments, remove_segments, sweep_foreign_segments
 from r3po.shardstate import ShardState, newer_segments, resolve_shard
 from r3po.storage import JobFolders, JobLock, list_names, make_folder, remove_if_there, remove_temporaries, show_name
 from r3po.tables import Rules
@@ -103,13 +113,13 @@ def open_job(config: Config) -> Iterator[Job]:
     _refuse_nesting(folders)
     make_folder(folders.working_dir)
     with JobLock(folders.working_dir), disk_errors_told():
-        complete_reset(folders)
+        complete_reset(folders, claimed_by(folders))
         folders.make()
-        _sweep_temporaries(folders)
         job = read_job(config)
         if job.manifest is None:
             _refuse_orphans(folders)
         check_claim(folders, None if job.manifest is None else job.manifest.job_id)
+        _sweep_temporaries(folders)  # after the claim: what is unfinished in another job's folder is its own
         if job.manifest is not None:
             _complete(job)
         yield job
@@ -139,7 +149,11 @@ def disk_error(error: OSError) -> RunStoppedError:
 def _complete(job: Job) -> None:
     """Roll forward, and sweep what no file names any more."""
     write_claim(job.folders, job.built.job_id, job.built.job_name)
+    if job.built.output_path != str(job.folders.output_path):
+        clear_old_output(job.folders, job.commits)
+        job.put_in_force(job.built.replace(output_path=str(job.folders.output_path)))
     broken = roll_forward(job.folders, job.commits)
+    sweep_foreign_segments(job.folders.segments, job.built.job_id)
     segments = list_segments(job.folders.segments, job.built.job_id)
     for shard, commit in job.commits.items():
         if not newer_segments(commit, segments.get(shard, ())):

@@ -17,7 +17,7 @@ from threading import Event as Flag
 from typing import Any
 
 from r3po import events
-from r3po.commits import check_claim, claimed_from
+from r3po.commits import check_claim, claimed_by
 from r3po.config import Config, check_source, load_config
 from r3po.errors import DamagedStateError, SourceError
 from r3po.events import Observer
@@ -155,8 +155,8 @@ def reset_all_tracking(config: str | os.PathLike[str]) -> int:
     if not folders.working_dir.is_dir():
         return 0
     with JobLock(folders.working_dir), disk_errors_told():
-        _check_ours(loaded)
-        return reset_job(folders)
+        job_id = _check_ours(loaded)
+        return reset_job(folders, job_id)
 
 
 # Private: comparing the walk with the manifest
@@ -189,23 +189,31 @@ def _new_files(job: Job, found: Iterable[Found], changes: _Changes) -> Iterator[
     known = _known_files(job)
     entry = next(known, None)
     for file in found:
-        while entry is not None and entry[0].paths[entry[1]] != file.path:
-            if walk_key(entry[0].paths[entry[1]]) > walk_key(file.path):
+        while entry is not None and _path(entry) != file.path:
+            if walk_key(_path(entry)) > walk_key(file.path):
                 break
-            changes.add("gone", entry[0].paths[entry[1]])
+            changes.add("gone", _path(entry))
             entry = next(known, None)
-        if entry is None or entry[0].paths[entry[1]] != file.path:
+        if entry is None or _path(entry) != file.path:
             yield file
             continue
-        if _is_changed(job.config, *entry, file):
+        if _is_changed(job, entry, file):
             changes.add("changed", file.path)
         entry = next(known, None)
     while entry is not None:
-        changes.add("gone", entry[0].paths[entry[1]])
+        changes.add("gone", _path(entry))
         entry = next(known, None)
 
 
-def _known_files(job: Job) -> Iterator[tuple[Entries, int]]:
+_Known = tuple[int, Entries, int]
+"""A file of the manifest: shard, the shard's entries, place."""
+
+
+def _path(entry: _Known) -> str:
+    return entry[1].paths[entry[2]]
+
+
+def _known_files(job: Job) -> Iterator[_Known]:
     """Yield the manifest's files in walk order: each build appended one sorted stretch, so these are merged."""
     if job.manifest is None:
         return iter(())
@@ -220,11 +228,15 @@ def _known_files(job: Job) -> Iterator[tuple[Entries, int]]:
     return heapq.merge(*stretches, key=_entry_key)
 
 
-def _entry_key(entry: tuple[Entries, int]) -> Any:
-    return walk_key(entry[0].paths[entry[1]])
+def _entry_key(entry: _Known) -> Any:
+    return walk_key(_path(entry))
 
 
-def _is_changed(config: Config, entries: Entries, place: int, file: Found) -> bool:
+def _is_changed(job: Job, entry: _Known, file: Found) -> bool:
+    shard, entries, place = entry
+    commit = job.commits.get(shard)
+    if commit is None or entries.builds[place] > commit.build:
+        return False  # the entry is from a walk; the commit will say what f saw, and then the two are compared
     if (entries.sizes[place], entries.mtimes_ns[place]) != (file.size, file.mtime_ns):
         return True
     hash_ = entries.hashes[place]
@@ -232,7 +244,7 @@ def _is_changed(config: Config, entries: Entries, place: int, file: Found) -> bo
         return False
     # Size and mtime prove nothing here: the entry was made within two seconds of the mtime.
     try:
-        return hash_file(os.path.join(config.source_path, file.path)).hash != hash_
+        return hash_file(os.path.join(job.config.source_path, file.path)).hash != hash_
     except OSError:
         return True
 
@@ -342,6 +354,7 @@ class _ShardWriter:
             retry_since=1,
             source_path=str(self._config.source_path),
             source_file_part=self._config.source_file_part,
+            output_path=str(self._config.output_path),
             hash=self._config.hash,
             count_all_files=count_all_files,
             sorted_runs=(0,),
@@ -389,8 +402,10 @@ class _ShardWriter:
 # Private: forgetting
 
 
-def _check_ours(config: Config) -> None:
-    """See that state and output are this job's. This is the way out of damaged state, so damage is no obstacle.
+def _check_ours(config: Config) -> str | None:
+    """See that state and output are this job's, and return its id, if it can be known.
+
+    This is the way out of damaged state, so damage is no obstacle.
 
     Raises:
         FolderError: working_dir or output_path belongs to another job.
@@ -401,6 +416,7 @@ def _check_ours(config: Config) -> None:
         job = read_job(config)
         job_id = None if job.manifest is None else job.manifest.job_id
     if job_id is None:
-        job_id = claimed_from(folders)
+        job_id = claimed_by(folders, from_here=True)
     with suppress(DamagedStateError):
         check_claim(folders, job_id)
+    return job_id

@@ -29,7 +29,7 @@ from r3po.errors import ConfigError, R3poError, RunStoppedError, StateError
 from r3po.events import Event, Observer
 from r3po.job import Job, disk_error, open_job, tidy_path
 from r3po.jobbuilder import BuildProgress, BuildResult, BuildStopped, apply_build, plan_build, scan_finished
-from r3po.manifest import ShardRef, columns_path
+from r3po.manifest import ShardRef, columns_path, read_columns
 from r3po.pool import Pool, SerialPool
 from r3po.publisher import Publisher
 from r3po.runloop import Counts, RunLoop
@@ -274,6 +274,13 @@ class _Run:
         """Return how the shards stand for today's function; failures that are tried again raise the build first."""
         job = self.job
         standing = job.resolve(None)
+        known = read_columns(self.config.working_dir, job.built)
+        has_row = any(state.n_done for state in standing.values())
+        if known is not None and known[1] != self.spec.fingerprint and not has_row:
+            # A kill came between the columns and their first row, and f was mended since: it sets them anew.
+            build = job.built.build + 1
+            job.put_in_force(job.built.replace(build=build, redo_since=build, retry_since=build))
+            return job.resolve(self.spec.fingerprint)
         if not any(state.n_failed for state in standing.values()):
             return standing
         if self.options.retry_failed:
@@ -467,7 +474,8 @@ class _Run:
 
     def _keep_last_runs(self) -> None:
         runs = self.job.folders.runs
-        for name in list(list_names(runs))[:-KEPT_RUNS]:
+        others = [name for name in list_names(runs) if name != self.run_id]  # a clock may have been set back
+        for name in others[: 1 - KEPT_RUNS]:
             remove_tree(runs / name)
 
 

@@ -66,6 +66,8 @@ class Manifest:
     source_path: str
     """Absolute."""
     source_file_part: str
+    output_path: str
+    """Absolute: where the parts are. A config that says something else has them made again there."""
     hash: str
     """`content` or `stat`."""
     count_all_files: int
@@ -143,6 +145,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
             "retry_since": manifest.retry_since,
             "source": name_to_json(manifest.source_path),
             "source_file_part": manifest.source_file_part,
+            "output": name_to_json(manifest.output_path),
             "hash": manifest.hash,
             "hash_algorithm": HASH_ALGORITHM if manifest.hash == "content" else None,
             "count_all_files": manifest.count_all_files,
@@ -172,6 +175,7 @@ def read_manifest(path: Path) -> Manifest | None:
         retry_since=data["retry_since"],
         source_path=name_from_json(data["source"]),
         source_file_part=data["source_file_part"],
+        output_path=name_from_json(data["output"]),
         hash=data["hash"],
         count_all_files=data["count_all_files"],
         sorted_runs=tuple(data["sorted_runs"]),
@@ -218,22 +222,24 @@ def read_shard_file(folder: Path, ref: ShardRef) -> Entries:
     return entries
 
 
-def iter_entries(folder: Path, shards: tuple[ShardRef, ...], start: int, stop: int) -> Iterator[tuple[Entries, int]]:
-    """Yield the files number `start` up to `stop`, counted over all shards, each as its shard's entries and place."""
+def iter_entries(
+    folder: Path, shards: tuple[ShardRef, ...], start: int, stop: int
+) -> Iterator[tuple[int, Entries, int]]:
+    """Yield the files number `start` up to `stop`, counted over all shards: shard, the shard's entries, place."""
     first = 0
     for ref in shards:
         if first + ref.n_files > start and first < stop:
             entries = read_shard_file(folder, ref)
             for place in range(max(0, start - first), min(ref.n_files, stop - first)):
-                yield entries, place
+                yield ref.shard, entries, place
         first += ref.n_files
 
 
 # Columns
 
 
-def write_columns(working_dir: Path, manifest: Manifest, columns: Columns, path: str) -> None:
-    """Fix the job's columns durably, as the row of the file `path` set them."""
+def write_columns(working_dir: Path, manifest: Manifest, columns: Columns, path: str, fingerprint: str) -> None:
+    """Fix the job's columns durably, as the row of the file `path` set them, made by this version of f."""
     write_json(
         columns_path(working_dir, manifest),
         {
@@ -241,13 +247,14 @@ def write_columns(working_dir: Path, manifest: Manifest, columns: Columns, path:
             "kind": "columns",
             "job_id": manifest.job_id,
             "from": name_to_json(path),
+            "fingerprint": fingerprint,
             "columns": columns.to_json(),
         },
     )
 
 
-def read_columns(working_dir: Path, manifest: Manifest) -> Columns | None:
-    """Return the job's columns, or None before the first row."""
+def read_columns(working_dir: Path, manifest: Manifest) -> tuple[Columns, str] | None:
+    """Return the job's columns and the fingerprint of the function that gave them, or None before the first row."""
     path = columns_path(working_dir, manifest)
     try:
         data = read_json(path, kind="columns", newest_format=FORMAT)
@@ -255,7 +262,7 @@ def read_columns(working_dir: Path, manifest: Manifest) -> Columns | None:
         return None
     if data["job_id"] != manifest.job_id:
         return None  # left behind by an earlier job in this folder
-    return Columns.from_json(data["columns"])
+    return Columns.from_json(data["columns"]), data["fingerprint"]
 
 
 def columns_path(working_dir: Path, manifest: Manifest) -> Path:

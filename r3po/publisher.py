@@ -40,12 +40,13 @@ class Publisher:
     _is_published: bool = False
 
     def __post_init__(self) -> None:
-        self.columns = read_columns(self.job.config.working_dir, self.job.built)
+        known = read_columns(self.job.config.working_dir, self.job.built)
+        self.columns = None if known is None else known[0]
         self._learn(self.job.commits.values())
 
     def set_columns(self, columns: Columns, path: str) -> None:
         """Fix the job's columns durably, as the row of the file `path` has them."""
-        write_columns(self.job.config.working_dir, self.job.built, columns, path)
+        write_columns(self.job.config.working_dir, self.job.built, columns, path, self.fingerprint)
         self.columns = columns
 
     def stage_order(self, ref: ShardRef, segments: Iterable[Segment] = ()) -> StageOrder:

@@ -82,13 +82,15 @@ class RunLoop:
     _n_probes: int = 0
     _n_probed: int = 0
     _first_failures: list[tuple[str, Failure]] = field(default_factory=list)
-    _is_guarded: bool = True
+    _is_guarded: bool = field(init=False)
 
     def __post_init__(self) -> None:
         open_states = [state for state in self.states.values() if not state.is_committed]
         pending = [(state.ref.shard, state.pending) for state in open_states]
         self._scheduler = Scheduler(pending, self.n_workers, self.publisher.job.config.batch_seconds)
         self._segments = {state.ref.shard: list(state.segments) for state in open_states}
+        # A function that has given rows is not to blame for the first failures of this run.
+        self._is_guarded = not any(self.publisher.fingerprint in s.rows_by_fingerprint for s in self.states.values())
 
     def run(self) -> None:
         """Process until nothing is pending, or raise.
@@ -230,7 +232,8 @@ class RunLoop:
 
     def _probed(self, answer: Answer) -> None:
         probed: Probed = answer.value
-        if self._n_probes == 1 and probed.columns is None and probed.not_a_dict is not None and not probed.stopped:
+        is_first = not (self.counts.n_done or self.counts.n_failed)
+        if is_first and probed.columns is None and probed.not_a_dict is not None and not probed.stopped:
             path, type_name, shown = probed.not_a_dict
             raise FunctionError(
                 f"{self.function_name} returned {_with_article(type_name)} for {show_name(path)}; "

@@ -123,6 +123,14 @@ def list_segments(segments: Path, job_id: str) -> dict[int, list[Segment]]:
     return found
 
 
+def sweep_foreign_segments(segments: Path, job_id: str) -> None:
+    """Remove the segments that late workers of an earlier job in this folder wrote after it was forgotten."""
+    for folder in list_names(segments):
+        for segment in _list_folder(segments / folder):
+            if segment.job_id != job_id[:8]:
+                remove_if_there(segments / folder / segment.name)
+
+
 def remove_segments(segments: Path, shard: int) -> None:
     """Remove the folder of a committed shard's segments, with whatever late workers put there."""
     folder = segment_folder(segments, shard)

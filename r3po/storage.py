@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -34,6 +35,8 @@ from r3po.errors import DamagedStateError, FolderError, LockedError, NewerFormat
 
 TEMPORARY_SUFFIX = ".tmp"
 """Ends the name of every file that is not finished; `remove_temporaries` sweeps them."""
+
+_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 # The seams. Tests replace them to fail, to stop, or to count; see tests/test_crash_points.py.
 _create = os.open
@@ -105,8 +108,6 @@ class JobFolders:
             make_folder(folder)
         make_folder(self.staging)
         make_folder(self.failures.parent)
-        for folder in {self.working_dir, self.output_path, self.working_dir.parent, self.output_path.parent}:
-            sync_folder(folder)  # a new folder's name is only durable with its parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,18 +262,21 @@ def remove_temporaries(folder: Path) -> int:
     if not folder.is_dir():
         return 0
     with os.scandir(folder) as entries:
-        stale = [e.path for e in entries if e.name.startswith(".") and e.name.endswith(TEMPORARY_SUFFIX)]
+        stale = [e.path for e in entries if _TEMPORARY_NAME.fullmatch(e.name)]
     return sum(remove_if_there(Path(path)) for path in stale)
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and its parents, and see that files can be made in it.
+    """Make `folder` and its parents durably, and see that files can be made in it.
 
     Raises:
         FolderError: it cannot be made, is no folder, or is not writable.
     """
     try:
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        for path in new:
+            sync_folder(path.parent)  # a new folder's name is only durable with its parent
         probe = folder / f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         os.unlink(probe)
