@@ -28,6 +28,7 @@ from r3po.storage import (
     read_json,
     remove_durably,
     remove_if_there,
+    remove_temporaries,
     sync_folder,
     write_json,
 )
@@ -121,7 +122,7 @@ def commit_shard(folders: JobFolders, commit: Commit, previous: Commit | None) -
 
 
 def roll_forward(folders: JobFolders, commits: dict[int, Commit]) -> list[Part]:
-    """Complete what an earlier run decided, and sweep what it left (segments apart).
+    """Complete what an earlier run decided, and sweep what it left (segments apart). The claim was checked.
 
     Returns:
         The parts that are missing, or have another size than their commit says: they must be made again.
@@ -133,11 +134,26 @@ def roll_forward(folders: JobFolders, commits: dict[int, Commit]) -> list[Part]:
     _refuse_strangers(folders, commits)
     broken = [part for commit in commits.values() for part in _publish_parts(folders, commit)]
     _sweep_outcomes(folders, commits)
+    sweep_temporaries(folders)
     staged = {part.staged.name for commit in commits.values() for part in commit.parts if part.staged}
     for name in list_names(folders.staging):
         if name not in staged:
             remove_if_there(folders.staging / name)
     return broken
+
+
+def sweep_temporaries(folders: JobFolders) -> None:
+    """Remove what a killed process did not finish; the folders of segments go with their commits."""
+    for folder in (
+        folders.working_dir,
+        folders.commits,
+        folders.shards,
+        folders.outcomes,
+        folders.output_path,
+        folders.staging,
+        folders.failures.parent,
+    ):
+        remove_temporaries(folder)
 
 
 def read_outcomes(folders: JobFolders, commit: Commit) -> Table:
@@ -207,7 +223,7 @@ def claimed_by(folders: JobFolders, *, from_here: bool = False) -> str | None:
     """
     try:
         claim = read_json(folders.claim, kind="claim", newest_format=FORMAT)
-    except (FileNotFoundError, DamagedStateError):
+    except (FileNotFoundError, NotADirectoryError, DamagedStateError):
         return None
     if from_here and name_from_json(claim["working_dir"]) != str(folders.working_dir):
         return None

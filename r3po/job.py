@@ -18,6 +18,7 @@ from r3po.commits import (
     live_shard_files,
     read_commits,
     roll_forward,
+    sweep_temporaries,
     write_claim,
 )
 from r3po.config import Config
@@ -26,7 +27,7 @@ from r3po.manifest import Manifest, read_manifest, write_manifest
 from r3po.reset import complete_reset
 from r3po.segments import list_segments, remove_segments, sweep_foreign_segments
 from r3po.shardstate import ShardState, newer_segments, resolve_shard
-from r3po.storage import JobFolders, JobLock, list_names, make_folder, remove_if_there, remove_temporaries, show_name
+from r3po.storage import JobFolders, JobLock, list_names, make_folder, remove_if_there, show_name
 from r3po.tables import Rules
 
 
@@ -119,7 +120,8 @@ def open_job(config: Config) -> Iterator[Job]:
         if job.manifest is None:
             _refuse_orphans(folders)
         check_claim(folders, None if job.manifest is None else job.manifest.job_id)
-        _sweep_temporaries(folders)  # after the claim: what is unfinished in another job's folder is its own
+        # After the claim: what is unfinished in another job's folder is its own.
+        sweep_temporaries(folders)
         if job.manifest is not None:
             _complete(job)
         yield job
@@ -193,20 +195,6 @@ def _check_identity(config: Config, manifest: Manifest) -> None:
             hint="give it a job of its own (another working_dir and output_path), "
             "or make this one anew: r3po reset --all",
         )
-
-
-def _sweep_temporaries(folders: JobFolders) -> None:
-    """Remove what a killed process did not finish; the folders of segments go with their commits."""
-    for folder in (
-        folders.working_dir,
-        folders.commits,
-        folders.shards,
-        folders.outcomes,
-        folders.output_path,
-        folders.staging,
-        folders.failures.parent,
-    ):
-        remove_temporaries(folder)
 
 
 def _refuse_nesting(folders: JobFolders) -> None:

@@ -550,11 +550,11 @@ def test_what_was_left_unfinished_is_swept(folders: JobFolders) -> None:
     commit_shard(folders, stage(folders, **NEW), None)
     swept = [folders.working_dir, folders.commits, folders.shards, folders.staging, folders.outcomes]
     for folder in swept:
-        (folder / ".0123.tmp").touch()
+        (folder / f".{'0123' * 8}.tmp").touch()
     (folders.staging / "part-00043.csv.run-000009.tmp").touch()
     assert recover(folders) == []
     for folder in swept:
-        assert ".0123.tmp" not in list_names(folder)
+        assert f".{'0123' * 8}.tmp" not in list_names(folder)
     assert list(list_names(folders.staging)) == []
 
 

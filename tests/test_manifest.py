@@ -55,6 +55,7 @@ def some_manifest(*shards: ShardRef) -> Manifest:
         redo_since=1,
         retry_since=2,
         source_path="/data/produce_log",
+        output_path="/data/out",
         source_file_part=".json",
         hash="content",
         count_all_files=30,
@@ -109,6 +110,7 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
         "retry_since": 2,
         "source": {"path": "/data/produce_log"},
         "source_file_part": ".json",
+        "output": {"path": "/data/out"},
         "hash": "content",
         "hash_algorithm": "blake2b-128",
         "count_all_files": 30,
@@ -340,18 +342,18 @@ def three_shards(tmp_path: Path) -> tuple[ShardRef, ...]:
 def test_entries_are_counted_over_all_shards(
     tmp_path: Path, three_shards: tuple[ShardRef, ...], start: int, stop: int
 ) -> None:
-    found = [entries.paths[place] for entries, place in iter_entries(tmp_path, three_shards, start, stop)]
+    found = [entries.paths[place] for _, entries, place in iter_entries(tmp_path, three_shards, start, stop)]
     assert "".join(found) == "abcdef"[start:stop]
 
 
 def test_entries_know_their_place(tmp_path: Path, three_shards: tuple[ShardRef, ...]) -> None:
-    assert [place for _, place in iter_entries(tmp_path, three_shards, 1, 6)] == [1, 2, 0, 0, 1]
+    assert [place for _, _, place in iter_entries(tmp_path, three_shards, 1, 6)] == [1, 2, 0, 0, 1]
 
 
 def test_only_the_shard_files_that_are_needed_are_read(tmp_path: Path, three_shards: tuple[ShardRef, ...]) -> None:
     for ref in (three_shards[0], three_shards[2]):
         (tmp_path / ref.file.name).unlink()
-    assert [entries.paths for entries, _ in iter_entries(tmp_path, three_shards, 3, 4)] == [["d"]]
+    assert [entries.paths for _, entries, _ in iter_entries(tmp_path, three_shards, 3, 4)] == [["d"]]
     with pytest.raises(DamagedStateError, match="is missing"):
         list(iter_entries(tmp_path, three_shards, 3, 5))
 
@@ -362,8 +364,8 @@ def test_only_the_shard_files_that_are_needed_are_read(tmp_path: Path, three_sha
 def test_columns_come_back_as_they_were_written(tmp_path: Path) -> None:
     manifest = some_manifest()
     columns = columns_of({"name": "x", 'n, "m"': 1, "share": 0.5, "tags": [1], "none": None})
-    write_columns(tmp_path, manifest, columns, os.fsdecode(b"\xff.json"))
-    assert read_columns(tmp_path, manifest) == columns
+    write_columns(tmp_path, manifest, columns, os.fsdecode(b"\xff.json"), "f1")
+    assert read_columns(tmp_path, manifest) == (columns, "f1")
     assert orjson.loads(columns_path(tmp_path, manifest).read_bytes())["from"] == {
         "path": r"\xff.json",
         "path_b64": "/y5qc29u",
@@ -375,23 +377,23 @@ def test_there_are_no_columns_before_the_first_row(tmp_path: Path) -> None:
 
 
 def test_the_columns_of_another_job_are_none(tmp_path: Path) -> None:
-    write_columns(tmp_path, some_manifest(), columns_of({"a": 1}), "a.json")
+    write_columns(tmp_path, some_manifest(), columns_of({"a": 1}), "a.json", "f1")
     assert read_columns(tmp_path, some_manifest()) is None
 
 
 def test_a_redo_sets_columns_anew(tmp_path: Path) -> None:
     manifest = some_manifest()
-    write_columns(tmp_path, manifest, columns_of({"a": 1}), "a.json")
+    write_columns(tmp_path, manifest, columns_of({"a": 1}), "a.json", "f1")
     again = manifest.replace(build=4, redo_since=4)
     assert read_columns(tmp_path, again) is None
-    write_columns(tmp_path, again, columns_of({"b": 1}), "a.json")
-    assert read_columns(tmp_path, again) == columns_of({"b": 1})
-    assert read_columns(tmp_path, manifest) == columns_of({"a": 1})
+    write_columns(tmp_path, again, columns_of({"b": 1}), "a.json", "f1")
+    assert read_columns(tmp_path, again) == (columns_of({"b": 1}), "f1")
+    assert read_columns(tmp_path, manifest) == (columns_of({"a": 1}), "f1")
 
 
 def test_damaged_columns_are_refused(tmp_path: Path) -> None:
     manifest = some_manifest()
-    write_columns(tmp_path, manifest, columns_of({"a": 1}), "a.json")
+    write_columns(tmp_path, manifest, columns_of({"a": 1}), "a.json", "f1")
     path = columns_path(tmp_path, manifest)
     path.write_bytes(path.read_bytes().replace(b'"number"', b'"text"'))
     with pytest.raises(DamagedStateError):

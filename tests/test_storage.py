@@ -277,8 +277,8 @@ def test_make_data_folder_syncs_the_parent_of_a_new_folder(tmp_path: Path, monke
 
 
 def test_remove_temporaries_takes_nothing_else(tmp_path: Path) -> None:
-    others = [".hidden", "a.tmp", "part-00001.csv", ".a.tmp.csv"]
-    for name in [*others, ".1f.tmp", ".2f.tmp"]:
+    others = [".hidden", "a.tmp", ".mine.tmp", "part-00001.csv", ".a.tmp.csv"]
+    for name in [*others, f".{'1f' * 16}.tmp", f".{'2f' * 16}.tmp"]:
         (tmp_path / name).touch()
     assert remove_temporaries(tmp_path) == 2
     assert sorted(os.listdir(tmp_path)) == sorted(others)
