@@ -7,6 +7,7 @@ Source: FORMAT.md, "Segments".
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -129,6 +130,8 @@ def sweep_foreign_segments(segments: Path, job_id: str) -> None:
         for segment in _list_folder(segments / folder):
             if segment.job_id != job_id[:8]:
                 remove_if_there(segments / folder / segment.name)
+        with contextlib.suppress(OSError):
+            os.rmdir(segments / folder)  # unless there is something left in it
 
 
 def remove_segments(segments: Path, shard: int) -> None:

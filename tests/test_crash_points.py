@@ -240,8 +240,12 @@ class Operation:
     act: Callable[[Job], object]
     finish: Callable[[Job], object]
     """What the user does after `act` was killed, or once it is done. It ends with a run."""
-    undisturbed: Callable[[Job], object] | None = None
-    """What comes to the same job without any death; None: the three above, one after the other."""
+    reference: Callable[[Job], object] | None = None
+    """What comes to the same job without any death; None: the three above do."""
+
+    def carry_out_undisturbed(self, job: Job) -> None:
+        for step in (self.reference,) if self.reference else (self.prepare, self.act, self.finish):
+            step(job)
 
 
 def run(job: Job) -> None:
@@ -387,7 +391,7 @@ def is_removal_of_a_segment(step: Step) -> bool:
 
 
 ROLL_FORWARDS = {
-    name: Operation(with_clutter(prepare), roll_forward, run, undisturbed=finish_first_files)
+    name: Operation(with_clutter(prepare), roll_forward, run, reference=finish_first_files)
     for name, prepare in {
         "decided": die_at(1, is_commit),
         "published in part": die_at(1, is_publication),
@@ -418,10 +422,7 @@ class Arena:
         self.steps, self._seen = world.steps, world.seen
         operation.finish(job)
         self.n_calls = len(job.calls())
-        for step in (
-            [operation.undisturbed] if operation.undisturbed else [operation.prepare, operation.act, operation.finish]
-        ):
-            step(other)
+        operation.carry_out_undisturbed(other)
         self.expected = other.published()
         assert_none(_differences(job.published(), self.expected))
 

@@ -61,9 +61,17 @@ def puts_columns(step: Step) -> bool:
     return step.seam == "_replace" and step.target is not None and step.target.name.startswith("columns.")
 
 
-def puts_failures(step: Step) -> bool:
-    segment = Segment.parse(step.target.name) if step.seam == "_replace" and step.target is not None else None
-    return segment is not None and segment.n_failed > 0
+def puts_rows(n_rows: int) -> Callable[[Step], bool]:
+    """Fit the segment with which so many rows are durable."""
+    n_durable = 0
+
+    def fits(step: Step) -> bool:
+        nonlocal n_durable
+        segment = Segment.parse(step.target.name) if step.seam == "_replace" and step.target is not None else None
+        n_durable += 0 if segment is None else segment.n_rows
+        return n_durable >= n_rows
+
+    return fits
 
 
 def new_shards(new_job: NewJob, name: str = "job", **settings: Any) -> Job:
@@ -294,9 +302,11 @@ def test_columns_without_a_row_stay_if_f_stays(jobs_folder: Path) -> None:
 
 def test_the_guard_of_the_first_hundred_spares_a_resumed_run_whose_f_gave_rows_already(jobs_folder: Path) -> None:
     body = 'if n >= 5: raise ValueError("bad")'
-    job, undisturbed = (make_job(jobs_folder / name, 250, function(body), batch_seconds=0.0001) for name in ("job", "undisturbed"))
+    job, undisturbed = (
+        make_job(jobs_folder / name, 250, function(body), batch_seconds=0.0001) for name in ("job", "undisturbed")
+    )
     ended = undisturbed.run()
-    kill(job.run, puts_failures)
+    kill(job.run, puts_rows(5))
     status = job.status()
     assert status["done"] == 5 and status["pending"] > 100  # whatever is left fails
     resumed = job.run()
