@@ -185,7 +185,7 @@ class _Run:
         self.job, self.spec, self.options = job, spec, options
         self.config = job.config
         self.started = time.monotonic()
-        self.run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(2)
+        self.run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(4)
         self.folder = job.folders.runs / self.run_id
         self._observer = observer
         self._numbers = count(1)
