@@ -92,7 +92,7 @@ def run(
 
 @app.command()
 def build(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None:
-    """List the source's files in the manifest and hash them, without calling the function.
+    """Only list and hash the source's files.
 
     `r3po run` does this by itself, and hashes while it reads.
     """
@@ -160,7 +160,7 @@ def reset(
     loaded = load_config(config)
     if errors:
         n_failed = reset_all_errors(config)
-        _print(f"{n_failed:,} failed files will be tried again by the next run.")
+        _print(f"{n_failed:,} failed {'file' if n_failed == 1 else 'files'} will be tried again by the next run.")
         return
     if not yes:
         if not sys.stdin.isatty():
@@ -302,9 +302,12 @@ def _errors_text(failures: list[dict[str, Any]]) -> str:
         lines.append(f"        {where + '   ' if where else ''}{named}")
     if len(kinds) > 20:
         lines.append(f"        and {len(kinds) - 20:,} more kinds: r3po errors --json")
+    if any(failure["error_type"] == "BadRow" for failure in failures):
+        lines.append("The first row set the columns; if it was the odd one: r3po reset --all")
     lines += [
         "Next:  r3po errors --json            every failure with its traceback",
         "       r3po errors --paths           one path a line",
-        "       r3po run --retry-failed       only these files",
+        "       r3po run                      tries them again once the function is mended",
+        "       r3po run --retry-failed       tries them again as it is",
     ]
     return _plain("\n".join(lines))

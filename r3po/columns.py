@@ -322,7 +322,7 @@ def _describe_keys(names: tuple[str, ...], row: dict[Any, Any]) -> str:
         parts.append(f"missing {_shorten(', '.join(missing))}")
     if extra:
         parts.append(f"not a column of this job: {_shorten(', '.join(extra))}")
-    return f"the row's keys differ from the job's columns: {'; '.join(parts)}"
+    return f"the row's keys differ from the job's columns, which its first row set: {'; '.join(parts)}"
 
 
 def _is_unicode(text: str) -> bool:

@@ -207,6 +207,12 @@ def check_claim(folders: JobFolders, job_id: str | None) -> None:
     except FileNotFoundError:
         _refuse_unclaimed(folders)
         return
+    if job_id is None and name_from_json(claim["working_dir"]) == str(folders.working_dir):
+        raise FolderError(
+            f'holds the table of a job "{claim["job_name"]}" whose state is gone from {folders.working_dir}',
+            where=folders.output_path,
+            hint="put working_dir back, or remove this folder to begin anew",
+        )
     if claim["job_id"] != job_id:
         raise FolderError(
             f'output_path belongs to another job: "{claim["job_name"]}", working_dir {claim["working_dir"]["path"]}',

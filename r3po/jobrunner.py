@@ -144,13 +144,18 @@ def run_jobs(
     spec = describe_callable(f) if f is not None else find_configured(loaded)
     show = sys.stderr.isatty() if progress is None else progress
     options = RunOptions(build, retry_failed, engine)
-    if not show:
-        result = run_job(loaded, spec, options, events.ignore)
-    else:
-        from r3po.progress import Display
+    try:
+        if not show:
+            result = run_job(loaded, spec, options, events.ignore)
+        else:
+            from r3po.progress import Display
 
-        with Display() as display:
-            result = run_job(loaded, spec, options, display)
+            with Display() as display:
+                result = run_job(loaded, spec, options, display)
+    except RunStoppedError as error:
+        if error.exit_code > 128:  # by a signal; whoever called us knows how to call us again
+            error.hint = "run it again to go on"
+        raise
     if result.failed:
         log.warning("%d of %d files failed: see `r3po errors`", result.failed, result.files)
     return result
@@ -260,6 +265,7 @@ class _Run:
         )
         if self._publisher.columns is None and any(state.n_done for state in states.values()):
             raise damaged(columns_path(config.working_dir, job.built), "is missing, although there are rows")
+        self._warn_of_older_code(states)
         to_do = [state for state in states.values() if not state.is_committed]
         if to_do:
             self._announce(states)
@@ -269,6 +275,18 @@ class _Run:
         # 4. The end: one schema, failures.csv, the manifest with all hashes, _SUCCESS.
         ended = make_end(self._publisher, self._restage, self.emit, is_needed=bool(to_do))
         return bool(to_do) or ended
+
+    def _warn_of_older_code(self, states: dict[int, ShardState]) -> None:
+        older = sum(
+            n
+            for state in states.values()
+            for fingerprint, n in state.rows_by_fingerprint.items()
+            if fingerprint != self.spec.fingerprint
+        )
+        if older:
+            rows = "1 row was" if older == 1 else f"{older:,} rows were"
+            text = f"{rows} made by other code than {self.spec.label} has now; they stay as they are"
+            self.emit(events.Notice(text, hint="r3po reset --all, then r3po run, makes all rows anew", is_warning=True))
 
     def _reopened_states(self) -> dict[int, ShardState]:
         """Return how the shards stand for today's function; failures that are tried again raise the build first."""

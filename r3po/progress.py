@@ -182,7 +182,9 @@ class Display:
         if event.n_failed:
             failed = f"{event.n_failed:,} failed {'file' if event.n_failed == 1 else 'files'}"
             self._line(f"  {output}/failures/failures.csv   {failed}")
-            self._line("  Next   r3po errors; r3po run --retry-failed")
+            if self._bar is not None and self._bar.last_failure:
+                self._line(f"  Last   {self._bar.last_failure}".splitlines()[0][:200])
+            self._line("  Next   r3po errors; mend the function, then r3po run (unchanged: --retry-failed)")
         if event.n_rows and "parquet" in event.parts:
             self._line(f'  Read   pd.read_parquet("{output}/parquet")')
 
@@ -195,7 +197,7 @@ class _Bar:
         self._n_finished = planned.n_done + planned.n_failed
         self._n_failed = planned.n_failed
         self._started = time.monotonic()
-        self._last_failure = ""
+        self.last_failure = ""
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
         self._n_here = 0
 
@@ -204,7 +206,7 @@ class _Bar:
         self._n_here += n
         self._n_finished += n
         self._n_failed += event.n_failed
-        self._last_failure = event.last_failure or self._last_failure
+        self.last_failure = event.last_failure or self.last_failure
         now = time.monotonic()
         self._samples.append((now, self._n_here))
         while len(self._samples) > 2 and self._samples[0][0] < now - RATE_OVER_S:
@@ -241,8 +243,8 @@ class _Bar:
         lines = Table.grid()
         lines.add_row(self.bar())
         lines.add_row(Text("          " + speed, overflow="ellipsis", no_wrap=True))
-        if self._last_failure:
-            text = show_text(f"          last failure  {self._last_failure}".splitlines()[0])
+        if self.last_failure:
+            text = show_text(f"          last failure  {self.last_failure}".splitlines()[0])
             lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
         return lines
 

@@ -200,7 +200,8 @@ class RunLoop:
             raise RunStoppedError(
                 f"worker {message.worker} died ({message.reason}); what was done is saved",
                 evidence=evidence,
-                hint="a file may crash the process of your function; r3po run goes on from here",
+                hint="a file may crash the process of your function: let f refuse it (raise), then r3po run goes on;\n"
+                "or move it away, then r3po run --no-build",
             )
         if message.error is None:
             return message

@@ -926,3 +926,14 @@ def test_a_job_whose_folders_have_evil_names_cannot_steer_the_screen(tmp_path: P
     assert [output.code for output in outputs] == [0, 0, 0, 0, 2]
     for output in outputs:
         assert ESCAPE not in output.said
+
+
+def test_rows_of_older_code_are_told_and_stay(job: Job) -> None:
+    job.run()
+    before = job.parts()
+    job.write_function(DOUBLE.replace("2 * n", "3 * n"))
+    idle = job.run()
+    assert idle.code == 0
+    assert "warning: 6 rows were made by other code than double.py:double has now; they stay as they are" in idle.err
+    assert "hint:  r3po reset --all, then r3po run, makes all rows anew" in idle.err
+    assert job.parts() == before

@@ -411,7 +411,7 @@ def test_a_defaultdict_does_not_invent_missing_keys() -> None:
     assert dict(row) == {"a": 1}
 
 
-HEADLINE = "the row's keys differ from the job's columns: "
+HEADLINE = "the row's keys differ from the job's columns, which its first row set: "
 
 
 @pytest.mark.parametrize(

@@ -628,11 +628,19 @@ def test_an_output_folder_is_claimed_once(folders: JobFolders) -> None:
     assert folders.claim.read_bytes() == before
 
 
-@pytest.mark.parametrize("job_id", [OTHER_JOB, None])
-def test_the_output_folder_of_another_job_is_refused(folders: JobFolders, job_id: str | None) -> None:
+def test_the_output_folder_of_a_job_whose_state_is_gone_is_refused(folders: JobFolders) -> None:
+    write_claim(folders, JOB_ID, "count_produce")
+    with pytest.raises(FolderError, match="state is gone"):
+        check_claim(folders, None)
+    elsewhere = JobFolders(folders.working_dir / "another", folders.output_path)
+    with pytest.raises(FolderError, match="belongs to another job"):
+        check_claim(elsewhere, None)
+
+
+def test_the_output_folder_of_another_job_is_refused(folders: JobFolders) -> None:
     write_claim(folders, JOB_ID, "count_produce")
     with pytest.raises(FolderError) as caught:
-        check_claim(folders, job_id)
+        check_claim(folders, OTHER_JOB)
     assert str(caught.value).splitlines()[0] == (
         f'{folders.output_path}: output_path belongs to another job: "count_produce", working_dir {folders.working_dir}'
     )

@@ -486,7 +486,7 @@ def test_the_files_of_a_damaged_segment_are_done_again(harm: Callable[[Path], No
 def test_a_lost_working_dir_does_not_let_a_new_job_take_the_old_output(finished: Job) -> None:
     shutil.rmtree(finished.state)
     before = stamps(finished.output)
-    with pytest.raises(r3po.FolderError, match="belongs to another job"):
+    with pytest.raises(r3po.FolderError, match="whose state is gone"):
         finished.run()
     assert stamps(finished.output) == before
 

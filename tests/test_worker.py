@@ -423,16 +423,17 @@ def f(path):
         ("[{'x': 1}]", "NoDict", "f returned a list; r3po needs one dict a file"),
         ("'x'", "NoDict", "f returned a str; r3po needs one dict a file"),
         ("(yield)", "NoDict", "f returned a generator; r3po needs one dict a file"),
-        ("{}", "BadRow", "the row's keys differ from the job's columns: missing 'x'"),
+        ("{}", "BadRow", "the row's keys differ from the job's columns, which its first row set: missing 'x'"),
         (
             "{'y': 1, 'x': 1}",
             "BadRow",
-            "the row's keys differ from the job's columns: not a column of this job: 'y'",
+            "the row's keys differ from the job's columns, which its first row set: not a column of this job: 'y'",
         ),
         (
             "{'\\udcff': 1}",
             "BadRow",
-            "the row's keys differ from the job's columns: missing 'x'; not a column of this job: '\\udcff'",
+            "the row's keys differ from the job's columns, which its first row set: "
+            "missing 'x'; not a column of this job: '\\udcff'",
         ),
         ("{'x': 'text'}", "BadRow", "column 'x': expected number, found text 'text'"),
         ("{'x': 1 << 64}", "BadRow", "column 'x': the int 18446744073709551616 does not fit 64 bit"),
