@@ -23,7 +23,7 @@ from r3po.commits import (
 )
 from r3po.config import Config
 from r3po.errors import FolderError, RunStoppedError
-from r3po.manifest import Manifest, read_manifest, write_manifest
+from r3po.manifest import Manifest, columns_path, read_manifest, write_manifest
 from r3po.reset import complete_reset
 from r3po.segments import list_segments, remove_segments, sweep_foreign_segments
 from r3po.shardstate import ShardState, newer_segments, resolve_shard
@@ -162,6 +162,10 @@ def _complete(job: Job) -> None:
             remove_segments(job.folders.segments, shard)
     job.broken_shards = {int(part.name.removeprefix("part-").partition(".")[0]) for part in broken}
     job.adopt_entries()
+    columns = columns_path(job.folders.working_dir, job.built).name
+    for name in list_names(job.folders.working_dir):
+        if name.startswith("columns.b") and name != columns:
+            remove_if_there(job.folders.working_dir / name)  # of before a redo
     named = {ref.file.name for ref in job.built.shards} | live_shard_files(job.commits)
     for name in list_names(job.folders.shards):
         if name not in named:
