@@ -173,7 +173,7 @@ def reset(
 
 
 def main() -> None:
-    """Run the command line and end the process with the exit code of design."""
+    """Run the command line and end the process with the exit code of the README's table."""
     sys.exit(_run())
 
 

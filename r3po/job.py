@@ -23,7 +23,7 @@ from r3po.commits import (
 )
 from r3po.config import Config
 from r3po.errors import FolderError, RunStoppedError
-from r3po.manifest import Manifest, columns_path, read_manifest, write_manifest
+from r3po.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
 from r3po.reset import complete_reset
 from r3po.segments import list_segments, remove_segments, sweep_foreign_segments
 from r3po.shardstate import ShardState, newer_segments, resolve_shard
@@ -64,6 +64,17 @@ class Job:
         write_manifest(self.folders.manifest, manifest)
         write_claim(self.folders, manifest.job_id, manifest.job_name)
         self.manifest = manifest
+
+    def raise_build(self, *, retry: bool = False, redo: bool = False) -> None:
+        """Put the next build in force: what is tried again outranks what was there.
+
+        Args:
+            retry: failures of earlier builds do not count any more.
+            redo: no outcome of an earlier build counts any more.
+        """
+        build = self.built.build + 1
+        since = {name: build for name, is_on in (("retry_since", retry or redo), ("redo_since", redo)) if is_on}
+        self.put_in_force(self.built.replace(build=build, **since))
 
     def resolve(self, fingerprint: str | None) -> dict[int, ShardState]:
         """Return how every shard stands, by shard."""
@@ -121,8 +132,9 @@ def open_job(config: Config) -> Iterator[Job]:
             _refuse_orphans(folders)
         check_claim(folders, None if job.manifest is None else job.manifest.job_id)
         # After the claim: what is unfinished in another job's folder is its own.
-        sweep_temporaries(folders)
-        if job.manifest is not None:
+        if job.manifest is None:
+            sweep_temporaries(folders)
+        else:
             _complete(job)
         yield job
 
@@ -154,13 +166,13 @@ def _complete(job: Job) -> None:
     if job.built.output_path != str(job.folders.output_path):
         clear_old_output(job.folders, job.commits)
         job.put_in_force(job.built.replace(output_path=str(job.folders.output_path)))
-    broken = roll_forward(job.folders, job.commits)
+    broken = set(roll_forward(job.folders, job.commits))
     sweep_foreign_segments(job.folders.segments, job.built.job_id)
     segments = list_segments(job.folders.segments, job.built.job_id)
     for shard, commit in job.commits.items():
         if not newer_segments(commit, segments.get(shard, ())):
             remove_segments(job.folders.segments, shard)
-    job.broken_shards = {int(part.name.removeprefix("part-").partition(".")[0]) for part in broken}
+    job.broken_shards = {shard for shard, commit in job.commits.items() if not broken.isdisjoint(commit.parts)}
     job.adopt_entries()
     columns = columns_path(job.folders.working_dir, job.built).name
     for name in list_names(job.folders.working_dir):
@@ -172,7 +184,7 @@ def _complete(job: Job) -> None:
             remove_if_there(job.folders.shards / name)
 
 
-def _adopted(ref: Any, commit: Commit | None) -> Any:
+def _adopted(ref: ShardRef, commit: Commit | None) -> ShardRef:
     return commit.entries if commit is not None and commit.is_for(ref) else ref
 
 

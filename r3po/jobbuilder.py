@@ -140,8 +140,7 @@ def reset_all_errors(config: str | os.PathLike[str]) -> int:
             return 0
         n_failed = sum(state.n_failed for state in job.resolve(None).values())
         if n_failed:
-            build = job.built.build + 1
-            job.put_in_force(job.built.replace(build=build, retry_since=build))
+            job.raise_build(retry=True)
         return n_failed
 
 

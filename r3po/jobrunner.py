@@ -296,19 +296,17 @@ class _Run:
         has_row = any(state.n_done for state in standing.values())
         if known is not None and known[1] != self.spec.fingerprint and not has_row:
             # A kill came between the columns and their first row, and f was mended since: it sets them anew.
-            build = job.built.build + 1
-            job.put_in_force(job.built.replace(build=build, redo_since=build, retry_since=build))
+            job.raise_build(redo=True)
             return job.resolve(self.spec.fingerprint)
         if not any(state.n_failed for state in standing.values()):
             return standing
         if self.options.retry_failed:
-            build = job.built.build + 1
-            job.put_in_force(job.built.replace(build=build, retry_since=build))
+            job.raise_build(retry=True)
             return job.resolve(self.spec.fingerprint)
         states = job.resolve(self.spec.fingerprint)
         if sum(s.n_pending for s in states.values()) > sum(s.n_pending for s in standing.values()):
             # Failures of other code are tried again: their new outcomes must outrank the old ones for everybody.
-            job.put_in_force(job.built.replace(build=job.built.build + 1))
+            job.raise_build()
         return states
 
     def _build(self, has_pending: bool) -> BuildResult:

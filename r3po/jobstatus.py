@@ -17,7 +17,7 @@ from r3po.errors import DamagedStateError
 from r3po.job import Job, read_job
 from r3po.manifest import read_shard_file
 from r3po.segments import list_segments
-from r3po.shardstate import entry_builds, newer_segments, read_candidates
+from r3po.shardstate import newer_segments, read_counting
 from r3po.storage import ago, list_names, running_pid, show_name
 
 T = TypeVar("T")
@@ -106,8 +106,7 @@ def _failures(job: Job) -> Iterator[dict[str, Any]]:
         n_failed = (commit.tally.n_failed if commit else 0) + sum(segment.n_failed for segment in added)
         if not n_failed:
             continue
-        table, _ = read_candidates(job.folders, commit, added)
-        indices = tables.choose(table, entry_builds(job.folders, ref, table), job.rules())
+        table, indices, _ = read_counting(job.folders, ref, commit, added, job.rules())
         paths = read_shard_file(job.folders.shards, ref).paths
         for failure in tables.failures_of(tables.with_tries_summed(table, indices), indices):
             place, tries = failure.pop("place"), failure.pop("tries")

@@ -48,7 +48,6 @@ class Display:
         self._live: Live | None = None
         self._bar: _Bar | None = None
         self._last_plain = time.monotonic()
-        self._has_scanned = False
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from r3po.commits import Commit, read_outcomes
 from r3po.manifest import ShardRef, read_shard_file
 from r3po.segments import Segment, read_segment
 from r3po.storage import JobFolders
-from r3po.tables import Rules, Table
+from r3po.tables import Indices, Rules, Table
 
 Run = tuple[int, int]
 """Places from the first up to, not including, the second."""
@@ -57,8 +57,7 @@ def resolve_shard(
         return ShardState(ref, commit, (), tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, ())
     if commit is None and not segments:
         return ShardState(ref, None, (), 0, 0, {}, ((0, ref.n_files),))
-    table, present = read_candidates(folders, commit, segments)
-    indices = tables.choose(table, entry_builds(folders, ref, table), rules)
+    table, indices, present = read_counting(folders, ref, commit, segments, rules)
     tally = tables.tally(table, indices)
     pending = tuple(missing_runs(tables.places_of(table, indices), ref.n_files))
     return ShardState(ref, commit, present, tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, pending)
@@ -70,6 +69,14 @@ def newer_segments(commit: Commit | None, segments: Sequence[Segment]) -> Sequen
     A commit covers every place that its build asked for, and whatever reopens a place raises the build.
     """
     return [segment for segment in segments if commit is None or segment.build > commit.build]
+
+
+def read_counting(
+    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Iterable[Segment], rules: Rules
+) -> tuple[Table, Indices, tuple[Segment, ...]]:
+    """Return every outcome of a shard, the indices of those that count, and the segments that were there whole."""
+    table, present = read_candidates(folders, commit, segments)
+    return table, tables.choose(table, entry_builds(folders, ref, table), rules), present
 
 
 def read_candidates(
