@@ -60,6 +60,10 @@ def run(
     no_build: Annotated[bool, typer.Option("--no-build", help="Do not look for new files in the source.")] = False,
     engine: Annotated[str, typer.Option(help="ray, or serial: all in this process, for a debugger.")] = "ray",
     processes: Annotated[int | None, typer.Option(min=1, help="Workers, instead of the config's.")] = None,
+    max_errors: Annotated[
+        str | None, typer.Option(metavar="N", help="Stop after N failed files, N% of them, or none; not the config's.")
+    ] = None,
+    show_output: Annotated[bool, typer.Option("--show-output", help="Show what f prints, while it does.")] = False,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 although files failed.")] = False,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
@@ -73,10 +77,10 @@ def run(
     from r3po.progress import Display
     from r3po.userfunc import find_function
 
-    loaded = load_config(config).with_overrides(processes=processes)
+    loaded = load_config(config).with_overrides(processes=processes, max_errors=max_errors)
     # A function named on the command line is looked for from where the command was typed.
     spec = find_configured(loaded) if function is None else find_function(function, Path.cwd())
-    options = RunOptions(build=not no_build, retry_failed=retry_failed, engine=engine)
+    options = RunOptions(build=not no_build, retry_failed=retry_failed, engine=engine, show_output=show_output)
     with Display(is_quiet=quiet) as display:
         try:
             result = run_job(loaded, spec, options, display)

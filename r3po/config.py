@@ -12,6 +12,7 @@ Source: README.md, "Config".
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -28,6 +29,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from r3po.errors import ConfigError, SourceError
 
 MAX_PROCESSES = 4096
+MAX_TIMEOUT_S = 31 * 24 * 3600.0
 
 # Required keys, each with what a first config would say. Missing ones are listed in this order.
 _REQUIRED = {
@@ -60,6 +62,39 @@ class ParquetOptions:
 
 
 @dataclass(frozen=True)
+class MaxErrors:
+    """How many failures stop a run."""
+
+    count: int | None = None  # more failed files than this
+    percent: float | None = None  # a larger share of the files that the run has finished, 100 of them at least
+
+    @property
+    def is_off(self) -> bool:
+        """`none`: nothing stops it, not even that the first files all fail alike."""
+        return self.count is None and self.percent is None
+
+    def __str__(self) -> str:
+        return "none" if self.is_off else f"{self.count}" if self.percent is None else f"{self.percent:g}%"
+
+
+def parse_max_errors(value: object) -> MaxErrors:
+    """Return what `max_errors` says: a number of files, a share such as `1%`, or `none`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    text = str(value).strip().lower()
+    if text == "none":
+        return MaxErrors()
+    with contextlib.suppress(ValueError):
+        if text.endswith("%") and 0 <= float(text[:-1]) <= 100:
+            return MaxErrors(percent=float(text[:-1]))
+        if not isinstance(value, (bool, float)) and int(text) >= 0:
+            return MaxErrors(count=int(text))
+    raise ValueError("must be a number of files such as 100, a share such as 1%, or none")
+
+
+@dataclass(frozen=True)
 class Config:
     """One job's settings, checked; folders are absolute, with links left as they are."""
 
@@ -77,6 +112,8 @@ class Config:
     shard_size: int  # files in a new shard
     batch_seconds: float
     hash: Literal["content", "stat"]
+    timeout_seconds: float | None
+    max_errors: MaxErrors | None  # None: only the guard of the first files
     notices: tuple[str, ...] = field(default=(), compare=False)  # to be said to the user, once a run
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)  # key: its line in the file, from 1
     source_written: str = field(default="", compare=False)  # source_path as the file has it, for messages
@@ -86,7 +123,9 @@ class Config:
         """The folder of the config file; what is relative in the file starts here."""
         return self.path.parent
 
-    def with_overrides(self, *, processes: int | None = None, function: str | None = None) -> Config:
+    def with_overrides(
+        self, *, processes: int | None = None, function: str | None = None, max_errors: int | str | None = None
+    ) -> Config:
         """Return the config with what a command line gave in place of the file's; None keeps the file's.
 
         Raises:
@@ -96,8 +135,13 @@ class Config:
             raise ConfigError(f"processes is {processes}", hint=f"give a whole number from 1 to {MAX_PROCESSES}")
         if function is not None and not function.strip():
             raise ConfigError("function is empty", hint="name it as file.py:name or package.module:name")
+        try:
+            limit = self.max_errors if max_errors is None else parse_max_errors(max_errors)
+        except ValueError as error:
+            raise ConfigError(f"max_errors is {max_errors}", hint=f"it {error}") from None
         return replace(
             self,
+            max_errors=limit,
             processes=self.processes if processes is None else processes,
             function=self.function if function is None else function,
         )
@@ -126,7 +170,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     if problems:
         raise _config_error(file, problems)
 
-    settings = keys.model_dump() | folders | {"parquet": parquet}
+    settings = keys.model_dump() | folders | {"parquet": parquet, "max_errors": keys.max_errors}
     lines = {key: entry.line for key, entry in (entries | ignored).items()}
     return Config(path=file, **settings, notices=_notices(file, ignored), lines=lines, source_written=keys.source_path)
 
@@ -171,6 +215,10 @@ def _resolve_auto(value: Any) -> Any:
     return _usable_cores() if value == "auto" else value
 
 
+def _resolve_max_errors(value: Any) -> Any:
+    return None if value is None else parse_max_errors(value)
+
+
 def _is_on(value: Any) -> Any:
     return True if isinstance(value, dict) else value  # what is in {compression: ...} has a model of its own
 
@@ -204,6 +252,8 @@ class _Keys(BaseModel):
     shard_size: Annotated[int, Field(gt=0, le=10_000_000)] = 10_000
     batch_seconds: Annotated[float, Field(gt=0, le=3600)] = 1.0
     hash: Literal["content", "stat"] = "content"
+    timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
+    max_errors: Annotated[MaxErrors | None, BeforeValidator(_resolve_max_errors)] = None
 
 
 class _ParquetKeys(BaseModel):
@@ -217,7 +267,9 @@ class _ParquetKeys(BaseModel):
 
 # What a value of another type must be: pydantic's finding in our words, and the two keys that take more than one type.
 _TYPES = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}
-_MIXED = {"processes": "a whole number, or auto", "parquet": "true, false or {compression: zstd, level: 3}"}
+_MIXED = {"processes": "a whole number, or auto", "parquet": "true, false or {compression: zstd, level: 3}"} | {
+    "timeout_seconds": "a number of seconds, or null"
+}
 _Model = TypeVar("_Model", bound=BaseModel)
 
 

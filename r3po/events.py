@@ -95,6 +95,34 @@ class BatchFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """The process of a worker died, or was ended; another takes its place and its files."""
+
+    cause: str
+    """`SIGSEGV`, `exit code 7`, `out of memory`, `over timeout_seconds`."""
+    path: str
+    """The file it was in; empty: none, or not known."""
+    n_workers: int | None
+    """How many there are from now on, if that changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LongestRunning:
+    """The file that has been running for longest now; empty if there is none."""
+
+    path: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSeen:
+    """f printed something; told only if somebody asked for it."""
+
+    worker: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShardCommitted:
     shard: int
     n_rows: int
@@ -144,6 +172,9 @@ Event = (
     | WorkersStarted
     | ColumnsSet
     | BatchFinished
+    | WorkerLost
+    | LongestRunning
+    | OutputSeen
     | ShardCommitted
     | StopRequested
     | PartsRepaired

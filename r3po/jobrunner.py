@@ -22,21 +22,26 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 
 from r3po import events
+from r3po.budget import ErrorBudget
 from r3po.commits import KINDS
 from r3po.config import Config, check_source, load_config
+from r3po.crew import Crew
 from r3po.ending import make_end
 from r3po.errors import ConfigError, R3poError, RunStoppedError, StateError
 from r3po.events import Event, Observer
 from r3po.job import Job, disk_error, open_job, tidy_path
 from r3po.jobbuilder import BuildProgress, BuildResult, BuildStopped, apply_build, plan_build, scan_finished
 from r3po.manifest import ShardRef, columns_path, read_columns
+from r3po.outputs import Outputs
 from r3po.pool import Pool, SerialPool
 from r3po.publisher import Publisher
 from r3po.runloop import Counts, RunLoop
+from r3po.scheduler import Scheduler
 from r3po.shardstate import ShardState
 from r3po.staging import stage_shard
 from r3po.stopsignals import StopNow, StopSignals
 from r3po.storage import damaged, list_names, make_folder, remove_if_there, remove_tree
+from r3po.suspects import SuspectBook, forget_beacons
 from r3po.userfunc import FunctionSpec, describe_callable, find_function
 from r3po.worker import WorkerSetup
 
@@ -49,6 +54,9 @@ KEPT_RUNS = 20
 """Folders in `runs/` that are kept; older ones are removed."""
 
 ENGINES = ("ray", "serial")
+
+_UNLOGGED = (events.ScanProgressed, events.BatchFinished, events.LongestRunning, events.OutputSeen)
+"""Too many, over a week, or written down elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,7 @@ class RunOptions:
     build: bool = True
     retry_failed: bool = False
     engine: str = "ray"
+    show_output: bool = False
 
 
 def run_jobs(
@@ -118,6 +127,8 @@ def run_jobs(
     retry_failed: bool = False,
     processes: int | None = None,
     engine: str = "ray",
+    max_errors: int | str | None = None,
+    show_output: bool = False,
 ) -> RunResult:
     """Call f on every file of the job that has no outcome yet, and return what the job has come to.
 
@@ -132,6 +143,8 @@ def run_jobs(
         retry_failed: try every failed file again.
         processes: workers, instead of the config's.
         engine: `ray`, or `serial`: everything in this process, for a debugger.
+        max_errors: a number of failed files, a share such as "1%", or "none", instead of the config's.
+        show_output: show what f prints in the workers, while it does.
 
     Returns:
         The result, also when files failed; then one warning is logged.
@@ -140,10 +153,10 @@ def run_jobs(
         RunStoppedError: the run ended early; its `result` says how far it came.
         R3poError: of another kind: nothing was started.
     """
-    loaded = load_config(config).with_overrides(processes=processes, function=function)
+    loaded = load_config(config).with_overrides(processes=processes, function=function, max_errors=max_errors)
     spec = describe_callable(f) if f is not None else find_configured(loaded)
     show = sys.stderr.isatty() if progress is None else progress
-    options = RunOptions(build, retry_failed, engine)
+    options = RunOptions(build, retry_failed, engine, show_output)
     try:
         if not show:
             result = run_job(loaded, spec, options, events.ignore)
@@ -192,6 +205,7 @@ class _Run:
         self.started = time.monotonic()
         self.run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(4)
         self.folder = job.folders.runs / self.run_id
+        self.workers = self.folder / "workers"
         self._observer = observer
         self._numbers = count(1)
         self._pool: Pool | None = None
@@ -203,6 +217,7 @@ class _Run:
 
     def __enter__(self) -> Self:
         make_folder(self.folder)
+        make_folder(self.workers)
         self._events = open(self.folder / "events.jsonl", "ab")
         self._keep_last_runs()
         self.stop.install()
@@ -215,7 +230,10 @@ class _Run:
         try:
             if self._pool is not None:
                 self._pool.close()
+            if self._loop is not None:
+                self._loop.show_output()
         finally:
+            forget_beacons(self.workers)
             self.stop.restore()
             self._events.close()
             remove_if_there(self.folder / "stop")
@@ -341,15 +359,24 @@ class _Run:
         self._start_workers()
         self._tell_started()
         assert self._pool is not None
+        pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
+        book = SuspectBook(self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint)
+        suspects = book.recall(self.job.folders.runs, self.run_id)
+        # A function that has given rows is not to blame for the first failures of this run.
+        has_rows = any(self.spec.fingerprint in state.rows_by_fingerprint for state in states.values())
         self._loop = RunLoop(
             publisher=self._publisher,
             states=states,
-            pool=self._pool,
-            n_workers=self._n_workers,
+            crew=Crew(self._pool, self.workers, self._n_workers, self.config.timeout_seconds),
+            budget=ErrorBudget(self.config.max_errors, is_guarded=not has_rows),
+            book=book,
+            scheduler=Scheduler(pending, self._n_workers, self.config.batch_seconds, suspects),
             observer=self.emit,
             stop=self.stop,
             function_name=self.spec.name,
             counts=self.counts,
+            outputs=Outputs(self.workers, is_shown=self.options.show_output),
+            timeout_s=self.config.timeout_seconds,
         )
         self._loop.run()
 
@@ -377,6 +404,8 @@ class _Run:
             hash=config.hash,
             batch_seconds=config.batch_seconds,
             stop_file=self.folder / "stop",
+            workers_folder=self.workers,
+            timeout_s=config.timeout_seconds,
         )
         self._pool.start(setup, self._n_workers)
         self.stop.install()  # Ray replaces the handler of SIGTERM
@@ -422,7 +451,7 @@ class _Run:
 
     def emit(self, event: Event) -> None:
         """Tell the observer, and write the event into the run's log."""
-        if not isinstance(event, (events.ScanProgressed, events.BatchFinished)):  # too many, over a week
+        if not isinstance(event, _UNLOGGED):
             line = {"event": type(event).__name__, "time": time.time(), **dataclasses.asdict(event)}
             with contextlib.suppress(OSError, ValueError):  # a log for people: its loss stops nothing
                 self._events.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE, default=str))

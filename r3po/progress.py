@@ -30,6 +30,12 @@ RATE_OVER_S = 30.0
 
 UPDATES_PER_SECOND = 10
 
+LOSSES_SHOWN = 5
+"""Workers that are lost are told of one by one, up to so many."""
+
+LONG_S = 5.0
+"""A file that runs for so long is named."""
+
 
 class Display:
     """An observer that shows a run. Use it as a context manager: it restores the terminal.
@@ -48,6 +54,7 @@ class Display:
         self._live: Live | None = None
         self._bar: _Bar | None = None
         self._last_plain = time.monotonic()
+        self._n_lost = 0
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +90,15 @@ class Display:
                 self._line(f"Columns   {named}{more}      (from {event.path})")
             case events.BatchFinished():
                 self._batch_finished(event)
+            case events.WorkerLost():
+                self._worker_lost(event)
+            case events.LongestRunning():
+                if self._bar is not None:
+                    self._bar.longest = event
+                    self._plain_line_if_due()
+            case events.OutputSeen():
+                for line in event.text.splitlines():
+                    self._line(f"worker {event.worker}: {line}")
             case events.StopRequested():
                 self._line(
                     f"Stopping ({event.signal_name}): the files at hand are finishing, at most 10 s "
@@ -146,9 +162,22 @@ class Display:
         if self._bar is None:
             return
         self._bar.add(event)
-        if not self._is_terminal and time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
+        self._plain_line_if_due()
+
+    def _plain_line_if_due(self) -> None:
+        if self._bar is not None and not self._is_terminal and time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
             self._last_plain = time.monotonic()
             self._line(self._bar.plain_line())
+
+    def _worker_lost(self, event: events.WorkerLost) -> None:
+        self._n_lost += 1
+        if self._n_lost > LOSSES_SHOWN:
+            return
+        where = f" in {event.path}" if event.path else ""
+        then = "" if event.n_workers is None else f"; {_workers(event.n_workers)} from now on"
+        self._line(f"note: a worker was lost{where}: {event.cause}{then}")
+        if self._n_lost == LOSSES_SHOWN:
+            self._line("note: more are not shown here; events.jsonl of the run has them all")
 
     def _end_live(self) -> None:
         if self._live is not None:
@@ -197,6 +226,7 @@ class _Bar:
         self._n_failed = planned.n_failed
         self._started = time.monotonic()
         self.last_failure = ""
+        self.longest = events.LongestRunning("", 0.0)
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
         self._n_here = 0
 
@@ -214,9 +244,11 @@ class _Bar:
     def plain_line(self) -> str:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         left = self._seconds_left()
+        is_long = self.longest.seconds >= LONG_S
+        longest = f" longest={self.longest.seconds:.0f}s {self.longest.path}" if is_long else ""
         return (
             f"{now} {self._n_finished}/{self._n_files} {self._percent():.1f}% {self._rate():.0f} files/s "
-            f"failed={self._n_failed} left={'unknown' if left is None else f'{left:.0f}s'}"
+            f"failed={self._n_failed} left={'unknown' if left is None else f'{left:.0f}s'}{longest}"
         )
 
     def bar(self) -> Table:
@@ -242,6 +274,9 @@ class _Bar:
         lines = Table.grid()
         lines.add_row(self.bar())
         lines.add_row(Text("          " + speed, overflow="ellipsis", no_wrap=True))
+        if self.longest.seconds >= LONG_S:
+            text = show_text(f"          longest running  {self.longest.path}  {_duration(self.longest.seconds)}")
+            lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
         if self.last_failure:
             text = show_text(f"          last failure  {self.last_failure}".splitlines()[0])
             lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))

@@ -13,13 +13,14 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # Before `import ray`, which reads them once. A random token keeps Ray from writing one into the home folder.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -27,12 +28,25 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 # `uv run` would upload the working directory to each worker.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# At its end Ray waits 5 s for a GCS that may be gone, to tell it of tasks that nobody will look at.
+os.environ.setdefault("RAY_task_events_shutdown_flush_timeout_ms", "200")
 
 import ray
 import ray.cloudpickle
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
 
+from r3po.beacon import (
+    Beacon,
+    Sighting,
+    end_process,
+    is_running,
+    read_beacon,
+    read_crash,
+    start_of,
+    watch_for_crashes,
+)
 from r3po.errors import FunctionError, R3poError, RunStoppedError
+from r3po.outputs import redirect_output, restore_streams
 from r3po.pool import Answer, Call, WorkerLost, answer
 from r3po.userfunc import extend_sys_path
 from r3po.worker import Worker, WorkerSetup
@@ -44,6 +58,15 @@ OBJECT_STORE_BYTES = 80 << 20
 
 START_TRIES = 3
 """Two starts on one machine can race for a port."""
+
+CHECK_S = 1.0
+"""Between two looks whether the processes of our Ray are alive; it says so itself only after many seconds."""
+
+ASK_S = 0.5
+"""How long a worker that is to be ended may take to write down what it is doing."""
+
+CONNECT_S = 5.0
+"""The same for a Ray elsewhere, by a connection."""
 
 TEMPORARY_PREFIX = "r3po-ray-"
 
@@ -59,11 +82,19 @@ class RayPool:
         note_file: told where the private temporary folder is, so that a later start can remove it after a kill.
     """
 
+    can_replace = True
+
     def __init__(self, log_file: Path, note_file: Path) -> None:
         self._log_file, self._note_file = log_file, note_file
-        self._actors: list[Any] = []
+        self._actors: dict[int, Any] = {}
         self._calls: dict[Any, tuple[int, Call]] = {}
         self._temporary: Path | None = None
+        self._setup: WorkerSetup | None = None
+        self._pickled: bytes | None = None
+        self._children: dict[int, int] = {}
+        """Processes that our raylet has started, with their start times: some outlive it."""
+        self._checked_at = 0.0
+        self._is_gone = False
         self.description = "Ray, local"
 
     def start(self, setup: WorkerSetup, n_workers: int) -> None:
@@ -77,34 +108,65 @@ class RayPool:
         else:
             self._start_ray(n_workers)
         # By value where it has no module to import it from. In memory only: no pickle on disk.
-        pickled = _pickle(setup.function.value) if setup.function.kind == "value" else None
-        actor = ray.remote(_Actor)
-        options = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
-        sendable = _without_value(setup)
-        self._actors = [actor.options(**options).remote(sendable, pickled) for _ in range(n_workers)]
+        self._pickled = _pickle(setup.function.value) if setup.function.kind == "value" else None
+        self._setup = _without_value(setup)
         for worker in range(n_workers):
-            self.submit(worker, Call("load"))
+            self.add_worker(worker)
+
+    def add_worker(self, worker: int) -> None:
+        options = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
+        self._actors[worker] = ray.remote(_Actor).options(**options).remote(self._setup, worker, self._pickled)
+        self.submit(worker, Call("load"))
 
     def submit(self, worker: int, call: Call) -> None:
-        self._calls[self._actors[worker].perform.remote(worker, call)] = (worker, call)
+        if worker in self._actors:  # else it died, and whoever calls will hear of it
+            self._calls[self._actors[worker].perform.remote(call)] = (worker, call)
+
+    def kill(self, worker: int, *, ask_first: bool = False) -> None:
+        assert self._setup is not None
+        seen = read_beacon(self._setup.workers_folder, worker) if self._is_local else None
+        if seen is not None:
+            if ask_first:
+                _ask(self._setup.workers_folder, worker, seen)
+            end_process(seen)  # ray.kill asks the process itself, which may be beyond answering
+        actor = self._actors.pop(worker, None)
+        if actor is not None:
+            with contextlib.suppress(RayError):
+                ray.kill(actor)
 
     def wait(self, timeout_s: float) -> list[Answer | WorkerLost]:
+        self._check()
         if not self._calls:
+            time.sleep(timeout_s)
             return []
         done, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
         if done:  # and all that is there besides
             done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
         return [self._collect(ref) for ref in done]
 
+    def shortage(self) -> str:
+        with contextlib.suppress(RayError):
+            free, there = (_resources(name).get("CPU", 0) for name in ("available_resources", "cluster_resources"))
+            if free < 1:
+                return f"no CPU of Ray is free, of {there:g}"
+        return ""
+
     def close(self) -> None:
         self._calls.clear()
-        actors, self._actors = self._actors, []
+        workers = list(self._actors)
         if self._temporary is None:
-            for actor in actors:
-                with contextlib.suppress(RayError):
-                    ray.kill(actor)
+            for worker in workers:
+                self.kill(worker)
             return
+        self._actors.clear()
+        if self._is_gone:
+            _global_node().kill_all_processes(check_alive=False, allow_graceful=False)
+        self._note_children()
         ray.shutdown()
+        for pid, started in self._children.items():  # Ray's agents and workers outlive a dead GCS for up to a minute
+            if started and start_of(pid) == started:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._temporary = None
 
@@ -117,7 +179,46 @@ class RayPool:
             return value
         except RayError as error:
             log.info("worker %d: %s", worker, error)
-            return WorkerLost(worker, type(error).__name__)
+            if isinstance(error, ActorDiedError) and "owner has died" in str(error):
+                raise self._gone("its raylet ended") from error  # the owner is this process, which has not
+            self._check(is_due=True)
+            actor = self._actors.pop(worker, None)
+            if actor is not None:  # whatever is left of it must not go on beside its replacement
+                with contextlib.suppress(RayError):
+                    ray.kill(actor)
+            return WorkerLost(worker, type(error).__name__, isinstance(error, OutOfMemoryError))
+
+    @property
+    def _is_local(self) -> bool:
+        return self._temporary is not None
+
+    def _check(self, *, is_due: bool = False) -> None:
+        """Raise RunStoppedError if there is no Ray any more."""
+        node = _global_node()
+        is_elsewhere = node is None or not node.all_processes
+        now = time.monotonic()
+        if not is_due and now - self._checked_at < (CONNECT_S if is_elsewhere else CHECK_S):
+            return
+        self._checked_at = now
+        if is_elsewhere:
+            if not _answers():
+                raise self._gone("its head does not answer")
+            return
+        dead = [kind for kind, _ in node.dead_processes() if kind in ("raylet", "gcs_server")]
+        if dead:
+            raise self._gone(f"its {' and '.join(sorted(dead))} ended")
+        self._note_children()
+
+    def _gone(self, what: str) -> RunStoppedError:
+        self._is_gone = True
+        return RunStoppedError(f"Ray is gone: {what}", hint="your state is safe; run again to go on")
+
+    def _note_children(self) -> None:
+        if not self._is_local:
+            return
+        for info in (_global_node().all_processes.get("raylet") or [])[:1]:
+            for pid in _children_of(info.process.pid):
+                self._children.setdefault(pid, start_of(pid))
 
     def _start_ray(self, n_workers: int) -> None:
         for attempt in range(1, START_TRIES + 1):
@@ -182,17 +283,23 @@ def sweep_temporary(note_file: Path) -> None:
 class _Actor:
     """A shell around `Worker`: no logic of its own."""
 
-    def __init__(self, setup: WorkerSetup, pickled: bytes | None) -> None:
+    def __init__(self, setup: WorkerSetup, number: int, pickled: bytes | None) -> None:
         # Ctrl-C on the terminal is for the driver; it tells us through the stop file.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._pickled = pickled
         self._setup = setup
+        self._number = number
         self._worker: Worker | None = None
+        redirect_output(setup.workers_folder, number)
+        self._crash_file = watch_for_crashes(setup.workers_folder, number, on_request=True)
 
-    def perform(self, number: int, call: Call) -> Answer:
+    def perform(self, call: Call) -> Answer:
+        number = self._number
+        restore_streams()
         if call.method == "load":
             try:
-                self._worker = Worker(_with_value(self._setup, self._pickled))
+                self._worker = Worker(_with_value(self._setup, self._pickled), number)
+                _note_exits(self._worker.beacon)
             except Exception as error:
                 text = "".join(traceback.format_exception(error))
                 what = f"{self._setup.function.label} does not arrive in the workers: {type(error).__name__}: {error}"
@@ -204,6 +311,61 @@ class _Actor:
             text = "".join(traceback.format_exception(answered.error))
             return Answer(number, call, error=RuntimeError(f"in a worker:\n{text}"))
         return answered
+
+
+def _note_exits(beacon: Beacon) -> None:
+    """Let the beacon know the code if f leaves by `os._exit`, which nobody else will tell."""
+    leave = os._exit
+
+    def leave_with_a_note(status: int) -> NoReturn:
+        beacon.note_exit(status)
+        leave(status)
+
+    os._exit = leave_with_a_note
+
+
+def _ask(folder: Path, worker: int, seen: Sighting) -> None:
+    """Let a worker write into its crash file what it is doing, if it can."""
+    if not is_running(seen):
+        return
+    with contextlib.suppress(OSError):
+        os.kill(seen.pid, signal.SIGUSR1)
+    deadline = time.monotonic() + ASK_S
+    while not read_crash(folder, worker)[1].endswith("\n") and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _global_node() -> Any:
+    return getattr(sys.modules["ray._private.worker"], "_global_node", None)
+
+
+def _resources(name: str) -> dict[str, float]:
+    asked: Any = getattr(ray, name)
+    found: dict[str, float] = asked()
+    return found
+
+
+def _answers() -> bool:
+    """Whether the head of a Ray elsewhere can be reached. `ray.nodes` and its like would wait for it for ever."""
+    try:
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+        sys.modules["ray._private.worker"].global_worker.gcs_client.internal_kv_get(b"r3po", None, timeout=5)
+    except (OSError, RayError):
+        return False
+    except Exception as error:  # these are not Ray's public functions
+        log.info("cannot ask Ray whether it is there: %s", error)
+    return True
+
+
+def _children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started; nothing where the system does not say."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+    return found
 
 
 @contextlib.contextmanager

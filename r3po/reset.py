@@ -76,6 +76,7 @@ def _remove_output(folders: JobFolders) -> int:
 
 def _remove_state(folders: JobFolders) -> None:
     remove_if_there(folders.manifest)
+    remove_if_there(folders.suspects)
     for name in list_names(folders.working_dir):
         if name.startswith("columns.b") and name.endswith(".json"):
             remove_if_there(folders.working_dir / name)

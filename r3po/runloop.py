@@ -12,20 +12,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from r3po import events
+from r3po.beacon import Phase
+from r3po.budget import ErrorBudget, first_line
+from r3po.crew import Crew, Lost, Member
 from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.events import Observer
+from r3po.failures import death_failure, timeout_failure
 from r3po.job import disk_error
-from r3po.manifest import ShardRef, read_shard_file
-from r3po.pool import Answer, Call, Pool, WorkerLost
+from r3po.manifest import Entries, ShardRef, read_shard_file
+from r3po.outputs import Outputs
+from r3po.pool import Answer, Call
 from r3po.publisher import Publisher
-from r3po.scheduler import BatchTicket, Scheduler, StageTicket, Ticket
+from r3po.scheduler import BatchTicket, ChargeTicket, Scheduler, StageTicket, Ticket
 from r3po.segments import Segment
 from r3po.shardstate import ShardState
-from r3po.staging import Staged, StageOrder
+from r3po.staging import Staged
 from r3po.stopsignals import StopNow, StopSignals
 from r3po.storage import show_name
+from r3po.suspects import SuspectBook
 from r3po.tables import Failure
-from r3po.worker import BatchDone, Offer, Probed
+from r3po.worker import BatchDone, Charge, Offer, Probed
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +47,23 @@ DRAIN_S = 10.0
 FIRST_PROBE = 10
 """Files of the first probe: if none of them gives a dict, f is not a function for r3po."""
 
-GUARD = 100
-"""A run stops if its first outcomes, so many, are failures of one kind."""
+NEXT_PROBE = 90
+"""Files of a later one."""
+
+CAREFUL_S = 10.0
+"""How long a run holds everybody back for the files that a killed run was in; then only those that died alone."""
+
+START_LOSSES = 3
+"""So many workers that die in a row before they have loaded f stop the run."""
+
+FRUITLESS_LOSSES = 12
+"""So many workers that die in a row, none with a file in hand, stop the run."""
+
+LOOK_S = 1.0
+"""Between two looks at what takes long: the longest running file, workers that do not start."""
+
+SHORTAGE_S = 20.0
+"""Workers that have not started for so long are told of."""
 
 
 @dataclass(slots=True)
@@ -61,175 +82,207 @@ class RunLoop:
 
     Args:
         states: how each shard stands; those that are committed are left alone.
-        pool: started; its workers are loading f.
+        crew: of a pool that was started; its workers are loading f.
+        budget: how many failures are too many.
+        book: the suspects of earlier runs and of this one.
         stop: whether a signal asked for the end.
         function_name: of f, for messages.
     """
 
     publisher: Publisher
     states: dict[int, ShardState]
-    pool: Pool
-    n_workers: int
+    crew: Crew
+    budget: ErrorBudget
+    book: SuspectBook
+    scheduler: Scheduler
     observer: Observer
     stop: StopSignals
     function_name: str
     counts: Counts
-    _scheduler: Scheduler = field(init=False)
+    outputs: Outputs
+    timeout_s: float | None = None
     _segments: dict[int, list[Segment]] = field(init=False)
-    _ready: list[int] = field(default_factory=list)
-    _tickets: dict[int, list[Ticket]] = field(default_factory=dict)
     _is_probing: bool = False
     _n_probes: int = 0
-    _n_probed: int = 0
-    _first_failures: list[tuple[str, Failure]] = field(default_factory=list)
-    _is_guarded: bool = field(init=False)
+    _has_loaded: bool = False
+    _n_start_losses: int = 0
+    _n_fruitless: int = 0
+    _careful_until: float | None = None
+    _looked_at: float = field(default_factory=time.monotonic)
+    _started_at: float = field(default_factory=time.monotonic)
+    _has_told_shortage: bool = False
+    _entries: tuple[int, Entries] | None = None
 
     def __post_init__(self) -> None:
         open_states = [state for state in self.states.values() if not state.is_committed]
-        pending = [(state.ref.shard, state.pending) for state in open_states]
-        self._scheduler = Scheduler(pending, self.n_workers, self.publisher.job.config.batch_seconds)
         self._segments = {state.ref.shard: list(state.segments) for state in open_states}
-        # A function that has given rows is not to blame for the first failures of this run.
-        self._is_guarded = not any(self.publisher.fingerprint in s.rows_by_fingerprint for s in self.states.values())
 
     def run(self) -> None:
         """Process until nothing is pending, or raise.
 
         Raises:
             FunctionError: f cannot be imported, or gives no dict; nothing was recorded.
-            RunStoppedError: a worker was lost, f fails on everything, or the disk refused. What was done is saved.
+            RunStoppedError: workers cannot be kept, f fails on too much, or the disk refused. What was done is saved.
         """
-        while not self._scheduler.is_finished:
-            if self.stop.is_requested:
-                self._drain()
-                return
-            try:
-                self._hand_out()
-                for message in self.pool.wait(WAIT_S):
-                    self._handle(message)
-            except RunStoppedError:
-                # The others did nothing wrong: what they have at hand is kept.
-                self.stop.tell_workers()
-                with contextlib.suppress(R3poError):
+        try:
+            while not self.scheduler.is_finished:
+                if self.stop.is_requested:
                     self._drain()
-                raise
+                    return
+                self._hand_out()
+                for message in self.crew.wait(WAIT_S):
+                    self._handle(message)
+                self._look()
+        except RunStoppedError:
+            # The others did nothing wrong: what they have at hand is kept.
+            self.stop.tell_workers()
+            with contextlib.suppress(R3poError):
+                self._drain()
+            raise
+        finally:
+            # An orderly end: whoever is on trial now did not end the run.
+            with contextlib.suppress(OSError):
+                self.book.write(self.scheduler.suspects)
 
     def restage(self, refs: Iterable[ShardRef]) -> None:
         """Make the parts of committed shards again, on the workers, and commit them."""
-        waiting = list(refs)
-        in_flight: dict[int, list[ShardRef]] = {worker: [] for worker in self._ready}
-        while waiting or any(in_flight.values()):
+        waiting = {ref.shard: ref for ref in refs}
+        in_flight: dict[int, ShardRef] = {}
+        while waiting or in_flight:
             if self.stop.is_requested:
                 raise StopNow  # nothing of f is in flight, and the next run makes these parts
-            for worker, queue in in_flight.items():
-                while waiting and len(queue) < QUEUE_DEPTH:
-                    queue.append(waiting.pop(0))
-                    self.pool.submit(worker, Call("stage", self.publisher.stage_order(queue[-1])))
-            for message in self.pool.wait(WAIT_S):
-                answer = self._accept(message)
-                if answer.call.method == "load":
-                    in_flight[answer.worker] = []
-                else:
-                    self.publisher.commit(in_flight[answer.worker].pop(0), answer.value)
+            for depth in range(1, QUEUE_DEPTH + 1):
+                for member in self.crew.iter_free(depth):
+                    if waiting:
+                        shard, ref = waiting.popitem()
+                        in_flight[shard] = ref
+                        self.crew.submit(member, StageTicket(-1, shard), Call("stage", self.publisher.stage_order(ref)))
+            for message in self.crew.wait(WAIT_S):
+                if isinstance(message, Lost):
+                    waiting |= {ticket.shard: in_flight.pop(ticket.shard) for ticket in message.member.tickets}
+                    self._check_losses(message)
+                    continue
+                ticket = self._settle(message)
+                if ticket is not None:
+                    self.publisher.commit(in_flight.pop(ticket.shard), message.value)
+
+    def show_output(self) -> None:
+        """Tell what f printed since the last look, if that was asked for; and cut what is too much."""
+        for worker, text in self.outputs.look():
+            self.observer(events.OutputSeen(worker, text))
 
     # Private methods: handing out
 
     def _hand_out(self) -> None:
-        if self.publisher.columns is None and (self._scheduler.n_pending or self._is_probing):
+        if self.scheduler.has_suspects:
+            self.crew.need_fresh()
+        if self.publisher.columns is None and (self.scheduler.n_pending or self._is_probing):
             if not self._is_probing:
                 self._hand_out_probe()
             return  # the first row comes before everything else
+        self._end_caution()
         for depth in range(1, QUEUE_DEPTH + 1):
-            for worker in self._ready:
-                if len(self._tickets[worker]) < depth:
-                    ticket = self._scheduler.next_ticket()
-                    if ticket is None:
-                        return
-                    self._submit(worker, ticket)
+            for member in self.crew.iter_free(depth):
+                ticket = self.scheduler.next_ticket(is_fresh=self.crew.is_fresh(member))
+                if ticket is not None:
+                    self._submit(member, ticket)
 
     def _hand_out_probe(self) -> None:
-        if not self._ready or self._scheduler.n_in_flight:
+        if self.scheduler.n_in_flight:
             return
-        limit = FIRST_PROBE if self._n_probes == 0 else GUARD - FIRST_PROBE
-        ticket = self._scheduler.next_ticket(limit)
-        if ticket is None:
+        # A fresh worker first: whatever is next, it may have it.
+        for member in sorted(self.crew.iter_free(1), key=lambda member: not self.crew.is_fresh(member)):
+            limit = FIRST_PROBE if self._n_probes == 0 else NEXT_PROBE
+            ticket = self.scheduler.next_ticket(limit, is_fresh=self.crew.is_fresh(member))
+            if ticket is None:
+                continue
+            if isinstance(ticket, BatchTicket):
+                self._is_probing = True
+                self._n_probes += 1
+            self._submit(member, ticket)
             return
-        if isinstance(ticket, BatchTicket):
-            self._is_probing = True
-            self._n_probes += 1
-        self._submit(self._ready[0], ticket)
 
-    def _submit(self, worker: int, ticket: Ticket) -> None:
-        argument: Offer | StageOrder
-        ref = self.states[ticket.shard].ref
-        if isinstance(ticket, StageTicket):
-            method, argument = "stage", self.publisher.stage_order(ref, self._segments[ticket.shard])
-        else:
-            method = "probe" if self._is_probing else "run_batch"
-            manifest, publisher = self.publisher.job.built, self.publisher
-            attempt = publisher.next_attempt()
-            argument = Offer(manifest.job_id, ref, manifest.build, attempt, ticket.places, publisher.columns)
-        self._tickets[worker].append(ticket)
-        self.pool.submit(worker, Call(method, argument))
+    def _end_caution(self) -> None:
+        """Hold the others back for a while only: most files that a killed run was in are innocent."""
+        if not self.scheduler.is_apart:
+            self._careful_until = None
+            return
+        now = time.monotonic()
+        if self._careful_until is None:
+            self._careful_until = now + CAREFUL_S
+        elif now > self._careful_until:
+            self.scheduler.release_first_offenders()
+            self._remember()
+
+    def _submit(self, member: Member, ticket: Ticket) -> None:
+        ref, publisher = self.states[ticket.shard].ref, self.publisher
+        match ticket:
+            case StageTicket():
+                call = Call("stage", publisher.stage_order(ref, self._segments[ticket.shard]))
+            case ChargeTicket():
+                offer = self._offer(ref, ((ticket.place, ticket.place + 1),))
+                call = Call("charge", Charge(offer, self._failure_of(ticket)))
+            case BatchTicket():
+                is_last_try = ticket.kind == "last try"
+                offer = self._offer(ref, ticket.places, is_last_try=is_last_try)
+                call = Call("probe" if self._is_probing else "run_batch", offer)
+                if ticket.kind == "trial":
+                    self._remember()  # before it begins: it may end this process, too
+        self.crew.submit(member, ticket, call)
+
+    def _offer(self, ref: ShardRef, places: tuple[tuple[int, int], ...], *, is_last_try: bool = False) -> Offer:
+        manifest, publisher = self.publisher.job.built, self.publisher
+        attempt = publisher.next_attempt()
+        return Offer(manifest.job_id, ref, manifest.build, attempt, places, publisher.columns, is_last_try)
+
+    def _failure_of(self, ticket: ChargeTicket) -> Failure:
+        death, n = ticket.death, ticket.n_deaths
+        if not n:
+            found = death_failure("Timeout", "", death.stack)
+            return timeout_failure(self.timeout_s, ())._replace(where=found.where, traceback=found.traceback)
+        times = {1: "once", 2: "twice"}.get(n, f"{n} times")
+        if death.is_memory:
+            return death_failure("OutOfMemory", f"the process was killed for its memory, alone, {times}", death.stack)
+        return death_failure("WorkerDied", f"{death.cause}: the process died in this file, alone, {times}", death.stack)
 
     # Private methods: answers
 
-    def _handle(self, message: Answer | WorkerLost) -> None:
-        answer = self._accept(message)
-        method = answer.call.method
-        if method == "load":
-            self._ready.append(answer.worker)
-            self._tickets[answer.worker] = []
+    def _handle(self, message: Answer | Lost) -> None:
+        if isinstance(message, Lost):
+            self._lost(message)
             return
-        if method == "probe":
-            self._probed(answer)
+        if message.call.method == "probe" and message.error is None:
+            self._probed(message)
             return
-        if answer.worker not in self._tickets:
-            return  # a late word of a worker that was lost
-        ticket = self._tickets[answer.worker].pop(0)
-        if isinstance(ticket, StageTicket):
-            self._staged(ticket, answer.value)
-        else:
-            self._batch_done(ticket, answer.value)
+        ticket = self._settle(message)
+        match ticket:
+            case StageTicket():
+                self._staged(ticket, message.value)
+            case ChargeTicket():
+                self.scheduler.charge_done(ticket)
+                self._record(ticket.shard, message.value)
+            case BatchTicket():
+                self._batch_done(message.worker, ticket, message.value)
+        if ticket is not None:
+            self._n_fruitless = 0
+            self.crew.release(self.crew.members[message.worker])
 
-    def _accept(self, message: Answer | WorkerLost) -> Answer:
-        """Return an answer that has a value; everything else ends the run."""
-        if isinstance(message, WorkerLost):
-            evidence = self._in_doubt(message.worker)
-            self._lose(message.worker)
-            raise RunStoppedError(
-                f"worker {message.worker} died ({message.reason}); what was done is saved",
-                evidence=evidence,
-                hint="a file may crash the process of your function: let f refuse it (raise), then r3po run goes on;\n"
-                "or move it away, then r3po run --no-build",
-            )
-        if message.error is None:
-            return message
-        if self._tickets.get(message.worker):
-            self._tickets[message.worker].pop(0)  # answered, if badly
-        if isinstance(message.error, R3poError):
-            raise message.error
-        if isinstance(message.error, OSError):
-            raise disk_error(message.error) from message.error
-        raise message.error
-
-    def _lose(self, worker: int) -> None:
-        """Expect nothing of a worker any more; what it had is done again by the next run."""
-        self._tickets.pop(worker, None)
-        if worker in self._ready:
-            self._ready.remove(worker)
-
-    def _in_doubt(self, worker: int) -> str | None:
-        """Name the files of the batch that a worker had at hand."""
-        for ticket in self._tickets.get(worker, []):
-            if isinstance(ticket, BatchTicket):
-                ref = self.states[ticket.shard].ref
-                paths = read_shard_file(self.publisher.job.folders.shards, ref).paths
-                named = [show_name(paths[place]) for start, stop in ticket.places for place in range(start, stop)]
-                if len(named) == 1:
-                    return f"it was in {named[0]}"
-                return f"it was in one of {len(named)} files, {named[0]} to {named[-1]}"
-        return None
+    def _settle(self, answer: Answer) -> Ticket | None:
+        """Return the ticket that an answer settles, None for that to `load`; everything but an answer ends the run."""
+        member = self.crew.members[answer.worker]
+        ticket = None
+        if answer.call.method != "load":
+            ticket = member.tickets.pop(0)
+        elif answer.error is None:
+            member.is_ready = self._has_loaded = True
+            self._n_start_losses = 0
+        if isinstance(answer.error, R3poError):
+            raise answer.error
+        if isinstance(answer.error, OSError):
+            raise disk_error(answer.error) from answer.error
+        if answer.error is not None:
+            raise answer.error
+        return ticket
 
     def _probed(self, answer: Answer) -> None:
         probed: Probed = answer.value
@@ -249,36 +302,27 @@ class RunLoop:
             self.observer(events.ColumnsSet(named, show_name(probed.first_row_path)))
         self._is_probing = False
         # The ticket stays: the answer to this call settles it.
-        self.pool.submit(answer.worker, Call("record_probe", probed.columns))
+        self.crew.submit_more(answer.worker, Call("record_probe", probed.columns))
 
-    def _batch_done(self, ticket: BatchTicket, done: BatchDone) -> None:
+    def _batch_done(self, worker: int, ticket: BatchTicket, done: BatchDone) -> None:
+        self.scheduler.batch_done(ticket, done.returned, done.seconds, done.deferred)
+        member = self.crew.members[worker]
+        if done.is_spent or (ticket.kind == "trial" and self.scheduler.has_suspects):
+            self.crew.dismiss(member)  # the next trial needs a fresh one
+        if ticket.kind == "trial":
+            self._remember()
+        self._record(ticket.shard, done)
+
+    def _record(self, shard: int, done: BatchDone) -> None:
         if done.segment is not None:
-            self._segments[ticket.shard].append(done.segment)
-        self._scheduler.batch_done(ticket, done.returned, done.seconds)
+            self._segments[shard].append(done.segment)
         self.counts.n_done += done.n_rows
         self.counts.n_failed += done.n_failed
         self.counts.n_pending -= done.n_rows + done.n_failed
         last = done.failures[-1] if done.failures else None
-        shown = "" if last is None else f"{last[0]}  {last[1].error_type}: {last[1].message}"
+        shown = "" if last is None else f"{last[0]}  {last[1].error_type}: {first_line(last[1].message)}"
         self.observer(events.BatchFinished(done.n_rows, done.n_failed, shown))
-        self._guard(done)
-
-    def _guard(self, done: BatchDone) -> None:
-        """Stop when the first outcomes are all failures of one kind: rather the function's fault than the files'."""
-        if not self._is_guarded:
-            return
-        self._first_failures += done.failures
-        kinds = {(failure.error_type, failure.where) for _, failure in self._first_failures}
-        if done.n_rows or len(kinds) > 1:
-            self._is_guarded = False
-        elif len(self._first_failures) >= GUARD:
-            _, failure = self._first_failures[0]
-            raise RunStoppedError(
-                f"the first {len(self._first_failures)} files all failed with "
-                f"{failure.error_type}: {_first_line(failure.message)}; nothing else was tried",
-                evidence=failure.traceback or failure.where,
-                hint="mend the function and run again; without a change, r3po run goes on after these files",
-            )
+        self.budget.take(done)
 
     def _staged(self, ticket: StageTicket, staged: Staged) -> None:
         if staged.commit is None:
@@ -286,30 +330,124 @@ class RunLoop:
             log.warning("shard %d: %d places lost their outcome and are done again", ticket.shard, n_missing)
             self.counts.n_pending += n_missing
             self.counts.n_done -= n_missing
-            self._scheduler.stage_incomplete(ticket, staged.missing)
+            self.scheduler.stage_incomplete(ticket, staged.missing)
             return
         tally = self.publisher.commit(self.states[ticket.shard].ref, staged).tally
-        self._scheduler.stage_done(ticket)
+        self.scheduler.stage_done(ticket)
         self.counts.n_rows_committed += tally.n_rows
         self._segments.pop(ticket.shard)
         self.observer(events.ShardCommitted(ticket.shard, tally.n_rows, tally.n_failed))
 
+    # Private methods: deaths
+
+    def _lost(self, lost: Lost) -> None:
+        """Give back what a dead worker had in hand; the file it was in becomes a suspect."""
+        self._is_probing = False
+        tickets, where = lost.member.tickets, lost.file
+        begun = next((ticket for ticket in tickets if _holds(ticket, where)), None)
+        if begun is None:
+            where = None  # it died between two files, or its beacon is of another time
+            begun = tickets[0] if tickets else None
+        for ticket in tickets:
+            if ticket is not begun:
+                self.scheduler.hand_back(ticket)
+        place = where[1] if where is not None else None
+        if isinstance(begun, BatchTicket) and place is not None and lost.member.ended_for == "time":
+            self.scheduler.overran(begun, place, lost.death)
+        elif begun is not None:
+            # Memory is shared: only who had it alone can be to blame.
+            self.scheduler.lost(begun, place, lost.death, counts=lost.was_alone or not lost.death.is_memory)
+        if not lost.death.is_memory or lost.was_alone:
+            self._remember()
+        self._tell_loss(lost, where)
+        self._check_losses(lost)
+
+    def _tell_loss(self, lost: Lost, where: tuple[int, int] | None) -> None:
+        path = "" if where is None else self._path_of(*where)
+        reason = {"": lost.death.cause, "time": "over timeout_seconds", "silence": "did not answer any more"}
+        n_workers = self.crew.n_wanted if lost.death.is_memory else None
+        self.observer(events.WorkerLost(reason[lost.member.ended_for], path, n_workers))
+
+    def _check_losses(self, lost: Lost) -> None:
+        """Stop where replacing workers does not help."""
+        if not self.crew.can_replace:
+            return
+        death = lost.death
+        if not lost.member.is_ready:
+            self._n_start_losses += 1
+            is_import = lost.last is not None and lost.last.phase is Phase.LOADING
+            if is_import and not self._has_loaded and (death.is_known or self._n_start_losses >= START_LOSSES):
+                raise FunctionError(
+                    f"importing the module of {self.function_name} ends the process: {death.cause}",
+                    evidence=death.stack or None,
+                    hint="import it alone, in a Python of its own, to see why; nothing was recorded",
+                )
+            if self._n_start_losses >= START_LOSSES:
+                raise RunStoppedError(
+                    f"workers die while they start: {death.cause}",
+                    evidence=death.stack or None,
+                    hint="your state is safe; run again, or see more with: r3po run --engine serial",
+                )
+            return
+        self._n_fruitless = 0 if lost.file is not None else self._n_fruitless + 1
+        if self._n_fruitless >= FRUITLESS_LOSSES:
+            raise RunStoppedError(
+                f"{self._n_fruitless} workers died in a row, and none of them in a file: {death.cause}",
+                evidence=death.stack or None,
+                hint="something on this machine ends them; your state is safe, run again once it is found",
+            )
+
+    def _remember(self) -> None:
+        """Make durable who is mistrusted, and who is alone right now."""
+        self.book.write(self.scheduler.suspects, self.scheduler.trial_apart)
+
+    # Private methods: looking around
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_S:
+            return
+        self._looked_at = now
+        self.show_output()
+        longest = self.crew.longest()
+        if longest is None:
+            self.observer(events.LongestRunning("", 0.0))
+        else:
+            shard, place, seconds = longest
+            self.observer(events.LongestRunning(self._path_of(shard, place), seconds))
+        if not self._has_loaded and not self._has_told_shortage and now - self._started_at > SHORTAGE_S:
+            self._has_told_shortage = True
+            text = self.crew.shortage() or f"no worker has loaded {self.function_name} yet"
+            self.observer(events.Notice(f"still waiting for workers: {text}", is_warning=True))
+
+    def _path_of(self, shard: int, place: int) -> str:
+        """Return a file's name for people."""
+        if shard not in self.states:
+            return ""
+        if self._entries is None or self._entries[0] != shard:
+            folder = self.publisher.job.folders.shards
+            self._entries = shard, read_shard_file(folder, self.states[shard].ref)
+        paths = self._entries[1].paths
+        return show_name(paths[place]) if 0 <= place < len(paths) else ""
+
     def _drain(self) -> None:
         """Wait for the batches in flight, which end at their next file, and keep what they did."""
         deadline = time.monotonic() + DRAIN_S
-        while any(self._tickets.values()) and time.monotonic() < deadline and not self.stop.is_urgent:
-            for message in self.pool.wait(WAIT_S):
-                if isinstance(message, WorkerLost):
-                    self._lose(message.worker)
-                elif not (message.call.method == "load" and message.error is not None):
+        while self.crew.is_busy and time.monotonic() < deadline and not self.stop.is_urgent:
+            for message in self.crew.wait(WAIT_S):
+                # Who dies now, or cannot load f, is nobody's concern any more: the next run does its files.
+                if isinstance(message, Answer) and not (message.call.method == "load" and message.error is not None):
                     self._handle(message)
 
 
 # Private functions
 
 
-def _first_line(message: str) -> str:
-    return message.splitlines()[0] if message else ""
+def _holds(ticket: Ticket, where: tuple[int, int] | None) -> bool:
+    """Whether a ticket's worker calls f on this file."""
+    if where is None or not isinstance(ticket, BatchTicket) or ticket.shard != where[0]:
+        return False
+    return any(start <= where[1] < stop for start, stop in ticket.places)
 
 
 def _with_article(type_name: str) -> str:

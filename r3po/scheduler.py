@@ -2,6 +2,10 @@
 
 The scheduler knows how many places of each shard are pending, hands them out as tickets, takes back what a worker did
 not come to, and says when a shard is complete and must be staged. It holds ranges of places, never paths.
+
+When a worker dies, the file it was in is a *suspect*: it runs in a trial, the only file of a fresh worker, until it
+has an outcome or has died too often, which is its failure. The rest of its batch is innocent and is done again, in
+batches half as large: if the true culprit is another file, it ends up in a batch of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 Run = tuple[int, int]
 """Places from the first up to, not including, the second."""
@@ -21,6 +26,28 @@ FIRST_OFFER = 4
 GROWTH = 16
 """An offer is at most this many times as large as the largest that was answered."""
 
+KNOWN_DEATHS = 2
+"""So many deaths alone, each with a signal or exit code that the process itself left, are the file's failure."""
+
+DEATHS = 3
+"""So many deaths alone are the file's failure, whatever is known of them."""
+
+LAST_TRIES = 10
+"""Files of one batch that tries once more what failed by no fault of the files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How the process of a worker ended."""
+
+    cause: str
+    """For people: `SIGSEGV`, `exit code 7`, `killed`, `out of memory`."""
+    is_known: bool = False
+    """The process itself, or whoever ended it for its memory, left word of the cause."""
+    stack: str = ""
+    """What it was in, as `faulthandler` wrote it; may be empty."""
+    is_memory: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class BatchTicket:
@@ -29,6 +56,8 @@ class BatchTicket:
     number: int
     shard: int
     places: tuple[Run, ...]
+    kind: Literal["batch", "trial", "last try"] = "batch"
+    """`trial`: one suspect, for a fresh worker. `last try`: what fails now has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +68,56 @@ class StageTicket:
     shard: int
 
 
-Ticket = BatchTicket | StageTicket
+@dataclass(frozen=True, slots=True)
+class ChargeTicket:
+    """This file ends its worker, or never returns: record its failure."""
+
+    number: int
+    shard: int
+    place: int
+    n_deaths: int
+    """0: it was ended because it took too long."""
+    death: Death
+
+
+Ticket = BatchTicket | StageTicket | ChargeTicket
+
+
+@dataclass(slots=True)
+class Suspect:
+    """A file that a worker died in, until it has an outcome."""
+
+    shard: int
+    place: int
+    n_deaths: int = 0
+    """In trials: alone."""
+    n_known: int = 0
+    """Those of them whose cause is known."""
+    is_apart: bool = False
+    """Its trial waits until nobody else works, and nobody begins before it is over: the whole run may die of it."""
+    death: Death = field(default_factory=lambda: Death("killed"))
+    """The latest."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.shard, self.place
 
 
 @dataclass(slots=True)
 class _Shard:
     pending: deque[Run] = field(default_factory=deque)
-    n_in_flight: int = 0
+    n_left: int = 0
+    """Places without an outcome, wherever they are: pending, in flight, suspect, deferred."""
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """The rest of a batch that was lost."""
+
+    shard: int
+    places: deque[Run]
+    limit: int
+    """The most files of a batch made of it."""
 
 
 class Scheduler:
@@ -55,73 +127,172 @@ class Scheduler:
         pending: shard and runs of pending places, in shard order. A shard without runs only needs staging.
         n_workers: how many workers share the work; the last offers are cut so that all of them stay busy.
         batch_seconds: how long an offer should take; the worker ends a longer one itself.
+        suspects: pending places that an earlier run has reason to mistrust.
     """
 
-    def __init__(self, pending: Iterable[tuple[int, Iterable[Run]]], n_workers: int, batch_seconds: float) -> None:
+    def __init__(
+        self,
+        pending: Iterable[tuple[int, Iterable[Run]]],
+        n_workers: int,
+        batch_seconds: float,
+        suspects: Iterable[Suspect] = (),
+    ) -> None:
         self._n_workers = max(1, n_workers)
         self._batch_seconds = batch_seconds
         self._shards: dict[int, _Shard] = {}
         self._queue: list[int] = []
         """A heap of the shards that have pending places: the lowest comes first, so few are open at a time."""
+        self._doubts: deque[_Doubt] = deque()
+        self._suspects: deque[Suspect] = deque()
+        self._on_trial: dict[int, Suspect] = {}
+        """By the ticket's number."""
+        self._to_charge: deque[tuple[int, int, int, Death]] = deque()
         self._to_stage: deque[int] = deque()
+        self._deferred: dict[int, list[int]] = {}
+        """Places by shard that failed by no fault of theirs, and are tried once more."""
+        self._credit = 0
+        """Files that came to an outcome since one was deferred: as many may be tried once more."""
         self._in_flight: dict[int, Ticket] = {}
         self._number = 0
         self._files_per_second = 0.0
         self._largest_answered = 0
         self.n_pending = 0
         """Places that are neither in flight nor done."""
+        mistrusted = {suspect.key: suspect for suspect in suspects}
         for shard, runs in pending:
-            state = self._shards.setdefault(shard, _Shard(deque(runs)))
-            self.n_pending += _count(state.pending)
-            if state.pending:
-                heapq.heappush(self._queue, shard)
-            else:
-                self._to_stage.append(shard)
+            self._add_shard(shard, list(runs), mistrusted)
 
     @property
     def is_finished(self) -> bool:
         """Whether there is nothing left to hand out or to wait for."""
-        return not (self._queue or self._to_stage or self._in_flight)
+        waits = self._queue or self._doubts or self._suspects or self._to_charge or self._to_stage or self._deferred
+        return not (waits or self._in_flight)
 
     @property
     def n_in_flight(self) -> int:
         return len(self._in_flight)
 
-    def next_ticket(self, limit: int | None = None) -> Ticket | None:
-        """Return the next thing to do, staging before batches, or None if all is handed out.
+    @property
+    def has_suspects(self) -> bool:
+        """Whether a trial waits for a fresh worker."""
+        return bool(self._suspects)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether a trial that must not have company is going on or is to come first."""
+        on_trial = any(suspect.is_apart for suspect in self._on_trial.values())
+        return on_trial or any(suspect.is_apart for suspect in self._suspects)
+
+    @property
+    def suspects(self) -> list[Suspect]:
+        """Every file that is mistrusted now, those on trial first."""
+        return [*self._on_trial.values(), *self._suspects]
+
+    @property
+    def trial_apart(self) -> Suspect | None:
+        """The file that is on trial while nobody else works."""
+        return next((suspect for suspect in self._on_trial.values() if suspect.is_apart), None)
+
+    def next_ticket(self, limit: int | None = None, *, is_fresh: bool = False) -> Ticket | None:
+        """Return the next thing to do, or None if there is nothing for this worker now.
+
+        Failures that are due come first, then staging, trials, and batches.
 
         Args:
             limit: the most files of a batch, instead of what the measured speed suggests.
+            is_fresh: the worker has called f on no file yet and has nothing else to do, so it may hold a trial.
         """
+        if self.is_apart:
+            return self._next_trial() if is_fresh and not self._in_flight else None
+        if self._to_charge:
+            return self._issue(ChargeTicket(self._number, *self._to_charge.popleft()))
         if self._to_stage:
             return self._issue(StageTicket(self._number, self._to_stage.popleft()))
-        if not self._queue:
-            return None
-        shard = self._queue[0]
-        state = self._shards[shard]
-        places = _take(state.pending, limit or self._offer_size())
-        if not state.pending:
-            heapq.heappop(self._queue)
-        n_files = _count(places)
-        self.n_pending -= n_files
-        state.n_in_flight += 1
-        return self._issue(BatchTicket(self._number, shard, tuple(places)))
+        if self._suspects and is_fresh:
+            return self._next_trial()
+        return self._next_last_try() or self._next_doubt(limit) or self._next_batch(limit)
 
-    def batch_done(self, ticket: BatchTicket, returned: Iterable[Run], seconds: float) -> None:
-        """Take a worker's answer: everything of the ticket but `returned` has an outcome."""
-        returned = list(returned)
-        n_done = _count(ticket.places) - _count(returned)
+    def batch_done(
+        self, ticket: BatchTicket, returned: Iterable[Run], seconds: float, deferred: Iterable[int] = ()
+    ) -> None:
+        """Take a worker's answer: everything of the ticket has an outcome, but for what it gave back.
+
+        Args:
+            returned: places that it did not come to.
+            deferred: places that failed by no fault of theirs (a disk that does not answer).
+        """
+        self._in_flight.pop(ticket.number)
+        returned, deferred = list(returned), list(deferred)
+        n_done = _count(ticket.places) - _count(returned) - len(deferred)
+        self._credit = self._credit + n_done if n_done else 0
         if seconds > 0 and n_done > 0:
             self._learn(n_done, seconds)
-        self._settle(ticket, returned)
+        if deferred:
+            self._deferred.setdefault(ticket.shard, []).extend(deferred)
+            self.n_pending += len(deferred)
+        suspect = self._on_trial.pop(ticket.number, None)
+        if suspect is not None and returned:
+            self._mistrust(suspect)
+        elif ticket.kind == "last try":
+            self._defer(ticket.shard, returned)
+        else:
+            self._requeue(ticket.shard, returned)
+        self._settle(ticket.shard, n_done)
 
     def hand_back(self, ticket: Ticket) -> None:
-        """Take a ticket back that nobody will answer: all of it is to do again."""
-        if isinstance(ticket, StageTicket):
-            self._in_flight.pop(ticket.number)
-            self._to_stage.append(ticket.shard)
-        else:
-            self._settle(ticket, list(ticket.places))
+        """Take a ticket back that its worker has not begun."""
+        self._in_flight.pop(ticket.number)
+        match ticket:
+            case StageTicket():
+                self._to_stage.append(ticket.shard)
+            case ChargeTicket():
+                self._to_charge.append((ticket.shard, ticket.place, ticket.n_deaths, ticket.death))
+            case BatchTicket(kind="trial"):
+                self._mistrust(self._on_trial.pop(ticket.number))
+            case BatchTicket(kind="last try"):
+                self._defer(ticket.shard, ticket.places)
+            case _:
+                self._requeue(ticket.shard, list(ticket.places))
+
+    def lost(self, ticket: Ticket, place: int | None, death: Death, *, counts: bool = True) -> None:
+        """Take a ticket back whose worker died over it.
+
+        Args:
+            place: the file that it died in; None: between two files, or it is not known.
+            counts: False: the file is not to blame (we ended the worker, or another process took the memory).
+        """
+        if not isinstance(ticket, BatchTicket) or not counts:
+            self.hand_back(ticket)
+            return
+        self._in_flight.pop(ticket.number)
+        n_files = _count(ticket.places)
+        if place is None and n_files == 1:
+            place = ticket.places[0][0]  # a batch of one file: whenever it died, it was with this one
+        suspect = self._on_trial.pop(ticket.number, None)
+        if suspect is not None:
+            suspect.n_deaths += 1
+            suspect.n_known += death.is_known
+        elif place is not None:
+            suspect = Suspect(ticket.shard, place, is_apart=death.is_memory)
+        if suspect is not None:
+            suspect.death = death
+            self._judge(suspect)
+        rest = list(ticket.places) if place is None else _without(ticket.places, place)
+        if rest:
+            self._doubts.append(_Doubt(ticket.shard, deque(rest), max(1, math.ceil(n_files / 2))))
+            self.n_pending += _count(rest)
+
+    def overran(self, ticket: BatchTicket, place: int, death: Death) -> None:
+        """Take a ticket back whose worker was ended because this file took too long: that is its failure."""
+        self._in_flight.pop(ticket.number)
+        self._on_trial.pop(ticket.number, None)
+        self._to_charge.append((ticket.shard, place, 0, death))
+        self._requeue(ticket.shard, _without(ticket.places, place))
+
+    def charge_done(self, ticket: ChargeTicket) -> None:
+        """The failure is durable."""
+        self._in_flight.pop(ticket.number)
+        self._settle(ticket.shard, 1)
 
     def stage_done(self, ticket: StageTicket) -> None:
         """The shard is committed."""
@@ -131,30 +302,112 @@ class Scheduler:
     def stage_incomplete(self, ticket: StageTicket, missing: Iterable[Run]) -> None:
         """Staging found places without an outcome: they are pending again."""
         self._in_flight.pop(ticket.number)
-        self._requeue(ticket.shard, list(missing))
+        missing = list(missing)
+        self._shards[ticket.shard].n_left += _count(missing)
+        self._requeue(ticket.shard, missing)
 
-    # Private methods
+    def release_first_offenders(self) -> None:
+        """Let trials have company, but for files that died alone before: they take longer than the others can wait."""
+        for suspect in self.suspects:
+            suspect.is_apart = suspect.is_apart and suspect.n_deaths > 0
+
+    # Private methods: handing out
 
     def _issue(self, ticket: Ticket) -> Ticket:
         self._in_flight[ticket.number] = ticket
         self._number += 1
         return ticket
 
-    def _settle(self, ticket: BatchTicket, returned: list[Run]) -> None:
-        self._in_flight.pop(ticket.number)
-        state = self._shards[ticket.shard]
-        state.n_in_flight -= 1
-        if returned:
-            self._requeue(ticket.shard, returned)
-        elif not state.pending and not state.n_in_flight:
-            self._to_stage.append(ticket.shard)
+    def _issue_batch(self, shard: int, places: Iterable[Run], kind: Literal["batch", "trial", "last try"]) -> Ticket:
+        places = tuple(places)
+        self.n_pending -= _count(places)
+        return self._issue(BatchTicket(self._number, shard, places, kind))
+
+    def _next_trial(self) -> Ticket | None:
+        # Those that must not have company first: nothing else begins before they are over.
+        suspect = next((suspect for suspect in self._suspects if suspect.is_apart), None) or self._suspects[0]
+        self._suspects.remove(suspect)
+        self._on_trial[self._number] = suspect
+        return self._issue_batch(suspect.shard, [(suspect.place, suspect.place + 1)], "trial")
+
+    def _next_last_try(self) -> Ticket | None:
+        is_all = not (self._queue or self._doubts or self._suspects or self._in_flight)
+        limit = LAST_TRIES if is_all else min(LAST_TRIES, self._credit)
+        for shard, places in self._deferred.items() if limit else ():
+            # As late as its shard can wait: what ails the disk may be over by then.
+            if is_all or len(places) == self._shards[shard].n_left:
+                taken, rest = places[:limit], places[limit:]
+                if rest:
+                    self._deferred[shard] = rest
+                else:
+                    del self._deferred[shard]
+                self._credit = max(0, self._credit - len(taken))
+                return self._issue_batch(shard, _runs(taken), "last try")
+        return None
+
+    def _next_doubt(self, limit: int | None) -> Ticket | None:
+        if not self._doubts:
+            return None
+        doubt = self._doubts[0]
+        places = _take(doubt.places, min(doubt.limit, limit or self._offer_size()))
+        if not doubt.places:
+            self._doubts.popleft()
+        return self._issue_batch(doubt.shard, places, "batch")
+
+    def _next_batch(self, limit: int | None) -> Ticket | None:
+        if not self._queue:
+            return None
+        shard = self._queue[0]
+        state = self._shards[shard]
+        places = _take(state.pending, limit or self._offer_size())
+        if not state.pending:
+            heapq.heappop(self._queue)
+        return self._issue_batch(shard, places, "batch")
+
+    # Private methods: taking back
+
+    def _add_shard(self, shard: int, runs: list[Run], mistrusted: dict[tuple[int, int], Suspect]) -> None:
+        state = self._shards.setdefault(shard, _Shard())
+        state.n_left = _count(runs)
+        if not state.n_left:
+            self._to_stage.append(shard)
+            return
+        for start, stop in list(runs):
+            for place in [p for s, p in mistrusted if s == shard and start <= p < stop]:
+                self._judge(mistrusted[shard, place])
+                runs = _without(runs, place)
+        self._requeue(shard, runs)
+
+    def _settle(self, shard: int, n_done: int) -> None:
+        state = self._shards[shard]
+        state.n_left -= n_done
+        if not state.n_left:
+            self._to_stage.append(shard)
 
     def _requeue(self, shard: int, runs: list[Run]) -> None:
+        if not runs:
+            return
         state = self._shards[shard]
         if not state.pending:
             heapq.heappush(self._queue, shard)
         state.pending.extendleft(reversed(runs))
         self.n_pending += _count(runs)
+
+    def _defer(self, shard: int, runs: Iterable[Run]) -> None:
+        places = [place for start, stop in runs for place in range(start, stop)]
+        if places:
+            self._deferred.setdefault(shard, []).extend(places)
+            self.n_pending += len(places)
+
+    def _judge(self, suspect: Suspect) -> None:
+        if suspect.n_known >= KNOWN_DEATHS or suspect.n_deaths >= DEATHS:
+            self._to_charge.append((suspect.shard, suspect.place, suspect.n_deaths, suspect.death))
+        else:
+            self._mistrust(suspect)
+
+    def _mistrust(self, suspect: Suspect) -> None:
+        self._suspects.append(suspect)
+        self.n_pending += 1
 
     def _learn(self, n_files: int, seconds: float) -> None:
         rate = n_files / seconds
@@ -189,3 +442,12 @@ def _take(pending: deque[Run], n_files: int) -> list[Run]:
         taken.append((start, stop))
         n_files -= stop - start
     return taken
+
+
+def _without(runs: Iterable[Run], place: int) -> list[Run]:
+    pieces = [(s, e) for start, stop in runs for s, e in ((start, min(place, stop)), (max(place + 1, start), stop))]
+    return [(start, stop) for start, stop in pieces if start < stop]
+
+
+def _runs(places: Iterable[int]) -> list[Run]:
+    return [(place, place + 1) for place in places]

@@ -77,6 +77,10 @@ class JobFolders:
         return self.working_dir / "runs"
 
     @property
+    def suspects(self) -> Path:
+        return self.working_dir / "suspects.json"
+
+    @property
     def reset_marker(self) -> Path:
         """There while the job is being forgotten."""
         return self.working_dir / "reset"

@@ -118,6 +118,11 @@ class OutcomeBatch:
     failures: dict[int, Failure] = field(default_factory=dict)
     """By index in the lists."""
 
+    def forget_last(self) -> None:
+        """Take back what is known of a file whose outcome is not added."""
+        for items in (self.places, self.sizes, self.mtimes_ns, self.hashes, self.racy, self.seconds):
+            items.pop()
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:

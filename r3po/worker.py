@@ -10,17 +10,18 @@ import errno
 import hashlib
 import os
 import stat
-import sysconfig
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import r3po.tables as tables
+from r3po.beacon import Beacon, Phase
 from r3po.columns import BadRowError, Columns, RowCollector, columns_of, is_row
+from r3po.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
 from r3po.manifest import Entries, ShardRef, read_shard_file
 from r3po.scan import BLOCK_BYTES, HASH_BYTES, RACY_NS, open_regular
 from r3po.segments import Segment, write_segment
@@ -29,6 +30,7 @@ from r3po.staging import Staged, StageOrder, stage_shard
 from r3po.stopsignals import StopNow
 from r3po.storage import JobFolders, show_name
 from r3po.tables import Failure, OutcomeBatch
+from r3po.timelimit import TimedOut, TimeLimit, is_possible
 from r3po.userfunc import FunctionSpec, load_function
 
 BATCH_BYTES = 64 << 20
@@ -37,8 +39,8 @@ BATCH_BYTES = 64 << 20
 STOP_CHECK_S = 0.1
 """How often a worker looks whether the run is to stop."""
 
-TEXT_LIMIT = 10_000
-"""Characters kept of a failure's message and of its traceback."""
+ENVIRONMENTAL_RUN = 50
+"""So many files in a row that fail by their environment end the batch, and over all workers the run."""
 
 _CHANGED = Failure("FileChanged", "the file changed while it was read, twice", "", "")
 
@@ -58,6 +60,10 @@ class WorkerSetup:
     batch_seconds: float
     stop_file: Path
     """Once this exists, the run is to stop: finish the file at hand, keep what is done."""
+    workers_folder: Path
+    """Where each worker keeps its beacon."""
+    timeout_s: float | None = None
+    """For one call of f."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,16 @@ class Offer:
     places: tuple[Run, ...]
     columns: Columns | None
     """None until a row has set them: then only failures can be recorded."""
+    is_last_try: bool = False
+    """Record failures of the environment, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """The order to record the failure of one file without calling f."""
+
+    offer: Offer
+    failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +104,14 @@ class BatchDone:
     """That the batch took, from the first file to the durable segment."""
     failures: tuple[tuple[str, Failure], ...] = ()
     """Path and reason of the first failures of the batch, at most `FAILURES_TOLD`."""
+    deferred: tuple[int, ...] = ()
+    """Places that failed by their environment; nothing of them is recorded."""
+    n_deferred_last: int = 0
+    """How many of these came after the last outcome of the batch."""
+    deferral: tuple[str, Failure] | None = None
+    """Path and reason of the last of them."""
+    is_spent: bool = False
+    """The worker's process is not to be trusted any more: f was ended in the middle."""
 
 
 FAILURES_TOLD = 100
@@ -117,17 +141,30 @@ class _Open:
     started: float
     batch: OutcomeBatch = field(default_factory=OutcomeBatch)
     left_over: list[int] = field(default_factory=list)
+    deferred: list[tuple[int, int, Failure]] = field(default_factory=list)
+    """Place, outcomes in the batch by then, reason."""
+    is_spent: bool = False
+
+    @property
+    def n_deferred_last(self) -> int:
+        return sum(1 for _, n_outcomes, _ in self.deferred if n_outcomes == len(self.batch.places))
 
 
 class Worker:
     """Calls f and writes segments; one a process.
 
     Args:
-        should_stop: asked now and then besides the stop file, by an engine in the driver's own process.
+        number: names its beacon; no two workers of a run have one.
+        should_stop: asked now and then instead of the stop file, by an engine in the driver's own process.
     """
 
-    def __init__(self, setup: WorkerSetup, should_stop: Callable[[], bool] | None = None) -> None:
+    def __init__(self, setup: WorkerSetup, number: int = 0, should_stop: Callable[[], bool] | None = None) -> None:
         self._setup = setup
+        self.beacon = Beacon(setup.workers_folder, number)
+        self._limit = TimeLimit(setup.timeout_s) if setup.timeout_s is not None and is_possible() else None
+        self._pid = os.getpid()
+        self._umask = os.umask(0o022)
+        os.umask(self._umask)
         self._should_stop = should_stop or setup.stop_file.exists
         self._prefix = setup.source_path.rstrip("/") + "/"
         self._function: Callable[..., Any] | None = None
@@ -136,7 +173,9 @@ class Worker:
 
     def load(self) -> None:
         """Import the user's function. Raises FunctionError."""
+        self.beacon.mark(Phase.LOADING)
         self._function = load_function(self._setup.function)
+        self.beacon.mark(Phase.IDLE)
 
     def run_batch(self, offer: Offer) -> BatchDone:
         """Do as much of an offer as fits into the time, and make it durable.
@@ -145,15 +184,57 @@ class Worker:
             DamagedStateError: the shard file is not the one that the manifest names.
             OSError: the segment could not be written; nothing of the batch counts.
         """
-        opened = self._open(offer)
-        collector = RowCollector(offer.columns) if offer.columns is not None else None
-        if not self._should_stop():
-            self._fill(opened, collector)
-        return self._record(opened, offer.columns)
+        with self._busy(Phase.RECORDING):
+            opened = self._open(offer)
+            collector = RowCollector(offer.columns) if offer.columns is not None else None
+            if not self._should_stop():
+                self._fill(opened, collector)
+            return self._record(opened, offer.columns)
 
     def probe(self, offer: Offer) -> Probed:
         """Call f until a file gives a row, and keep what came out for `record_probe`."""
-        opened = self._open(offer)
+        with self._busy(Phase.RECORDING):
+            return self._probe_files(self._open(offer))
+
+    def record_probe(self, columns: Columns | None) -> BatchDone:
+        """Make the outcomes of the last probe durable, now that the columns are."""
+        assert self._probe is not None, "record_probe follows probe"
+        opened, self._probe = self._probe, None
+        with self._busy(Phase.RECORDING):
+            return self._record(opened, columns)
+
+    def charge(self, order: Charge) -> BatchDone:
+        """Record the failure of a file that ended its worker, or would not end; f is not called."""
+        with self._busy(Phase.RECORDING):
+            opened = self._open(order.offer)
+            for place in opened.places:
+                self._process(opened, place, lambda *_: (None, order.failure))
+                _append(opened.batch, None, order.failure)
+            return self._record(opened, order.offer.columns)
+
+    def stage(self, order: StageOrder) -> Staged:
+        """Stage a shard; see `staging`."""
+        with self._busy(Phase.STAGING):
+            return stage_shard(order)
+
+    def close(self) -> None:
+        """Let the beacon go; what it says last is that nothing is going on."""
+        self.beacon.mark(Phase.IDLE)
+        self.beacon.close()
+
+    # Private methods
+
+    @contextmanager
+    def _busy(self, phase: Phase) -> Iterator[None]:
+        """Say what is being done; afterwards, that it is done."""
+        os.umask(self._umask)  # f may have changed it, and the driver must be able to read what is written here
+        self.beacon.mark(phase)
+        try:
+            yield
+        finally:
+            self.beacon.mark(Phase.IDLE)
+
+    def _probe_files(self, opened: _Open) -> Probed:
         not_a_dict: tuple[str, str, str] | None = None
         columns: Columns | None = None
         path = ""
@@ -164,30 +245,24 @@ class Worker:
                 stopped = True
                 break
             path = opened.entries.paths[place]
-            returned, failure = self._process(opened, place)
+            returned, failure = self._process(opened, place, self._call)
+            if self._is_deferred(opened, place, failure):
+                if opened.n_deferred_last >= ENVIRONMENTAL_RUN:
+                    break
+                continue
             if failure is None and not is_row(returned):
                 not_a_dict = not_a_dict or (path, type(returned).__name__, _safe_repr(returned))
             row, failure = _first_row(returned, failure)
             if row is None:
                 _append(opened.batch, None, failure)
+                if opened.is_spent:
+                    break
                 continue
             columns, values = row
             _append(opened.batch, values, None)
             break
         self._probe = opened
         return Probed(columns, path, len(opened.batch.failures), not_a_dict, stopped)
-
-    def record_probe(self, columns: Columns | None) -> BatchDone:
-        """Make the outcomes of the last probe durable, now that the columns are."""
-        assert self._probe is not None, "record_probe follows probe"
-        opened, self._probe = self._probe, None
-        return self._record(opened, columns)
-
-    def stage(self, order: StageOrder) -> Staged:
-        """Stage a shard; see `staging`."""
-        return stage_shard(order)
-
-    # Private methods
 
     def _open(self, offer: Offer) -> _Open:
         places = (place for start, stop in offer.places for place in range(start, stop))
@@ -205,13 +280,16 @@ class Worker:
         next_check = opened.started + STOP_CHECK_S
         failure_bytes = 0
         for place in opened.places:
-            returned, failure = self._process(opened, place)
-            row = None
-            if failure is None:
-                row, failure = _take_row(returned, collector)
-            if failure is not None:
-                failure_bytes += len(failure.message) + len(failure.traceback)
-            _append(batch, row, failure)
+            returned, failure = self._process(opened, place, self._call)
+            if not self._is_deferred(opened, place, failure):
+                row = None
+                if failure is None:
+                    row, failure = _take_row(returned, collector)
+                if failure is not None:
+                    failure_bytes += len(failure.message) + len(failure.traceback)
+                _append(batch, row, failure)
+            if opened.is_spent or (opened.deferred and opened.n_deferred_last >= ENVIRONMENTAL_RUN):
+                return
             now = time.perf_counter()
             if now >= next_check:
                 next_check = now + STOP_CHECK_S
@@ -220,9 +298,12 @@ class Worker:
             if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
                 return
 
-    def _process(self, opened: _Open, place: int) -> tuple[Any, Failure | None]:
+    def _process(
+        self, opened: _Open, place: int, call: Callable[[_Open, str, bytes | None], tuple[Any, Failure | None]]
+    ) -> tuple[Any, Failure | None]:
         """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch."""
         entries, batch = opened.entries, opened.batch
+        self.beacon.mark(Phase.READING, opened.offer.ref.shard, place)
         path = self._prefix + entries.paths[place]
         seen: tuple[int, int, bytes | None] = (entries.sizes[place], entries.mtimes_ns[place], None)
         returned: Any = None
@@ -233,7 +314,7 @@ class Worker:
             for attempt in range(2):
                 seen, data = self._look(path, seen if attempt == 0 else None)
                 started = time.perf_counter()
-                returned, failure = self._call(path, data)
+                returned, failure = call(opened, path, data)
                 after = os.stat(path)
                 if not stat.S_ISREG(after.st_mode):
                     raise OSError(errno.EINVAL, "not a regular file", path)
@@ -242,7 +323,7 @@ class Worker:
             else:
                 failure = _CHANGED
         except OSError as error:
-            failure = _failure_of(error, None)
+            failure = failure_of(error, None, ENVIRONMENTAL | GONE)
         batch.places.append(place)
         batch.sizes.append(seen[0])
         batch.mtimes_ns.append(seen[1])
@@ -263,23 +344,51 @@ class Worker:
             return (status.st_size, status.st_mtime_ns, None), None
         return _read(path, setup.input == "bytes", setup.hash == "content")
 
-    def _call(self, path: str, data: bytes | None) -> tuple[Any, Failure | None]:
-        assert self._function is not None, "load comes first"
+    def _is_deferred(self, opened: _Open, place: int, failure: Failure | None) -> bool:
+        """Take a failure of the environment out of the batch again, unless this is the file's last try."""
+        if not isinstance(failure, EnvironmentalFailure) or opened.offer.is_last_try:
+            return False
+        opened.batch.forget_last()
+        opened.deferred.append((place, len(opened.batch.places), failure))
+        return True
+
+    def _call(self, opened: _Open, path: str, data: bytes | None) -> tuple[Any, Failure | None]:
+        function, limit = self._function, self._limit
+        assert function is not None, "load comes first"
+        returned: Any = None
+        failure: Failure | None = None
+        arguments = (path,) if data is None else (path, data)
         try:
-            if data is None:
-                return self._function(path), None
-            return self._function(path, data), None
+            if limit is None:
+                returned = function(*arguments)
+            else:
+                self.beacon.advance(Phase.CALLING)
+                returned = limit.call(function, *arguments)
         # Everything: f may raise SystemExit or KeyboardInterrupt, and that is its failure, not the worker's end.
         except BaseException as error:
             if isinstance(error, StopNow) or hasattr(error, "ray_terminate_msg"):
                 raise  # the driver's second Ctrl-C, or Ray itself ends this worker
-            return None, _failure_of(error, error.__traceback__.tb_next if error.__traceback__ else None)
+            own = error.__traceback__.tb_next if error.__traceback__ else None
+            if isinstance(error, TimedOut):
+                opened.is_spent = True
+                # Without our own frames: the limit's call, and the handler that raised.
+                frames = traceback.extract_tb(own)[1:-1]
+                failure = timeout_failure(self._setup.timeout_s, frames)
+            else:
+                failure = failure_of(error, own, ENVIRONMENTAL)
+        if os.getpid() != self._pid:
+            os._exit(0)  # f forked, and this is the child: the outcome is its parent's
+        return returned, failure
 
     def _record(self, opened: _Open, columns: Columns | None) -> BatchDone:
+        self.beacon.mark(Phase.RECORDING)
         offer, batch = opened.offer, opened.batch
         returned = tuple(_runs([*opened.left_over, *opened.places]))
+        last = opened.deferred[-1] if opened.deferred else None
+        deferral = (show_name(opened.entries.paths[last[0]]), last[2]) if last else None
+        deferred = tuple(place for place, _, _ in opened.deferred)
         if not batch.places:
-            return BatchDone(None, 0, 0, returned, 0.0)
+            return BatchDone(None, 0, 0, returned, 0.0, (), deferred, len(deferred), deferral)
         table = tables.outcome_table(batch, columns)
         n_failed = len(batch.failures)
         segment = write_segment(
@@ -297,7 +406,18 @@ class Worker:
             for i in sorted(batch.failures)[:FAILURES_TOLD]
         ]
         seconds = time.perf_counter() - opened.started
-        return BatchDone(segment, len(batch.places) - n_failed, n_failed, returned, seconds, tuple(told))
+        return BatchDone(
+            segment=segment,
+            n_rows=len(batch.places) - n_failed,
+            n_failed=n_failed,
+            returned=returned,
+            seconds=seconds,
+            failures=tuple(told),
+            deferred=deferred,
+            n_deferred_last=opened.n_deferred_last,
+            deferral=deferral,
+            is_spent=opened.is_spent,
+        )
 
 
 # Private functions: reading
@@ -342,10 +462,10 @@ def _take_row(returned: Any, collector: RowCollector | None) -> tuple[tuple[Any,
     try:
         return collector.take(returned), None
     except BadRowError as error:
-        return None, Failure("BadRow", _clean(str(error)), "", "")
+        return None, Failure("BadRow", clean(str(error)), "", "")
     # f's own dict class, or a value's own methods, may raise anything.
     except Exception as error:
-        return None, _failure_of(error, None)
+        return None, failure_of(error, None)
 
 
 def _first_row(returned: Any, failure: Failure | None) -> tuple[tuple[Columns, tuple[Any, ...]] | None, Failure | None]:
@@ -357,9 +477,9 @@ def _first_row(returned: Any, failure: Failure | None) -> tuple[tuple[Columns, t
         columns = columns_of(dict(returned))
         return (columns, RowCollector(columns).take(returned)), None
     except BadRowError as error:
-        return None, Failure("BadRow", _clean(str(error)), "", "")
+        return None, Failure("BadRow", clean(str(error)), "", "")
     except Exception as error:
-        return None, _failure_of(error, None)
+        return None, failure_of(error, None)
 
 
 def _append(batch: OutcomeBatch, row: tuple[Any, ...] | None, failure: Failure | None) -> None:
@@ -373,50 +493,12 @@ def _no_dict(returned: Any) -> Failure:
     return Failure("NoDict", f"f returned a {type(returned).__name__}; r3po needs one dict a file", "", "")
 
 
-def _failure_of(error: BaseException, tb: TracebackType | None) -> Failure:
-    """Return an exception as text, from the user's first frame (`tb`) on; nothing of it can raise again."""
-    try:
-        formatted = "".join(traceback.TracebackException(type(error), error, tb, compact=True).format())
-        where = _where(tb)
-    except Exception as inner:
-        formatted, where = f"(the traceback cannot be shown: {type(inner).__name__})", ""
-    try:
-        message = str(error)
-    except BaseException as inner:
-        message = f"(no message: its __str__ raised {type(inner).__name__})"
-    return Failure(type(error).__name__, _clean(message), _clean(where), _clean(formatted))
-
-
-def _where(tb: TracebackType | None) -> str:
-    """Return the innermost frame that is the user's own code rather than a library's."""
-    frames = traceback.extract_tb(tb)
-    own = [frame for frame in frames if not _is_library(frame.filename)] or list(frames)
-    if not own:
-        return ""
-    return f"{os.path.basename(own[-1].filename)}:{own[-1].lineno} in {own[-1].name}"
-
-
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-
-
-def _is_library(filename: str) -> bool:
-    return filename.startswith((*_LIBRARIES, "<frozen"))
-
-
-def _clean(text: str) -> str:
-    """Return text that UTF-8 can hold, at most `TEXT_LIMIT` characters of it: the beginning and the end."""
-    if len(text) > TEXT_LIMIT:
-        half = TEXT_LIMIT // 2
-        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def _safe_repr(value: Any) -> str:
     try:
         text = repr(value)
     except BaseException:
         return f"<a {type(value).__name__}>"
-    return _clean(text if len(text) <= 200 else text[:200] + "...")
+    return clean(text if len(text) <= 200 else text[:200] + "...")
 
 
 def _runs(places: list[int]) -> Iterator[Run]:

@@ -1,0 +1,274 @@
+"""The workers as the driver sees them: who is ready, what each has in hand, who died, and of what.
+
+It watches the beacons, ends workers that overran or do not answer, and replaces those that are gone, at a bounded
+rate. What becomes of the files is the scheduler's; what a call meant is the run loop's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from r3po.beacon import Phase, Sighting, read_beacon, read_crash, remove_worker_files
+from r3po.pool import Answer, Call, Pool, WorkerLost
+from r3po.scheduler import BatchTicket, Death, Ticket
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.5
+"""Between two looks at the beacons."""
+
+GAP_S = 5.0
+"""A driver that did not come to look for so long was stopped itself, or its machine slept: deadlines begin anew."""
+
+GRACE_S = 3.0
+"""After `timeout_seconds` the worker ends f itself; so much later, the driver ends the worker."""
+
+SILENT_S = 60.0
+"""A worker that has calls and has been idle for so long does not hear them any more."""
+
+PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
+"""Before the next replacement, by the number of workers lost since something was last answered."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One worker, from its start to its death."""
+
+    number: int
+    is_ready: bool = False
+    """It has imported f."""
+    is_fresh: bool = True
+    """It has been given no file yet."""
+    is_leaving: bool = False
+    """It gets nothing more, and is replaced once it has nothing in hand."""
+    tickets: list[Ticket] = field(default_factory=list)
+    """What it has been given, in order; the first is what it works on."""
+    ended_for: Literal["", "time", "silence"] = ""
+    """Why we ended it."""
+    seen: Sighting | None = None
+    seen_at: float = 0.0
+    """When its beacon first said so, on our clock."""
+
+    @property
+    def has_trial(self) -> bool:
+        return any(isinstance(ticket, BatchTicket) and ticket.kind == "trial" for ticket in self.tickets)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker died, or was ended."""
+
+    member: Member
+    death: Death
+    last: Sighting | None
+    """What its beacon says for ever."""
+    was_alone: bool
+    """Nobody else had a file in hand."""
+
+    @property
+    def file(self) -> tuple[int, int] | None:
+        """Shard and place of the file it was in."""
+        return (self.last.shard, self.last.place) if self.last is not None and self.last.is_in_file else None
+
+
+class Crew:
+    """Keeps `n_wanted` workers at work.
+
+    Args:
+        pool: started with `n_workers` workers, which are loading f.
+        folder: of the workers' beacons.
+        timeout_s: `timeout_seconds`, or None.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        folder: Path,
+        n_workers: int,
+        timeout_s: float | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool, self._folder, self._timeout_s, self._clock = pool, folder, timeout_s, clock
+        self.n_wanted = n_workers
+        self.members = {number: Member(number) for number in range(n_workers)}
+        self._next_number = n_workers
+        self._due: list[float] = []
+        """When replacements are to be started."""
+        self._n_lost_in_a_row = 0
+        self._watched_at = clock()
+        self._n_oom_kills = _count_oom_kills()
+
+    @property
+    def can_replace(self) -> bool:
+        return self._pool.can_replace
+
+    @property
+    def is_busy(self) -> bool:
+        return any(member.tickets for member in self.members.values())
+
+    @property
+    def n_lost_in_a_row(self) -> int:
+        """Workers lost since one of them answered anything but that it has loaded f."""
+        return self._n_lost_in_a_row
+
+    def iter_free(self, depth: int) -> Iterator[Member]:
+        """Yield the members that may be given work while they have fewer than `depth` tickets."""
+        for member in list(self.members.values()):
+            if member.is_ready and not member.is_leaving and not member.has_trial and len(member.tickets) < depth:
+                yield member
+
+    def is_fresh(self, member: Member) -> bool:
+        """Whether a trial may be held on it: it has nothing in hand, and no other file is behind it."""
+        return not member.tickets and (member.is_fresh or not self._pool.can_replace)
+
+    def submit(self, member: Member, ticket: Ticket, call: Call) -> None:
+        """Give a member a ticket, which its answer settles."""
+        member.tickets.append(ticket)
+        member.is_fresh = False
+        self._pool.submit(member.number, call)
+
+    def submit_more(self, worker: int, call: Call) -> None:
+        """Give a member a further call of the ticket that it has in hand."""
+        if worker in self.members:
+            self._pool.submit(worker, call)
+
+    def shortage(self) -> str:
+        """Say what workers that do not start are waiting for; empty where nothing is known."""
+        return self._pool.shortage()
+
+    def wait(self, timeout_s: float) -> list[Answer | Lost]:
+        """Return what came in, answers before deaths; replace who is due, and look at the beacons now and then.
+
+        Raises:
+            RunStoppedError: there can be no workers any more.
+        """
+        self._start_due()
+        messages = self._pool.wait(timeout_s)
+        found: list[Answer | Lost] = [m for m in messages if isinstance(m, Answer) and m.worker in self.members]
+        for answer in found:
+            assert isinstance(answer, Answer)
+            if answer.call.method != "load":
+                self._n_lost_in_a_row = 0
+        for message in messages:
+            if isinstance(message, WorkerLost) and message.worker in self.members:
+                found.append(self._lose(message))
+        # After the answers: who has answered is late no more.
+        if not messages and self._clock() - self._watched_at >= WATCH_S:
+            self._watch()
+        return found
+
+    def dismiss(self, member: Member) -> None:
+        """Let a member leave once it has nothing in hand, and have it replaced."""
+        if self._pool.can_replace:
+            member.is_leaving = True
+            self.release(member)
+
+    def release(self, member: Member) -> None:
+        """End a member that is leaving, if it has nothing in hand any more."""
+        if member.is_leaving and not member.tickets and member.number in self.members:
+            del self.members[member.number]
+            self._pool.kill(member.number)
+            remove_worker_files(self._folder, member.number)
+            self._replace(0.0)
+
+    def need_fresh(self) -> None:
+        """See that there is, or will be, a fresh member for a trial."""
+        members = list(self.members.values())
+        if self._due or not self._pool.can_replace:
+            return
+        if any(self.is_fresh(member) or not member.is_ready or member.is_leaving for member in members):
+            return
+        idle_first = sorted(members, key=lambda member: len(member.tickets))
+        if idle_first and not idle_first[0].has_trial:
+            self.dismiss(idle_first[0])
+
+    def longest(self) -> tuple[int, int, float] | None:
+        """Return shard, place and seconds of the file that has been running for longest."""
+        running = [(m.seen_at, m.seen) for m in self.members.values() if m.seen is not None and m.seen.is_in_file]
+        if not running:
+            return None
+        since, seen = min(running, key=lambda item: item[0])
+        return seen.shard, seen.place, self._clock() - since
+
+    # Private methods
+
+    def _lose(self, message: WorkerLost) -> Lost:
+        member = self.members.pop(message.worker)
+        last = read_beacon(self._folder, member.number)
+        death = self._death_of(member, message, last)
+        remove_worker_files(self._folder, member.number)
+        was_alone = not self.is_busy
+        if not member.ended_for:
+            self._n_lost_in_a_row += 1
+        if death.is_memory and not was_alone:
+            self.n_wanted = max(1, self.n_wanted - 1)
+        if self._pool.can_replace:
+            self._replace(PAUSES_S[min(self._n_lost_in_a_row, len(PAUSES_S) - 1)])
+        log.info("worker %d is gone: %s (%s), it last said %s", member.number, death.cause, message.reason, last)
+        return Lost(member, death, last, was_alone)
+
+    def _death_of(self, member: Member, message: WorkerLost, last: Sighting | None) -> Death:
+        signal_name, stack = read_crash(self._folder, member.number)
+        n_oom_kills = _count_oom_kills()
+        was_oom_kill, self._n_oom_kills = n_oom_kills > self._n_oom_kills, n_oom_kills
+        if member.ended_for == "time":
+            return Death("time", True, stack)
+        if signal_name:
+            return Death(signal_name, True, stack)
+        if last is not None and last.exit_code is not None:
+            return Death(f"exit code {last.exit_code}", True, stack)
+        if message.is_memory or was_oom_kill:
+            return Death("out of memory", True, stack, is_memory=True)
+        return Death("killed, or exited", False, stack)
+
+    def _replace(self, pause_s: float) -> None:
+        if len(self.members) + len(self._due) < self.n_wanted:
+            self._due.append(self._clock() + pause_s)
+
+    def _start_due(self) -> None:
+        now = self._clock()
+        for due in [due for due in self._due if due <= now]:
+            self._due.remove(due)
+            self.members[self._next_number] = Member(self._next_number)
+            self._pool.add_worker(self._next_number)
+            self._next_number += 1
+
+    def _watch(self) -> None:
+        now = self._clock()
+        was_away = now - self._watched_at > GAP_S
+        self._watched_at = now
+        for member in list(self.members.values()):
+            seen = read_beacon(self._folder, member.number)
+            if seen is None:
+                continue
+            if member.seen is None or seen.counter != member.seen.counter or was_away:
+                member.seen, member.seen_at = seen, now
+            elif not member.ended_for:
+                self._end_if_late(member, seen, now - member.seen_at)
+
+    def _end_if_late(self, member: Member, seen: Sighting, seconds: float) -> None:
+        if self._timeout_s is not None and seen.phase is Phase.CALLING and seconds > self._timeout_s + GRACE_S:
+            member.ended_for = "time"
+        elif seen.phase is Phase.IDLE and member.tickets and seconds > SILENT_S:
+            member.ended_for = "silence"
+        else:
+            return
+        log.info("worker %d is ended for %s: %s", member.number, member.ended_for, replace(seen))
+        self._pool.kill(member.number, ask_first=True)
+
+
+# Private functions
+
+
+def _count_oom_kills() -> int:
+    """Return how many processes the kernel has killed for memory since it started; 0 where it does not say."""
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith(b"oom_kill ")), 0)
+    except OSError:
+        return 0

@@ -1,0 +1,101 @@
+"""Why a file has no row, as text: the user's exception, a time limit, the death of a worker.
+
+Nothing here raises, whatever the user's exception does when it is looked at, and nothing of it is kept but text.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterable, Sequence
+from traceback import FrameSummary
+from types import TracebackType
+from typing import Any
+
+from r3po.tables import Failure
+
+TEXT_LIMIT = 10_000
+"""Characters kept of a failure's message and of its traceback."""
+
+_ENVIRONMENTAL_NAMES = """
+    EIO ESTALE ENOSPC EDQUOT EROFS EMFILE ENFILE ENOMEM ENODEV ENXIO ENOTCONN ENOLINK EREMOTEIO EHOSTDOWN EHOSTUNREACH
+    ENETDOWN ENETUNREACH ETIMEDOUT
+"""
+ENVIRONMENTAL = frozenset(getattr(errno, name) for name in _ENVIRONMENTAL_NAMES.split() if hasattr(errno, name))
+"""What the system says when a disk, a network or this machine is at fault rather than the file."""
+
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM})
+"""The same from our own look at a file that was listed: one is a file that went, many are a disk that did."""
+
+
+class EnvironmentalFailure(Failure):
+    """A failure that may not be the file's: it is tried once more before it is recorded."""
+
+    __slots__ = ()
+
+
+def failure_of(error: BaseException, tb: TracebackType | None, environmental: frozenset[int] = frozenset()) -> Failure:
+    """Return an exception as text, from the user's first frame (`tb`) on; nothing of it can raise again.
+
+    Args:
+        environmental: the errno of an OSError that makes it an EnvironmentalFailure.
+    """
+    try:
+        formatted = "".join(traceback.TracebackException(type(error), error, tb, compact=True).format())
+        where = _where(traceback.extract_tb(tb))
+    except Exception as inner:
+        formatted, where = f"(the traceback cannot be shown: {type(inner).__name__})", ""
+    try:
+        message = str(error)
+    except BaseException as inner:
+        message = f"(no message: its __str__ raised {type(inner).__name__})"
+    # By the C field: a subclass of the user's may have any `errno`.
+    errno_of: Any = OSError.errno
+    number = errno_of.__get__(error) if isinstance(error, OSError) else None
+    kind = EnvironmentalFailure if isinstance(number, int) and number in environmental else Failure
+    return kind(type(error).__name__, clean(message), clean(where), clean(formatted))
+
+
+def timeout_failure(timeout_s: float | None, frames: Sequence[FrameSummary]) -> Failure:
+    """Return the failure of a file that took too long, with what f was doing then, outermost first."""
+    message = f"f took longer than timeout_seconds: {timeout_s:g}"
+    shown = "".join(traceback.format_list(list(frames)))
+    return Failure("Timeout", message, clean(_where(frames)), clean(shown))
+
+
+def death_failure(error_type: str, message: str, stack: str) -> Failure:
+    """Return the failure of a file that ended its worker; `stack` is what faulthandler wrote, innermost first."""
+    found = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', stack, re.MULTILINE)
+    frames = [FrameSummary(file, int(line), name, lookup_line=False) for file, line, name in reversed(found)]
+    own = [frame for frame in frames if os.path.dirname(frame.filename) != os.path.dirname(__file__)]
+    return Failure(error_type, message, clean(_where(own)), clean(stack))
+
+
+def clean(text: str) -> str:
+    """Return text that UTF-8 can hold, at most `TEXT_LIMIT` characters of it: the beginning and the end."""
+    if len(text) > TEXT_LIMIT:
+        half = TEXT_LIMIT // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+# Private functions
+
+
+def _where(frames: Iterable[FrameSummary]) -> str:
+    """Return the innermost frame that is the user's own code rather than a library's."""
+    frames = list(frames)
+    own = [frame for frame in frames if not _is_library(frame.filename)] or frames
+    if not own:
+        return ""
+    return f"{os.path.basename(own[-1].filename)}:{own[-1].lineno} in {own[-1].name}"
+
+
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith((*_LIBRARIES, "<frozen"))

@@ -1,0 +1,138 @@
+"""Files that workers died in, remembered from run to run: a file that takes the whole run with it must not do so again.
+
+`suspects.json` holds them with the deaths that were counted; the beacons that a killed run left name the files it was
+in. Neither decides what an outcome is: a suspect that is forgotten is done like any other file.
+Source: FORMAT.md, "Suspects".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from r3po.beacon import end_process, list_workers, read_beacon, read_crash, remove_worker_files
+from r3po.errors import R3poError
+from r3po.scheduler import Death, Suspect
+from r3po.storage import list_names, read_json, remove_durably, write_json
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+class SuspectBook:
+    """The suspects of a job on disk.
+
+    Args:
+        path: of `suspects.json`.
+        job_id: what another job left there is ignored.
+        fingerprint: of today's f: deaths under other code count for nothing.
+    """
+
+    def __init__(self, path: Path, job_id: str, fingerprint: str) -> None:
+        self._path, self._job_id, self._fingerprint = path, job_id, fingerprint
+        self._written: tuple[object, ...] | None = None
+
+    def recall(self, runs: Path, own_run: str) -> list[Suspect]:
+        """Return the files to mistrust: those of the book, and those that killed runs were in.
+
+        Their beacons are removed once the book has them, and workers that are left of them are ended: the caller holds
+        the job's lock.
+
+        Args:
+            runs: the folder of all runs.
+            own_run: the name of this one, whose beacons are not looked at.
+        """
+        suspects, alone = self._read()
+        left = [runs / name / "workers" for name in list_names(runs) if name != own_run]
+        for folder in left:
+            for worker in list_workers(folder):
+                seen = read_beacon(folder, worker)
+                if seen is None:
+                    continue
+                end_process(seen)  # a worker outlives its driver by some seconds, and nobody waits for it any more
+                if not seen.is_in_file:
+                    continue
+                suspect = suspects.setdefault((seen.shard, seen.place), Suspect(seen.shard, seen.place))
+                suspect.is_apart = True
+                if suspect.key == alone:
+                    signal_name, stack = read_crash(folder, worker)
+                    suspect.n_deaths += 1
+                    suspect.n_known += bool(signal_name)
+                    suspect.death = Death(signal_name or "killed, and the run with it", bool(signal_name), stack)
+        found = list(suspects.values())
+        self.write(found)
+        for folder in left:
+            for worker in list_workers(folder):
+                remove_worker_files(folder, worker)
+        return found
+
+    def write(self, suspects: Iterable[Suspect], alone: Suspect | None = None) -> None:
+        """Make the book durable, if it says something else than before; without suspects there is none.
+
+        Args:
+            alone: the file that is about to run while nobody else works: if the run dies now, it died of this file.
+        """
+        files = [
+            {
+                "shard": suspect.shard,
+                "place": suspect.place,
+                "deaths": suspect.n_deaths,
+                "known": suspect.n_known,
+                "cause": suspect.death.cause,
+                "is_memory": suspect.death.is_memory,
+                "is_apart": suspect.is_apart,
+            }
+            for suspect in suspects
+        ]
+        state = (tuple(tuple(file.values()) for file in files), None if alone is None else alone.key)
+        if state == self._written:
+            return
+        if files:
+            write_json(
+                self._path,
+                {
+                    "format": FORMAT,
+                    "kind": "suspects",
+                    "job_id": self._job_id,
+                    "fingerprint": self._fingerprint,
+                    "files": files,
+                    "alone": None if alone is None else [alone.shard, alone.place],
+                },
+            )
+        else:
+            remove_durably(self._path)
+        self._written = state
+
+    # Private methods
+
+    def _read(self) -> tuple[dict[tuple[int, int], Suspect], tuple[int, int] | None]:
+        try:
+            content = read_json(self._path, kind="suspects", newest_format=FORMAT)
+        except FileNotFoundError:
+            return {}, None
+        except R3poError as error:
+            log.warning("%s; it is ignored", error.headline)  # it only saves time
+            return {}, None
+        if content["job_id"] != self._job_id:
+            return {}, None
+        is_same = content["fingerprint"] == self._fingerprint
+        found = {}
+        for file in content["files"]:
+            suspect = Suspect(file["shard"], file["place"], is_apart=file["is_apart"])
+            if is_same:
+                suspect.n_deaths, suspect.n_known = file["deaths"], file["known"]
+                suspect.death = Death(file["cause"], suspect.n_known > 0, is_memory=file["is_memory"])
+            found[suspect.key] = suspect
+        alone = content["alone"]
+        return found, (alone[0], alone[1]) if alone and is_same else None
+
+
+def forget_beacons(folder: Path) -> None:
+    """Remove the beacons of a run that ends in an orderly way: none of its files is to be mistrusted."""
+    for worker in list_workers(folder):
+        remove_worker_files(folder, worker)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # unless f printed something
