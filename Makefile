@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 SMALL  := -name __pycache__ -o -name '*.egg-info'
 
 .DEFAULT_GOAL := help
-.PHONY: help sample test check format real real-synthetic clean
+.PHONY: help sample test check format real real-synthetic soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ real: $(VENV)/.installed  ## real input: the Unicode CLDR (npm), row by row equa
 
 real-synthetic: $(VENV)/.installed  ## 300,000 synthetic files, undisturbed and with three SIGKILLs: equal bytes
 	@$(BIN)/python benchmarks/real.py synthetic
+
+soak: $(VENV)/.installed-dev  ## kill r3po for MINUTES (60), drawn from SEED: every file has one outcome, in equal bytes
+	@$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
 
 clean:  ## remove .venv, caches and what the sample left (data/ stays)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks

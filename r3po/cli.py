@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -197,8 +197,8 @@ def _run() -> int:
     except OSError as error:
         return _end_with_os_error(error)
     except Exception:
-        sys.stderr.write(traceback.format_exc())
-        sys.stderr.write("error: this is a bug in r3po, not in your function; your state is safe\n")
+        _say(traceback.format_exc())
+        _say("error: this is a bug in r3po, not in your function; your state is safe\n")
         return EXIT_BUG
     return 0
 
@@ -224,7 +224,7 @@ def _pandas_left_out() -> Iterator[None]:
 
 def _end_with_os_error(error: OSError) -> int:
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-    sys.stderr.write(_plain(f"error: {where}{error.strerror or error}\nhint:  mend the disk or the permissions\n"))
+    _say(_plain(f"error: {where}{error.strerror or error}\nhint:  mend the disk or the permissions\n"))
     return EXIT_USAGE
 
 
@@ -232,10 +232,16 @@ def _print_error(error: R3poError) -> None:
     text = str(error)
     if not (isinstance(error, RunStoppedError) and error.exit_code > 128):
         text = f"error: {text}"
-        sys.stderr.write(_plain(text) + "\n")
+        _say(_plain(text) + "\n")
         return
     # A signal is no error: what is said is how to go on.
-    sys.stderr.write(_plain(error.hint or text) + "\n")
+    _say(_plain(error.hint or text) + "\n")
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # whoever read us has gone
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _fail(what: str, hint: str) -> None:

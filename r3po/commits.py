@@ -133,13 +133,22 @@ def roll_forward(folders: JobFolders, commits: dict[int, Commit]) -> list[Part]:
     """
     _refuse_strangers(folders, commits)
     broken = [part for commit in commits.values() for part in _publish_parts(folders, commit)]
+    sweep_leftovers(folders, commits)
+    return broken
+
+
+def sweep_leftovers(folders: JobFolders, commits: dict[int, Commit]) -> None:
+    """Remove outcomes, staged parts and temporaries that no commit names; nobody may be staging.
+
+    Raises:
+        DamagedStateError: an outcomes file is missing.
+    """
     _sweep_outcomes(folders, commits)
     sweep_temporaries(folders)
     staged = {part.staged.name for commit in commits.values() for part in commit.parts if part.staged}
     for name in list_names(folders.staging):
         if name not in staged:
             remove_if_there(folders.staging / name)
-    return broken
 
 
 def sweep_temporaries(folders: JobFolders) -> None:

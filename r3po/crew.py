@@ -31,6 +31,9 @@ GRACE_S = 3.0
 SILENT_S = 60.0
 """A worker that has calls and has been idle for so long does not hear them any more."""
 
+RECOVER_S = 300.0
+"""After a worker died for want of memory there is one fewer for so long."""
+
 PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
 """Before the next replacement, by the number of workers lost since something was last answered."""
 
@@ -71,6 +74,13 @@ class Lost:
     """Nobody else had a file in hand."""
 
     @property
+    def is_overrun(self) -> bool:
+        """It was ended over the very file that it was still in."""
+        seen = self.member.seen
+        is_same = self.last is not None and seen is not None and self.last.counter == seen.counter
+        return self.member.ended_for == "time" and is_same
+
+    @property
     def file(self) -> tuple[int, int] | None:
         """Shard and place of the file it was in."""
         return (self.last.shard, self.last.place) if self.last is not None and self.last.is_in_file else None
@@ -94,11 +104,14 @@ class Crew:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool, self._folder, self._timeout_s, self._clock = pool, folder, timeout_s, clock
-        self.n_wanted = n_workers
+        self.n_wanted = self._n_workers = n_workers
+        self._memory_lost_at = 0.0
         self.members = {number: Member(number) for number in range(n_workers)}
         self._next_number = n_workers
         self._due: list[float] = []
         """When replacements are to be started."""
+        self.n_lost = 0
+        """Workers that died in the middle of something."""
         self._n_lost_in_a_row = 0
         self._watched_at = clock()
         self._n_oom_kills = _count_oom_kills()
@@ -110,11 +123,6 @@ class Crew:
     @property
     def is_busy(self) -> bool:
         return any(member.tickets for member in self.members.values())
-
-    @property
-    def n_lost_in_a_row(self) -> int:
-        """Workers lost since one of them answered anything but that it has loaded f."""
-        return self._n_lost_in_a_row
 
     def iter_free(self, depth: int) -> Iterator[Member]:
         """Yield the members that may be given work while they have fewer than `depth` tickets."""
@@ -129,7 +137,7 @@ class Crew:
     def submit(self, member: Member, ticket: Ticket, call: Call) -> None:
         """Give a member a ticket, which its answer settles."""
         member.tickets.append(ticket)
-        member.is_fresh = False
+        member.is_fresh = member.is_fresh and not isinstance(ticket, BatchTicket)
         self._pool.submit(member.number, call)
 
     def submit_more(self, worker: int, call: Call) -> None:
@@ -157,23 +165,24 @@ class Crew:
         for message in messages:
             if isinstance(message, WorkerLost) and message.worker in self.members:
                 found.append(self._lose(message))
-        # After the answers: who has answered is late no more.
-        if not messages and self._clock() - self._watched_at >= WATCH_S:
-            self._watch()
+        if self._clock() - self._watched_at >= WATCH_S:
+            # Who has answered just now is not late.
+            self._watch({message.worker for message in messages})
         return found
 
     def dismiss(self, member: Member) -> None:
         """Let a member leave once it has nothing in hand, and have it replaced."""
         if self._pool.can_replace:
             member.is_leaving = True
-            self.release(member)
+            self.release(member.number)
 
-    def release(self, member: Member) -> None:
+    def release(self, worker: int) -> None:
         """End a member that is leaving, if it has nothing in hand any more."""
-        if member.is_leaving and not member.tickets and member.number in self.members:
-            del self.members[member.number]
-            self._pool.kill(member.number)
-            remove_worker_files(self._folder, member.number)
+        member = self.members.get(worker)
+        if member is not None and member.is_leaving and not member.tickets:
+            del self.members[worker]
+            self._pool.kill(worker)
+            remove_worker_files(self._folder, worker)
             self._replace(0.0)
 
     def need_fresh(self) -> None:
@@ -199,6 +208,7 @@ class Crew:
 
     def _lose(self, message: WorkerLost) -> Lost:
         member = self.members.pop(message.worker)
+        self.n_lost += 1
         last = read_beacon(self._folder, member.number)
         death = self._death_of(member, message, last)
         remove_worker_files(self._folder, member.number)
@@ -207,6 +217,7 @@ class Crew:
             self._n_lost_in_a_row += 1
         if death.is_memory and not was_alone:
             self.n_wanted = max(1, self.n_wanted - 1)
+            self._memory_lost_at = self._clock()
         if self._pool.can_replace:
             self._replace(PAUSES_S[min(self._n_lost_in_a_row, len(PAUSES_S) - 1)])
         log.info("worker %d is gone: %s (%s), it last said %s", member.number, death.cause, message.reason, last)
@@ -232,13 +243,17 @@ class Crew:
 
     def _start_due(self) -> None:
         now = self._clock()
+        if self.n_wanted < self._n_workers and now - self._memory_lost_at > RECOVER_S:
+            self.n_wanted += 1
+            self._memory_lost_at = now
+            self._replace(0.0)
         for due in [due for due in self._due if due <= now]:
             self._due.remove(due)
             self.members[self._next_number] = Member(self._next_number)
             self._pool.add_worker(self._next_number)
             self._next_number += 1
 
-    def _watch(self) -> None:
+    def _watch(self, answered: set[int]) -> None:
         now = self._clock()
         was_away = now - self._watched_at > GAP_S
         self._watched_at = now
@@ -248,7 +263,7 @@ class Crew:
                 continue
             if member.seen is None or seen.counter != member.seen.counter or was_away:
                 member.seen, member.seen_at = seen, now
-            elif not member.ended_for:
+            elif not member.ended_for and member.number not in answered:
                 self._end_if_late(member, seen, now - member.seen_at)
 
     def _end_if_late(self, member: Member, seen: Sighting, seconds: float) -> None:

@@ -18,6 +18,7 @@ from r3po.commits import (
     live_shard_files,
     read_commits,
     roll_forward,
+    sweep_leftovers,
     sweep_temporaries,
     write_claim,
 )
@@ -84,6 +85,18 @@ class Job:
             ref.shard: resolve_shard(self.folders, ref, self.commits.get(ref.shard), segments.get(ref.shard, ()), rules)
             for ref in self.built.shards
         }
+
+    def sweep(self) -> None:
+        """Remove what workers that died had begun; nobody may be at work."""
+        sweep_leftovers(self.folders, self.commits)
+        self.sweep_shard_files()
+
+    def sweep_shard_files(self) -> None:
+        """Remove the shard files that neither the manifest nor a commit names."""
+        named = {ref.file.name for ref in self.built.shards} | live_shard_files(self.commits)
+        for name in list_names(self.folders.shards):
+            if name not in named:
+                remove_if_there(self.folders.shards / name)
 
     def adopt_entries(self) -> None:
         """Let the manifest name the shard files that the commits say: with the hashes that f's reading gave."""
@@ -178,10 +191,7 @@ def _complete(job: Job) -> None:
     for name in list_names(job.folders.working_dir):
         if name.startswith("columns.b") and name != columns:
             remove_if_there(job.folders.working_dir / name)  # of before a redo
-    named = {ref.file.name for ref in job.built.shards} | live_shard_files(job.commits)
-    for name in list_names(job.folders.shards):
-        if name not in named:
-            remove_if_there(job.folders.shards / name)
+    job.sweep_shard_files()
 
 
 def _adopted(ref: ShardRef, commit: Commit | None) -> ShardRef:

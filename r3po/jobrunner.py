@@ -40,7 +40,7 @@ from r3po.scheduler import Scheduler
 from r3po.shardstate import ShardState
 from r3po.staging import stage_shard
 from r3po.stopsignals import StopNow, StopSignals
-from r3po.storage import damaged, list_names, make_folder, remove_if_there, remove_tree
+from r3po.storage import check_space, damaged, list_names, make_folder, remove_if_there, remove_tree
 from r3po.suspects import SuspectBook, forget_beacons
 from r3po.userfunc import FunctionSpec, describe_callable, find_function
 from r3po.worker import WorkerSetup
@@ -290,6 +290,8 @@ class _Run:
             self._process(states)
             if self.stop.is_requested:
                 return True
+        if self._loop is not None and self._loop.crew.n_lost:
+            job.sweep()
         # 4. The end: one schema, failures.csv, the manifest with all hashes, _SUCCESS.
         ended = make_end(self._publisher, self._restage, self.emit, is_needed=bool(to_do))
         return bool(to_do) or ended
@@ -394,6 +396,8 @@ class _Run:
             return
         started = time.monotonic()
         config = self.config
+        for folder in (config.working_dir, config.output_path):
+            check_space(folder)
         self.emit(events.WorkersStarting(self._n_workers, self.options.engine))
         self._pool = self._make_pool()
         setup = WorkerSetup(
@@ -407,7 +411,8 @@ class _Run:
             workers_folder=self.workers,
             timeout_s=config.timeout_seconds,
         )
-        self._pool.start(setup, self._n_workers)
+        with self.stop.interrupting():  # a start can hang, and nothing of f is in flight yet
+            self._pool.start(setup, self._n_workers)
         self.stop.install()  # Ray replaces the handler of SIGTERM
         self._started_event = events.WorkersStarted(self._n_workers, self._pool.description, time.monotonic() - started)
 

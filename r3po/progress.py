@@ -5,6 +5,7 @@ On a terminal one live line is kept up to date; elsewhere a plain line appears e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -55,14 +56,27 @@ class Display:
         self._bar: _Bar | None = None
         self._last_plain = time.monotonic()
         self._n_lost = 0
+        self._is_broken = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_live()
+        with contextlib.suppress(OSError):
+            self._end_live()
 
     def __call__(self, event: Event) -> None:
+        if self._is_broken:
+            return
+        try:
+            self._show(event)
+        except OSError:  # whoever read us has gone (`r3po run 2>&1 | head`): no reason to stop a week of work
+            self._is_broken = True
+            self._live = None
+
+    # Private methods
+
+    def _show(self, event: Event) -> None:
         match event:
             case events.Notice():
                 self._notice(event)
@@ -107,8 +121,6 @@ class Display:
             case events.RunFinished():
                 self._end_live()
                 self._finished(event)
-
-    # Private methods
 
     def _line(self, text: str) -> None:
         self._console.print(Text(show_text(text)))

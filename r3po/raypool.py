@@ -159,9 +159,9 @@ class RayPool:
                 self.kill(worker)
             return
         self._actors.clear()
-        if self._is_gone:
-            _global_node().kill_all_processes(check_alive=False, allow_graceful=False)
         self._note_children()
+        if self._is_gone and _global_node() is not None:
+            _global_node().kill_all_processes(check_alive=False, allow_graceful=False)
         ray.shutdown()
         for pid, started in self._children.items():  # Ray's agents and workers outlive a dead GCS for up to a minute
             if started and start_of(pid) == started:
@@ -216,7 +216,8 @@ class RayPool:
     def _note_children(self) -> None:
         if not self._is_local:
             return
-        for info in (_global_node().all_processes.get("raylet") or [])[:1]:
+        node = _global_node()
+        for info in [] if node is None else node.all_processes.get("raylet", [])[:1]:
             for pid in _children_of(info.process.pid):
                 self._children.setdefault(pid, start_of(pid))
 
@@ -227,11 +228,13 @@ class RayPool:
             try:
                 self._init(n_workers)
                 return
-            except Exception as error:
+            except BaseException as error:
                 with contextlib.suppress(Exception):
                     ray.shutdown()
                 shutil.rmtree(self._temporary, ignore_errors=True)
                 self._temporary = None
+                if not isinstance(error, Exception):
+                    raise  # a second Ctrl-C
                 log.info("Ray did not start (%d of %d): %s", attempt, START_TRIES, error)
                 if attempt == START_TRIES:
                     raise RunStoppedError(
@@ -245,7 +248,7 @@ class RayPool:
         logger.propagate = False
         if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
             logger.addHandler(logging.FileHandler(self._log_file, delay=True))
-        with _one_thread_each():
+        with _one_thread_each(), _signals_kept():
             self._ray_init(n_workers)
         # `log_to_driver=False` leaves the raylet's messages on the screen; this is the switch that they obey.
         internals = sys.modules["ray._private.worker"]
@@ -273,8 +276,19 @@ def sweep_temporary(note_file: Path) -> None:
     except OSError:
         return
     if folder.name.startswith(TEMPORARY_PREFIX):
+        _end_users_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
     note_file.unlink(missing_ok=True)
+
+
+def _end_users_of(folder: Path) -> None:
+    """End the processes that hold a file of a dead run's Ray open: its agents outlive it by a minute."""
+    inside = f"{folder}/"
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()] if os.path.isdir("/proc") else []:
+        with contextlib.suppress(OSError):
+            held = (os.readlink(entry) for entry in os.scandir(f"/proc/{pid}/fd"))
+            if pid != os.getpid() and any(path.startswith(inside) for path in held):
+                os.kill(pid, signal.SIGKILL)
 
 
 # Private
@@ -379,6 +393,22 @@ def _one_thread_each() -> Iterator[None]:
         yield
     finally:
         del os.environ["OMP_NUM_THREADS"]
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep our handler of SIGTERM while Ray starts: Ray's own would leave in the middle, by `sys.exit`."""
+    utils = sys.modules["ray._private.utils"]
+    name = "set_sigterm_handler"
+    theirs = getattr(utils, name, None)
+    if theirs is None:
+        yield
+        return
+    setattr(utils, name, lambda handler: None)
+    try:
+        yield
+    finally:
+        setattr(utils, name, theirs)
 
 
 def _pickle(value: Any) -> bytes:

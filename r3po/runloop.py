@@ -103,8 +103,10 @@ class RunLoop:
     timeout_s: float | None = None
     _segments: dict[int, list[Segment]] = field(init=False)
     _is_probing: bool = False
+    _is_draining: bool = False
     _n_probes: int = 0
     _has_loaded: bool = False
+    _loaded_code: str | None = None
     _n_start_losses: int = 0
     _n_fruitless: int = 0
     _careful_until: float | None = None
@@ -265,7 +267,7 @@ class RunLoop:
                 self._batch_done(message.worker, ticket, message.value)
         if ticket is not None:
             self._n_fruitless = 0
-            self.crew.release(self.crew.members[message.worker])
+            self.crew.release(message.worker)
 
     def _settle(self, answer: Answer) -> Ticket | None:
         """Return the ticket that an answer settles, None for that to `load`; everything but an answer ends the run."""
@@ -276,6 +278,7 @@ class RunLoop:
         elif answer.error is None:
             member.is_ready = self._has_loaded = True
             self._n_start_losses = 0
+            self._check_code(answer.value)
         if isinstance(answer.error, R3poError):
             raise answer.error
         if isinstance(answer.error, OSError):
@@ -283,6 +286,16 @@ class RunLoop:
         if answer.error is not None:
             raise answer.error
         return ticket
+
+    def _check_code(self, fingerprint: str | None) -> None:
+        """Stop if a worker that was started later has loaded other code than the first one."""
+        if self._loaded_code is None:
+            self._loaded_code = fingerprint
+        if fingerprint != self._loaded_code:
+            raise RunStoppedError(
+                f"the code of {self.function_name} changed while the run was going on",
+                hint="what was done is saved; run again, with the new code",
+            )
 
     def _probed(self, answer: Answer) -> None:
         probed: Probed = answer.value
@@ -322,7 +335,8 @@ class RunLoop:
         last = done.failures[-1] if done.failures else None
         shown = "" if last is None else f"{last[0]}  {last[1].error_type}: {first_line(last[1].message)}"
         self.observer(events.BatchFinished(done.n_rows, done.n_failed, shown))
-        self.budget.take(done)
+        if not self._is_draining:
+            self.budget.take(done)
 
     def _staged(self, ticket: StageTicket, staged: Staged) -> None:
         if staged.commit is None:
@@ -352,13 +366,14 @@ class RunLoop:
             if ticket is not begun:
                 self.scheduler.hand_back(ticket)
         place = where[1] if where is not None else None
-        if isinstance(begun, BatchTicket) and place is not None and lost.member.ended_for == "time":
+        if isinstance(begun, BatchTicket) and place is not None and lost.is_overrun:
             self.scheduler.overran(begun, place, lost.death)
+        elif begun is not None and lost.member.ended_for == "time":
+            self.scheduler.hand_back(begun)  # it had come to another file by then: our doing, and nobody's fault
         elif begun is not None:
             # Memory is shared: only who had it alone can be to blame.
             self.scheduler.lost(begun, place, lost.death, counts=lost.was_alone or not lost.death.is_memory)
-        if not lost.death.is_memory or lost.was_alone:
-            self._remember()
+        self._remember()
         self._tell_loss(lost, where)
         self._check_losses(lost)
 
@@ -432,6 +447,7 @@ class RunLoop:
 
     def _drain(self) -> None:
         """Wait for the batches in flight, which end at their next file, and keep what they did."""
+        self._is_draining = True
         deadline = time.monotonic() + DRAIN_S
         while self.crew.is_busy and time.monotonic() < deadline and not self.stop.is_urgent:
             for message in self.crew.wait(WAIT_S):

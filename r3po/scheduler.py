@@ -259,9 +259,10 @@ class Scheduler:
 
         Args:
             place: the file that it died in; None: between two files, or it is not known.
-            counts: False: the file is not to blame (we ended the worker, or another process took the memory).
+            counts: False: the file need not be to blame (others had their share of the memory); its next trial, without
+                company, will tell.
         """
-        if not isinstance(ticket, BatchTicket) or not counts:
+        if not isinstance(ticket, BatchTicket):
             self.hand_back(ticket)
             return
         self._in_flight.pop(ticket.number)
@@ -269,13 +270,14 @@ class Scheduler:
         if place is None and n_files == 1:
             place = ticket.places[0][0]  # a batch of one file: whenever it died, it was with this one
         suspect = self._on_trial.pop(ticket.number, None)
-        if suspect is not None:
+        if suspect is not None and counts:
             suspect.n_deaths += 1
             suspect.n_known += death.is_known
-        elif place is not None:
-            suspect = Suspect(ticket.shard, place, is_apart=death.is_memory)
+        elif suspect is None and place is not None:
+            suspect = Suspect(ticket.shard, place)
         if suspect is not None:
             suspect.death = death
+            suspect.is_apart = suspect.is_apart or death.is_memory
             self._judge(suspect)
         rest = list(ticket.places) if place is None else _without(ticket.places, place)
         if rest:

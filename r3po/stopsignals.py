@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -52,8 +52,19 @@ class StopSignals:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue  # whoever started us (nohup, a shell's background job) wants it ignored
             previous = signal.signal(number, self._handle)
             self._previous.setdefault(number, previous)
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let the second signal raise StopNow within this block, wherever this process is."""
+        before, self._interrupts = self._interrupts, True
+        try:
+            yield
+        finally:
+            self._interrupts = before
 
     def tell_workers(self) -> None:
         """Let the workers end their batches at the file they are in."""

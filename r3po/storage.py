@@ -31,10 +31,14 @@ from typing import Any, Self
 import filelock
 import orjson
 
-from r3po.errors import DamagedStateError, FolderError, LockedError, NewerFormatError
+from r3po.errors import DamagedStateError, FolderError, LockedError, NewerFormatError, RunStoppedError
 
 TEMPORARY_SUFFIX = ".tmp"
 """Ends the name of every file that is not finished; `remove_temporaries` sweeps them."""
+
+LEAST_BYTES = 32 << 20
+LEAST_FILES = 200
+"""What must be free on the disks of working_dir and output_path before anything is started."""
 
 _TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
@@ -290,6 +294,23 @@ def make_folder(folder: Path) -> None:
             where=folder,
             hint="give this job another folder in its config, or mend the permissions",
         ) from error
+
+
+def check_space(folder: Path) -> None:
+    """See that there is room to begin with; how much a job will need is not known.
+
+    Raises:
+        RunStoppedError: the disk of `folder` is all but full, in bytes or in files.
+    """
+    space = os.statvfs(folder)
+    free_bytes, free_files = space.f_bavail * space.f_frsize, space.f_favail
+    what = ""
+    if free_bytes < LEAST_BYTES:
+        what = f"only {free_bytes / 2**20:.1f} MiB are free on this disk; {LEAST_BYTES >> 20} MiB are the least"
+    elif space.f_files and free_files < LEAST_FILES:  # some file systems do not count
+        what = f"only {free_files} more files can be made on this disk; {LEAST_FILES} are the least"
+    if what:
+        raise RunStoppedError(what, where=folder, hint="make room there, then run again; what was done is saved")
 
 
 def digest_file(path: Path) -> tuple[int, str]:

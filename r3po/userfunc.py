@@ -130,6 +130,16 @@ def load_function(spec: FunctionSpec) -> Callable[..., object]:
     return _get_function(module, spec)
 
 
+def fingerprint_of_file(spec: FunctionSpec) -> str | None:
+    """Return the fingerprint of a function by its file as it is now; None: it has none, or it cannot be read."""
+    if spec.kind != "file":
+        return None
+    try:
+        return fingerprint_source(Path(spec.target), spec.name)
+    except (OSError, *UNREADABLE):
+        return None
+
+
 def extend_sys_path(folders: Iterable[str]) -> None:
     """Put the missing `folders` in front of `sys.path`; it takes them to unpickle a function sent by value, too."""
     sys.path[:0] = [folder for folder in folders if folder not in sys.path]

@@ -31,7 +31,7 @@ from r3po.stopsignals import StopNow
 from r3po.storage import JobFolders, show_name
 from r3po.tables import Failure, OutcomeBatch
 from r3po.timelimit import TimedOut, TimeLimit, is_possible
-from r3po.userfunc import FunctionSpec, load_function
+from r3po.userfunc import FunctionSpec, fingerprint_of_file, load_function
 
 BATCH_BYTES = 64 << 20
 """A batch ends early once its outcomes hold about this many bytes."""
@@ -171,11 +171,17 @@ class Worker:
         self._shard: tuple[str, Entries] | None = None
         self._probe: _Open | None = None
 
-    def load(self) -> None:
-        """Import the user's function. Raises FunctionError."""
+    def load(self) -> str | None:
+        """Import the user's function and return the fingerprint of its file as it is now, if it has one.
+
+        Raises:
+            FunctionError: it cannot be imported.
+        """
         self.beacon.mark(Phase.LOADING)
         self._function = load_function(self._setup.function)
+        fingerprint = fingerprint_of_file(self._setup.function)
         self.beacon.mark(Phase.IDLE)
+        return fingerprint
 
     def run_batch(self, offer: Offer) -> BatchDone:
         """Do as much of an offer as fits into the time, and make it durable.

@@ -79,8 +79,6 @@ def test_a_config_that_is_no_config(job: Job, text: str) -> None:
     [
         "columns",
         "source_column",
-        "timeout_seconds",
-        "max_errors",
         "on_function_change",
         "on_deleted",
         "ray_address",
