@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 SMALL  := -name __pycache__ -o -name '*.egg-info'
 
 .DEFAULT_GOAL := help
-.PHONY: help sample test check format real real-synthetic soak clean
+.PHONY: help sample test faults check format real real-synthetic soak clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,15 +16,18 @@ sample: $(VENV)/.installed  ## run the sample with r3po and show its table
 	@cd sample && "$(CURDIR)/$(BIN)/r3po" run config.yaml
 	@cd sample && "$(CURDIR)/$(BIN)/python" -c 'import pandas; print(pandas.read_parquet("output_dir/parquet"))'
 
-test: $(VENV)/.installed-dev  ## run the tests
-	@$(BIN)/python -m pytest -q
+test: $(VENV)/.installed-dev  ## run the tests, without those that inject faults
+	@$(BIN)/python -m pytest -q -m 'not faults'
 
-check: $(VENV)/.installed-dev  ## what CI runs: format, lint, types, import contract, tests
+faults: $(VENV)/.installed-dev  ## kill, hang, fill, damage: what must hold for every change (docs/faults.md)
+	@$(BIN)/python -m pytest -q tests/faults tests/test_crash_points.py
+
+check: $(VENV)/.installed-dev  ## format, lint, types, import contract, tests
 	@echo 'format ...' && $(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff .; exit 1; }
 	@echo 'lint ...' && $(BIN)/ruff check --quiet .
 	@echo 'types ...' && $(BIN)/mypy --strict --no-error-summary r3po
 	@echo 'imports ...' && report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report"; exit 1; }
-	@echo 'tests ...' && $(BIN)/python -m pytest -q
+	@echo 'tests ...' && $(BIN)/python -m pytest -q -m 'not faults'
 
 format: $(VENV)/.installed-dev  ## format the code, mend what the linter can
 	@$(BIN)/ruff format --quiet .

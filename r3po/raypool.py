@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +36,7 @@ import ray
 import ray.cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
 
+from r3po import guard
 from r3po.beacon import (
     Beacon,
     Sighting,
@@ -46,6 +48,7 @@ from r3po.beacon import (
     watch_for_crashes,
 )
 from r3po.errors import FunctionError, R3poError, RunStoppedError
+from r3po.guard import DONE, end_users_of
 from r3po.outputs import redirect_output, restore_streams
 from r3po.pool import Answer, Call, WorkerLost, answer
 from r3po.userfunc import extend_sys_path
@@ -93,6 +96,8 @@ class RayPool:
         self._pickled: bytes | None = None
         self._children: dict[int, int] = {}
         """Processes that our raylet has started, with their start times: some outlive it."""
+        self._guard: subprocess.Popen[bytes] | None = None
+        """Ends what is left of Ray if this process is killed."""
         self._checked_at = 0.0
         self._is_gone = False
         self.description = "Ray, local"
@@ -167,8 +172,8 @@ class RayPool:
             if started and start_of(pid) == started:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary = None
+        end_users_of(str(self._temporary))
+        self._remove_temporary()
 
     # Private methods
 
@@ -225,14 +230,14 @@ class RayPool:
         for attempt in range(1, START_TRIES + 1):
             self._temporary = _make_temporary()
             self._note_file.write_text(str(self._temporary))
+            self._guard = _start_guard(self._temporary)
             try:
                 self._init(n_workers)
                 return
             except BaseException as error:
                 with contextlib.suppress(Exception):
                     ray.shutdown()
-                shutil.rmtree(self._temporary, ignore_errors=True)
-                self._temporary = None
+                self._remove_temporary()
                 if not isinstance(error, Exception):
                     raise  # a second Ctrl-C
                 log.info("Ray did not start (%d of %d): %s", attempt, START_TRIES, error)
@@ -242,6 +247,15 @@ class RayPool:
                         hint="your state is safe; run again, or without Ray: r3po run --engine serial",
                     ) from error
                 time.sleep(attempt)
+
+    def _remove_temporary(self) -> None:
+        if self._guard is not None:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self._guard.communicate(DONE, timeout=5)
+            self._guard = None
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
 
     def _init(self, n_workers: int) -> None:
         logger = logging.getLogger("ray")
@@ -276,19 +290,9 @@ def sweep_temporary(note_file: Path) -> None:
     except OSError:
         return
     if folder.name.startswith(TEMPORARY_PREFIX):
-        _end_users_of(folder)
+        end_users_of(str(folder))
         shutil.rmtree(folder, ignore_errors=True)
     note_file.unlink(missing_ok=True)
-
-
-def _end_users_of(folder: Path) -> None:
-    """End the processes that hold a file of a dead run's Ray open: its agents outlive it by a minute."""
-    inside = f"{folder}/"
-    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()] if os.path.isdir("/proc") else []:
-        with contextlib.suppress(OSError):
-            held = (os.readlink(entry) for entry in os.scandir(f"/proc/{pid}/fd"))
-            if pid != os.getpid() and any(path.startswith(inside) for path in held):
-                os.kill(pid, signal.SIGKILL)
 
 
 # Private
@@ -435,6 +439,18 @@ def _with_value(setup: WorkerSetup, pickled: bytes | None) -> WorkerSetup:
     extend_sys_path(setup.function.sys_path)
     return dataclasses.replace(
         setup, function=dataclasses.replace(setup.function, value=ray.cloudpickle.loads(pickled))
+    )
+
+
+def _start_guard(folder: Path) -> subprocess.Popen[bytes]:
+    # A session of its own: what kills this process's group or terminal must leave it alive.
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", guard.__file__, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
     )
 
 

@@ -62,6 +62,9 @@ FRUITLESS_LOSSES = 12
 LOOK_S = 1.0
 """Between two looks at what takes long: the longest running file, workers that do not start."""
 
+LONG_S = 2.0
+"""A file that has been running for so long has its name looked up."""
+
 SHORTAGE_S = 20.0
 """Workers that have not started for so long are told of."""
 
@@ -424,12 +427,9 @@ class RunLoop:
             return
         self._looked_at = now
         self.show_output()
-        longest = self.crew.longest()
-        if longest is None:
-            self.observer(events.LongestRunning("", 0.0))
-        else:
-            shard, place, seconds = longest
-            self.observer(events.LongestRunning(self._path_of(shard, place), seconds))
+        shard, place, seconds = self.crew.longest() or (-1, -1, 0.0)
+        path = self._path_of(shard, place) if seconds >= LONG_S else ""
+        self.observer(events.LongestRunning(path, seconds))
         if not self._has_loaded and not self._has_told_shortage and now - self._started_at > SHORTAGE_S:
             self._has_told_shortage = True
             text = self.crew.shortage() or f"no worker has loaded {self.function_name} yet"
@@ -448,6 +448,8 @@ class RunLoop:
     def _drain(self) -> None:
         """Wait for the batches in flight, which end at their next file, and keep what they did."""
         self._is_draining = True
+        with contextlib.suppress(OSError):
+            self.book.write(self.scheduler.suspects)  # from now on a death is no file's fault
         deadline = time.monotonic() + DRAIN_S
         while self.crew.is_busy and time.monotonic() < deadline and not self.stop.is_urgent:
             for message in self.crew.wait(WAIT_S):

@@ -1,0 +1,61 @@
+"""Ends what is left of a private Ray whose driver was killed: some of its processes would stay for a minute.
+
+It runs as a process of its own, `python guard.py FOLDER`, with the driver at the other end of its stdin: when that
+closes, the driver is gone. Standard library only, since it is started by its path and must be small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+
+DONE = b"done\n"
+"""What a driver says that has ended its Ray itself."""
+
+LOOK_S = 0.5
+
+PATIENCE_S = 20.0
+"""How long to look for processes: one that was just being started opens its log late."""
+
+
+def end_users_of(folder: str) -> int:
+    """SIGKILL every process that has a file of `folder` open. Returns how many; 0 where there is no /proc."""
+    inside, n_ended = folder.rstrip("/") + "/", 0
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()] if os.path.isdir("/proc") else []:
+        if pid != os.getpid() and _has_open(pid, inside):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                n_ended += 1
+    return n_ended
+
+
+def main(folder: str) -> None:
+    """Wait for the driver's end, then end the rest and remove the folder."""
+    if sys.stdin.buffer.read() == DONE:
+        return
+    deadline = time.monotonic() + PATIENCE_S
+    n_quiet = 0
+    while n_quiet < 6 and time.monotonic() < deadline:
+        n_quiet = 0 if end_users_of(folder) else n_quiet + 1
+        time.sleep(LOOK_S)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_open(pid: int, inside: str) -> bool:
+    try:
+        entries = list(os.scandir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False  # it ended, or is somebody else's
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            if os.readlink(entry).startswith(inside):
+                return True
+    return False
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
