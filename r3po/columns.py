@@ -29,6 +29,9 @@ from typing import Any, Self
 
 import orjson
 
+from r3po.stopsignals import StopNow
+from r3po.timelimit import TimedOut
+
 NULL = "null"
 """The family of a column whose first value was None."""
 
@@ -97,11 +100,12 @@ def columns_of(row: dict[str, Any]) -> Columns:
     for name in row:
         if not isinstance(name, str):
             raise BadRowError(f"the key {name!r} is not text; column names are text")
-        if not _is_unicode(name):
+        if not _is_unicode(str.__str__(name)):
             raise BadRowError(f"the key {name!r} is not valid Unicode text")
-    columns = tuple(Column(name, _family_of_value(name, value)) for name, value in row.items())
+    plain = {str.__str__(name): value for name, value in row.items()}  # without the classes that texts may be of
+    columns = tuple(Column(name, _family_of_value(name, value)) for name, value in plain.items())
     for column in columns:
-        check_value(row[column.name], column)
+        check_value(plain[column.name], column)
     return Columns(columns)
 
 
@@ -111,7 +115,44 @@ def family_of(variant: str) -> str:
 
 def is_row(returned: object) -> bool:
     """Whether f returned a dict at all; its keys and values are looked at later."""
-    return isinstance(returned, Mapping)
+    try:
+        return isinstance(returned, Mapping)
+    except BaseException as error:  # what it says of its class may be anything
+        if ends_worker(error):
+            raise
+        return False
+
+
+# What is of the user's own class may raise anything, SystemExit too, whenever it is looked at
+
+
+def ends_worker(error: BaseException) -> bool:
+    """Whether an exception is none of f's, but ends this worker: whoever catches it lets it pass.
+
+    These are the driver's second signal, a time limit, and Ray's own SystemExit. All others are a file's failure.
+    """
+    # By type(): `isinstance` and `hasattr` would ask the exception, which may say anything.
+    if type(error) is SystemExit:
+        return "ray_terminate_msg" in vars(error)
+    return issubclass(type(error), (StopNow, TimedOut))
+
+
+def text_of(show: Callable[[Any], str], value: object, instead: str) -> str:
+    """Return `show(value)` as plain text, or `instead` if it raises; there, `{}` stands for what it raised."""
+    try:
+        return str.__str__(show(value))  # `show` may give a subclass, whose own methods raise
+    except BaseException as error:
+        if ends_worker(error):
+            raise
+        return instead.replace("{}", type_name(error))
+
+
+def type_name(value: object) -> str:
+    """Return the name of a value's class, whatever its metaclass says."""
+    return str.__str__(_NAME.__get__(type(value)))
+
+
+_NAME: Any = type.__dict__["__name__"]
 
 
 class _CannotStoreError(Exception):
@@ -192,17 +233,19 @@ def plain_value(value: Any, column: str) -> Any:
     Raises:
         BadRowError: no column can hold such a value.
     """
-    if value is None or type(value) in _EXACT or type(value) is Nested:
-        return value
     try:
+        if value is None or type(value) in _EXACT or type(value) is Nested:
+            return value
         plain = _unwrap(value)
     except _CannotStoreError as error:
         raise BadRowError(f"column {column!r}: {error}") from error
-    except Exception as error:  # a value's own methods may raise anything
-        what = f"a value of type {type(value).__name__} cannot be read: {type(error).__name__}: {_message_of(error)}"
+    except BaseException as error:
+        if ends_worker(error):
+            raise
+        what = f"a value of type {type_name(value)} cannot be read: {type_name(error)}: {_message_of(error)}"
         raise BadRowError(f"column {column!r}: {what}") from error
     if plain is _CANNOT:
-        raise BadRowError(f"column {column!r}: a value of type {type(value).__name__} cannot be stored")
+        raise BadRowError(f"column {column!r}: a value of type {type_name(value)} cannot be stored")
     return plain
 
 
@@ -217,14 +260,12 @@ def check_value(value: Any, column: Column) -> Any:
         return None
     variant = variant_of(value)
     if column.family not in (NULL, family_of(variant)):
-        found = repr(value.text if type(value) is Nested else value)
-        raise BadRowError(
-            f"column {column.name!r}: expected {column.family}, found {family_of(variant)} {_shorten(found)}"
-        )
+        found = _shown(value.text if type(value) is Nested else value)
+        raise BadRowError(f"column {column.name!r}: expected {column.family}, found {family_of(variant)} {found}")
     if variant == "int" and not -(1 << 63) <= value < 1 << 63:
-        raise BadRowError(f"column {column.name!r}: the int {_shorten(str(value))} does not fit 64 bit")
+        raise BadRowError(f"column {column.name!r}: the int {_shown(value)} does not fit 64 bit")
     if variant == "text" and not _is_unicode(value):
-        raise BadRowError(f"column {column.name!r}: {_shorten(repr(value))} is not valid Unicode text")
+        raise BadRowError(f"column {column.name!r}: {_shown(value)} is not valid Unicode text")
     return value
 
 
@@ -248,8 +289,11 @@ def _unwrap(value: Any) -> Any:
 def _unwrap_numpy(value: Any) -> Any:
     plain = value.tolist()
     if value.dtype.kind == "M" and type(plain) is int:
-        # Nanoseconds and below have no datetime; tolist gives a bare number.
-        plain = value.astype("datetime64[us]").tolist()
+        # tolist gives a bare number for nanoseconds and below, which have no datetime, and for years that have none.
+        if value.dtype.str[-3:] in ("ns]", "ps]", "fs]", "as]"):
+            plain = value.astype("datetime64[us]").tolist()
+        if type(plain) is int:
+            raise _CannotStoreError(f"the moment {value} cannot be stored; the years 1 to 9999 can")
     elif value.dtype.kind == "m" or (value.dtype.kind == "M" and value.shape) or type(plain) is type(value):
         return _CANNOT
     return _unwrap_or_none(plain)
@@ -262,14 +306,15 @@ def _unwrap_or_none(value: Any) -> Any:
 def _as_utc(value: dt.datetime) -> dt.datetime | None:
     if value != value:  # pandas' NaT
         return None
-    plain = dt.datetime.combine(value.date(), value.time(), value.tzinfo)
-    return plain if value.utcoffset() is None else plain.astimezone(dt.UTC)
+    if value.utcoffset() is None:
+        return dt.datetime.combine(value.date(), value.time(), None)
+    return dt.datetime.combine(value.date(), value.time(), value.tzinfo).astimezone(dt.UTC)
 
 
 def _as_time(value: dt.time) -> dt.time:
     if value.tzinfo is not None:
         raise _CannotStoreError("a time of day with a zone cannot be stored; give a datetime, or drop the zone")
-    return value
+    return dt.time(value.hour, value.minute, value.second, value.microsecond)
 
 
 _PLAIN: tuple[tuple[type, Callable[[Any], Any]], ...] = (
@@ -279,7 +324,7 @@ _PLAIN: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int),
     (float, float),
     (str, lambda value: str.__str__(value)),
-    (bytes, bytes),
+    (bytes, lambda value: b"".join((value,))),  # a __bytes__ could give any subclass
     (bytearray, bytes),
     (Decimal, Decimal),
 )
@@ -299,7 +344,7 @@ def _nested_default(value: Any) -> Any:
     is_numpy = type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist")
     if is_numpy and value.dtype.kind not in "mM":  # moments and durations would become bare numbers
         return value.tolist()
-    raise TypeError(f"it holds a {type(value).__name__}")
+    raise TypeError(f"it holds a {type_name(value)}")
 
 
 def _family_of_value(name: str, value: Any) -> str:
@@ -333,11 +378,16 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _message_of(error: Exception) -> str:
+def _message_of(error: BaseException) -> str:
+    return _shorten(text_of(str, error, "(no message)").encode("utf-8", "backslashreplace").decode())
+
+
+def _shown(value: Any) -> str:
+    """Return a plain value in short."""
     try:
-        return _shorten(str(error).encode("utf-8", "backslashreplace").decode())
-    except Exception:
-        return "(no message)"
+        return _shorten(repr(value))
+    except ValueError:  # Python gives no more than 4,300 digits of an int
+        return _shorten(hex(value))
 
 
 def _shorten(text: str, limit: int = 100) -> str:

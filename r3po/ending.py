@@ -99,5 +99,6 @@ def _write_failures(job: Job) -> None:
 
 def _csv_line(values: list[Any]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode("utf-8")
+    # Older Pythons quote a "\r" only if it ends lines, too.
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return (text.getvalue().removesuffix("\r\n") + "\n").encode("utf-8")

@@ -15,6 +15,7 @@ from traceback import FrameSummary
 from types import TracebackType
 from typing import Any
 
+from r3po.columns import text_of, type_name
 from r3po.tables import Failure
 
 TEXT_LIMIT = 10_000
@@ -43,20 +44,14 @@ def failure_of(error: BaseException, tb: TracebackType | None, environmental: fr
     Args:
         environmental: the errno of an OSError that makes it an EnvironmentalFailure.
     """
-    try:
-        formatted = "".join(traceback.TracebackException(type(error), error, tb, compact=True).format())
-        where = _where(traceback.extract_tb(tb))
-    except Exception as inner:
-        formatted, where = f"(the traceback cannot be shown: {type(inner).__name__})", ""
-    try:
-        message = str(error)
-    except BaseException as inner:
-        message = f"(no message: its __str__ raised {type(inner).__name__})"
+    formatted = text_of(lambda error: _format(error, tb), error, "(the traceback cannot be shown: {})")
+    where = text_of(lambda tb: _where(traceback.extract_tb(tb)), tb, "")
+    message = text_of(str, error, "(no message: its __str__ raised {})")
     # By the C field: a subclass of the user's may have any `errno`.
     errno_of: Any = OSError.errno
-    number = errno_of.__get__(error) if isinstance(error, OSError) else None
-    kind = EnvironmentalFailure if isinstance(number, int) and number in environmental else Failure
-    return kind(type(error).__name__, clean(message), clean(where), clean(formatted))
+    number = errno_of.__get__(error) if issubclass(type(error), OSError) else None
+    kind = EnvironmentalFailure if type(number) is int and number in environmental else Failure
+    return kind(type_name(error), clean(message), clean(where), clean(formatted))
 
 
 def timeout_failure(timeout_s: float | None, frames: Sequence[FrameSummary]) -> Failure:
@@ -83,6 +78,10 @@ def clean(text: str) -> str:
 
 
 # Private functions
+
+
+def _format(error: BaseException, tb: TracebackType | None) -> str:
+    return "".join(traceback.TracebackException(type(error), error, tb, compact=True).format())
 
 
 def _where(frames: Iterable[FrameSummary]) -> str:

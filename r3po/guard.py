@@ -16,6 +16,9 @@ import time
 DONE = b"done\n"
 """What a driver says that has ended its Ray itself."""
 
+TEMPORARY_PREFIX = "r3po-ray-"
+"""Begins the name of every temporary folder that a private Ray of ours has."""
+
 LOOK_S = 0.5
 
 PATIENCE_S = 20.0
@@ -31,6 +34,23 @@ def end_users_of(folder: str) -> int:
                 os.kill(pid, signal.SIGKILL)
                 n_ended += 1
     return n_ended
+
+
+def sweep_temporary(note_file: str | os.PathLike[str]) -> None:
+    """Remove the temporary folder that a killed run noted, and end who uses it.
+
+    The caller holds the job's lock, so that run is over.
+    """
+    try:
+        with open(note_file) as file:
+            folder = file.read()
+    except OSError:
+        return
+    if os.path.basename(folder).startswith(TEMPORARY_PREFIX):
+        end_users_of(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.unlink(note_file)
 
 
 def main(folder: str) -> None:

@@ -29,6 +29,7 @@ from r3po.crew import Crew
 from r3po.ending import make_end
 from r3po.errors import ConfigError, R3poError, RunStoppedError, StateError
 from r3po.events import Event, Observer
+from r3po.guard import sweep_temporary
 from r3po.job import Job, disk_error, open_job, tidy_path
 from r3po.jobbuilder import BuildProgress, BuildResult, BuildStopped, apply_build, plan_build, scan_finished
 from r3po.manifest import ShardRef, columns_path, read_columns
@@ -219,6 +220,8 @@ class _Run:
         make_folder(self.folder)
         make_folder(self.workers)
         self._events = open(self.folder / "events.jsonl", "ab")
+        for name in list_names(self.job.folders.runs):
+            sweep_temporary(self.job.folders.runs / name / "ray_folder")
         self._keep_last_runs()
         self.stop.install()
         return self
@@ -425,10 +428,8 @@ class _Run:
     def _make_pool(self) -> Pool:
         if self.options.engine == "serial":
             return SerialPool()
-        from r3po.raypool import RayPool, sweep_temporary
+        from r3po.raypool import RayPool
 
-        for name in list_names(self.job.folders.runs):
-            sweep_temporary(self.job.folders.runs / name / "ray_folder")
         return RayPool(self.folder / "ray.log", self.folder / "ray_folder")
 
     def _count(self, states: dict[int, ShardState]) -> None:

@@ -48,7 +48,7 @@ from r3po.beacon import (
     watch_for_crashes,
 )
 from r3po.errors import FunctionError, R3poError, RunStoppedError
-from r3po.guard import DONE, end_users_of
+from r3po.guard import DONE, TEMPORARY_PREFIX, end_users_of
 from r3po.outputs import redirect_output, restore_streams
 from r3po.pool import Answer, Call, WorkerLost, answer
 from r3po.userfunc import extend_sys_path
@@ -70,8 +70,6 @@ ASK_S = 0.5
 
 CONNECT_S = 5.0
 """The same for a Ray elsewhere, by a connection."""
-
-TEMPORARY_PREFIX = "r3po-ray-"
 
 _SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path; Ray's own part takes about 65 of them."""
@@ -281,18 +279,6 @@ class RayPool:
             logging_level=logging.ERROR,
             _temp_dir=str(self._temporary),
         )
-
-
-def sweep_temporary(note_file: Path) -> None:
-    """Remove the temporary folder that a killed run noted. The caller holds the job's lock, so that run is over."""
-    try:
-        folder = Path(note_file.read_text())
-    except OSError:
-        return
-    if folder.name.startswith(TEMPORARY_PREFIX):
-        end_users_of(str(folder))
-        shutil.rmtree(folder, ignore_errors=True)
-    note_file.unlink(missing_ok=True)
 
 
 # Private

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from r3po.columns import BadRowError, Columns, Nested, check_value, variant_of
+from r3po.columns import BadRowError, Columns, Nested, check_value, ends_worker, variant_of
 
 # pyarrow ships no types; the names say what is meant.
 Table: TypeAlias = Any
@@ -483,9 +483,14 @@ def _fast_arrays(values: Sequence[Any], family: str) -> dict[str, Any] | None:
     known = _FAST.get(family)
     if known is None:
         return None
-    types = set(map(type, values))
-    types.discard(type(None))
-    if len(types) > 1 or not types <= known.keys():
+    try:
+        types = set(map(type, values))
+        types.discard(type(None))
+        if len(types) > 1 or not types <= known.keys():
+            return None
+    except BaseException as error:  # the class of a value may not even hash
+        if ends_worker(error):
+            raise
         return None
     if not types:
         return {}

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,14 +21,13 @@ from typing import Any
 
 import r3po.tables as tables
 from r3po.beacon import Beacon, Phase
-from r3po.columns import BadRowError, Columns, RowCollector, columns_of, is_row
+from r3po.columns import BadRowError, Columns, RowCollector, columns_of, ends_worker, is_row, text_of, type_name
 from r3po.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
 from r3po.manifest import Entries, ShardRef, read_shard_file
 from r3po.scan import BLOCK_BYTES, HASH_BYTES, RACY_NS, open_regular
 from r3po.segments import Segment, write_segment
 from r3po.shardstate import Run
 from r3po.staging import Staged, StageOrder, stage_shard
-from r3po.stopsignals import StopNow
 from r3po.storage import JobFolders, show_name
 from r3po.tables import Failure, OutcomeBatch
 from r3po.timelimit import TimedOut, TimeLimit, is_possible
@@ -257,7 +257,7 @@ class Worker:
                     break
                 continue
             if failure is None and not is_row(returned):
-                not_a_dict = not_a_dict or (path, type(returned).__name__, _safe_repr(returned))
+                not_a_dict = not_a_dict or (path, type_name(returned), _safe_repr(returned))
             row, failure = _first_row(returned, failure)
             if row is None:
                 _append(opened.batch, None, failure)
@@ -317,13 +317,11 @@ class Worker:
         started = time.perf_counter()
         now_ns = time.time_ns()
         try:
-            for attempt in range(2):
-                seen, data = self._look(path, seen if attempt == 0 else None)
+            for _ in range(2):
+                seen, data = self._look(path)
                 started = time.perf_counter()
                 returned, failure = call(opened, path, data)
-                after = os.stat(path)
-                if not stat.S_ISREG(after.st_mode):
-                    raise OSError(errno.EINVAL, "not a regular file", path)
+                after = _stat_regular(path)
                 if after.st_size == seen[0] and after.st_mtime_ns == seen[1]:
                     break
             else:
@@ -338,15 +336,11 @@ class Worker:
         batch.seconds.append(time.perf_counter() - started)
         return returned, failure
 
-    def _look(
-        self, path: str, entry: tuple[int, int, bytes | None] | None
-    ) -> tuple[tuple[int, int, bytes | None], bytes | None]:
+    def _look(self, path: str) -> tuple[tuple[int, int, bytes | None], bytes | None]:
         """Return size, mtime_ns and hash of a file as it is before f is called, and its content if f wants it."""
         setup = self._setup
         if setup.hash == "stat" and setup.input == "path":
-            if entry is not None:
-                return entry, None  # the look after f tells whether this still held
-            status = os.stat(path)
+            status = _stat_regular(path)  # f would wait for ever for the writer of what became a FIFO
             return (status.st_size, status.st_mtime_ns, None), None
         return _read(path, setup.input == "bytes", setup.hash == "content")
 
@@ -370,18 +364,17 @@ class Worker:
             else:
                 self.beacon.advance(Phase.CALLING)
                 returned = limit.call(function, *arguments)
+        except TimedOut as error:
+            opened.is_spent = True
+            # Without our own frames: this one, the limit's call, and the handler that raised.
+            frames = traceback.extract_tb(error.__traceback__)[2:-1]
+            failure = timeout_failure(self._setup.timeout_s, frames)
         # Everything: f may raise SystemExit or KeyboardInterrupt, and that is its failure, not the worker's end.
         except BaseException as error:
-            if isinstance(error, StopNow) or hasattr(error, "ray_terminate_msg"):
-                raise  # the driver's second Ctrl-C, or Ray itself ends this worker
-            own = error.__traceback__.tb_next if error.__traceback__ else None
-            if isinstance(error, TimedOut):
-                opened.is_spent = True
-                # Without our own frames: the limit's call, and the handler that raised.
-                frames = traceback.extract_tb(own)[1:-1]
-                failure = timeout_failure(self._setup.timeout_s, frames)
-            else:
-                failure = failure_of(error, own, ENVIRONMENTAL)
+            if ends_worker(error):
+                raise
+            tb = sys.exc_info()[2]  # an exception's own `__traceback__` may raise
+            failure = failure_of(error, tb.tb_next if tb else None, ENVIRONMENTAL)
         if os.getpid() != self._pid:
             os._exit(0)  # f forked, and this is the child: the outcome is its parent's
         return returned, failure
@@ -429,6 +422,13 @@ class Worker:
 # Private functions: reading
 
 
+def _stat_regular(path: str) -> os.stat_result:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return status
+
+
 def _read(path: str, wants_data: bool, wants_hash: bool) -> tuple[tuple[int, int, bytes | None], bytes | None]:
     descriptor, status = open_regular(path)
     try:
@@ -467,11 +467,8 @@ def _take_row(returned: Any, collector: RowCollector | None) -> tuple[tuple[Any,
         return None, Failure("BadRow", "there are no columns yet", "", "")
     try:
         return collector.take(returned), None
-    except BadRowError as error:
-        return None, Failure("BadRow", clean(str(error)), "", "")
-    # f's own dict class, or a value's own methods, may raise anything.
-    except Exception as error:
-        return None, failure_of(error, None)
+    except BaseException as error:
+        return None, _no_row(error)
 
 
 def _first_row(returned: Any, failure: Failure | None) -> tuple[tuple[Columns, tuple[Any, ...]] | None, Failure | None]:
@@ -482,10 +479,8 @@ def _first_row(returned: Any, failure: Failure | None) -> tuple[tuple[Columns, t
     try:
         columns = columns_of(dict(returned))
         return (columns, RowCollector(columns).take(returned)), None
-    except BadRowError as error:
-        return None, Failure("BadRow", clean(str(error)), "", "")
-    except Exception as error:
-        return None, failure_of(error, None)
+    except BaseException as error:
+        return None, _no_row(error)
 
 
 def _append(batch: OutcomeBatch, row: tuple[Any, ...] | None, failure: Failure | None) -> None:
@@ -496,14 +491,20 @@ def _append(batch: OutcomeBatch, row: tuple[Any, ...] | None, failure: Failure |
 
 
 def _no_dict(returned: Any) -> Failure:
-    return Failure("NoDict", f"f returned a {type(returned).__name__}; r3po needs one dict a file", "", "")
+    return Failure("NoDict", f"f returned a {type_name(returned)}; r3po needs one dict a file", "", "")
+
+
+def _no_row(error: BaseException) -> Failure:
+    """Return why a dict is no row: f's own dict class, or a value's own methods, may raise anything."""
+    if ends_worker(error):
+        raise error
+    if type(error) is BadRowError:
+        return Failure("BadRow", clean(str(error)), "", "")
+    return failure_of(error, None)
 
 
 def _safe_repr(value: Any) -> str:
-    try:
-        text = repr(value)
-    except BaseException:
-        return f"<a {type(value).__name__}>"
+    text = text_of(repr, value, f"<a {type_name(value)}>")
     return clean(text if len(text) <= 200 else text[:200] + "...")
 
 

@@ -97,6 +97,15 @@ class _Check:
         self._expect((content["format"], content["kind"]) == (1, kind), path, "another format or kind")
         return content
 
+    def _read_csv(self, path: Path) -> list[list[str]]:
+        csv.field_size_limit(sys.maxsize)
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                return list(csv.reader(file)) or [[]]
+        except (OSError, ValueError, csv.Error) as error:
+            self.say(path, f"cannot be read: {error!r}")
+            return [[]]
+
     def _check_record(self, folder: Path, record: dict[str, Any]) -> None:
         path = folder / record["name"]
         if not path.is_file():
@@ -213,7 +222,7 @@ class _Check:
             self._expect(data[:4] == data[-4:] == b"PAR1", path, "is no Parquet file")
 
     def _check_csv(self, path: Path, commit: dict[str, Any]) -> None:
-        header, *rows = _read_csv(path)
+        header, *rows = self._read_csv(path)
         self._expect(header == list(commit["columns"]), path, f"its header is {header}")
         self._expect(len(rows) == commit["n_rows"], path, f"{len(rows)} rows, its commit says {commit['n_rows']}")
         self._expect(all(len(row) == len(header) for row in rows), path, "rows of different lengths")
@@ -278,10 +287,12 @@ class _Check:
         if not path.is_file():
             self.say(path, "is missing")
             return
-        header, *lines = _read_csv(path)
+        header, *lines = self._read_csv(path)
         self._expect(header == FAILURES_HEADER, path, f"its header is {header}")
-        self._expect(all(int(line[-1]) >= 1 for line in lines), path, "a failure without an attempt")
-        failed = [line[0] for line in lines]
+        self._expect(all(len(line) == len(header) for line in lines), path, "lines of different lengths")
+        has_attempts = all(re.fullmatch("[1-9][0-9]*", line[-1]) for line in lines if line)
+        self._expect(has_attempts, path, "a failure without an attempt")
+        failed = [line[0] for line in lines if line]
         self._expect(len(failed) == len(set(failed)), path, "a file is there twice")
         left = set(failed)
         in_row_order = []
@@ -322,12 +333,6 @@ def _walk(*roots: Path) -> Iterator[Path]:
     for root in roots:
         for folder, _, names in os.walk(root):
             yield from (Path(folder, name) for name in names)
-
-
-def _read_csv(path: Path) -> list[list[str]]:
-    csv.field_size_limit(sys.maxsize)
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.reader(file)) or [[]]
 
 
 def main() -> int:

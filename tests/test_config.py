@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from r3po.config import Config, ParquetOptions, check_source, load_config
+from r3po.config import MAX_TIMEOUT_S, Config, MaxErrors, ParquetOptions, check_source, load_config, parse_max_errors
 from r3po.errors import ConfigError, SourceError
 
 SIX = {
@@ -71,6 +71,8 @@ def test_the_six_keys_of_2020_are_enough(tmp_path: Path) -> None:
         shard_size=10_000,
         batch_seconds=1.0,
         hash="content",
+        timeout_seconds=None,
+        max_errors=None,
     )
 
 
@@ -107,6 +109,61 @@ def test_the_optional_keys_are_taken_as_written(tmp_path: Path) -> None:
 )
 def test_parquet_is_a_switch_or_a_codec(tmp_path: Path, written: str, options: ParquetOptions | None) -> None:
     assert load(tmp_path, f"parquet: {written}").parquet == options
+
+
+@pytest.mark.parametrize(
+    ("written", "limit", "shown"),
+    [
+        ("100", MaxErrors(count=100), "100"),
+        ("0", MaxErrors(count=0), "0"),
+        ("'7'", MaxErrors(count=7), "7"),
+        ("1%", MaxErrors(percent=1.0), "1%"),
+        ("0.25 %", MaxErrors(percent=0.25), "0.25%"),
+        ("100%", MaxErrors(percent=100.0), "100%"),
+        ("none", MaxErrors(), "none"),
+        ("None", MaxErrors(), "none"),
+    ],
+)
+def test_max_errors_is_a_number_a_share_or_none(tmp_path: Path, written: str, limit: MaxErrors, shown: str) -> None:
+    config = load(tmp_path, f"max_errors: {written}")
+    assert config.max_errors == limit == parse_max_errors(shown)
+    assert str(limit) == shown
+    assert limit.is_off is (shown == "none")
+
+
+@pytest.mark.parametrize(
+    "value", [-1, "-1", "101%", "-1%", "nan%", "inf%", "1.5", 1.5, "ten", "", "%", True, False, [1], {}, "1 2"]
+)
+def test_what_is_no_max_errors_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="must be a number of files such as 100, a share such as 1%, or none"):
+        parse_max_errors(value)
+
+
+@pytest.mark.parametrize("written", ["null", "~"])
+@pytest.mark.parametrize("key", ["timeout_seconds", "max_errors"])
+def test_null_leaves_a_limit_out(tmp_path: Path, key: str, written: str) -> None:
+    assert getattr(load(tmp_path, f"{key}: {written}"), key) is None
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("30", 30.0), ("0.5", 0.5), (f"{MAX_TIMEOUT_S}", MAX_TIMEOUT_S)])
+def test_timeout_seconds_is_a_number(tmp_path: Path, written: str, seconds: float) -> None:
+    assert load(tmp_path, f"timeout_seconds: {written}").timeout_seconds == seconds
+
+
+@pytest.mark.parametrize("written", ["0", "-1", "true", "'30'", "ten", ".inf", ".nan", f"{MAX_TIMEOUT_S + 1}", "[1]"])
+def test_what_is_no_timeout_is_refused(tmp_path: Path, written: str) -> None:
+    assert problem_of(tmp_path, f"timeout_seconds: {written}").startswith("line 7   timeout_seconds: ")
+
+
+def test_a_command_line_may_give_max_errors_in_place_of_the_file_s(tmp_path: Path) -> None:
+    config = load(tmp_path, "max_errors: 5")
+    assert config.with_overrides().max_errors == MaxErrors(count=5)
+    assert config.with_overrides(max_errors="2%").max_errors == MaxErrors(percent=2.0)
+    assert config.with_overrides(max_errors=0).max_errors == MaxErrors(count=0)
+    assert config.with_overrides(max_errors="none").max_errors == MaxErrors()
+    with pytest.raises(ConfigError, match="max_errors is many") as caught:
+        config.with_overrides(max_errors="many")
+    assert caught.value.hint == "it must be a number of files such as 100, a share such as 1%, or none"
 
 
 def test_every_parquet_codec_and_its_levels_can_be_written(tmp_path: Path) -> None:
@@ -450,7 +507,7 @@ def test_a_wrong_optional_key_is_told_in_plain_words(tmp_path: Path, line: str, 
 
 @pytest.mark.parametrize(
     "key",
-    ["columns", "source_column", "timeout_seconds", "max_errors", "on_function_change", "on_deleted", "ray_address"],
+    ["columns", "source_column", "on_function_change", "on_deleted", "ray_address"],
 )
 def test_a_key_that_resembles_none_is_not_taken_for_another(tmp_path: Path, key: str) -> None:
     assert problem_of(tmp_path, f"{key}: 1") == f"line 7   {key}: 1   unknown key"

@@ -285,3 +285,49 @@ def test_a_name_that_is_not_utf8_is_shown_escaped(show: Show) -> None:
         source=os.fsdecode(b"/jobs/caf\xe9"), suffix=".json", n_files=1, size_bytes=0, n_new=1, passed_over={}
     )
     assert "caf\\xe9/**.json" in show(source)
+
+
+# Workers that are lost, files that take long, what f prints
+
+
+def lost(path: str = "d/007.json", cause: str = "SIGSEGV", n_workers: int | None = None) -> events.WorkerLost:
+    return events.WorkerLost(cause=cause, path=path, n_workers=n_workers)
+
+
+def test_a_lost_worker_is_told_with_its_file_and_what_follows(show: Show) -> None:
+    assert show(lost(), lost(path=""), lost(cause="out of memory", n_workers=1)) == (
+        "note: a worker was lost in d/007.json: SIGSEGV\n"
+        "note: a worker was lost: SIGSEGV\n"
+        "note: a worker was lost in d/007.json: out of memory; 1 worker from now on\n"
+    )
+
+
+def test_of_many_lost_workers_only_the_first_are_told(show: Show) -> None:
+    lines = show(*[lost()] * 40).splitlines()
+    assert len(lines) == progress.LOSSES_SHOWN + 1
+    assert lines[-1] == "note: more are not shown here; events.jsonl of the run has them all"
+
+
+def test_a_file_that_runs_for_long_is_named_in_the_plain_line(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    text = show(
+        planned(),
+        events.LongestRunning("a.json", progress.LONG_S - 0.1),
+        events.LongestRunning("b.json", 61.4),
+        events.LongestRunning("", 0.0),
+    )
+    assert without_times(text).splitlines() == [
+        "TIME 0/6 0.0% SPEED failed=0 left=LEFT",
+        "TIME 0/6 0.0% SPEED failed=0 left=LEFT longest=61s b.json",
+        "TIME 0/6 0.0% SPEED failed=0 left=LEFT",
+    ]
+
+
+def test_what_f_prints_is_shown_line_by_line_and_harmless(show: Show) -> None:
+    text = show(events.OutputSeen(3, f"one\ntwo{ESCAPE}[2J\n"), events.OutputSeen(0, "no newline"))
+    assert text.splitlines() == ["worker 3: one", "worker 3: two\\x1b[2J", "worker 0: no newline"]
+
+
+def test_a_quiet_run_says_nothing_of_any_of_it(show: Show) -> None:
+    happened = (planned(), lost(), events.LongestRunning("b.json", 61.4), events.OutputSeen(3, "one"))
+    assert show(*happened, is_quiet=True) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -118,7 +119,9 @@ def make_bench(folder: Path, function: str = DOUBLE, n_files: int = 20) -> Bench
         hash=config.hash,
         batch_seconds=config.batch_seconds,
         stop_file=job.folder / "stop",
+        workers_folder=job.folder / "workers",
     )
+    (job.folder / "workers").mkdir()
     return Bench(job, manifest, setup)
 
 
@@ -178,7 +181,7 @@ def started(pool: Pool, bench: Bench) -> Columns:
 def test_a_worker_answers_load_first_and_then_has_nothing_to_say(pool: Pool, bench: Bench) -> None:
     pool.start(bench.setup, 1)
     (loaded,) = wait_for(pool, 1)
-    assert loaded == Answer(worker=0, call=Call("load"))
+    assert loaded == Answer(worker=0, call=Call("load"), value=bench.setup.function.fingerprint)
     assert pool.wait(0.05) == []
     assert pool.description == ("serial" if isinstance(pool, SerialPool) else "Ray, joined")
 
@@ -595,20 +598,114 @@ def test_a_second_ctrl_c_ends_a_run_on_ray_although_f_hangs(tmp_path: Path, temp
     assert job.rows() == doubled(*range(400))
 
 
+DEADLY = """\
+import ctypes
+import json
+import os
+import signal
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def double(filepath):
+    print("at", filepath)
+    with open(filepath) as file:
+        n = json.load(file)["n"]
+    if n == 21:
+        os._exit(7)
+    if n == 33:
+        read_nothing()
+    if n == 45 and not os.path.exists(os.path.join(HERE, "killed")):
+        open(os.path.join(HERE, "killed"), "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"n": n, "twice": 2 * n}
+
+
+def read_nothing():
+    ctypes.string_at(0)
+"""
+"""Number 21 always exits, 33 always crashes, and 45 is in a worker that is killed once."""
+
+
+def assert_deadly_ones_are_told(job: Job, failures: list[dict[str, Any]]) -> None:
+    exits, crashes = failures
+    assert exits["path"] == "021.json"
+    assert exits["error_type"] == crashes["error_type"] == "WorkerDied"
+    assert exits["message"] == "exit code 7: the process died in this file, alone, twice"
+    assert crashes["path"] == "033.json"
+    assert crashes["message"] == "SIGSEGV: the process died in this file, alone, twice"
+    line = DEADLY.splitlines().index("    ctypes.string_at(0)") + 1
+    assert crashes["where"] == f"double.py:{line} in read_nothing"
+    assert "Segmentation fault" in crashes["traceback"]
+    assert f'File "{job.folder}/double.py", line {line} in read_nothing' in crashes["traceback"]
+    assert job.rows() == doubled(*(n for n in range(60) if n not in (21, 33)))
+    assert not (job.working_dir / "suspects.json").exists(), "all of them have an outcome"
+
+
+@pytest.mark.ray
+def test_workers_that_die_are_replaced_and_only_their_deadly_files_fail(cluster: None, tmp_path: Path) -> None:
+    with as_new_process(tmp_path):
+        job = make_job(tmp_path, 60, DEADLY, shard_size=20)
+        job.write_config(shard_size=20)
+        result = r3po.run_jobs(job.config, progress=False)
+        failures = result.failures()
+    assert (result.done, result.failed, result.pending) == (58, 2, 0)
+    assert (job.folder / "killed").exists()
+    assert_deadly_ones_are_told(job, failures)
+    (workers,) = job.working_dir.glob("runs/*/workers")
+    kept = [path.suffix for path in workers.iterdir()]
+    assert kept and set(kept) == {".out"}, "what f printed is kept, and nothing else"
+    assert "021.json" in "".join(path.read_text() for path in workers.iterdir())
+
+
+@pytest.mark.ray
+def test_a_worker_that_was_ended_is_told_as_lost_or_not_at_all(cluster: None, tmp_path: Path) -> None:
+    with as_new_process(tmp_path):
+        bench = make_bench(tmp_path, GATED.format(at=7, pause=0))
+        pool = make_pool("ray", tmp_path)
+        try:
+            columns = started(pool, bench)
+            pool.submit(0, Call("run_batch", bench.offer(7, 10, columns)))
+            wait_until(lambda: list(bench.job.folder.glob("at_the_gate.*")), "f is in its file")
+            (pid,) = (int(path.suffix[1:]) for path in bench.job.folder.glob("at_the_gate.*"))
+            pool.kill(0, ask_first=True)
+            pool.kill(0)
+            wait_until(lambda: not is_there(pid), "the worker has ended", 10)
+            assert all(isinstance(message, WorkerLost) for message in pool.wait(0.1))
+            pool.submit(0, Call("run_batch", bench.offer(1, 2, columns)))  # nobody is there, and nobody minds
+            pool.add_worker(1)
+            loaded = [message for message in wait_for(pool, 1) if isinstance(message, Answer)]
+            assert [(message.worker, message.error) for message in loaded] == [(1, None)]
+            assert answer_of(pool, Call("run_batch", bench.offer(1, 7, columns)), worker=1).value.n_rows == 6
+        finally:
+            pool.close()
+
+
 @own_ray
-def test_a_worker_that_dies_stops_the_run_cleanly(tmp_path: Path, temporary: Path) -> None:
+def test_a_run_on_its_own_ray_outlives_deadly_and_hanging_files(tmp_path: Path, temporary: Path) -> None:
+    """A file that hangs where Python's own handlers never run is ended by the driver, who asks where it is first."""
+    text = DEADLY.replace("import ctypes", "import ctypes\nimport itertools")
+    text = text.replace("    return {", "    if n == 50:\n        all(itertools.repeat(1))\n    return {")
     job = make_job(tmp_path, 60, shard_size=20)
-    job.write_function("import os\n\n" + DOUBLE.replace("    return", "    n == 45 and os._exit(1)\n    return"))
+    job.write_config(shard_size=20, timeout_seconds=1.0)
+    job.write_function(text)
     ended = run_process("run", "--json", cwd=job.folder, TMPDIR=str(temporary))
-    assert ended.code == 3, ended.err
-    assert "error: " in ended.err
-    assert "worker" in ended.err.partition("error: ")[2].splitlines()[0]
-    assert "died" in ended.err.partition("error: ")[2].splitlines()[0]
-    assert "hint:" in ended.err
+    assert ended.code == 1, ended.err
     assert_no_chatter(ended.err)
-    assert ended.json()["pending"] > 0
     assert_clean_end([], temporary)
-    assert job.failures() == [], "a lost worker is not a failed file"
+    (log,) = job.working_dir.glob("runs/*/events.jsonl")
+    happened = [json.loads(line) for line in log.read_text().splitlines()]
+    lost = {(event["path"], event["cause"]) for event in happened if event["event"] == "WorkerLost"}
+    assert lost >= {("021.json", "exit code 7"), ("033.json", "SIGSEGV"), ("050.json", "over timeout_seconds")}
+    assert {path for path, _ in lost} == {"021.json", "033.json", "045.json", "050.json"}
+    assert "note: a worker was lost in 021.json: exit code 7" in ended.err
+    failures = job.failures()
+    assert [failure["path"] for failure in failures] == ["021.json", "033.json", "050.json"]
+    hanging = failures[2]
+    line = text.splitlines().index("        all(itertools.repeat(1))") + 1
+    assert (hanging["error_type"], hanging["where"]) == ("Timeout", f"double.py:{line} in double")
+    assert hanging["message"] == "f took longer than timeout_seconds: 1"
+    assert f'double.py", line {line} in double' in hanging["traceback"]
     job.write_function(DOUBLE)
     assert job.run().code == 0
     assert job.rows() == doubled(*range(60))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pickle
@@ -15,8 +16,10 @@ from typing import Any
 import pytest
 
 import r3po.worker as worker_module
+from r3po.beacon import Phase, read_beacon
 from r3po.columns import Columns, columns_of
 from r3po.errors import DamagedStateError, FunctionError
+from r3po.failures import TEXT_LIMIT
 from r3po.manifest import Entries, ShardRef, write_shard_file
 from r3po.segments import Segment, read_segment
 from r3po.shardstate import Run
@@ -24,7 +27,7 @@ from r3po.staging import StageOrder
 from r3po.storage import JobFolders, list_names, show_name
 from r3po.tables import Failure, Rules
 from r3po.userfunc import FunctionSpec
-from r3po.worker import BatchDone, Offer, Worker, WorkerSetup
+from r3po.worker import BatchDone, Charge, Offer, Worker, WorkerSetup
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 FINGERPRINT = "f" * 16
@@ -64,6 +67,7 @@ class Job:
         hash: str = "content",
         batch_seconds: float = 30.0,
         age_s: int = 1000,
+        timeout_s: float | None = None,
     ) -> None:
         self.source = folder / "source"
         self.columns = columns
@@ -81,6 +85,8 @@ class Job:
             hash=hash,
             batch_seconds=batch_seconds,
             stop_file=self.stop_file,
+            workers_folder=folder / "workers",
+            timeout_s=timeout_s,
         )
         self.worker = Worker(self.setup)
         self.worker.load()
@@ -105,14 +111,23 @@ class Job:
     def path(self, name: str) -> Path:
         return self.source / name
 
-    def offer(self, *places: Run, ref: ShardRef | None = None) -> Offer:
+    def offer(self, *places: Run, ref: ShardRef | None = None, is_last_try: bool = False) -> Offer:
         self._n_attempts += 1
         ref = ref or self.ref
         places = places or ((0, ref.n_files),)
-        return Offer(JOB_ID, ref, 4, f"w{self._n_attempts}", places, self.columns)
+        return Offer(JOB_ID, ref, 4, f"w{self._n_attempts}", places, self.columns, is_last_try)
 
-    def run(self, *places: Run) -> BatchDone:
-        return self.worker.run_batch(self.offer(*places))
+    def run(self, *places: Run, is_last_try: bool = False) -> BatchDone:
+        return self.worker.run_batch(self.offer(*places, is_last_try=is_last_try))
+
+    def run_twice(self) -> list[dict[str, Any]]:
+        """Return the outcomes of a batch and of the last try of what it put off, by place."""
+        done = self.run()
+        assert done.deferred and done.returned == ()
+        last = self.run(*((place, place + 1) for place in done.deferred), is_last_try=True)
+        assert (last.deferred, last.returned) == ((), ())
+        found = [*(self.outcomes(done) if done.segment else []), *self.outcomes(last)]
+        return sorted(found, key=lambda line: int(line["place"]))
 
     def outcomes(self, done: BatchDone) -> list[dict[str, Any]]:
         """Return a batch's outcomes as dicts, read from its segment."""
@@ -333,7 +348,7 @@ def test_every_exception_is_the_failure_of_its_own_file(tmp_path: Path) -> None:
         # What f saw of the file is known of a failed file, too.
         assert (found[kind]["hash"], found[kind]["size"]) == (blake(kind.encode()), len(kind.encode()))
         assert found[kind]["where"].startswith("userf.py:")
-        assert len(found[kind]["traceback"]) < 2 * worker_module.TEXT_LIMIT
+        assert len(found[kind]["traceback"]) < 2 * TEXT_LIMIT
 
 
 def test_what_is_told_of_failures_survives_pickle(tmp_path: Path) -> None:
@@ -348,7 +363,7 @@ def test_what_is_told_of_failures_survives_pickle(tmp_path: Path) -> None:
 def test_a_message_of_ten_megabytes_is_capped_to_its_beginning_and_end(tmp_path: Path) -> None:
     failure = Job(tmp_path, KINDS, {"huge": b""}).only_failure()
     for text in (failure.message, failure.traceback):
-        assert len(text) < worker_module.TEXT_LIMIT + 100
+        assert len(text) < TEXT_LIMIT + 100
         assert "characters left out" in text
     assert failure.message.startswith("startxxx") and failure.message.endswith("xxxend")
     assert failure.traceback.startswith("Traceback") and failure.traceback.endswith("xxxend\n")
@@ -519,7 +534,7 @@ def test_a_deleted_file_is_a_failure(tmp_path: Path) -> None:
     job = Job(tmp_path, SIZE_OF, {"a": b"1", "b": b"2", "c": b"3"}, columns=SIZE_COLUMNS)
     entry = os.stat(job.path("b"))
     job.path("b").unlink()
-    found = job.outcomes(job.run())
+    found = job.run_twice()
     assert [line["is_row"] for line in found] == [True, False, True]
     assert (found[1]["error_type"], found[1]["where"], found[1]["hash"]) == ("FileNotFoundError", "", None)
     assert found[1]["message"] == f"[Errno 2] No such file or directory: '{job.path('b')}'"
@@ -584,7 +599,7 @@ def test_what_is_no_regular_file_any_more_is_a_failure_and_f_is_not_called(
     source = "CALLS = []\ndef f(path, data=None):\n    CALLS.append(path)\n    return {'x': 1}"
     job = Job(tmp_path, source, {"a": b"1", "b": b"2"}, input=input)
     become(job.path("a"))
-    found = job.outcomes(job.run())
+    found = job.run_twice() if error_type == "FileNotFoundError" else job.outcomes(job.run())
     assert [(line["is_row"], line["error_type"]) for line in found] == [(False, error_type), (True, None)]
     assert str(job.path("a")) in found[0]["message"]
     assert [str(job.path("b"))] == job.module.CALLS
@@ -605,12 +620,13 @@ def test_a_file_that_may_not_be_read_is_a_failure(tmp_path: Path) -> None:
     job.path("a").chmod(0)
     if os.access(job.path("a"), os.R_OK):
         pytest.skip("this user may read everything")
-    assert job.only_failure().error_type == "PermissionError"
+    (line,) = job.run_twice()
+    assert (line["is_row"], line["error_type"]) == (False, "PermissionError")
 
 
 def test_a_file_that_f_removes_is_a_failure(tmp_path: Path) -> None:
     job = Job(tmp_path, "import os\ndef f(path):\n    os.remove(path)\n    return {'x': 1}", {"a": b"1"})
-    line = job.only_outcome()
+    (line,) = job.run_twice()
     assert (line["is_row"], line["error_type"], line.get("0.int")) == (False, "FileNotFoundError", None)
 
 
@@ -920,6 +936,240 @@ def test_a_first_row_that_cannot_be_stored_sets_no_columns(tmp_path: Path, value
     assert probed.first_row_path == "1"
 
 
+# The environment
+
+TROUBLED = """\
+import errno, os
+BAD = {bad}
+CALLS = []
+
+def f(path):
+    n = int(os.path.basename(path))
+    CALLS.append(n)
+    if n in BAD:
+        raise OSError(errno.{name}, os.strerror(errno.{name}), path)
+    return {{"x": n}}
+"""
+
+
+def troubled_job(folder: Path, n_files: int, bad: object, name: str = "EIO") -> Job:
+    files = {f"{n:03d}": b"" for n in range(n_files)}
+    return Job(folder, TROUBLED.format(bad=bad, name=name), files)
+
+
+@pytest.mark.parametrize("name", ["EIO", "ESTALE", "ENOSPC", "EMFILE", "ENOMEM", "ETIMEDOUT"])
+def test_what_fails_by_its_environment_is_put_off_and_nothing_of_it_recorded(tmp_path: Path, name: str) -> None:
+    job = troubled_job(tmp_path, 6, [1, 4], name)
+    done = job.run()
+    assert (done.n_rows, done.n_failed, done.failures) == (4, 0, ())
+    assert (done.deferred, done.n_deferred_last, done.returned) == ((1, 4), 0, ())
+    assert [(line["place"], line["0.int"], line["hash"]) for line in job.outcomes(done)] == [
+        (n, n, blake(b"")) for n in (0, 2, 3, 5)
+    ]
+    assert done.deferral is not None
+    path, failure = done.deferral
+    assert (path, failure.error_type) == ("004", type(OSError(getattr(errno, name), "")).__name__)
+    assert pickle.loads(pickle.dumps(done)) == done
+
+
+def test_a_last_try_records_what_fails_by_its_environment(tmp_path: Path) -> None:
+    job = troubled_job(tmp_path, 6, [1, 4])
+    done = job.run((1, 2), (4, 6), is_last_try=True)
+    assert (done.n_rows, done.n_failed, done.deferred, done.deferral) == (1, 2, (), None)
+    assert [line["error_type"] for line in job.outcomes(done)] == ["OSError", "OSError", None]
+
+
+def test_a_last_try_that_succeeds_is_a_row_like_any_other(tmp_path: Path) -> None:
+    job = troubled_job(tmp_path, 6, [1, 4])
+    assert job.run().deferred == (1, 4)
+    job.module.BAD.clear()
+    found = job.outcomes(job.run((1, 2), (4, 5), is_last_try=True))
+    assert [(line["place"], line["is_row"], line["tries"]) for line in found] == [(1, True, 1), (4, True, 1)]
+
+
+@pytest.mark.parametrize("name", ["ENOENT", "EACCES", "EISDIR"])
+def test_a_file_that_f_itself_does_not_find_is_a_failure_at_once(tmp_path: Path, name: str) -> None:
+    done = troubled_job(tmp_path, 3, [1], name).run()
+    assert (done.n_rows, done.n_failed, done.deferred) == (2, 1, ())
+
+
+def test_fifty_in_a_row_end_the_batch_and_49_do_not(tmp_path: Path) -> None:
+    job = troubled_job(tmp_path, 120, "range(10, 200)")
+    done = job.run()
+    assert (done.n_rows, done.deferred, done.n_deferred_last) == (10, tuple(range(10, 60)), 50)
+    assert done.returned == ((60, 120),)
+    assert list(range(60)) == job.module.CALLS
+    done = job.run((0, 1), (60, 109), (5, 6))
+    assert (done.n_rows, len(done.deferred), done.n_deferred_last, done.returned) == (2, 49, 0, ())
+
+
+def test_fifty_in_a_row_from_the_first_file_on_leave_no_segment(tmp_path: Path) -> None:
+    job = troubled_job(tmp_path, 80, "range(80)")
+    done = job.run()
+    assert (done.segment, len(done.deferred), done.n_deferred_last, done.returned) == (None, 50, 50, ((50, 80),))
+    assert job.n_segments() == 0
+
+
+def test_rows_between_them_begin_the_count_anew(tmp_path: Path) -> None:
+    done = troubled_job(tmp_path, 120, "[n for n in range(120) if n % 40]").run()
+    assert (done.n_rows, len(done.deferred), done.n_deferred_last, done.returned) == (3, 117, 39, ())
+
+
+def test_failures_of_f_s_own_between_them_begin_it_anew_too(tmp_path: Path) -> None:
+    source = TROUBLED.format(bad="range(90)", name="EIO").replace(
+        "    if n in BAD", "    1 / (n - 45)\n    if n in BAD"
+    )
+    done = Job(tmp_path, source, {f"{n:03d}": b"" for n in range(90)}).run()
+    assert (done.n_failed, len(done.deferred), done.n_deferred_last, done.returned) == (1, 89, 44, ())
+
+
+def test_a_disk_that_went_away_ends_the_batch_without_a_failure(tmp_path: Path) -> None:
+    job = Job(tmp_path, SIZE_OF, {f"{n:03d}": b"x" for n in range(80)}, columns=SIZE_COLUMNS)
+    job.source.rename(tmp_path / "gone")
+    done = job.run()
+    assert (done.n_failed, len(done.deferred), done.returned) == (0, 50, ((50, 80),))
+
+
+def test_a_probe_puts_off_what_fails_by_its_environment_and_goes_on(tmp_path: Path) -> None:
+    job = troubled_job(tmp_path, 5, [0, 1])
+    probed = job.worker.probe(job.offer())
+    assert (probed.columns, probed.first_row_path, probed.n_failed) == (ONE, "002", 0)
+    done = job.worker.record_probe(probed.columns)
+    assert (done.n_rows, done.deferred, done.n_deferred_last, done.returned) == (1, (0, 1), 0, ((3, 5),))
+
+
+# The time limit
+
+LATE = """\
+import os, time
+
+def f(path):
+    if "late" in path:
+        wait(path)
+    return {"x": 1}
+
+def wait(path):
+    while True:
+        time.sleep(0.01)
+"""
+
+
+def test_a_file_that_takes_too_long_has_failed_and_its_worker_is_spent(tmp_path: Path) -> None:
+    job = Job(tmp_path, LATE, {"a": b"", "late": b"12", "z": b""}, timeout_s=0.1)
+    done = job.run()
+    assert (done.n_rows, done.n_failed, done.returned, done.is_spent) == (1, 1, ((2, 3),), True)
+    row, late = job.outcomes(done)
+    assert (row["is_row"], late["error_type"], late["size"]) == (True, "Timeout", 2)
+    assert late["message"] == "f took longer than timeout_seconds: 0.1"
+    assert late["where"] == f"userf.py:{line_of(LATE, '        time.sleep')} in wait"
+    assert late["traceback"].startswith(f'  File "{job.function_file}", line 5, in f\n')
+    assert "timelimit.py" not in late["traceback"] and "TimedOut" not in late["traceback"]
+    assert 0.1 <= late["seconds"] < 10
+
+
+def test_a_batch_in_time_is_not_spent(tmp_path: Path) -> None:
+    done = Job(tmp_path, LATE, {"a": b"", "b": b""}, timeout_s=30.0).run()
+    assert (done.n_rows, done.is_spent) == (2, False)
+
+
+def test_a_probe_ends_at_a_file_that_takes_too_long(tmp_path: Path) -> None:
+    job = Job(tmp_path, LATE, {"a late": b"", "b": b""}, timeout_s=0.1, columns=None)
+    probed = job.worker.probe(job.offer())
+    assert (probed.columns, probed.n_failed, probed.not_a_dict, probed.stopped) == (None, 1, None, False)
+    done = job.worker.record_probe(None)
+    assert (done.n_failed, done.returned, done.is_spent) == (1, ((1, 2),), True)
+
+
+def test_f_s_own_time_out_is_f_s_own_failure(tmp_path: Path) -> None:
+    job = Job(tmp_path, "def f(path):\n    raise TimeoutError('mine')", {"a": b""}, timeout_s=30.0)
+    done = job.run()
+    assert (done.is_spent, done.failures[0][1].error_type) == (False, "TimeoutError")
+
+
+# The beacon
+
+SPY = """\
+from pathlib import Path
+from r3po.beacon import read_beacon
+
+def f(path):
+    seen = read_beacon(Path({folder!r}), 0)
+    return {{"x": f"{{seen.phase.name}} {{seen.shard}} {{seen.place}}"}}
+"""
+
+
+@pytest.mark.parametrize(("timeout_s", "phase"), [(None, "READING"), (30.0, "CALLING")])
+def test_the_beacon_says_which_file_f_is_in(tmp_path: Path, timeout_s: float | None, phase: str) -> None:
+    source = SPY.format(folder=str(tmp_path / "workers"))
+    job = Job(tmp_path, source, {"a": b"", "b": b""}, columns=columns_of({"x": ""}), timeout_s=timeout_s)
+    assert [line["0.text"] for line in job.outcomes(job.run())] == [f"{phase} 3 0", f"{phase} 3 1"]
+    seen = read_beacon(tmp_path / "workers", 0)
+    assert seen is not None and seen.phase is Phase.IDLE
+
+
+def test_after_an_error_and_a_close_nothing_is_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = probe_job(tmp_path, "return {'a': 1}")
+    monkeypatch.setattr(job.worker, "_read_entries", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        job.run()
+    job.worker.close()
+    seen = read_beacon(tmp_path / "workers", 0)
+    assert seen is not None and seen.phase is Phase.IDLE
+
+
+# Charges
+
+
+def test_a_charge_records_the_failure_without_calling_f(tmp_path: Path) -> None:
+    job = probe_job(tmp_path, "return {'x': 1}", "return {'x': 2}")
+    job.path("1").write_bytes(b"new")
+    died = Failure("WorkerDied", "SIGSEGV: the process died in this file, alone, twice", "f.py:3 in f", "a stack")
+    done = job.worker.charge(Charge(job.offer((1, 2)), died))
+    assert (done.n_rows, done.n_failed, done.returned, done.failures) == (0, 1, (), (("1", died),))
+    (line,) = job.outcomes(done)
+    assert (line["place"], line["size"], line["hash"]) == (1, 3, blake(b"new"))
+    assert Failure(*(line[name] for name in Failure._fields)) == died
+    assert job.module.CALLS == []
+
+
+@pytest.mark.parametrize("input", ["path", "bytes"])
+@pytest.mark.usefixtures("deadline")
+@pytest.mark.parametrize("become", [become_fifo, become_folder, become_dangling_link])
+def test_a_charge_of_a_file_that_is_gone_is_recorded_all_the_same(
+    tmp_path: Path, become: Callable[[Path], None], input: str
+) -> None:
+    job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS, input=input)
+    become(job.path("a"))
+    died = Failure("WorkerDied", "SIGSEGV", "", "")
+    done = job.worker.charge(Charge(job.offer(), died))
+    assert (done.n_failed, done.deferred, done.failures) == (1, (), (("a", died),))
+
+
+# What f does to its process
+
+
+def test_a_child_that_f_forked_and_that_returns_leaves_the_outcome_to_its_parent(tmp_path: Path) -> None:
+    source = """\
+import os
+
+def f(path):
+    child = os.fork()
+    if not child:
+        if "raises" in path:
+            raise ValueError("in the child")
+        return {"x": 2}
+    return {"x": os.waitpid(child, 0)[1]}
+"""
+    job = Job(tmp_path, source, {"a": b"", "raises": b""})
+    parent = os.getpid()
+    done = job.run()
+    assert os.getpid() == parent, "a child came out of f"
+    assert [line["0.int"] for line in job.outcomes(done)] == [0, 0]
+    assert job.n_segments() == 1
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
 # Around the batch
 
 
@@ -964,6 +1214,19 @@ def test_what_f_does_to_its_process_does_not_reach_the_segment(tmp_path: Path) -
     finally:
         os.chdir(folder)
         os.umask(umask)
+
+
+@pytest.mark.parametrize("umask", ["0o077", "0o777"])
+def test_a_segment_can_be_read_whatever_umask_f_leaves(tmp_path: Path, umask: str) -> None:
+    source = f"import os\ndef f(path):\n    os.umask({umask})\n    return {{'x': 1}}"
+    before = os.umask(0o022)
+    try:
+        job = Job(tmp_path, source, {"a": b"", "b": b""})
+        segments = [done.segment for done in (job.run((0, 1)), job.run((1, 2)))]
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in job.folders.segments.rglob("*") if path.is_file()}
+    assert (len(segments), modes) == (2, {0o644})
 
 
 def test_a_worker_stages_what_it_made(tmp_path: Path) -> None:
