@@ -8,6 +8,7 @@ import enum
 import json
 import math
 import types
+from collections.abc import Callable
 import zoneinfo
 from collections import ChainMap, OrderedDict, UserDict, defaultdict, namedtuple
 from decimal import Decimal
@@ -28,11 +29,16 @@ from r3po.columns import (
     RowCollector,
     check_value,
     columns_of,
+    ends_worker,
     family_of,
     is_row,
     plain_value,
+    text_of,
+    type_name,
     variant_of,
 )
+from r3po.stopsignals import StopNow
+from r3po.timelimit import TimedOut
 
 SOME = settings(derandomize=True, max_examples=150, deadline=None)
 
@@ -266,6 +272,112 @@ def test_what_a_value_s_own_methods_raise_may_be_anything(error: Exception) -> N
     assert len(str(caught.value).encode()) < 300
 
 
+def raise_(error: BaseException) -> Any:
+    raise error
+
+
+def rays_own() -> SystemExit:
+    error = SystemExit(0)
+    error.ray_terminate_msg = "the raylet is gone"  # type: ignore[attr-defined]
+    return error
+
+
+class Claiming(SystemExit):
+    """Has whatever it is asked for, and says that it is a StopNow."""
+
+    __class__ = StopNow  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class OddMeta(type):
+    __hash__ = None  # type: ignore[assignment]
+    __name__ = property(lambda cls: raise_(SystemExit(5)))  # type: ignore[assignment]
+
+
+class OddClass(metaclass=OddMeta):
+    pass
+
+
+class Faceless:
+    __class__ = property(lambda self: raise_(SystemExit(5)))  # type: ignore[assignment]
+
+
+class Biting(str):
+    """A text that ends the program when it is used."""
+
+    def __len__(self) -> int:
+        raise SystemExit(5)
+
+    __getitem__ = __format__ = encode = replace = __len__  # type: ignore[assignment]
+
+
+QUITTERS = [SystemExit(5), KeyboardInterrupt(), GeneratorExit(), Claiming(5)]
+ENDINGS = [StopNow, TimedOut, rays_own]
+
+
+@pytest.mark.parametrize("error", QUITTERS, ids=type_name)
+def test_a_value_that_quits_is_refused_like_one_that_raises(error: BaseException) -> None:
+    with pytest.raises(BadRowError, match=f"a value of type Odd cannot be read: {type_name(error)}"):
+        check_value(odd(error), Column("x", "number"))
+    assert text_of(lambda _: raise_(error), None, "raised {}, {}") == "raised {0}, {0}".format(type_name(error))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_ends_the_worker_passes_whoever_looks_at_values(ending: Callable[[], BaseException]) -> None:
+    class Ending:
+        __class__ = property(lambda self: raise_(ending()))  # type: ignore[assignment]
+
+    for look in (is_row, lambda value: plain_value(value, "x"), lambda value: text_of(raise_, ending(), "")):
+        with pytest.raises((StopNow, TimedOut, SystemExit)) as caught:
+            look(Ending())
+        assert ends_worker(caught.value)
+
+
+def test_a_value_of_an_odd_class_is_refused_by_the_name_that_its_class_has() -> None:
+    for value, name in ((OddClass(), "OddClass"), (Faceless(), "Faceless"), ([OddClass()], "list")):
+        with pytest.raises(BadRowError, match=f"(a value of type|this) {name} "):
+            plain_value(value, "x")
+        assert not is_row(value)
+    assert type(type_name(type(Biting("Named"), (), {})())) is str
+
+
+@pytest.mark.parametrize("instead", ["", "no {} here"])
+def test_text_of_what_cannot_be_shown_is_plain_text(instead: str) -> None:
+    shown = text_of(lambda _: Biting("shown"), None, instead)
+    assert (type(shown), shown) == (str, "shown")
+
+
+@pytest.mark.parametrize("family", ["number", "text", NULL])
+def test_an_int_of_more_digits_than_python_shows_is_refused(family: str) -> None:
+    with pytest.raises(BadRowError, match=r"^column 'n': .* (int|number) -0x[0-9a-f]{97}\.\.\.") as caught:
+        check_value(-(10**5000), Column("n", family))
+    assert len(str(caught.value)) < 200
+
+
+def test_a_time_zone_without_an_offset_is_none() -> None:
+    class Nowhere(dt.tzinfo):
+        def utcoffset(self, _: dt.datetime | None) -> None:
+            return None
+
+    found = plain_value(NOON.replace(tzinfo=Nowhere()), "x")
+    assert (found, found.tzinfo, variant_of(found)) == (NOON, None, "timestamp")
+
+
+def test_subclasses_of_bytes_and_times_are_unwrapped_whatever_they_say_they_are() -> None:
+    class Bytes(bytes):
+        def __bytes__(self) -> bytes:
+            return self
+
+    class Time(dt.time):
+        pass
+
+    for value, plain in ((Bytes(b"ab"), b"ab"), (Time(1, 2, 3, 4), dt.time(1, 2, 3, 4))):
+        found = plain_value(value, "x")
+        assert (type(found), found) == (type(plain), plain)
+
+
 # Lists and dicts
 
 
@@ -370,6 +482,12 @@ def test_a_row_that_cannot_be_stored_sets_no_columns(value: Any) -> None:
 )
 def test_only_a_mapping_can_be_a_row(returned: object, expected: bool) -> None:
     assert is_row(returned) is expected
+
+
+def test_column_names_are_plain_text_whatever_class_the_keys_are_of() -> None:
+    (column,) = columns_of({Fruit.PEAR: 1}).items
+    assert (type(column.name), column.name) == (str, "pear")
+    assert RowCollector(columns_of({Fruit.PEAR: 1})).take({Fruit.PEAR: 2}) == (2,)
 
 
 # Taking rows
@@ -542,6 +660,17 @@ def test_a_numpy_moment_in_nanoseconds_is_not_taken_for_a_number() -> None:
     np = pytest.importorskip("numpy")
     found = plain_value(np.datetime64("2020-05-17T12:30:15.250000000"), "x")
     assert (found, variant_of(found)) == (NOON, "timestamp")
+
+
+@pytest.mark.parametrize(
+    "text", ["20000-01-01", "-0001-01-01", "20000", "20000-01-01T00", "290000-01-01T00:00:00.000001"]
+)
+def test_a_numpy_moment_of_no_year_is_refused_rather_than_taken_for_a_number(text: str) -> None:
+    np = pytest.importorskip("numpy")
+    for value in (np.datetime64(text), np.datetime64(1 << 62, "s"), np.datetime64(1 << 61, "Y")):
+        with pytest.raises(BadRowError, match="the years 1 to 9999 can"):
+            plain_value(value, "x")
+    assert plain_value(np.datetime64("NaT", "ns"), "x") is None
 
 
 def test_a_numpy_duration_in_nanoseconds_is_refused_like_any_other() -> None:

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 import r3po.tables as tables
 from r3po.columns import NULL, Column, Columns, RowCollector, columns_of
+from r3po.stopsignals import StopNow
 from r3po.tables import Failure, OutcomeBatch, Rules, Table
 
 SOME = settings(derandomize=True, max_examples=80, deadline=None)
@@ -450,16 +451,52 @@ class OddText(Odd):
     error = ValueError("\ud800")
 
 
+class Quitting(Odd):
+    error = SystemExit(5)  # type: ignore[assignment]
+
+
+class OddMeta(type):
+    __hash__ = None  # type: ignore[assignment]
+
+
+class OddClass(int, metaclass=OddMeta):
+    def __int__(self) -> int:
+        raise ValueError("not today")
+
+
+class HashEndsRun(type):
+    def __hash__(cls) -> int:
+        raise StopNow
+
+
+class Ending(metaclass=HashEndsRun):
+    pass
+
+
 @pytest.mark.parametrize(
     ("first", "value"),
     [
         (1, Odd(3)),
         (1, Odder(3)),
         (1, OddText(3)),
+        (1, Quitting(3)),
+        (1, OddClass(3)),
+        (1, 10**5000),
+        ("a", 10**5000),
         (UTC, dt.datetime(1, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=2)))),
         (1, "numpy.longdouble"),
     ],
-    ids=["raises", "raises what cannot be shown", "raises a surrogate", "no year in UTC", "numpy.longdouble"],
+    ids=[
+        "raises",
+        "raises what cannot be shown",
+        "raises a surrogate",
+        "quits",
+        "odd class",
+        "huge int",
+        "huge int for text",
+        "no year in UTC",
+        "numpy.longdouble",
+    ],
 )
 def test_a_value_that_raises_when_it_is_looked_at_fails_its_own_file_only(first: Any, value: Any) -> None:
     if value == "numpy.longdouble":
@@ -469,6 +506,12 @@ def test_a_value_that_raises_when_it_is_looked_at_fails_its_own_file_only(first:
     table = tables.outcome_table(batch, columns)
     assert table["is_row"].to_pylist() == [True, False, True]
     assert table["place"].to_pylist() == [0, 1, 2]
+
+
+def test_the_end_of_a_run_is_no_failure_of_the_value_that_was_looked_at() -> None:
+    columns = columns_of({"x": 1})
+    with pytest.raises(StopNow):
+        tables.outcome_table(batch_of([Line(0, (1,)), Line(1, (Ending(),))], columns), columns)
 
 
 # On disk

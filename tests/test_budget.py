@@ -1,0 +1,195 @@
+"""When a run is to stop: each rule with its exact limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from r3po.budget import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget
+from r3po.config import MaxErrors
+from r3po.errors import RunStoppedError
+from r3po.tables import Failure
+from r3po.worker import ENVIRONMENTAL_RUN, FAILURES_TOLD, BatchDone
+
+NONE = MaxErrors()
+BROKE = Failure("ValueError", "broke\nin two", "count.py:3 in f", "Traceback ...")
+NO_DISK = Failure("OSError", "[Errno 5] Input/output error", "count.py:2 in f", "")
+
+
+def batch(n_rows: int = 0, n_failed: int = 0, failure: Failure = BROKE) -> BatchDone:
+    told = tuple((f"{n:03}.json", failure) for n in range(min(n_failed, FAILURES_TOLD)))
+    return BatchDone(None, n_rows, n_failed, (), 1.0, told)
+
+
+def put_off(n: int, n_last: int | None = None, n_rows: int = 0, n_failed: int = 0) -> BatchDone:
+    """A batch in which `n` files failed by their environment, `n_last` of them after its last outcome."""
+    told = (("x.json", BROKE),) * n_failed
+    last = ("d/last.json", NO_DISK)
+    return BatchDone(None, n_rows, n_failed, (), 1.0, told, tuple(range(n)), n if n_last is None else n_last, last)
+
+
+def budget(limit: MaxErrors | None = None, *, is_guarded: bool = False) -> ErrorBudget:
+    return ErrorBudget(limit, is_guarded=is_guarded)
+
+
+def take_all(budget: ErrorBudget, *batches: BatchDone) -> None:
+    for done in batches:
+        budget.take(done)
+
+
+def stopped(budget: ErrorBudget, done: BatchDone) -> RunStoppedError:
+    with pytest.raises(RunStoppedError) as caught:
+        budget.take(done)
+    return caught.value
+
+
+# The first files
+
+
+def test_the_limits_are_those_of_the_readme() -> None:
+    assert (GUARD, COSTLY_GUARD, PERCENT_AFTER, ENVIRONMENTAL_RUN) == (100, 10, 100, 50)
+    assert set(COSTLY) == {"WorkerDied", "OutOfMemory", "Timeout"}
+    assert FAILURES_TOLD >= GUARD, "else the guard would not see them all"
+
+
+@pytest.mark.parametrize("sizes", [[100], [10, 90], [1] * 100, [99, 1]])
+def test_a_hundred_first_failures_of_one_kind_stop_a_run(sizes: list[int]) -> None:
+    guarded = budget(is_guarded=True)
+    *earlier, last = sizes
+    take_all(guarded, *(batch(n_failed=n) for n in earlier))
+    error = stopped(guarded, batch(n_failed=last))
+    assert error.exit_code == 3
+    assert "the first 100 files all failed with ValueError: broke;" in str(error)
+    assert error.evidence == "Traceback ..."
+    assert error.hint is not None and "--max-errors none" in error.hint
+
+
+def test_ninety_nine_first_failures_do_not_stop_a_run() -> None:
+    take_all(budget(is_guarded=True), batch(n_failed=99), batch())
+
+
+@pytest.mark.parametrize("error_type", sorted(COSTLY))
+def test_ten_first_failures_that_cost_a_worker_each_stop_a_run_and_nine_do_not(error_type: str) -> None:
+    guarded, failure = budget(is_guarded=True), Failure(error_type, "SIGSEGV", "", "")
+    take_all(guarded, *[batch(n_failed=1, failure=failure)] * 9)
+    error = stopped(guarded, batch(n_failed=1, failure=failure))
+    assert f"the first 10 files all failed with {error_type}: SIGSEGV;" in str(error)
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [
+        batch(n_rows=1),
+        batch(n_rows=1, n_failed=3),
+        batch(n_failed=1, failure=BROKE._replace(error_type="KeyError")),
+        batch(n_failed=1, failure=BROKE._replace(where="count.py:4 in f")),
+    ],
+    ids=["a row", "a row among failures", "another type", "another line"],
+)
+def test_a_row_or_a_failure_of_another_kind_ends_the_guard_for_good(proof: BatchDone) -> None:
+    guarded = budget(is_guarded=True)
+    take_all(guarded, batch(n_failed=98), proof, batch(n_failed=500))
+
+
+def test_messages_may_differ() -> None:
+    guarded = budget(is_guarded=True)
+    take_all(guarded, *(batch(n_failed=1, failure=BROKE._replace(message=f"broke {n}")) for n in range(99)))
+    assert "broke 0" in str(stopped(guarded, batch(n_failed=1)))
+
+
+def test_a_function_that_has_proved_itself_is_not_guarded() -> None:
+    take_all(budget(is_guarded=False), batch(n_failed=5000))
+
+
+def test_batches_without_an_outcome_neither_end_the_guard_nor_count() -> None:
+    guarded = budget(is_guarded=True)
+    take_all(guarded, batch(), batch(n_failed=99), put_off(3), batch())
+    stopped(guarded, batch(n_failed=1))
+
+
+# max_errors
+
+
+@pytest.mark.parametrize("count", [0, 1, 100])
+def test_one_failure_more_than_max_errors_stops_a_run(count: int) -> None:
+    limited = budget(MaxErrors(count=count))
+    take_all(limited, batch(n_rows=7), *[batch(n_rows=1, n_failed=1)] * count, batch(n_rows=3))
+    error = stopped(limited, batch(n_failed=1))
+    assert f"{count + 1} of {11 + 2 * count} files of this run failed; max_errors is {count}" in str(error)
+    assert error.evidence == "the latest  000.json  ValueError: broke"
+    assert error.exit_code == 3
+
+
+def test_a_share_is_looked_at_once_a_hundred_files_have_finished() -> None:
+    limited = budget(MaxErrors(percent=10))
+    take_all(limited, batch(n_rows=1, n_failed=98))
+    error = stopped(limited, batch(n_failed=1))
+    assert "99 of 100 files of this run failed; max_errors is 10%" in str(error)
+
+
+@pytest.mark.parametrize(("percent", "n_allowed"), [(0, 0), (1, 10), (0.5, 5), (2.5, 25), (100, 1000)])
+def test_a_share_that_is_reached_is_allowed_and_one_file_more_is_not(percent: float, n_allowed: int) -> None:
+    limited = budget(MaxErrors(percent=percent))
+    take_all(limited, batch(n_rows=1000 - n_allowed), batch(n_failed=n_allowed))
+    if percent < 100:
+        stopped(limited, batch(n_failed=max(1, n_allowed)))
+
+
+def test_a_share_falls_as_rows_come_in() -> None:
+    limited = budget(MaxErrors(percent=1))
+    take_all(limited, batch(n_rows=49, n_failed=50), batch(n_rows=10_000), batch(n_failed=50))
+
+
+def test_a_batch_without_failures_never_stops_a_run() -> None:
+    take_all(budget(MaxErrors(percent=1)), batch(n_failed=99), batch(n_rows=1))
+
+
+def test_a_count_does_not_end_the_guard_of_the_first_files() -> None:
+    stopped(budget(MaxErrors(count=5000), is_guarded=True), batch(n_failed=100))
+
+
+# The environment
+
+
+@pytest.mark.parametrize("sizes", [[50], [49, 1], [10] * 5, [1] * 50])
+def test_fifty_files_in_a_row_that_fail_by_their_environment_stop_a_run(sizes: list[int]) -> None:
+    counted = budget()
+    *earlier, last = sizes
+    take_all(counted, *(put_off(n) for n in earlier))
+    error = stopped(counted, put_off(last))
+    assert "50 files in a row failed by no fault of theirs; they are not recorded as failed" in str(error)
+    assert error.evidence == "d/last.json  OSError: [Errno 5] Input/output error\ncount.py:2 in f"
+    assert error.exit_code == 3
+
+
+def test_forty_nine_in_a_row_do_not_stop_a_run() -> None:
+    take_all(budget(), *[put_off(49), batch(n_rows=1)] * 5)
+
+
+@pytest.mark.parametrize("outcome", [batch(n_rows=1), batch(n_failed=1)], ids=["row", "failure"])
+def test_an_outcome_between_them_begins_the_row_anew(outcome: BatchDone) -> None:
+    counted = budget()
+    take_all(counted, put_off(49), outcome, put_off(49))
+    stopped(counted, put_off(1))
+
+
+def test_in_a_batch_with_outcomes_only_those_after_the_last_one_count() -> None:
+    counted = budget()
+    take_all(counted, put_off(30), put_off(40, n_last=20, n_rows=1), put_off(29))
+    stopped(counted, put_off(1))
+
+
+def test_batches_in_which_nothing_was_tried_change_nothing() -> None:
+    counted = budget()
+    take_all(counted, put_off(49), batch(), batch())
+    stopped(counted, put_off(1))
+
+
+# none
+
+
+@pytest.mark.parametrize("is_guarded", [True, False])
+def test_none_switches_all_of_it_off(is_guarded: bool) -> None:
+    batches: Iterable[BatchDone] = [batch(n_failed=1000), put_off(1000), batch(n_failed=1000)]
+    take_all(budget(NONE, is_guarded=is_guarded), *batches)

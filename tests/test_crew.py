@@ -1,0 +1,524 @@
+"""The workers as the driver sees them, with a pool that is only told of, real beacons, and a clock that is set."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+import r3po.crew
+from r3po.beacon import Beacon, Phase, list_workers, worker_file
+from r3po.crew import GAP_S, GRACE_S, PAUSES_S, RECOVER_S, SILENT_S, WATCH_S, Crew, Lost, Member
+from r3po.pool import Answer, Call, WorkerLost
+from r3po.scheduler import BatchTicket, Death, StageTicket
+from r3po.worker import WorkerSetup
+
+TIMEOUT_S = 20.0
+LOAD, RUN = Call("load"), Call("run_batch")
+
+
+@dataclass
+class FakePool:
+    """Says what it was told to say, and notes what it was asked for."""
+
+    can_replace: bool = True
+    description: str = "fake"
+    messages: deque[list[Answer | WorkerLost]] = field(default_factory=deque)
+    submitted: list[tuple[int, Call]] = field(default_factory=list)
+    added: list[int] = field(default_factory=list)
+    killed: list[tuple[int, bool]] = field(default_factory=list)
+
+    def start(self, setup: WorkerSetup, n_workers: int) -> None:
+        raise AssertionError("the crew gets a pool that was started")
+
+    def add_worker(self, worker: int) -> None:
+        self.added.append(worker)
+
+    def kill(self, worker: int, *, ask_first: bool = False) -> None:
+        self.killed.append((worker, ask_first))
+
+    def submit(self, worker: int, call: Call) -> None:
+        self.submitted.append((worker, call))
+
+    def wait(self, timeout_s: float) -> list[Answer | WorkerLost]:
+        return self.messages.popleft() if self.messages else []
+
+    def shortage(self) -> str:
+        return "no CPU"
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Stage:
+    """A crew at work."""
+
+    folder: Path
+    pool: FakePool
+    crew: Crew
+    now: list[float]
+    beacons: dict[int, Beacon]
+
+    def pass_time(self, seconds: float, step: float = 0.5) -> list[Answer | Lost]:
+        """Let the driver look every half second for so long."""
+        found: list[Answer | Lost] = []
+        for _ in range(round(seconds / step)):
+            self.now[0] += step
+            found += self.crew.wait(0.1)
+        return found
+
+    def say(self, *messages: Answer | WorkerLost) -> list[Answer | Lost]:
+        """Let the pool say something at once, and return what the crew makes of it."""
+        self.pool.messages.append(list(messages))
+        return self.crew.wait(0.1)
+
+    def lose(self, worker: int, *, is_memory: bool = False) -> Lost:
+        (lost,) = self.say(WorkerLost(worker, "ActorDiedError", is_memory))
+        assert isinstance(lost, Lost)
+        return lost
+
+    def mark(self, worker: int, phase: Phase, place: int = 5) -> None:
+        if worker not in self.beacons:
+            self.beacons[worker] = Beacon(self.folder, worker)
+        self.beacons[worker].mark(phase, 2, place)
+
+    def give(self, worker: int, number: int = 0) -> BatchTicket:
+        ticket = BatchTicket(number, 2, ((0, 10),))
+        self.crew.submit(self.crew.members[worker], ticket, RUN)
+        return ticket
+
+    def ready(self, *workers: int) -> None:
+        for worker in workers:
+            self.crew.members[worker].is_ready = True
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Stage]]:
+    monkeypatch.setattr(r3po.crew, "_count_oom_kills", lambda: 0)  # other tests' neighbours may be killed meanwhile
+    stages: list[Stage] = []
+    yield stages
+    for stage in stages:
+        for beacon in stage.beacons.values():
+            beacon.close()
+
+
+def make_stage(
+    made: list[Stage], folder: Path, n_workers: int = 3, timeout_s: float | None = TIMEOUT_S, can_replace: bool = True
+) -> Stage:
+    pool, now = FakePool(can_replace), [1000.0]
+    stage = Stage(folder, pool, Crew(pool, folder, n_workers, timeout_s, lambda: now[0]), now, {})
+    stage.ready(*range(n_workers))
+    for worker in range(n_workers):
+        stage.mark(worker, Phase.IDLE, -1)
+    made.append(stage)
+    return stage
+
+
+@pytest.fixture
+def stage(made: list[Stage], tmp_path: Path) -> Stage:
+    return make_stage(made, tmp_path)
+
+
+# What comes in
+
+
+def test_answers_come_before_deaths(stage: Stage) -> None:
+    for worker in (0, 1):
+        stage.give(worker)
+    found = stage.say(WorkerLost(0, "died"), Answer(1, RUN), Answer(0, RUN))
+    assert [type(message) for message in found] == [Answer, Answer, Lost]
+    assert found[:2] == [Answer(1, RUN), Answer(0, RUN)]
+
+
+def test_a_death_is_told_once_although_each_call_says_it(stage: Stage) -> None:
+    found = stage.say(WorkerLost(0, "died"), WorkerLost(0, "died"))
+    assert len(found) == 1
+    assert stage.say(WorkerLost(0, "died"), Answer(0, RUN)) == [], "and late words of the dead are not heard"
+
+
+def test_words_of_a_worker_that_was_let_go_are_not_heard(stage: Stage) -> None:
+    stage.crew.dismiss(stage.crew.members[1])
+    assert stage.say(Answer(1, RUN), WorkerLost(1, "killed")) == []
+    assert 1 not in stage.crew.members
+
+
+def test_a_lost_worker_leaves_its_tickets_and_its_last_words(stage: Stage) -> None:
+    tickets = [stage.give(0, 7), stage.give(0, 8)]
+    stage.mark(0, Phase.CALLING, 4)
+    worker_file(stage.folder, 0, "crash").write_text("Fatal Python error: Segmentation fault\n\nStack ...\n")
+    lost = stage.lose(0)
+    assert lost.member.tickets == tickets
+    assert lost.file == (2, 4)
+    assert lost.death == Death("SIGSEGV", True, "Fatal Python error: Segmentation fault\n\nStack ...\n")
+    assert list_workers(stage.folder) == [1, 2], "they are read once"
+
+
+@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.LOADING, Phase.RECORDING, Phase.STAGING])
+def test_between_two_files_no_file_is_named(stage: Stage, phase: Phase) -> None:
+    stage.mark(0, phase)
+    assert stage.lose(0).file is None
+
+
+def test_a_worker_that_died_before_its_first_word_has_no_last_one(stage: Stage) -> None:
+    stage.lose(0)
+    stage.pass_time(1)
+    lost = stage.lose(3)
+    assert (lost.last, lost.file) == (None, None)
+    assert lost.death == Death("killed, or exited")
+
+
+def test_a_code_given_to_os_exit_is_the_cause(stage: Stage) -> None:
+    stage.beacons[0].note_exit(7)
+    assert stage.lose(0).death == Death("exit code 7", True)
+
+
+@pytest.mark.parametrize("n_busy", [0, 1, 2])
+def test_whoever_had_nobody_beside_it_was_alone(stage: Stage, n_busy: int) -> None:
+    stage.give(0)
+    for worker in range(1, n_busy + 1):
+        stage.give(worker)
+    assert stage.lose(0).was_alone is (n_busy == 0)
+
+
+# Memory
+
+
+def test_a_worker_lost_for_memory_among_others_is_not_replaced_for_a_while(stage: Stage) -> None:
+    for worker in range(3):
+        stage.give(worker)
+    assert stage.lose(0, is_memory=True).death == Death("out of memory", True, is_memory=True)
+    assert stage.crew.n_wanted == 2
+    stage.pass_time(60)
+    assert stage.pool.added == []
+    stage.lose(1, is_memory=True)
+    stage.lose(2)
+    assert stage.crew.n_wanted == 1
+    stage.pass_time(20)
+    assert stage.pool.added == [3]
+    stage.pass_time(2 * RECOVER_S, step=4)
+    assert (stage.crew.n_wanted, stage.pool.added) == (3, [3, 4, 5]), "one after the other they come back"
+
+
+def test_a_worker_that_died_for_memory_alone_is_replaced(stage: Stage) -> None:
+    stage.give(0)
+    stage.lose(0, is_memory=True)
+    assert stage.crew.n_wanted == 3
+    stage.pass_time(1)
+    assert stage.pool.added == [3]
+
+
+def test_one_worker_is_always_wanted(made: list[Stage], tmp_path: Path) -> None:
+    stage = make_stage(made, tmp_path, n_workers=2)
+    for worker in (0, 1):
+        stage.give(worker)
+    stage.crew.n_wanted = 1
+    stage.lose(0, is_memory=True)
+    assert stage.crew.n_wanted == 1
+
+
+def test_what_the_kernel_killed_for_memory_is_counted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(r3po.crew, "_count_oom_kills", lambda: 1)
+    assert stage.lose(0).death.is_memory
+    assert not stage.lose(1).death.is_memory, "one kill is one death"
+
+
+def test_a_fatal_signal_is_no_matter_of_memory(stage: Stage) -> None:
+    worker_file(stage.folder, 0, "crash").write_text("Fatal Python error: Aborted\n")
+    assert not stage.lose(0, is_memory=True).death.is_memory
+
+
+# Replacements
+
+
+def pause_after_loss(stage: Stage, worker: int) -> float:
+    """Lose a worker, and return how long it takes until another is started."""
+    n_added, before = len(stage.pool.added), stage.now[0]
+    stage.lose(worker)
+    while len(stage.pool.added) == n_added:
+        stage.crew.wait(0.1)
+        stage.now[0] += 0.125
+    return stage.now[0] - before - 0.125
+
+
+def test_pauses_before_replacements_grow_with_losses_in_a_row(stage: Stage) -> None:
+    pauses = [pause_after_loss(stage, max(stage.crew.members)) for _ in range(8)]
+    assert pauses == [*PAUSES_S[1:], *[PAUSES_S[-1]] * 3]
+    assert stage.pool.added == list(range(3, 11)), "a number is never used again"
+
+
+def test_an_answer_ends_the_row_of_losses_but_not_that_f_is_loaded(stage: Stage) -> None:
+    assert [pause_after_loss(stage, worker) for worker in (0, 3, 4)] == list(PAUSES_S[1:4])
+    stage.say(Answer(1, LOAD))
+    assert pause_after_loss(stage, 5) == PAUSES_S[4]
+    stage.say(Answer(1, RUN))
+    assert pause_after_loss(stage, 6) == PAUSES_S[1]
+
+
+def test_workers_that_we_ended_are_not_in_the_row(stage: Stage) -> None:
+    stage.crew.dismiss(stage.crew.members[2])
+    stage.pass_time(1)
+    for worker in (0, 1):
+        stage.crew.members[worker].ended_for = "time"
+        assert pause_after_loss(stage, worker) == 0
+    assert [pause_after_loss(stage, worker) for worker in (4, 5)] == list(PAUSES_S[1:3])
+
+
+def test_a_replacement_is_neither_ready_nor_given_work_before_it_has_loaded_f(stage: Stage) -> None:
+    stage.lose(0)
+    stage.pass_time(1)
+    assert [member.number for member in stage.crew.iter_free(1)] == [1, 2]
+    stage.ready(3)
+    assert [member.number for member in stage.crew.iter_free(1)] == [1, 2, 3]
+
+
+def test_a_pool_that_cannot_replace_is_not_asked_to(made: list[Stage], tmp_path: Path) -> None:
+    stage = make_stage(made, tmp_path, n_workers=1, can_replace=False)
+    (member,) = stage.crew.members.values()
+    stage.give(0)
+    member.tickets.clear()
+    assert stage.crew.is_fresh(member), "its only worker is as fresh as it gets"
+    stage.crew.dismiss(member)
+    stage.crew.need_fresh()
+    stage.pass_time(5)
+    assert (member.is_leaving, stage.pool.killed, stage.pool.added) == (False, [], [])
+
+
+# Who gets work
+
+
+def free(stage: Stage, depth: int) -> list[int]:
+    return [member.number for member in stage.crew.iter_free(depth)]
+
+
+def test_a_worker_is_free_up_to_the_depth_of_its_queue(stage: Stage) -> None:
+    stage.give(0)
+    assert (free(stage, 1), free(stage, 2)) == ([1, 2], [0, 1, 2])
+    stage.give(0)
+    assert free(stage, 2) == [1, 2]
+    assert stage.crew.is_busy
+
+
+def test_a_worker_with_a_trial_gets_nothing_beside_it(stage: Stage) -> None:
+    stage.crew.submit(stage.crew.members[0], BatchTicket(1, 2, ((3, 4),), "trial"), RUN)
+    assert free(stage, 2) == [1, 2]
+
+
+def test_a_worker_is_fresh_until_it_was_given_a_file(stage: Stage) -> None:
+    member = stage.crew.members[0]
+    assert stage.crew.is_fresh(member)
+    stage.crew.submit(member, StageTicket(1, 2), Call("stage"))
+    assert not stage.crew.is_fresh(member), "it has something in hand"
+    member.tickets.clear()
+    assert stage.crew.is_fresh(member), "f has not run in it"
+    stage.give(0)
+    member.tickets.clear()
+    assert not stage.crew.is_fresh(member)
+
+
+def test_a_further_call_of_a_ticket_goes_to_its_worker_unless_that_is_gone(stage: Stage) -> None:
+    stage.crew.submit_more(1, RUN)
+    stage.lose(1)
+    stage.crew.submit_more(1, RUN)
+    assert stage.pool.submitted == [(1, RUN)]
+
+
+def test_a_worker_that_is_to_leave_finishes_what_it_has(stage: Stage) -> None:
+    member = stage.crew.members[0]
+    stage.give(0)
+    stage.crew.dismiss(member)
+    stage.crew.release(0)
+    assert (free(stage, 2), stage.pool.killed) == ([1, 2], [])
+    member.tickets.clear()
+    stage.crew.release(0)
+    stage.crew.release(0)
+    assert stage.pool.killed == [(0, False)]
+    assert sorted(stage.crew.members) == [1, 2]
+    assert list_workers(stage.folder) == [1, 2]
+    stage.pass_time(1)
+    assert stage.pool.added == [3]
+
+
+def test_a_worker_that_dies_while_it_is_to_leave_is_replaced_once(stage: Stage) -> None:
+    stage.give(0)
+    stage.crew.dismiss(stage.crew.members[0])
+    stage.lose(0)
+    stage.crew.release(0)
+    stage.pass_time(1)
+    assert stage.pool.added == [3]
+
+
+# A fresh worker for a trial
+
+
+def give_all(stage: Stage) -> None:
+    for worker in range(3):
+        stage.give(worker)
+
+
+def test_where_none_is_fresh_the_least_busy_worker_is_let_go(stage: Stage) -> None:
+    give_all(stage)
+    for worker in (0, 2):
+        stage.give(worker)
+    stage.crew.need_fresh()
+    stage.crew.need_fresh()
+    assert [member.number for member in stage.crew.members.values() if member.is_leaving] == [1]
+
+
+def test_nobody_is_let_go_while_a_fresh_one_is_there_or_on_its_way(stage: Stage) -> None:
+    for worker in (0, 1):
+        stage.give(worker)
+    stage.crew.need_fresh()
+    assert not any(member.is_leaving for member in stage.crew.members.values()), "2 is fresh"
+    stage.give(2)
+    stage.lose(0)
+    stage.crew.need_fresh()
+    assert not any(member.is_leaving for member in stage.crew.members.values()), "a replacement is due"
+    stage.pass_time(1)
+    assert stage.pool.added == [3]
+    stage.crew.need_fresh()
+    assert not any(member.is_leaving for member in stage.crew.members.values()), "it loads f"
+
+
+def test_whoever_holds_a_trial_is_not_let_go_for_the_next(made: list[Stage], tmp_path: Path) -> None:
+    stage = make_stage(made, tmp_path, n_workers=1)
+    member = stage.crew.members[0]
+    stage.crew.submit(member, BatchTicket(1, 2, ((3, 4),), "trial"), RUN)
+    stage.crew.need_fresh()
+    assert not member.is_leaving
+
+
+# Deadlines
+
+
+def begin(stage: Stage, phase: Phase, worker: int = 0) -> Member:
+    """Let a worker begin with something, and the driver see it."""
+    stage.give(worker)
+    stage.mark(worker, phase)
+    stage.pass_time(WATCH_S)
+    return stage.crew.members[worker]
+
+
+def test_a_worker_that_stays_in_f_is_ended_after_the_limit_and_the_grace(stage: Stage) -> None:
+    member = begin(stage, Phase.CALLING)
+    stage.pass_time(TIMEOUT_S + GRACE_S)
+    assert stage.pool.killed == []
+    stage.pass_time(WATCH_S)
+    assert stage.pool.killed == [(0, True)], "it is asked what it is doing"
+    assert member.ended_for == "time"
+    stage.pass_time(60)
+    assert len(stage.pool.killed) == 1
+    lost = stage.lose(0)
+    assert lost.is_overrun and lost.file == (2, 5)
+    assert (lost.death.cause, lost.death.is_known) == ("time", True)
+
+
+@pytest.mark.parametrize("phase", [Phase.READING, Phase.RECORDING, Phase.STAGING, Phase.LOADING])
+def test_only_f_has_a_time_limit(stage: Stage, phase: Phase) -> None:
+    begin(stage, phase)
+    stage.pass_time(10 * TIMEOUT_S)
+    assert stage.pool.killed == []
+
+
+def test_without_timeout_seconds_f_has_none(made: list[Stage], tmp_path: Path) -> None:
+    stage = make_stage(made, tmp_path, timeout_s=None)
+    begin(stage, Phase.CALLING)
+    stage.pass_time(10_000, step=4)
+    assert stage.pool.killed == []
+
+
+def test_the_next_file_has_the_whole_time_again(stage: Stage) -> None:
+    begin(stage, Phase.CALLING)
+    for _ in range(5):
+        stage.pass_time(TIMEOUT_S)
+        stage.mark(0, Phase.CALLING)  # the same place: another call
+    assert stage.pool.killed == []
+
+
+def test_a_file_that_came_after_the_late_one_is_not_to_blame(stage: Stage) -> None:
+    begin(stage, Phase.CALLING)
+    stage.pass_time(TIMEOUT_S + GRACE_S + WATCH_S)
+    assert stage.pool.killed == [(0, True)]
+    stage.mark(0, Phase.READING, 6)  # it was through after all, between our look and our kill
+    assert not stage.lose(0).is_overrun
+
+
+def test_a_worker_hangs_although_the_others_answer_all_the_time(stage: Stage) -> None:
+    """A large machine has an answer at every wait."""
+    begin(stage, Phase.CALLING)
+    for _ in range(round((TIMEOUT_S + GRACE_S + 1) / 0.1)):
+        stage.now[0] += 0.1
+        stage.say(Answer(1, RUN), Answer(2, RUN))
+    assert stage.pool.killed == [(0, True)]
+
+
+def test_whoever_answers_at_the_last_moment_is_not_late(stage: Stage) -> None:
+    begin(stage, Phase.CALLING)
+    stage.pass_time(TIMEOUT_S + GRACE_S)
+    stage.now[0] += 0.5
+    stage.say(Answer(0, RUN))
+    assert stage.pool.killed == []
+
+
+def test_after_a_gap_of_the_driver_deadlines_begin_anew(stage: Stage) -> None:
+    begin(stage, Phase.CALLING)
+    stage.pass_time(TIMEOUT_S)
+    stage.now[0] += 3600.0  # the lid was closed
+    stage.crew.wait(0.1)
+    stage.pass_time(TIMEOUT_S + GRACE_S)
+    assert stage.pool.killed == []
+    stage.pass_time(WATCH_S)
+    assert stage.pool.killed == [(0, True)]
+
+
+def test_a_short_pause_is_no_gap(stage: Stage) -> None:
+    begin(stage, Phase.CALLING)
+    stage.pass_time(TIMEOUT_S + GRACE_S + GAP_S, step=GAP_S - 1)
+    assert stage.pool.killed == [(0, True)]
+
+
+def test_a_worker_that_has_calls_and_never_begins_is_ended(stage: Stage) -> None:
+    member = begin(stage, Phase.IDLE)
+    stage.pass_time(SILENT_S)
+    assert stage.pool.killed == []
+    stage.pass_time(WATCH_S)
+    assert (stage.pool.killed, member.ended_for) == ([(0, True)], "silence")
+    lost = stage.lose(0)
+    assert (lost.file, lost.is_overrun, lost.death.is_known) == (None, False, False)
+
+
+def test_a_worker_without_calls_may_be_silent_for_ever(stage: Stage) -> None:
+    stage.pass_time(10 * SILENT_S)
+    assert stage.pool.killed == []
+
+
+def test_a_worker_without_a_beacon_is_not_judged(stage: Stage) -> None:
+    stage.lose(0)
+    stage.pass_time(1)
+    stage.give(3)
+    stage.pass_time(10 * SILENT_S)
+    assert stage.pool.killed == []
+
+
+# The longest running file
+
+
+def test_the_file_that_has_been_running_for_longest_is_known(stage: Stage) -> None:
+    assert stage.crew.longest() is None
+    for worker, place in ((0, 10), (1, 11)):
+        stage.give(worker)
+        stage.mark(worker, Phase.READING, place)
+        stage.pass_time(4)
+    assert stage.crew.longest() == (2, 10, 7.5)
+    stage.mark(0, Phase.RECORDING, -1)
+    stage.pass_time(1)
+    assert stage.crew.longest() == (2, 11, 4.5)
+    stage.lose(1)
+    assert stage.crew.longest() is None
+
+
+def test_what_workers_wait_for_is_the_pool_s_to_say(stage: Stage) -> None:
+    assert stage.crew.shortage() == "no CPU"
