@@ -80,7 +80,8 @@ class Beacon:
     def __init__(self, folder: Path, worker: int) -> None:
         folder.mkdir(exist_ok=True)
         with open(worker_file(folder, worker, "beacon"), "w+b") as file:
-            file.truncate(_SIZE)
+            file.write(bytes(_SIZE))  # a hole would be a SIGBUS at the first mark on a full disk
+            file.flush()
             self._map = mmap.mmap(file.fileno(), _SIZE)
         self._counter = 0
         self._pid = os.getpid()
@@ -97,10 +98,12 @@ class Beacon:
         self._counter += 1
         _PHASE.pack_into(self._map, 0, self._counter, phase)
 
-    def note_exit(self, code: int) -> None:
-        """Say that this process is about to end by `os._exit`; a fork of it is not this process."""
-        if os.getpid() == self._pid:
-            _PROCESS.pack_into(self._map, _DOING.size, self._pid, start_of(self._pid), code + 1)
+    def note_exit(self, code: int) -> bool:
+        """Say that this process is about to end by `os._exit`. Returns False in a fork of it, which changes nothing."""
+        if os.getpid() != self._pid:
+            return False
+        _PROCESS.pack_into(self._map, _DOING.size, self._pid, start_of(self._pid), code + 1)
+        return True
 
     def close(self) -> None:
         self._map.close()
@@ -161,6 +164,7 @@ def watch_for_crashes(folder: Path, worker: int, *, on_request: bool = False) ->
     faulthandler.enable(file, all_threads=False)
     if on_request:
         faulthandler.register(signal.SIGUSR1, file, all_threads=False, chain=False)
+        os.register_at_fork(after_in_child=faulthandler.disable)  # a crash of f's own child is not the worker's
     return file
 
 

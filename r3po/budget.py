@@ -52,14 +52,15 @@ class ErrorBudget:
     # Private methods
 
     def _check_environment(self, done: BatchDone) -> None:
+        longest = self._n_deferred_in_a_row = self._n_deferred_in_a_row + done.n_deferred_first
         if done.n_rows + done.n_failed:
-            self._n_deferred_in_a_row = 0
-        self._n_deferred_in_a_row += done.n_deferred_last
-        if self._n_deferred_in_a_row < ENVIRONMENTAL_RUN or done.deferral is None or self._is_off:
+            self._n_deferred_in_a_row = done.n_deferred_last
+            longest = max(longest, done.n_deferred_last)
+        if longest < ENVIRONMENTAL_RUN or done.deferral is None or self._is_off:
             return
         path, failure = done.deferral
         raise RunStoppedError(
-            f"{self._n_deferred_in_a_row} files in a row failed by no fault of theirs; they are not recorded as failed",
+            f"{longest} files in a row failed by no fault of theirs; they are not recorded as failed",
             evidence=f"{path}  {failure.error_type}: {first_line(failure.message)}\n{failure.where}".rstrip(),
             hint="look at the disk, the mount or the limits of this machine, then run again;\n"
             "--max-errors none records such files as failed",
@@ -69,7 +70,7 @@ class ErrorBudget:
         if not self._is_guarded:
             return
         self._first_failures += [failure for _, failure in done.failures]
-        kinds = {(failure.error_type, failure.where) for failure in self._first_failures}
+        kinds = {(failure.error_type, _place_of(failure)) for failure in self._first_failures}
         if done.n_rows or len(kinds) > 1:
             self._is_guarded = False
             self._first_failures.clear()
@@ -80,7 +81,7 @@ class ErrorBudget:
         failure = self._first_failures[0]
         raise RunStoppedError(
             f"the first {n} files all failed with {failure.error_type}: {first_line(failure.message)}; "
-            "nothing else was tried",
+            "the rest was not tried",
             evidence=failure.traceback or failure.where,
             hint="mend the function and run again; --max-errors none goes on all the same",
         )
@@ -100,6 +101,11 @@ class ErrorBudget:
             evidence=f"the latest  {path}  {failure.error_type}: {first_line(failure.message)}",
             hint="r3po errors shows them; mend the function and run again, or allow more with --max-errors",
         )
+
+
+def _place_of(failure: Failure) -> str:
+    # Where a crash or a time limit strikes is chance.
+    return "" if failure.error_type in COSTLY else failure.where
 
 
 def first_line(message: str) -> str:

@@ -178,6 +178,9 @@ def reset(
 
 def main() -> None:
     """Run the command line and end the process with the exit code of the README's table."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     sys.exit(_run())
 
 

@@ -7,6 +7,7 @@ rate. What becomes of the files is the scheduler's; what a call meant is the run
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,9 @@ GRACE_S = 3.0
 SILENT_S = 60.0
 """A worker that has calls and has been idle for so long does not hear them any more."""
 
+OOM_S = 3.0
+"""A worker that dies so soon after the kernel ended some process for memory was that process."""
+
 RECOVER_S = 300.0
 """After a worker died for want of memory there is one fewer for so long."""
 
@@ -53,6 +57,10 @@ class Member:
     """What it has been given, in order; the first is what it works on."""
     ended_for: Literal["", "time", "silence"] = ""
     """Why we ended it."""
+    counter_before: int = -1
+    """What its beacon counted when it was given the first of these, having nothing in hand."""
+    given_at: float = 0.0
+    """When that was."""
     seen: Sighting | None = None
     seen_at: float = 0.0
     """When its beacon first said so, on our clock."""
@@ -72,6 +80,11 @@ class Lost:
     """What its beacon says for ever."""
     was_alone: bool
     """Nobody else had a file in hand."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it did anything at all since it was given the first ticket that it had in hand."""
+        return self.last is None or self.last.counter != self.member.counter_before
 
     @property
     def is_overrun(self) -> bool:
@@ -108,6 +121,7 @@ class Crew:
         self._memory_lost_at = 0.0
         self.members = {number: Member(number) for number in range(n_workers)}
         self._next_number = n_workers
+        self._held: list[WorkerLost] = []
         self._due: list[float] = []
         """When replacements are to be started."""
         self.n_lost = 0
@@ -115,6 +129,7 @@ class Crew:
         self._n_lost_in_a_row = 0
         self._watched_at = clock()
         self._n_oom_kills = _count_oom_kills()
+        self._oom_kill_at = -math.inf
 
     @property
     def can_replace(self) -> bool:
@@ -136,6 +151,10 @@ class Crew:
 
     def submit(self, member: Member, ticket: Ticket, call: Call) -> None:
         """Give a member a ticket, which its answer settles."""
+        if not member.tickets:
+            now = read_beacon(self._folder, member.number)
+            member.counter_before = -1 if now is None else now.counter
+            member.given_at = self._clock()
         member.tickets.append(ticket)
         member.is_fresh = member.is_fresh and not isinstance(ticket, BatchTicket)
         self._pool.submit(member.number, call)
@@ -156,18 +175,21 @@ class Crew:
             RunStoppedError: there can be no workers any more.
         """
         self._start_due()
-        messages = self._pool.wait(timeout_s)
+        messages = [*self._held, *self._pool.wait(0 if self._held else timeout_s)]
+        answered = {message.worker for message in messages if isinstance(message, Answer)}
+        # Who died after an answer is told of next time: the answer finds its worker as it was.
+        self._held = [m for m in messages if isinstance(m, WorkerLost) and m.worker in answered]
         found: list[Answer | Lost] = [m for m in messages if isinstance(m, Answer) and m.worker in self.members]
         for answer in found:
             assert isinstance(answer, Answer)
             if answer.call.method != "load":
                 self._n_lost_in_a_row = 0
         for message in messages:
-            if isinstance(message, WorkerLost) and message.worker in self.members:
+            if isinstance(message, WorkerLost) and message.worker in self.members and message not in self._held:
                 found.append(self._lose(message))
         if self._clock() - self._watched_at >= WATCH_S:
             # Who has answered just now is not late.
-            self._watch({message.worker for message in messages})
+            self._watch(answered)
         return found
 
     def dismiss(self, member: Member) -> None:
@@ -225,8 +247,8 @@ class Crew:
 
     def _death_of(self, member: Member, message: WorkerLost, last: Sighting | None) -> Death:
         signal_name, stack = read_crash(self._folder, member.number)
-        n_oom_kills = _count_oom_kills()
-        was_oom_kill, self._n_oom_kills = n_oom_kills > self._n_oom_kills, n_oom_kills
+        self._note_oom_kills()
+        was_oom_kill = self._clock() - self._oom_kill_at < OOM_S
         if member.ended_for == "time":
             return Death("time", True, stack)
         if signal_name:
@@ -236,6 +258,11 @@ class Crew:
         if message.is_memory or was_oom_kill:
             return Death("out of memory", True, stack, is_memory=True)
         return Death("killed, or exited", False, stack)
+
+    def _note_oom_kills(self) -> None:
+        n_oom_kills = _count_oom_kills()
+        if n_oom_kills > self._n_oom_kills:
+            self._n_oom_kills, self._oom_kill_at = n_oom_kills, self._clock()
 
     def _replace(self, pause_s: float) -> None:
         if len(self.members) + len(self._due) < self.n_wanted:
@@ -257,6 +284,7 @@ class Crew:
         now = self._clock()
         was_away = now - self._watched_at > GAP_S
         self._watched_at = now
+        self._note_oom_kills()
         for member in list(self.members.values()):
             seen = read_beacon(self._folder, member.number)
             if seen is None:
@@ -267,9 +295,10 @@ class Crew:
                 self._end_if_late(member, seen, now - member.seen_at)
 
     def _end_if_late(self, member: Member, seen: Sighting, seconds: float) -> None:
+        waited = self._clock() - member.given_at
         if self._timeout_s is not None and seen.phase is Phase.CALLING and seconds > self._timeout_s + GRACE_S:
             member.ended_for = "time"
-        elif seen.phase is Phase.IDLE and member.tickets and seconds > SILENT_S:
+        elif seen.phase is Phase.IDLE and member.tickets and min(seconds, waited) > SILENT_S:
             member.ended_for = "silence"
         else:
             return

@@ -66,7 +66,9 @@ def death_failure(error_type: str, message: str, stack: str) -> Failure:
     found = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', stack, re.MULTILINE)
     frames = [FrameSummary(file, int(line), name, lookup_line=False) for file, line, name in reversed(found)]
     own = [frame for frame in frames if os.path.dirname(frame.filename) != os.path.dirname(__file__)]
-    return Failure(error_type, message, clean(_where(own)), clean(stack))
+    # Below f there are our own frames and Ray's, and then a list of all that is loaded: nothing of it is the user's.
+    shown = stack.split(f'\n  File "{os.path.dirname(__file__)}', 1)[0].split("\nExtension modules:", 1)[0]
+    return Failure(error_type, message, clean(_where(own)), clean(shown))
 
 
 def clean(text: str) -> str:

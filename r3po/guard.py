@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import sys
 import time
 
@@ -26,7 +27,7 @@ PATIENCE_S = 20.0
 
 
 def end_users_of(folder: str) -> int:
-    """SIGKILL every process that has a file of `folder` open. Returns how many; 0 where there is no /proc."""
+    """SIGKILL every process that has a file in `folder` open. Returns how many; 0 where there is no /proc."""
     inside, n_ended = folder.rstrip("/") + "/", 0
     for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()] if os.path.isdir("/proc") else []:
         if pid != os.getpid() and _has_open(pid, inside):
@@ -72,7 +73,8 @@ def _has_open(pid: int, inside: str) -> bool:
         return False  # it ended, or is somebody else's
     for entry in entries:
         with contextlib.suppress(OSError):
-            if os.readlink(entry).startswith(inside):
+            # Files and sockets: who removes the folder has its subfolders open, and is not of the old Ray.
+            if os.readlink(entry).startswith(inside) and not stat.S_ISDIR(os.stat(entry).st_mode):
                 return True
     return False
 

@@ -161,8 +161,14 @@ def disk_errors_told() -> Iterator[None]:
         raise disk_error(error) from error
 
 
-def disk_error(error: OSError) -> RunStoppedError:
+def disk_error(error: OSError, working_dir: Path | None = None) -> RunStoppedError:
     """Return the error for a disk that refused: the run stops, and what is durable stays."""
+    if working_dir is not None and not working_dir.exists():
+        return RunStoppedError(
+            "working_dir is gone, and the job's state with it",
+            where=working_dir,
+            hint="bring it back (a disk that is mounted elsewhere?) and run again",
+        )
     return RunStoppedError(
         f"the disk refused: {error.strerror or error}",
         where=show_name(error.filename) if isinstance(error.filename, str) else None,

@@ -17,15 +17,15 @@ from threading import Event as Flag
 from typing import Any
 
 from r3po import events
-from r3po.commits import check_claim, claimed_by
+from r3po.commits import KINDS, check_claim, claimed_by
 from r3po.config import Config, check_source, load_config
-from r3po.errors import DamagedStateError, SourceError
+from r3po.errors import DamagedStateError, FolderError, SourceError
 from r3po.events import Observer
 from r3po.job import Job, disk_errors_told, job_folders, open_job, read_job
 from r3po.manifest import Entries, Manifest, ShardRef, iter_entries, new_job_id, read_shard_file, write_shard_file
 from r3po.reset import reset_job
 from r3po.scan import RACY_NS, Found, WalkCounts, count_suffixes, hash_file, hash_files, walk, walk_key
-from r3po.storage import JobLock, show_name
+from r3po.storage import JobFolders, JobLock, list_names, show_name
 
 
 class BuildStopped(BaseException):
@@ -155,7 +155,23 @@ def reset_all_tracking(config: str | os.PathLike[str]) -> int:
         return 0
     with JobLock(folders.working_dir), disk_errors_told():
         job_id = _check_ours(loaded)
+        _refuse_unknown_parts(folders)
         return reset_job(folders, job_id)
+
+
+# Private
+
+
+def _refuse_unknown_parts(folders: JobFolders) -> None:
+    """Without commits nobody knows whose the parts are; to forget the claim, too, would leave them in the way."""
+    if any(name.endswith(".json") for name in list_names(folders.commits)) or folders.manifest.exists():
+        return
+    if any(name.startswith("part-") for kind in KINDS for name in list_names(folders.data(kind))):
+        raise FolderError(
+            "there are parts here, but the state that knows of them is gone",
+            where=folders.output_path,
+            hint="remove this folder by hand, then reset again; or give the job another output_path",
+        )
 
 
 # Private: comparing the walk with the manifest

@@ -43,6 +43,7 @@ from r3po.staging import stage_shard
 from r3po.stopsignals import StopNow, StopSignals
 from r3po.storage import check_space, damaged, list_names, make_folder, remove_if_there, remove_tree
 from r3po.suspects import SuspectBook, forget_beacons
+from r3po.timelimit import is_possible
 from r3po.userfunc import FunctionSpec, describe_callable, find_function
 from r3po.worker import WorkerSetup
 
@@ -249,7 +250,7 @@ class _Run:
             error.result = self._summarize(True, str(error.args[0]))
             raise
         except OSError as error:
-            stopped = disk_error(error)
+            stopped = disk_error(error, self.config.working_dir)
             stopped.result = self._summarize(True, str(stopped.args[0]))
             raise stopped from error
         except (StopNow, BuildStopped, KeyboardInterrupt):
@@ -367,8 +368,8 @@ class _Run:
         pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
         book = SuspectBook(self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint)
         suspects = book.recall(self.job.folders.runs, self.run_id)
-        # A function that has given rows is not to blame for the first failures of this run.
-        has_rows = any(self.spec.fingerprint in state.rows_by_fingerprint for state in states.values())
+        # In a job that has rows, the first failures of a run are rather those of these files.
+        has_rows = any(state.n_done for state in states.values())
         self._loop = RunLoop(
             publisher=self._publisher,
             states=states,
@@ -403,6 +404,9 @@ class _Run:
             check_space(folder)
         self.emit(events.WorkersStarting(self._n_workers, self.options.engine))
         self._pool = self._make_pool()
+        if config.timeout_seconds is not None and self.options.engine == "serial" and not is_possible():
+            text = "timeout_seconds does nothing here: in the serial engine it needs Python's main thread"
+            self.emit(events.Notice(text, is_warning=True))
         setup = WorkerSetup(
             folders=self.job.folders,
             source_path=str(config.source_path),

@@ -6,6 +6,7 @@ at the logs now and then and cuts those that have grown too long.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import os
@@ -25,25 +26,41 @@ ALL_LOGS_BYTES = 64 << 20
 _LEFT_OUT = b"\n... more output is left out\n"
 
 
+_log: Path | None = None
+"""This process's log, if it is a worker's process."""
+
+
 def redirect_output(folder: Path, worker: int) -> None:
     """Let everything that this process prints go to the worker's log, and let it read nothing."""
-    log = os.open(worker_file(folder, worker, "out"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    os.dup2(nothing, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    os.close(nothing)
+    global _log
+    _log = worker_file(folder, worker, "out")
+    _open_onto(os.devnull, os.O_RDONLY, 0)
     restore_streams()
 
 
 def restore_streams() -> None:
-    """Give Python's stdout and stderr back to this process's log: f may have closed or replaced them."""
+    """Give stdout and stderr back to this process's log: f may have closed or replaced them."""
+    assert _log is not None, "redirect_output comes first"
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        stream = getattr(sys, name)
-        if isinstance(stream, _LogStream) and not stream.closed:
+        stream = getattr(sys, name, None)
+        if isinstance(stream, _LogStream) and not stream.closed and _is_same_file(descriptor, _log):
             continue
+        _open_onto(_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, descriptor)
         setattr(sys, name, _LogStream(open(descriptor, "wb", buffering=0, closefd=False)))  # noqa: SIM115
+
+
+def _open_onto(path: str | Path, flags: int, descriptor: int) -> None:
+    opened = os.open(path, flags, 0o666)
+    if opened != descriptor:
+        os.dup2(opened, descriptor)
+        os.close(opened)
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 class _LogStream(io.TextIOWrapper):
@@ -53,12 +70,12 @@ class _LogStream(io.TextIOWrapper):
         super().__init__(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: f closed it
             return super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             super().flush()
 
 
@@ -73,6 +90,7 @@ class Outputs:
     def __init__(self, folder: Path, *, is_shown: bool) -> None:
         self._folder, self._is_shown = folder, is_shown
         self._read: dict[int, int] = {}
+        self._decoders: dict[int, codecs.IncrementalDecoder] = {}
         self._cut: dict[int, int] = {}
         """Size that a log was cut to, by worker."""
 
@@ -114,4 +132,6 @@ class Outputs:
             log.seek(start)
             data = log.read(size - start)
         self._read[worker] = start + len(data)
-        return data.decode("utf-8", "backslashreplace")
+        # A look may end in the middle of a character.
+        decoder = self._decoders.setdefault(worker, codecs.getincrementaldecoder("utf-8")("backslashreplace"))
+        return decoder.decode(data)

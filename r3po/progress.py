@@ -82,6 +82,9 @@ class Display:
                 self._notice(event)
             case events.PartsRepaired():
                 self._line(f"Repair    {', '.join(event.names[:3])} made again from the outcomes")
+            case events.OutputSeen():
+                for line in event.text.splitlines():
+                    self._line(f"worker {event.worker}: {line}")
             case _ if self._is_quiet:
                 pass
             case events.JobOpened():
@@ -110,9 +113,6 @@ class Display:
                 if self._bar is not None:
                     self._bar.longest = event
                     self._plain_line_if_due()
-            case events.OutputSeen():
-                for line in event.text.splitlines():
-                    self._line(f"worker {event.worker}: {line}")
             case events.StopRequested():
                 self._line(
                     f"Stopping ({event.signal_name}): the files at hand are finishing, at most 10 s "

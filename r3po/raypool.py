@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import logging
 import os
 import secrets
@@ -21,7 +22,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 # Before `import ray`, which reads them once. A random token keeps Ray from writing one into the home folder.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -92,6 +93,7 @@ class RayPool:
         self._temporary: Path | None = None
         self._setup: WorkerSetup | None = None
         self._pickled: bytes | None = None
+        self._actor_class: Any = None
         self._children: dict[int, int] = {}
         """Processes that our raylet has started, with their start times: some outlive it."""
         self._guard: subprocess.Popen[bytes] | None = None
@@ -113,12 +115,13 @@ class RayPool:
         # By value where it has no module to import it from. In memory only: no pickle on disk.
         self._pickled = _pickle(setup.function.value) if setup.function.kind == "value" else None
         self._setup = _without_value(setup)
+        # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.
+        self._actor_class = ray.remote(_Actor).options(num_cpus=1, max_restarts=0, max_task_retries=0)
         for worker in range(n_workers):
             self.add_worker(worker)
 
     def add_worker(self, worker: int) -> None:
-        options = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0}
-        self._actors[worker] = ray.remote(_Actor).options(**options).remote(self._setup, worker, self._pickled)
+        self._actors[worker] = self._actor_class.remote(self._setup, worker, self._pickled)
         self.submit(worker, Call("load"))
 
     def submit(self, worker: int, call: Call) -> None:
@@ -303,7 +306,7 @@ class _Actor:
         if call.method == "load":
             try:
                 self._worker = Worker(_with_value(self._setup, self._pickled), number)
-                _note_exits(self._worker.beacon)
+                _note_exits(self._worker.beacon, self._crash_file)
             except Exception as error:
                 text = "".join(traceback.format_exception(error))
                 what = f"{self._setup.function.label} does not arrive in the workers: {type(error).__name__}: {error}"
@@ -317,12 +320,14 @@ class _Actor:
         return answered
 
 
-def _note_exits(beacon: Beacon) -> None:
-    """Let the beacon know the code if f leaves by `os._exit`, which nobody else will tell."""
+def _note_exits(beacon: Beacon, crash_file: IO[bytes]) -> None:
+    """Let the beacon know the code, and the crash file the place, if f leaves by `os._exit`: nobody else will tell."""
     leave = os._exit
 
     def leave_with_a_note(status: int) -> NoReturn:
-        beacon.note_exit(status)
+        if beacon.note_exit(status):
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # whatever f did to its descriptors
+                faulthandler.dump_traceback(crash_file, all_threads=False)
         leave(status)
 
     os._exit = leave_with_a_note

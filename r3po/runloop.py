@@ -228,8 +228,7 @@ class RunLoop:
                 offer = self._offer(ref, ((ticket.place, ticket.place + 1),))
                 call = Call("charge", Charge(offer, self._failure_of(ticket)))
             case BatchTicket():
-                is_last_try = ticket.kind == "last try"
-                offer = self._offer(ref, ticket.places, is_last_try=is_last_try)
+                offer = self._offer(ref, ticket.places, is_last_try=ticket.is_last_try)
                 call = Call("probe" if self._is_probing else "run_batch", offer)
                 if ticket.kind == "trial":
                     self._remember()  # before it begins: it may end this process, too
@@ -285,7 +284,7 @@ class RunLoop:
         if isinstance(answer.error, R3poError):
             raise answer.error
         if isinstance(answer.error, OSError):
-            raise disk_error(answer.error) from answer.error
+            raise disk_error(answer.error, self.publisher.job.folders.working_dir) from answer.error
         if answer.error is not None:
             raise answer.error
         return ticket
@@ -364,7 +363,7 @@ class RunLoop:
         begun = next((ticket for ticket in tickets if _holds(ticket, where)), None)
         if begun is None:
             where = None  # it died between two files, or its beacon is of another time
-            begun = tickets[0] if tickets else None
+            begun = tickets[0] if tickets and lost.has_begun else None
         for ticket in tickets:
             if ticket is not begun:
                 self.scheduler.hand_back(ticket)

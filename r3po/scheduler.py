@@ -57,7 +57,11 @@ class BatchTicket:
     shard: int
     places: tuple[Run, ...]
     kind: Literal["batch", "trial", "last try"] = "batch"
-    """`trial`: one suspect, for a fresh worker. `last try`: what fails now has failed."""
+    """`trial`: one suspect, for a fresh worker. `last try`: places that failed by no fault of theirs."""
+    is_last_try: bool = False
+    """What fails now has failed, whoever is at fault."""
+    limit: int = 0
+    """Not 0: these places are of a batch that was lost; no batch made of them has more files than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,10 @@ class Suspect:
     """Its trial waits until nobody else works, and nobody begins before it is over: the whole run may die of it."""
     death: Death = field(default_factory=lambda: Death("killed"))
     """The latest."""
+    n_runs: int = 0
+    """Runs that died while it was in flight, alone or not."""
+    is_last_try: bool = False
+    """A trial of it failed by no fault of the file."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -146,7 +154,9 @@ class Scheduler:
         self._suspects: deque[Suspect] = deque()
         self._on_trial: dict[int, Suspect] = {}
         """By the ticket's number."""
-        self._to_charge: deque[tuple[int, int, int, Death]] = deque()
+        self._to_charge: deque[Suspect] = deque()
+        self._charged: dict[int, Suspect] = {}
+        """By the ticket's number."""
         self._to_stage: deque[int] = deque()
         self._deferred: dict[int, list[int]] = {}
         """Places by shard that failed by no fault of theirs, and are tried once more."""
@@ -185,8 +195,8 @@ class Scheduler:
 
     @property
     def suspects(self) -> list[Suspect]:
-        """Every file that is mistrusted now, those on trial first."""
-        return [*self._on_trial.values(), *self._suspects]
+        """Every file that is mistrusted now, those on trial first; until its failure is durable, it is among them."""
+        return [*self._on_trial.values(), *self._suspects, *self._charged.values(), *self._to_charge]
 
     @property
     def trial_apart(self) -> Suspect | None:
@@ -202,10 +212,13 @@ class Scheduler:
             limit: the most files of a batch, instead of what the measured speed suggests.
             is_fresh: the worker has called f on no file yet and has nothing else to do, so it may hold a trial.
         """
+        if self._to_charge and self.trial_apart is None:
+            charged = self._charged[self._number] = self._to_charge.popleft()
+            return self._issue(
+                ChargeTicket(self._number, charged.shard, charged.place, charged.n_deaths, charged.death)
+            )
         if self.is_apart:
             return self._next_trial() if is_fresh and not self._in_flight else None
-        if self._to_charge:
-            return self._issue(ChargeTicket(self._number, *self._to_charge.popleft()))
         if self._to_stage:
             return self._issue(StageTicket(self._number, self._to_stage.popleft()))
         if self._suspects and is_fresh:
@@ -224,19 +237,21 @@ class Scheduler:
         self._in_flight.pop(ticket.number)
         returned, deferred = list(returned), list(deferred)
         n_done = _count(ticket.places) - _count(returned) - len(deferred)
-        self._credit = self._credit + n_done if n_done else 0
+        if deferred:
+            self._credit = 0
+        elif not ticket.is_last_try:  # these prove nothing: they may all be failures
+            self._credit += n_done
         if seconds > 0 and n_done > 0:
             self._learn(n_done, seconds)
-        if deferred:
-            self._deferred.setdefault(ticket.shard, []).extend(deferred)
-            self.n_pending += len(deferred)
         suspect = self._on_trial.pop(ticket.number, None)
-        if suspect is not None and returned:
+        if suspect is not None and (returned or deferred):
+            suspect.is_last_try = suspect.is_last_try or bool(deferred)
             self._mistrust(suspect)
         elif ticket.kind == "last try":
             self._defer(ticket.shard, returned)
         else:
-            self._requeue(ticket.shard, returned)
+            self._defer(ticket.shard, _runs(deferred))
+            self._requeue(ticket.shard, returned, ticket.limit)
         self._settle(ticket.shard, n_done)
 
     def hand_back(self, ticket: Ticket) -> None:
@@ -246,13 +261,13 @@ class Scheduler:
             case StageTicket():
                 self._to_stage.append(ticket.shard)
             case ChargeTicket():
-                self._to_charge.append((ticket.shard, ticket.place, ticket.n_deaths, ticket.death))
+                self._to_charge.append(self._charged.pop(ticket.number))
             case BatchTicket(kind="trial"):
                 self._mistrust(self._on_trial.pop(ticket.number))
             case BatchTicket(kind="last try"):
                 self._defer(ticket.shard, ticket.places)
             case _:
-                self._requeue(ticket.shard, list(ticket.places))
+                self._requeue(ticket.shard, list(ticket.places), ticket.limit)
 
     def lost(self, ticket: Ticket, place: int | None, death: Death, *, counts: bool = True) -> None:
         """Take a ticket back whose worker died over it.
@@ -280,20 +295,19 @@ class Scheduler:
             suspect.is_apart = suspect.is_apart or death.is_memory
             self._judge(suspect)
         rest = list(ticket.places) if place is None else _without(ticket.places, place)
-        if rest:
-            self._doubts.append(_Doubt(ticket.shard, deque(rest), max(1, math.ceil(n_files / 2))))
-            self.n_pending += _count(rest)
+        self._requeue(ticket.shard, rest, max(1, math.ceil(n_files / 2)))
 
     def overran(self, ticket: BatchTicket, place: int, death: Death) -> None:
         """Take a ticket back whose worker was ended because this file took too long: that is its failure."""
         self._in_flight.pop(ticket.number)
         self._on_trial.pop(ticket.number, None)
-        self._to_charge.append((ticket.shard, place, 0, death))
-        self._requeue(ticket.shard, _without(ticket.places, place))
+        self._to_charge.append(Suspect(ticket.shard, place, death=death))
+        self._requeue(ticket.shard, _without(ticket.places, place), ticket.limit)
 
     def charge_done(self, ticket: ChargeTicket) -> None:
         """The failure is durable."""
         self._in_flight.pop(ticket.number)
+        self._charged.pop(ticket.number)
         self._settle(ticket.shard, 1)
 
     def stage_done(self, ticket: StageTicket) -> None:
@@ -309,9 +323,12 @@ class Scheduler:
         self._requeue(ticket.shard, missing)
 
     def release_first_offenders(self) -> None:
-        """Let trials have company, but for files that died alone before: they take longer than the others can wait."""
+        """Let trials have company that take longer than the others can wait.
+
+        But not those of files that died alone before, or that were in flight when the run died a second time.
+        """
         for suspect in self.suspects:
-            suspect.is_apart = suspect.is_apart and suspect.n_deaths > 0
+            suspect.is_apart = suspect.is_apart and (suspect.n_deaths > 0 or suspect.n_runs > 1)
 
     # Private methods: handing out
 
@@ -320,17 +337,26 @@ class Scheduler:
         self._number += 1
         return ticket
 
-    def _issue_batch(self, shard: int, places: Iterable[Run], kind: Literal["batch", "trial", "last try"]) -> Ticket:
+    def _issue_batch(
+        self,
+        shard: int,
+        places: Iterable[Run],
+        kind: Literal["batch", "trial", "last try"] = "batch",
+        *,
+        is_last_try: bool = False,
+        limit: int = 0,
+    ) -> Ticket:
         places = tuple(places)
         self.n_pending -= _count(places)
-        return self._issue(BatchTicket(self._number, shard, places, kind))
+        return self._issue(BatchTicket(self._number, shard, places, kind, is_last_try, limit))
 
     def _next_trial(self) -> Ticket | None:
         # Those that must not have company first: nothing else begins before they are over.
         suspect = next((suspect for suspect in self._suspects if suspect.is_apart), None) or self._suspects[0]
         self._suspects.remove(suspect)
         self._on_trial[self._number] = suspect
-        return self._issue_batch(suspect.shard, [(suspect.place, suspect.place + 1)], "trial")
+        places = [(suspect.place, suspect.place + 1)]
+        return self._issue_batch(suspect.shard, places, "trial", is_last_try=suspect.is_last_try)
 
     def _next_last_try(self) -> Ticket | None:
         is_all = not (self._queue or self._doubts or self._suspects or self._in_flight)
@@ -344,7 +370,7 @@ class Scheduler:
                 else:
                     del self._deferred[shard]
                 self._credit = max(0, self._credit - len(taken))
-                return self._issue_batch(shard, _runs(taken), "last try")
+                return self._issue_batch(shard, _runs(taken), "last try", is_last_try=True)
         return None
 
     def _next_doubt(self, limit: int | None) -> Ticket | None:
@@ -354,7 +380,7 @@ class Scheduler:
         places = _take(doubt.places, min(doubt.limit, limit or self._offer_size()))
         if not doubt.places:
             self._doubts.popleft()
-        return self._issue_batch(doubt.shard, places, "batch")
+        return self._issue_batch(doubt.shard, places, limit=doubt.limit)
 
     def _next_batch(self, limit: int | None) -> Ticket | None:
         if not self._queue:
@@ -364,7 +390,7 @@ class Scheduler:
         places = _take(state.pending, limit or self._offer_size())
         if not state.pending:
             heapq.heappop(self._queue)
-        return self._issue_batch(shard, places, "batch")
+        return self._issue_batch(shard, places)
 
     # Private methods: taking back
 
@@ -386,8 +412,12 @@ class Scheduler:
         if not state.n_left:
             self._to_stage.append(shard)
 
-    def _requeue(self, shard: int, runs: list[Run]) -> None:
+    def _requeue(self, shard: int, runs: list[Run], limit: int = 0) -> None:
         if not runs:
+            return
+        if limit:
+            self._doubts.append(_Doubt(shard, deque(runs), limit))
+            self.n_pending += _count(runs)
             return
         state = self._shards[shard]
         if not state.pending:
@@ -403,7 +433,7 @@ class Scheduler:
 
     def _judge(self, suspect: Suspect) -> None:
         if suspect.n_known >= KNOWN_DEATHS or suspect.n_deaths >= DEATHS:
-            self._to_charge.append((suspect.shard, suspect.place, suspect.n_deaths, suspect.death))
+            self._to_charge.append(suspect)
         else:
             self._mistrust(suspect)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -202,6 +203,8 @@ class NewFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(self._folder)  # a failed write does not say where
         # Closing may flush, and fail again on a full disk; the first error is already on its way to the caller.
         with contextlib.suppress(OSError):
             self._stream.close()
@@ -279,6 +282,7 @@ def make_folder(folder: Path) -> None:
 
     Raises:
         FolderError: it cannot be made, is no folder, or is not writable.
+        RunStoppedError: its disk is full.
     """
     try:
         new = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -289,6 +293,9 @@ def make_folder(folder: Path) -> None:
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
         os.unlink(probe)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = f"cannot write here: {error.strerror}"
+            raise RunStoppedError(what, where=folder, hint="make room there, then run again") from error
         raise FolderError(
             f"cannot write here: {error.strerror}",
             where=folder,

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from r3po.beacon import end_process, list_workers, read_beacon, read_crash, remove_worker_files
+from r3po.beacon import end_process, is_running, list_workers, read_beacon, read_crash, remove_worker_files
 from r3po.errors import R3poError
 from r3po.scheduler import Death, Suspect
 from r3po.storage import list_names, read_json, remove_durably, write_json
@@ -52,11 +52,13 @@ class SuspectBook:
                 seen = read_beacon(folder, worker)
                 if seen is None:
                     continue
-                end_process(seen)  # a worker outlives its driver by some seconds, and nobody waits for it any more
+                if is_running(seen):
+                    end_process(seen)  # a worker outlives its driver by some seconds, and nobody waits for it any more
                 if not seen.is_in_file:
                     continue
                 suspect = suspects.setdefault((seen.shard, seen.place), Suspect(seen.shard, seen.place))
                 suspect.is_apart = True
+                suspect.n_runs += 1
                 if suspect.key == alone:
                     signal_name, stack = read_crash(folder, worker)
                     suspect.n_deaths += 1
@@ -81,6 +83,7 @@ class SuspectBook:
                 "place": suspect.place,
                 "deaths": suspect.n_deaths,
                 "known": suspect.n_known,
+                "runs": suspect.n_runs,
                 "cause": suspect.death.cause,
                 "is_memory": suspect.death.is_memory,
                 "is_apart": suspect.is_apart,
@@ -123,6 +126,7 @@ class SuspectBook:
         for file in content["files"]:
             suspect = Suspect(file["shard"], file["place"], is_apart=file["is_apart"])
             if is_same:
+                suspect.n_runs = file["runs"]
                 suspect.n_deaths, suspect.n_known = file["deaths"], file["known"]
                 suspect.death = Death(file["cause"], suspect.n_known > 0, is_memory=file["is_memory"])
             found[suspect.key] = suspect

@@ -6,6 +6,7 @@ nothing; it answers with what it made durable, and gives back the places that it
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -106,8 +107,10 @@ class BatchDone:
     """Path and reason of the first failures of the batch, at most `FAILURES_TOLD`."""
     deferred: tuple[int, ...] = ()
     """Places that failed by their environment; nothing of them is recorded."""
+    n_deferred_first: int = 0
+    """How many of these came before the first outcome of the batch."""
     n_deferred_last: int = 0
-    """How many of these came after the last outcome of the batch."""
+    """How many came after the last one."""
     deferral: tuple[str, Failure] | None = None
     """Path and reason of the last of them."""
     is_spent: bool = False
@@ -141,13 +144,13 @@ class _Open:
     started: float
     batch: OutcomeBatch = field(default_factory=OutcomeBatch)
     left_over: list[int] = field(default_factory=list)
-    deferred: list[tuple[int, int, Failure]] = field(default_factory=list)
-    """Place, outcomes in the batch by then, reason."""
+    deferred: list[tuple[int, Failure]] = field(default_factory=list)
+    """Place and reason."""
+    n_deferred_first: int = 0
+    """How many of them came before the first outcome."""
+    n_deferred_last: int = 0
+    """How many of them came after the last outcome."""
     is_spent: bool = False
-
-    @property
-    def n_deferred_last(self) -> int:
-        return sum(1 for _, n_outcomes, _ in self.deferred if n_outcomes == len(self.batch.places))
 
 
 class Worker:
@@ -214,7 +217,7 @@ class Worker:
         with self._busy(Phase.RECORDING):
             opened = self._open(order.offer)
             for place in opened.places:
-                self._process(opened, place, lambda *_: (None, order.failure))
+                self._note_unread(opened, place)
                 _append(opened.batch, None, order.failure)
             return self._record(opened, order.offer.columns)
 
@@ -233,12 +236,15 @@ class Worker:
     @contextmanager
     def _busy(self, phase: Phase) -> Iterator[None]:
         """Say what is being done; afterwards, that it is done."""
-        os.umask(self._umask)  # f may have changed it, and the driver must be able to read what is written here
+        os.umask(self._umask)
         self.beacon.mark(phase)
         try:
             yield
-        finally:
+        except Exception:
             self.beacon.mark(Phase.IDLE)
+            raise
+        # Not after what ends this process (Ray, whose driver died): the file at hand stays named.
+        self.beacon.mark(Phase.IDLE)
 
     def _probe_files(self, opened: _Open) -> Probed:
         not_a_dict: tuple[str, str, str] | None = None
@@ -251,7 +257,7 @@ class Worker:
                 stopped = True
                 break
             path = opened.entries.paths[place]
-            returned, failure = self._process(opened, place, self._call)
+            returned, failure = self._process(opened, place)
             if self._is_deferred(opened, place, failure):
                 if opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                     break
@@ -286,7 +292,7 @@ class Worker:
         next_check = opened.started + STOP_CHECK_S
         failure_bytes = 0
         for place in opened.places:
-            returned, failure = self._process(opened, place, self._call)
+            returned, failure = self._process(opened, place)
             if not self._is_deferred(opened, place, failure):
                 row = None
                 if failure is None:
@@ -294,7 +300,7 @@ class Worker:
                 if failure is not None:
                     failure_bytes += len(failure.message) + len(failure.traceback)
                 _append(batch, row, failure)
-            if opened.is_spent or (opened.deferred and opened.n_deferred_last >= ENVIRONMENTAL_RUN):
+            if opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                 return
             now = time.perf_counter()
             if now >= next_check:
@@ -304,9 +310,7 @@ class Worker:
             if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
                 return
 
-    def _process(
-        self, opened: _Open, place: int, call: Callable[[_Open, str, bytes | None], tuple[Any, Failure | None]]
-    ) -> tuple[Any, Failure | None]:
+    def _process(self, opened: _Open, place: int) -> tuple[Any, Failure | None]:
         """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch."""
         entries, batch = opened.entries, opened.batch
         self.beacon.mark(Phase.READING, opened.offer.ref.shard, place)
@@ -320,13 +324,15 @@ class Worker:
             for _ in range(2):
                 seen, data = self._look(path)
                 started = time.perf_counter()
-                returned, failure = call(opened, path, data)
+                returned, failure = self._call(opened, path, data)
+                if opened.is_spent:
+                    break
                 after = _stat_regular(path)
                 if after.st_size == seen[0] and after.st_mtime_ns == seen[1]:
                     break
             else:
                 failure = _CHANGED
-        except OSError as error:
+        except (OSError, MemoryError) as error:  # a file may be larger than what `input: bytes` can hold
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
         batch.places.append(place)
         batch.sizes.append(seen[0])
@@ -344,12 +350,29 @@ class Worker:
             return (status.st_size, status.st_mtime_ns, None), None
         return _read(path, setup.input == "bytes", setup.hash == "content")
 
+    def _note_unread(self, opened: _Open, place: int) -> None:
+        """Put what is known of a file into the batch without opening it: reading it may be what ends a worker."""
+        entries, batch = opened.entries, opened.batch
+        size, mtime_ns = entries.sizes[place], entries.mtimes_ns[place]
+        with contextlib.suppress(OSError):
+            status = os.stat(self._prefix + entries.paths[place])
+            size, mtime_ns = status.st_size, status.st_mtime_ns
+        batch.places.append(place)
+        batch.sizes.append(size)
+        batch.mtimes_ns.append(mtime_ns)
+        batch.hashes.append(None)
+        batch.racy.append(False)
+        batch.seconds.append(0.0)
+
     def _is_deferred(self, opened: _Open, place: int, failure: Failure | None) -> bool:
         """Take a failure of the environment out of the batch again, unless this is the file's last try."""
         if not isinstance(failure, EnvironmentalFailure) or opened.offer.is_last_try:
+            opened.n_deferred_last = 0
             return False
         opened.batch.forget_last()
-        opened.deferred.append((place, len(opened.batch.places), failure))
+        opened.deferred.append((place, failure))
+        opened.n_deferred_first += not opened.batch.places
+        opened.n_deferred_last += 1
         return True
 
     def _call(self, opened: _Open, path: str, data: bytes | None) -> tuple[Any, Failure | None]:
@@ -374,20 +397,24 @@ class Worker:
             if ends_worker(error):
                 raise
             tb = sys.exc_info()[2]  # an exception's own `__traceback__` may raise
-            failure = failure_of(error, tb.tb_next if tb else None, ENVIRONMENTAL)
+            for _ in range(1 if limit is None else 2):  # without our own frames
+                tb = tb.tb_next if tb else None
+            failure = failure_of(error, tb, ENVIRONMENTAL)
         if os.getpid() != self._pid:
             os._exit(0)  # f forked, and this is the child: the outcome is its parent's
         return returned, failure
 
     def _record(self, opened: _Open, columns: Columns | None) -> BatchDone:
+        os.umask(self._umask)  # f may have changed it, and the driver must be able to read what is written here
         self.beacon.mark(Phase.RECORDING)
         offer, batch = opened.offer, opened.batch
         returned = tuple(_runs([*opened.left_over, *opened.places]))
         last = opened.deferred[-1] if opened.deferred else None
-        deferral = (show_name(opened.entries.paths[last[0]]), last[2]) if last else None
-        deferred = tuple(place for place, _, _ in opened.deferred)
+        deferral = (show_name(opened.entries.paths[last[0]]), last[1]) if last else None
+        deferred = tuple(place for place, _ in opened.deferred)
         if not batch.places:
-            return BatchDone(None, 0, 0, returned, 0.0, (), deferred, len(deferred), deferral)
+            n = len(deferred)
+            return BatchDone(None, 0, 0, returned, 0.0, (), deferred, n, n, deferral, opened.is_spent)
         table = tables.outcome_table(batch, columns)
         n_failed = len(batch.failures)
         segment = write_segment(
@@ -413,6 +440,7 @@ class Worker:
             seconds=seconds,
             failures=tuple(told),
             deferred=deferred,
+            n_deferred_first=opened.n_deferred_first,
             n_deferred_last=opened.n_deferred_last,
             deferral=deferral,
             is_spent=opened.is_spent,
