@@ -51,9 +51,11 @@ def restore_streams() -> None:
 
 def _open_onto(path: str | Path, flags: int, descriptor: int) -> None:
     opened = os.open(path, flags, 0o666)
-    if opened != descriptor:
-        os.dup2(opened, descriptor)
-        os.close(opened)
+    if opened == descriptor:
+        os.set_inheritable(descriptor, True)  # as what `dup2` makes is
+        return
+    os.dup2(opened, descriptor)
+    os.close(opened)
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

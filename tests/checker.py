@@ -228,7 +228,7 @@ class _Check:
         self._expect(all(len(row) == len(header) for row in rows), path, "rows of different lengths")
         if self.path_column in header:
             index = header.index(self.path_column)
-            self.rows[commit["shard"]] = [row[index] for row in rows]
+            self.rows[commit["shard"]] = [row[index] for row in rows if len(row) > index]
 
     def _check_claim(self) -> None:
         path = self.output / ".r3po.json"
