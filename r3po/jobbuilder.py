@@ -151,11 +151,11 @@ def reset_all_tracking(config: str | os.PathLike[str]) -> int:
     """
     loaded = load_config(config)
     folders = job_folders(loaded)
+    _refuse_unknown_parts(folders)
     if not folders.working_dir.is_dir():
         return 0
     with JobLock(folders.working_dir), disk_errors_told():
         job_id = _check_ours(loaded)
-        _refuse_unknown_parts(folders)
         return reset_job(folders, job_id)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
+from jobs import make_job
 
 from r3po.budget import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget
 from r3po.config import MaxErrors
@@ -22,11 +24,11 @@ def batch(n_rows: int = 0, n_failed: int = 0, failure: Failure = BROKE) -> Batch
     return BatchDone(None, n_rows, n_failed, (), 1.0, told)
 
 
-def put_off(n: int, n_last: int | None = None, n_rows: int = 0, n_failed: int = 0) -> BatchDone:
-    """A batch in which `n` files failed by their environment, `n_last` of them after its last outcome."""
-    told = (("x.json", BROKE),) * n_failed
-    last = ("d/last.json", NO_DISK)
-    return BatchDone(None, n_rows, n_failed, (), 1.0, told, tuple(range(n)), n if n_last is None else n_last, last)
+def put_off(n: int, n_first: int | None = None, n_last: int | None = None, n_rows: int = 0) -> BatchDone:
+    """A batch in which `n` files failed by their environment, so many before its first and after its last outcome."""
+    first, last = (n if some is None else some for some in (n_first, n_last))
+    deferral = ("d/last.json", NO_DISK)
+    return BatchDone(None, n_rows, 0, (), 1.0, (), tuple(range(n)), first, last, deferral)
 
 
 def budget(limit: MaxErrors | None = None, *, is_guarded: bool = False) -> ErrorBudget:
@@ -74,7 +76,22 @@ def test_ten_first_failures_that_cost_a_worker_each_stop_a_run_and_nine_do_not(e
     guarded, failure = budget(is_guarded=True), Failure(error_type, "SIGSEGV", "", "")
     take_all(guarded, *[batch(n_failed=1, failure=failure)] * 9)
     error = stopped(guarded, batch(n_failed=1, failure=failure))
-    assert f"the first 10 files all failed with {error_type}: SIGSEGV;" in str(error)
+    assert f"the first 10 files all failed with {error_type}: SIGSEGV; the rest was not tried" in str(error)
+
+
+@pytest.mark.parametrize("error_type", sorted(COSTLY))
+def test_for_those_it_does_not_matter_where_they_struck(error_type: str) -> None:
+    guarded = budget(is_guarded=True)
+    failures = [Failure(error_type, f"cause {n}", f"count.py:{n} in f", "") for n in range(10)]
+    take_all(guarded, *(batch(n_failed=1, failure=failure) for failure in failures[:9]))
+    stopped(guarded, batch(n_failed=1, failure=failures[9]))
+
+
+def test_those_of_another_type_end_the_guard_all_the_same() -> None:
+    guarded = budget(is_guarded=True)
+    died, late = Failure("WorkerDied", "SIGSEGV", "", ""), Failure("Timeout", "too long", "", "")
+    take_all(guarded, *[batch(n_failed=1, failure=died)] * 9, batch(n_failed=1, failure=late))
+    take_all(guarded, *[batch(n_failed=1, failure=died)] * 20)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +117,18 @@ def test_messages_may_differ() -> None:
 
 def test_a_function_that_has_proved_itself_is_not_guarded() -> None:
     take_all(budget(is_guarded=False), batch(n_failed=5000))
+
+
+@pytest.mark.parametrize("n_rows", [0, 1])
+def test_whoever_has_a_row_in_the_job_is_not_guarded_be_it_of_another_function(tmp_path: Path, n_rows: int) -> None:
+    """The first failures of such a run are rather those of its files."""
+    job = make_job(tmp_path, n_rows)
+    assert job.run().code in (0, 1, 2, 3)
+    job.write_function("def double(filepath):\n    raise ValueError('broke')\n")
+    job.add_files(*range(n_rows, n_rows + GUARD + 20))
+    ended = job.run()
+    assert (ended.code, "the rest was not tried" in ended.err) == ((1, False) if n_rows else (3, True))
+    assert job.status()["failed"] == GUARD + 20 if n_rows else job.status()["failed"] >= GUARD
 
 
 def test_batches_without_an_outcome_neither_end_the_guard_nor_count() -> None:
@@ -174,10 +203,27 @@ def test_an_outcome_between_them_begins_the_row_anew(outcome: BatchDone) -> None
     stopped(counted, put_off(1))
 
 
-def test_in_a_batch_with_outcomes_only_those_after_the_last_one_count() -> None:
+def test_of_a_batch_with_outcomes_only_those_after_the_last_one_begin_the_next_row() -> None:
     counted = budget()
-    take_all(counted, put_off(30), put_off(40, n_last=20, n_rows=1), put_off(29))
+    take_all(counted, put_off(30), put_off(45, n_first=19, n_last=20, n_rows=2), put_off(29))
     stopped(counted, put_off(1))
+
+
+@pytest.mark.parametrize("n_last", [0, 7])
+def test_those_before_the_first_outcome_of_a_batch_end_the_row_of_before(n_last: int) -> None:
+    counted = budget()
+    counted.take(put_off(30))
+    error = stopped(counted, put_off(20 + n_last, n_first=20, n_last=n_last, n_rows=1))
+    assert str(error).startswith("50 files in a row")
+
+
+def test_fifty_after_the_last_outcome_of_one_batch_stop_a_run() -> None:
+    error = stopped(budget(), put_off(60, n_first=3, n_last=51, n_rows=1))
+    assert str(error).startswith("51 files in a row")
+
+
+def test_those_between_two_outcomes_of_one_batch_are_in_no_row() -> None:
+    take_all(budget(), put_off(30), put_off(1000, n_first=19, n_last=0, n_rows=25), put_off(49))
 
 
 def test_batches_in_which_nothing_was_tried_change_nothing() -> None:

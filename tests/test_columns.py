@@ -8,9 +8,9 @@ import enum
 import json
 import math
 import types
-from collections.abc import Callable
 import zoneinfo
 from collections import ChainMap, OrderedDict, UserDict, defaultdict, namedtuple
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any

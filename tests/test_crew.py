@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import r3po.crew
-from r3po.beacon import Beacon, Phase, list_workers, worker_file
-from r3po.crew import GAP_S, GRACE_S, PAUSES_S, RECOVER_S, SILENT_S, WATCH_S, Crew, Lost, Member
+from r3po.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
+from r3po.crew import GAP_S, GRACE_S, OOM_S, PAUSES_S, RECOVER_S, SILENT_S, WATCH_S, Crew, Lost, Member
 from r3po.pool import Answer, Call, WorkerLost
 from r3po.scheduler import BatchTicket, Death, StageTicket
 from r3po.worker import WorkerSetup
@@ -30,6 +30,7 @@ class FakePool:
     submitted: list[tuple[int, Call]] = field(default_factory=list)
     added: list[int] = field(default_factory=list)
     killed: list[tuple[int, bool]] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
 
     def start(self, setup: WorkerSetup, n_workers: int) -> None:
         raise AssertionError("the crew gets a pool that was started")
@@ -44,6 +45,7 @@ class FakePool:
         self.submitted.append((worker, call))
 
     def wait(self, timeout_s: float) -> list[Answer | WorkerLost]:
+        self.waits.append(timeout_s)
         return self.messages.popleft() if self.messages else []
 
     def shortage(self) -> str:
@@ -127,11 +129,51 @@ def stage(made: list[Stage], tmp_path: Path) -> Stage:
 
 
 def test_answers_come_before_deaths(stage: Stage) -> None:
-    for worker in (0, 1):
+    for worker in (0, 1, 2):
         stage.give(worker)
-    found = stage.say(WorkerLost(0, "died"), Answer(1, RUN), Answer(0, RUN))
+    found = stage.say(WorkerLost(2, "died"), WorkerLost(0, "died"), Answer(1, RUN), Answer(0, RUN))
     assert [type(message) for message in found] == [Answer, Answer, Lost]
     assert found[:2] == [Answer(1, RUN), Answer(0, RUN)]
+    assert isinstance(found[2], Lost) and found[2].member.number == 2
+    # That of a worker which has answered comes with the next look: the answer finds its member as it was.
+    (lost,) = stage.crew.wait(0.1)
+    assert isinstance(lost, Lost) and lost.member.number == 0
+    assert stage.pool.waits == [0.1, 0], "and what is known need not be waited for"
+    assert stage.crew.wait(0.1) == [], "once"
+
+
+def test_whoever_has_answered_before_it_died_is_a_member_until_its_death_is_told(stage: Stage) -> None:
+    first, second = stage.give(0, 7), stage.give(0, 8)
+    stage.mark(0, Phase.CALLING, 4)
+    stage.say(Answer(0, RUN), WorkerLost(0, "died"))
+    member = stage.crew.members[0]
+    assert member.tickets == [first, second] and list_workers(stage.folder) == [0, 1, 2]
+    member.tickets.pop(0)
+    given = stage.give(0, 9)  # nobody knows yet
+    (lost,) = stage.say(WorkerLost(0, "died"))
+    assert isinstance(lost, Lost) and lost.member is member and lost.file == (2, 4)
+    assert member.tickets == [second, given]
+    assert 0 not in stage.crew.members and list_workers(stage.folder) == [1, 2]
+
+
+def test_a_death_is_held_back_as_long_as_there_are_answers(stage: Stage) -> None:
+    for number in range(3):
+        stage.give(0, number)
+    assert stage.say(WorkerLost(0, "died"), Answer(0, RUN)) == [Answer(0, RUN)]
+    assert stage.say(Answer(0, RUN)) == [Answer(0, RUN)]
+    (lost,) = stage.say()
+    assert isinstance(lost, Lost) and stage.crew.n_lost == 1
+
+
+def test_whoever_has_answered_and_was_let_go_is_not_told_of(stage: Stage) -> None:
+    stage.give(0)
+    assert stage.say(Answer(0, RUN), WorkerLost(0, "died")) == [Answer(0, RUN)]
+    member = stage.crew.members[0]
+    member.tickets.clear()
+    stage.crew.dismiss(member)
+    assert stage.crew.wait(0.1) == []
+    stage.pass_time(1)
+    assert (stage.pool.added, stage.crew.n_lost) == ([3], 0)
 
 
 def test_a_death_is_told_once_although_each_call_says_it(stage: Stage) -> None:
@@ -169,6 +211,42 @@ def test_a_worker_that_died_before_its_first_word_has_no_last_one(stage: Stage) 
     lost = stage.lose(3)
     assert (lost.last, lost.file) == (None, None)
     assert lost.death == Death("killed, or exited")
+
+
+@pytest.mark.parametrize("phase", [Phase.READING, Phase.RECORDING, Phase.IDLE])
+def test_a_worker_that_did_anything_since_it_was_given_a_ticket_has_begun(stage: Stage, phase: Phase) -> None:
+    for worker in (0, 1):
+        stage.mark(worker, Phase.IDLE, -1)
+        stage.give(worker)
+        stage.give(worker)
+    stage.mark(0, phase)
+    assert (stage.lose(0).has_begun, stage.lose(1).has_begun) == (True, False)
+
+
+def test_what_counts_is_the_moment_when_it_had_nothing_in_hand(stage: Stage) -> None:
+    """It has answered the first ticket since; whether it has begun the second is not known."""
+    member = stage.crew.members[0]
+    stage.give(0, 7)
+    stage.give(0, 8)
+    stage.mark(0, Phase.RECORDING)
+    stage.mark(0, Phase.IDLE, -1)
+    member.tickets.pop(0)
+    stage.give(0, 9)
+    assert Lost(member, Death("killed"), read_beacon(stage.folder, 0), False).has_begun
+    member.tickets.clear()
+    stage.give(0, 10)
+    assert not stage.lose(0).has_begun, "it was idle when it was given this one"
+
+
+def test_a_worker_whose_beacon_came_late_or_never_may_have_begun(stage: Stage) -> None:
+    stage.lose(0)
+    stage.pass_time(1)
+    stage.give(3)
+    stage.mark(3, Phase.IDLE, -1)
+    assert stage.lose(3).has_begun
+    stage.pass_time(1)
+    stage.give(4)
+    assert stage.lose(4).has_begun
 
 
 def test_a_code_given_to_os_exit_is_the_cause(stage: Stage) -> None:
@@ -223,7 +301,29 @@ def test_one_worker_is_always_wanted(made: list[Stage], tmp_path: Path) -> None:
 def test_what_the_kernel_killed_for_memory_is_counted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(r3po.crew, "_count_oom_kills", lambda: 1)
     assert stage.lose(0).death.is_memory
-    assert not stage.lose(1).death.is_memory, "one kill is one death"
+    stage.now[0] += OOM_S
+    assert not stage.lose(1).death.is_memory, "one kill is not a death of later on"
+    monkeypatch.setattr(r3po.crew, "_count_oom_kills", lambda: 2)
+    assert stage.lose(2).death.is_memory
+
+
+@pytest.mark.parametrize(("seconds", "is_memory"), [(0.5, True), (OOM_S - 0.5, True), (OOM_S, False), (60.0, False)])
+def test_a_kill_of_the_kernel_that_was_seen_at_a_look_is_soon_forgotten(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, seconds: float, is_memory: bool
+) -> None:
+    """Else somebody else's process, killed in the morning, is the reason for a death in the evening."""
+    monkeypatch.setattr(r3po.crew, "_count_oom_kills", lambda: 1)
+    stage.pass_time(WATCH_S)
+    stage.pass_time(seconds)
+    assert stage.lose(0).death.is_memory is is_memory
+
+
+def test_kills_of_before_the_run_are_no_matter(
+    tmp_path: Path, made: list[Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(r3po.crew, "_count_oom_kills", lambda: 7)
+    stage = make_stage(made, tmp_path)
+    assert not stage.lose(0).death.is_memory
 
 
 def test_a_fatal_signal_is_no_matter_of_memory(stage: Stage) -> None:
@@ -488,6 +588,28 @@ def test_a_worker_that_has_calls_and_never_begins_is_ended(stage: Stage) -> None
     assert (stage.pool.killed, member.ended_for) == ([(0, True)], "silence")
     lost = stage.lose(0)
     assert (lost.file, lost.is_overrun, lost.death.is_known) == (None, False, False)
+
+
+def test_a_worker_that_was_idle_for_long_has_its_time_from_when_it_is_given_something(stage: Stage) -> None:
+    stage.pass_time(5 * SILENT_S)
+    stage.give(0)
+    stage.pass_time(SILENT_S)
+    assert stage.pool.killed == []
+    stage.pass_time(WATCH_S)
+    assert stage.pool.killed == [(0, True)]
+
+
+def test_a_worker_that_has_just_done_something_has_its_time_from_then(stage: Stage) -> None:
+    member = begin(stage, Phase.CALLING)
+    stage.give(0)
+    stage.pass_time(TIMEOUT_S)
+    stage.mark(0, Phase.IDLE, -1)
+    stage.pass_time(WATCH_S)
+    member.tickets.pop(0)
+    stage.pass_time(SILENT_S)
+    assert stage.pool.killed == []
+    stage.pass_time(WATCH_S)
+    assert (stage.pool.killed, member.ended_for) == ([(0, True)], "silence")
 
 
 def test_a_worker_without_calls_may_be_silent_for_ever(stage: Stage) -> None:

@@ -13,7 +13,7 @@ from jobs import environment
 
 from r3po import outputs
 from r3po.beacon import worker_file
-from r3po.outputs import Outputs, _LogStream, restore_streams
+from r3po.outputs import Outputs, _LogStream
 
 NOTE = "\n... more output is left out\n"
 
@@ -53,6 +53,34 @@ def test_every_byte_is_told_once_and_in_order(tmp_path: Path) -> None:
             told[worker] += text
     assert look(tail) == {}
     assert told == [log_of(tmp_path, worker).read_text(encoding="utf-8") for worker in (0, 1)]
+
+
+@pytest.mark.parametrize("character", ["é", "🍐"])
+def test_a_character_that_a_look_cuts_is_shown_whole(tmp_path: Path, character: str) -> None:
+    tail, told = Outputs(tmp_path, is_shown=True), ""
+    for byte in f"a{character}b\n".encode():
+        for worker in (0, 1):  # each has its own half
+            with open(log_of(tmp_path, worker), "ab") as log:
+                log.write(bytes([byte]))
+        seen = look(tail)
+        assert seen.get(0) == seen.get(1) != ""
+        told += seen.get(0, "")
+    assert told == f"a{character}b\n"
+
+
+def test_bytes_that_are_no_text_are_shown_all_the_same(tmp_path: Path) -> None:
+    tail, told = Outputs(tmp_path, is_shown=True), ""
+    for piece in (b"a\xff", b"\xc3", b"b\xe9\n"):
+        with open(log_of(tmp_path), "ab") as log:
+            log.write(piece)
+        told += look(tail).get(0, "")
+    assert told == "a\\xff\\xc3b\\xe9\n"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_character_that_the_limit_cuts_does_not_swallow_the_note(tmp_path: Path) -> None:
+    append(tmp_path, "x" * 99 + "é" * 10)
+    assert look(Outputs(tmp_path, is_shown=True)) == {0: "x" * 99 + "\\xc3" + NOTE}
 
 
 def test_nothing_is_told_unless_somebody_asked(tmp_path: Path) -> None:
@@ -166,16 +194,23 @@ def test_closed_and_replaced_streams_are_given_back(tmp_path: Path, harm: str) -
     assert print_in_worker(tmp_path, source) == "again\nand again\n"
 
 
-def test_streams_in_order_are_kept() -> None:
-    before = sys.stdout, sys.stderr
-    try:
-        restore_streams()
-        made = sys.stdout, sys.stderr
-        restore_streams()
-        assert (sys.stdout, sys.stderr) == made
-        assert all(isinstance(stream, _LogStream) for stream in made)
-    finally:
-        sys.stdout, sys.stderr = before
+@pytest.mark.parametrize("harm", ["os.close(1); os.close(2)", "os.dup2(0, 1); os.dup2(0, 2)"])
+def test_closed_and_replaced_descriptors_are_given_back(tmp_path: Path, harm: str) -> None:
+    source = f"{harm}\nrestore_streams()\nprint('again')\nos.write(2, b'and again\\n')\n"
+    source += "subprocess.run(['echo', 'child'], check=True)\n"
+    assert print_in_worker(tmp_path, source) == "again\nand again\nchild\n"
+
+
+def test_streams_in_order_are_kept(tmp_path: Path) -> None:
+    source = """\
+from r3po.outputs import _LogStream
+made = sys.stdout, sys.stderr
+restore_streams()
+assert (sys.stdout, sys.stderr) == made
+assert all(isinstance(stream, _LogStream) for stream in made)
+print("in order")
+"""
+    assert print_in_worker(tmp_path, source) == "in order\n"
 
 
 class Refusing(io.RawIOBase):

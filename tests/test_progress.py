@@ -328,6 +328,10 @@ def test_what_f_prints_is_shown_line_by_line_and_harmless(show: Show) -> None:
     assert text.splitlines() == ["worker 3: one", "worker 3: two\\x1b[2J", "worker 0: no newline"]
 
 
-def test_a_quiet_run_says_nothing_of_any_of_it(show: Show) -> None:
-    happened = (planned(), lost(), events.LongestRunning("b.json", 61.4), events.OutputSeen(3, "one"))
-    assert show(*happened, is_quiet=True) == ""
+def test_a_quiet_run_says_nothing_of_lost_workers_and_long_files(show: Show) -> None:
+    assert show(planned(), lost(), events.LongestRunning("b.json", 61.4), is_quiet=True) == ""
+
+
+def test_a_quiet_run_shows_what_f_prints_since_somebody_asked_for_it(show: Show) -> None:
+    text = show(planned(), lost(), events.OutputSeen(3, "one\ntwo\n"), batch(6), finished(), is_quiet=True)
+    assert text == "worker 3: one\nworker 3: two\n"

@@ -743,6 +743,34 @@ def test_the_rest_of_a_batch_is_without_the_file_that_its_worker_died_in() -> No
     assert batches_of(drain(scheduler, limit=100)) == [[(0, 4), (5, 7)], [(7, 9), (20, 22)]]
 
 
+@pytest.mark.parametrize("way", ["handed back", "nothing done", "some of it done", "a file of it took too long"])
+def test_what_comes_back_of_a_lost_batch_is_never_in_a_larger_one_than_before(way: str) -> None:
+    scheduler = Scheduler([(0, [(0, 16), (100, 200)])], 1, 100.0)
+    scheduler.lost(next_batch(scheduler, 16), None, KILLED)
+    doubt = next_batch(scheduler, 100)
+    assert (doubt.places, doubt.limit) == (((0, 8),), 8)
+    back = set(range(16))
+    match way:
+        case "handed back":
+            scheduler.hand_back(doubt)
+        case "nothing done":
+            scheduler.batch_done(doubt, doubt.places, 1.0)
+        case "some of it done":
+            scheduler.batch_done(doubt, [(2, 4), (5, 8)], 1.0)
+            back -= {0, 1, 4}
+        case _:
+            scheduler.overran(doubt, 3, TOO_LONG)
+            back.remove(3)
+            charge = scheduler.next_ticket()
+            assert isinstance(charge, ChargeTicket)
+            scheduler.charge_done(charge)
+    batches = batches_of(drain(scheduler, limit=100))
+    found = [{place for _, place in places_of(0, runs)} for runs in batches]
+    doubted = [places for places in found if places & back]
+    assert set().union(*doubted) == back, "nothing of it is mixed with what was never lost"
+    assert all(len(places) <= 8 for places in doubted)
+
+
 def test_queued_tickets_that_are_handed_back_are_no_suspects() -> None:
     scheduler = Scheduler([(0, [(0, 9)])], 1, 1.0)
     begun, queued, single = next_batch(scheduler, 4), next_batch(scheduler, 4), next_batch(scheduler, 1)
@@ -819,6 +847,48 @@ def test_several_trials_apart_come_one_after_the_other_and_before_all_else() -> 
     assert next_batch(scheduler, is_fresh=True).places == ((1, 2),)
 
 
+def test_what_is_due_is_recorded_while_a_trial_apart_waits_but_not_while_it_runs() -> None:
+    mistrusted = [Suspect(0, 1, n_deaths=DEATHS), Suspect(0, 2, is_apart=True)]
+    scheduler = Scheduler([(0, [(0, 4)])], 2, 1.0, mistrusted)
+    charge = scheduler.next_ticket()
+    assert isinstance(charge, ChargeTicket) and charge.place == 1
+    assert scheduler.next_ticket(is_fresh=True) is None, "a trial apart has no company, be it that"
+    scheduler.hand_back(charge)
+    charge = scheduler.next_ticket(is_fresh=True)
+    assert isinstance(charge, ChargeTicket), "it comes before the trial"
+    scheduler.charge_done(charge)
+    assert scheduler.next_ticket() is None
+    assert next_batch(scheduler, is_fresh=True).places == ((2, 3),)
+
+
+def test_what_becomes_due_while_a_trial_apart_runs_waits_for_its_end() -> None:
+    """Nothing else is in flight then, so nothing can; if it did, the trial would still be without company."""
+    scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0)
+    slow = next_batch(scheduler, 4)
+    scheduler.lost(next_batch(scheduler, 1), 4, SEGFAULT)
+    trial = next_batch(scheduler, is_fresh=True)
+    assert (trial.kind, scheduler.trial_apart) == ("trial", None)
+    scheduler.suspects[0].is_apart = True
+    scheduler.overran(slow, 0, TOO_LONG)
+    assert scheduler.next_ticket() is None and scheduler.next_ticket(is_fresh=True) is None
+    scheduler.batch_done(trial, [], 1.0)
+    charge = scheduler.next_ticket()
+    assert isinstance(charge, ChargeTicket) and charge.place == 0
+
+
+@pytest.mark.parametrize(("n_deaths", "n_runs", "is_kept"), [(0, 0, False), (0, 1, False), (0, 2, True), (1, 1, True)])
+@pytest.mark.parametrize("is_on_trial", [True, False])
+def test_files_that_were_in_flight_when_a_second_run_died_are_not_released(
+    n_deaths: int, n_runs: int, is_kept: bool, is_on_trial: bool
+) -> None:
+    suspect = Suspect(0, 1, n_deaths, is_apart=True, n_runs=n_runs)
+    scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, [suspect])
+    if is_on_trial:
+        next_batch(scheduler, is_fresh=True)
+    scheduler.release_first_offenders()
+    assert (scheduler.is_apart, suspect.is_apart) == (is_kept, is_kept)
+
+
 def test_only_files_with_no_deaths_are_released_to_have_company() -> None:
     mistrusted = [Suspect(0, 1, is_apart=True), Suspect(0, 2, n_deaths=1, is_apart=True)]
     scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, mistrusted)
@@ -861,18 +931,23 @@ def test_memory_deaths_that_do_not_count_are_repeated_without_a_count() -> None:
 def test_a_file_that_took_too_long_is_charged_with_no_deaths_and_the_rest_is_done_again() -> None:
     scheduler = Scheduler([(0, [(0, 8)])], 1, 1.0)
     scheduler.overran(next_batch(scheduler, 6), 2, TOO_LONG)
-    assert (scheduler.suspects, scheduler.n_pending) == ([], 7)
+    assert (scheduler.suspects, scheduler.n_pending) == ([Suspect(0, 2, death=TOO_LONG)], 7)
+    assert not scheduler.has_suspects, "it needs no trial"
     charge = scheduler.next_ticket()
     assert isinstance(charge, ChargeTicket)
     assert (charge.place, charge.n_deaths, charge.death) == (2, 0, TOO_LONG)
+    scheduler.charge_done(charge)
+    assert scheduler.suspects == []
     assert places_of(0, next_batch(scheduler, 8).places) == [(0, place) for place in (0, 1, 3, 4, 5, 6, 7)]
 
 
 def test_a_trial_that_took_too_long_is_over() -> None:
     scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, is_apart=True)])
     scheduler.overran(next_batch(scheduler, is_fresh=True), 1, TOO_LONG)
-    assert (scheduler.suspects, scheduler.is_apart, scheduler.n_pending) == ([], False, 3)
+    assert (scheduler.has_suspects, scheduler.is_apart, scheduler.n_pending) == (False, False, 3)
+    assert scheduler.suspects == [Suspect(0, 1, death=TOO_LONG)]
     tickets = take_all(scheduler)
+    assert scheduler.suspects == []
     assert [(t.place, t.n_deaths) for t in tickets if isinstance(t, ChargeTicket)] == [(1, 0)]
     assert staged_of(tickets) == [0]
 
@@ -912,7 +987,6 @@ def n_last_tries(scheduler: Scheduler) -> int:
     return n_files
 
 
-@pytest.mark.xfail(reason="what came to an outcome before counts as well, unless a whole batch has none", strict=True)
 def test_outcomes_of_before_the_first_deferred_place_do_not_let_it_be_tried_again() -> None:
     scheduler = Scheduler([(0, [(0, 10)]), (1, [(0, 40)])], 1, 1.0)
     scheduler.batch_done(next_batch(scheduler, 5), [], 1.0)
@@ -920,7 +994,6 @@ def test_outcomes_of_before_the_first_deferred_place_do_not_let_it_be_tried_agai
     assert n_last_tries(scheduler) == 0
 
 
-@pytest.mark.xfail(reason="the outcome of a last try lets the next one begin, be it a failure", strict=True)
 def test_a_last_try_does_not_earn_another() -> None:
     scheduler = Scheduler([(0, [(0, 20)]), (1, [(0, 40)])], 1, 1.0)
     first, other = next_batch(scheduler, 20), next_batch(scheduler, 10)
@@ -966,6 +1039,50 @@ def test_a_last_try_that_comes_back_is_a_last_try_again() -> None:
     assert next_batch(scheduler).kind == "last try"
 
 
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_a_suspect_whose_trial_fails_by_the_environment_stays_one_and_has_its_last_try_alone(is_apart: bool) -> None:
+    scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, n_deaths=1, n_known=1, is_apart=is_apart)])
+    trial = next_batch(scheduler, is_fresh=True)
+    assert (trial.kind, trial.is_last_try) == ("trial", False)
+    scheduler.batch_done(trial, [], 1.0, deferred=[1])
+    assert [(suspect.key, suspect.n_deaths) for suspect in scheduler.suspects] == [((0, 1), 1)]
+    assert (scheduler.is_apart, scheduler.n_pending) == (is_apart, 4)
+    for _ in range(2):
+        trial = next_batch(scheduler, is_fresh=True)
+        assert (trial.kind, trial.places, trial.is_last_try) == ("trial", ((1, 2),), True)
+        scheduler.batch_done(trial, trial.places, 0.0)  # it was not come to
+    trial = next_batch(scheduler, is_fresh=True)
+    scheduler.hand_back(trial)
+    trial = die_alone(scheduler, KILLED)
+    assert trial.is_last_try
+    trial = next_batch(scheduler, is_fresh=True)
+    assert trial.is_last_try
+    scheduler.batch_done(trial, [], 1.0)
+    tickets = take_all(scheduler)
+    assert staged_of(tickets) == [0]
+    assert places_of(0, [run for runs in batches_of(tickets) for run in runs]) == [(0, 0), (0, 2), (0, 3)]
+
+
+def test_a_trial_that_is_a_last_try_earns_no_other() -> None:
+    scheduler = Scheduler([(0, [(0, 20)]), (1, [(0, 40)])], 1, 1.0, [Suspect(1, 0)])
+    trial, first = next_batch(scheduler, is_fresh=True), next_batch(scheduler, 20)
+    scheduler.batch_done(trial, [], 1.0, deferred=[0])
+    scheduler.batch_done(first, [], 1.0, deferred=list(range(20)))
+    trial = next_batch(scheduler, is_fresh=True)
+    assert (trial.kind, trial.is_last_try) == ("trial", True)
+    scheduler.batch_done(trial, [], 1.0)
+    assert n_last_tries(scheduler) == 0
+
+
+def test_only_last_tries_are_such() -> None:
+    scheduler = Scheduler([(0, [(0, 3)])], 1, 1.0)
+    first = next_batch(scheduler, 3)
+    assert not first.is_last_try
+    scheduler.batch_done(first, [], 1.0, deferred=[0, 1])
+    last = next_batch(scheduler)
+    assert (last.kind, last.is_last_try) == ("last try", True)
+
+
 # Suspects of an earlier run
 
 
@@ -988,7 +1105,7 @@ def test_suspects_that_are_not_pending_are_ignored() -> None:
 @pytest.mark.parametrize("deaths", [{"n_deaths": DEATHS}, {"n_deaths": KNOWN_DEATHS, "n_known": KNOWN_DEATHS}])
 def test_a_suspect_that_died_often_enough_is_charged_at_once(deaths: dict[str, int]) -> None:
     scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, is_apart=True, death=KILLED, **deaths)])
-    assert (scheduler.suspects, scheduler.is_apart, scheduler.n_pending) == ([], False, 3)
+    assert (scheduler.has_suspects, scheduler.is_apart, scheduler.n_pending) == (False, False, 3)
     charge = scheduler.next_ticket()
     assert isinstance(charge, ChargeTicket)
     assert (charge.place, charge.n_deaths) == (1, deaths["n_deaths"])
@@ -1001,13 +1118,28 @@ def test_a_suspect_that_died_less_often_needs_only_the_rest() -> None:
     assert isinstance(charge, ChargeTicket) and charge.n_deaths == 3
 
 
-@pytest.mark.xfail(reason="it leaves the suspects before its failure is durable", strict=True)
 def test_a_file_that_is_to_be_charged_is_mistrusted_until_its_failure_is_durable() -> None:
     """What the run remembers are the suspects: if it is killed now, the deaths must not be forgotten."""
     mistrusted = [Suspect(0, 1, n_deaths=DEATHS, is_apart=True), Suspect(0, 2, is_apart=True)]
     scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, mistrusted)
-    next_batch(scheduler, is_fresh=True)
-    assert {suspect.place: suspect.n_deaths for suspect in scheduler.suspects} == {1: DEATHS, 2: 0}
+
+    def remembered() -> dict[int, int]:
+        return {suspect.place: suspect.n_deaths for suspect in scheduler.suspects}
+
+    assert remembered() == {1: DEATHS, 2: 0}
+    charge = scheduler.next_ticket()
+    assert isinstance(charge, ChargeTicket) and charge.place == 1
+    assert remembered() == {1: DEATHS, 2: 0}, "while it is being recorded"
+    scheduler.lost(charge, None, KILLED)
+    assert remembered() == {1: DEATHS, 2: 0}, "while it is to be recorded again"
+    charge = scheduler.next_ticket()
+    assert isinstance(charge, ChargeTicket)
+    scheduler.hand_back(charge)
+    assert remembered() == {1: DEATHS, 2: 0}
+    charge = scheduler.next_ticket()
+    assert isinstance(charge, ChargeTicket) and charge.n_deaths == DEATHS
+    scheduler.charge_done(charge)
+    assert remembered() == {2: 0}
 
 
 # The end

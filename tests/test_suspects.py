@@ -66,7 +66,9 @@ def suspect(shard: int, place: int, n_deaths: int = 0, n_known: int = 0, *, is_a
 
 def test_what_was_written_is_recalled(runs: Path) -> None:
     memory = Suspect(1, 2, 1, 1, True, Death("out of memory", True, is_memory=True))
-    written = [suspect(0, 7, 1, 1, is_apart=True), suspect(3, 1, 2), suspect(4, 4), memory]
+    often = Suspect(5, 0, is_apart=True, n_runs=3)
+    late = Suspect(5, 1, death=Death("time"))  # to be charged, with no deaths
+    written = [suspect(0, 7, 1, 1, is_apart=True), suspect(3, 1, 2), suspect(4, 4), memory, often, late]
     book(runs).write(written)
     assert recall(runs) == written
     assert recall(runs) == written, "to recall is not to forget"
@@ -106,10 +108,13 @@ def test_the_file_that_runs_alone_is_named(runs: Path) -> None:
 
 
 def test_deaths_under_other_code_count_for_nothing(runs: Path) -> None:
-    book(runs).write([suspect(0, 7, 2, 1, is_apart=True)], alone=suspect(0, 7))
+    often = suspect(0, 7, 2, 1, is_apart=True)
+    often.n_runs = 4
+    book(runs).write([often], alone=suspect(0, 7))
     leave_beacon(runs, 0, 7)
     (found,) = recall(runs, fingerprint="0" * 16)
     assert (found.key, found.n_deaths, found.n_known, found.is_apart) == ((0, 7), 0, 0, True)
+    assert found.n_runs == 1, "that which has just died; of the others the code is not known"
 
 
 def test_another_job_s_book_says_nothing(runs: Path) -> None:
@@ -166,6 +171,30 @@ def test_the_files_of_a_killed_run_are_suspects_and_its_beacons_go(runs: Path) -
     assert recall(runs) == found, "the book has them now"
 
 
+def test_the_runs_that_died_while_a_file_was_in_flight_are_counted(runs: Path) -> None:
+    for n_runs in range(1, 4):
+        leave_beacon(runs, 0, 7, run=f"run-{n_runs}")
+        leave_beacon(runs, 0, n_runs + 10, worker=1, run=f"run-{n_runs}")
+        found = {one.place: (one.n_runs, one.n_deaths) for one in recall(runs)}
+        assert found == {7: (n_runs, 0)} | {n + 10: (1, 0) for n in range(1, n_runs + 1)}
+    content = json.loads((runs.parent / "suspects.json").read_text())
+    assert [file["runs"] for file in content["files"]] == [3, 1, 1, 1]
+
+
+def test_a_run_in_which_the_lone_one_died_is_counted_as_well(runs: Path) -> None:
+    book(runs).write([Suspect(0, 7, is_apart=True, n_runs=1)], alone=suspect(0, 7))
+    leave_beacon(runs, 0, 7)
+    (found,) = recall(runs)
+    assert (found.n_runs, found.n_deaths) == (2, 1)
+
+
+@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.RECORDING])
+def test_a_run_that_died_while_a_file_was_not_in_flight_is_not_counted(runs: Path, phase: Phase) -> None:
+    book(runs).write([Suspect(0, 7, is_apart=True, n_runs=1)])
+    leave_beacon(runs, 0, 7, phase)
+    assert [one.n_runs for one in recall(runs)] == [1]
+
+
 @pytest.mark.parametrize("phase", [Phase.IDLE, Phase.LOADING, Phase.RECORDING, Phase.STAGING])
 def test_a_worker_that_was_in_no_file_leaves_no_suspect(runs: Path, phase: Phase) -> None:
     folder = leave_beacon(runs, 0, 7, phase)
@@ -199,6 +228,7 @@ def test_whoever_was_alone_when_the_run_died_has_died_once_more(runs: Path) -> N
     leave_beacon(runs, 0, 7)
     seven, eight = recall(runs)
     assert (seven.n_deaths, seven.n_known, seven.death) == (2, 1, Death("killed, and the run with it"))
+    assert seven.n_runs == 1
     assert eight == suspect(0, 8)
     assert [one.n_deaths for one in recall(runs)] == [2, 0], "and is not counted twice"
 

@@ -19,7 +19,7 @@ import r3po.worker as worker_module
 from r3po.beacon import Phase, read_beacon
 from r3po.columns import Columns, columns_of
 from r3po.errors import DamagedStateError, FunctionError
-from r3po.failures import TEXT_LIMIT
+from r3po.failures import TEXT_LIMIT, EnvironmentalFailure
 from r3po.manifest import Entries, ShardRef, write_shard_file
 from r3po.segments import Segment, read_segment
 from r3po.shardstate import Run
@@ -426,6 +426,8 @@ def f(path):
         job.run()
     assert caught.value.ray_terminate_msg == "the raylet is gone"  # type: ignore[attr-defined]
     assert job.n_segments() == 0
+    seen = read_beacon(tmp_path / "workers", 0)
+    assert seen is not None and (seen.is_in_file, seen.place) == (True, 1), "the next run knows where it was"
 
 
 # What is no row
@@ -622,6 +624,27 @@ def test_a_file_that_may_not_be_read_is_a_failure(tmp_path: Path) -> None:
         pytest.skip("this user may read everything")
     (line,) = job.run_twice()
     assert (line["is_row"], line["error_type"]) == (False, "PermissionError")
+
+
+@pytest.mark.parametrize("hash", ["content", "stat"])
+def test_a_file_that_is_too_large_for_memory_is_a_failure(
+    tmp_path: Path, hash: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_whole = worker_module._read_whole
+
+    def read(descriptor: int, size: int) -> bytes:
+        if size == 5:
+            raise MemoryError
+        return read_whole(descriptor, size)
+
+    monkeypatch.setattr(worker_module, "_read_whole", read)
+    source = "CALLS = []\ndef f(path, data):\n    CALLS.append(path)\n    return {'x': len(data)}"
+    job = Job(tmp_path, source, {"a": b"1", "large": b"12345", "z": b"22"}, input="bytes", hash=hash)
+    done = job.run()
+    found = job.outcomes(done)
+    assert (done.deferred, [line["is_row"] for line in found]) == ((), [True, False, True])
+    assert (found[1]["error_type"], found[1]["size"], found[1]["hash"]) == ("MemoryError", 5, None)
+    assert [str(job.path("a")), str(job.path("z"))] == job.module.CALLS
 
 
 def test_a_file_that_f_removes_is_a_failure(tmp_path: Path) -> None:
@@ -962,7 +985,7 @@ def test_what_fails_by_its_environment_is_put_off_and_nothing_of_it_recorded(tmp
     job = troubled_job(tmp_path, 6, [1, 4], name)
     done = job.run()
     assert (done.n_rows, done.n_failed, done.failures) == (4, 0, ())
-    assert (done.deferred, done.n_deferred_last, done.returned) == ((1, 4), 0, ())
+    assert (done.deferred, done.n_deferred_first, done.n_deferred_last, done.returned) == ((1, 4), 0, 0, ())
     assert [(line["place"], line["0.int"], line["hash"]) for line in job.outcomes(done)] == [
         (n, n, blake(b"")) for n in (0, 2, 3, 5)
     ]
@@ -1007,6 +1030,7 @@ def test_fifty_in_a_row_from_the_first_file_on_leave_no_segment(tmp_path: Path) 
     job = troubled_job(tmp_path, 80, "range(80)")
     done = job.run()
     assert (done.segment, len(done.deferred), done.n_deferred_last, done.returned) == (None, 50, 50, ((50, 80),))
+    assert done.n_deferred_first == 50
     assert job.n_segments() == 0
 
 
@@ -1021,6 +1045,7 @@ def test_failures_of_f_s_own_between_them_begin_it_anew_too(tmp_path: Path) -> N
     )
     done = Job(tmp_path, source, {f"{n:03d}": b"" for n in range(90)}).run()
     assert (done.n_failed, len(done.deferred), done.n_deferred_last, done.returned) == (1, 89, 44, ())
+    assert done.n_deferred_first == 45
 
 
 def test_a_disk_that_went_away_ends_the_batch_without_a_failure(tmp_path: Path) -> None:
@@ -1036,6 +1061,7 @@ def test_a_probe_puts_off_what_fails_by_its_environment_and_goes_on(tmp_path: Pa
     assert (probed.columns, probed.first_row_path, probed.n_failed) == (ONE, "002", 0)
     done = job.worker.record_probe(probed.columns)
     assert (done.n_rows, done.deferred, done.n_deferred_last, done.returned) == (1, (0, 1), 0, ((3, 5),))
+    assert done.n_deferred_first == 2
 
 
 # The time limit
@@ -1070,6 +1096,23 @@ def test_a_file_that_takes_too_long_has_failed_and_its_worker_is_spent(tmp_path:
 def test_a_batch_in_time_is_not_spent(tmp_path: Path) -> None:
     done = Job(tmp_path, LATE, {"a": b"", "b": b""}, timeout_s=30.0).run()
     assert (done.n_rows, done.is_spent) == (2, False)
+
+
+@pytest.mark.parametrize("change", ["os.unlink(path)", APPEND], ids=["removed", "changed"])
+def test_f_is_not_called_again_once_it_took_too_long(tmp_path: Path, change: str) -> None:
+    source = LATE.replace("def f(path):\n", f"CALLS = []\n\ndef f(path):\n    CALLS.append(path)\n    {change}\n")
+    job = Job(tmp_path, source, {"late": b"12", "z": b""}, timeout_s=0.1)
+    done = job.run()
+    assert (done.n_failed, done.deferred, done.returned, done.is_spent) == (1, (), ((1, 2),), True)
+    assert done.failures[0][1].error_type == "Timeout"
+    assert [str(job.path("late"))] == job.module.CALLS
+
+
+def test_a_worker_is_spent_although_nothing_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = EnvironmentalFailure("OSError", "EIO", "", "")
+    monkeypatch.setattr(worker_module, "timeout_failure", lambda *_: disk)
+    done = Job(tmp_path, LATE, {"late": b"12", "z": b""}, timeout_s=0.1).run()
+    assert (done.segment, done.deferred, done.returned, done.is_spent) == (None, (0,), ((1, 2),), True)
 
 
 def test_a_probe_ends_at_a_file_that_takes_too_long(tmp_path: Path) -> None:
@@ -1127,9 +1170,34 @@ def test_a_charge_records_the_failure_without_calling_f(tmp_path: Path) -> None:
     done = job.worker.charge(Charge(job.offer((1, 2)), died))
     assert (done.n_rows, done.n_failed, done.returned, done.failures) == (0, 1, (), (("1", died),))
     (line,) = job.outcomes(done)
-    assert (line["place"], line["size"], line["hash"]) == (1, 3, blake(b"new"))
+    assert (line["place"], line["size"], line["hash"], line["racy"]) == (1, 3, None, False)
+    assert line["mtime_ns"] == os.stat(job.path("1")).st_mtime_ns
     assert Failure(*(line[name] for name in Failure._fields)) == died
     assert job.module.CALLS == []
+
+
+@pytest.mark.parametrize("hash", ["content", "stat"])
+@pytest.mark.parametrize("input", ["path", "bytes"])
+def test_a_file_that_is_charged_is_not_opened(
+    tmp_path: Path, input: str, hash: str, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read it may be what ended its worker."""
+    job = Job(tmp_path, SIZE_OF, {"a": b"1", "b": b"22"}, columns=SIZE_COLUMNS, input=input, hash=hash)
+    phases: list[Phase] = []
+    monkeypatch.setattr(job.worker.beacon, "mark", lambda phase, *_: phases.append(phase))
+    opened.clear()
+    done = job.worker.charge(Charge(job.offer((1, 2)), Failure("WorkerDied", "SIGBUS", "", "")))
+    assert opened and not any(name.startswith(str(job.source)) for name in opened)
+    assert not {Phase.READING, Phase.CALLING} & set(phases), "nor is this worker in it"
+    assert [(line["size"], line["hash"]) for line in job.outcomes(done)] == [(2, None)]
+
+
+def test_of_a_file_that_went_before_its_charge_the_manifest_s_word_stands(tmp_path: Path) -> None:
+    job = Job(tmp_path, SIZE_OF, {"a": b"123"}, columns=SIZE_COLUMNS)
+    mtime_ns = os.stat(job.path("a")).st_mtime_ns
+    job.path("a").unlink()
+    (line,) = job.outcomes(job.worker.charge(Charge(job.offer(), Failure("Timeout", "too long", "", ""))))
+    assert (line["size"], line["mtime_ns"], line["hash"], line["error_type"]) == (3, mtime_ns, None, "Timeout")
 
 
 @pytest.mark.parametrize("input", ["path", "bytes"])
@@ -1225,8 +1293,10 @@ def test_a_segment_can_be_read_whatever_umask_f_leaves(tmp_path: Path, umask: st
         segments = [done.segment for done in (job.run((0, 1)), job.run((1, 2)))]
     finally:
         os.umask(before)
-    modes = {path.stat().st_mode & 0o777 for path in job.folders.segments.rglob("*") if path.is_file()}
+    made = list(job.folders.segments.rglob("*"))
+    modes = {path.stat().st_mode & 0o777 for path in made if path.is_file()}
     assert (len(segments), modes) == (2, {0o644})
+    assert {path.stat().st_mode & 0o777 for path in made if path.is_dir()} == {0o755}, "their folder, too"
 
 
 def test_a_worker_stages_what_it_made(tmp_path: Path) -> None:

@@ -12,11 +12,6 @@ import raising
 from jobs import Ended, Job, make_job, r3po
 from raising import EXCEPTIONS
 
-KNOWN: set[str] = set()
-"""What r3po does not stand yet."""
-
-NOT_YET = pytest.mark.xfail(reason="r3po does not stand this yet", strict=True)
-
 NewJob = Callable[..., Job]
 
 
@@ -43,7 +38,7 @@ def run(job: Job) -> Ended:
     pytest.fail("the exception came out of r3po")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[NOT_YET] * (name in KNOWN)) for name in EXCEPTIONS])
+@pytest.mark.parametrize("name", EXCEPTIONS)
 def test_an_exception_is_its_files_failure_and_its_neighbours_have_rows(name: str, new_job: NewJob) -> None:
     job = new_job(name, "good", name, "good")
     ended = run(job)
@@ -67,7 +62,7 @@ def test_an_exception_is_its_files_failure_and_its_neighbours_have_rows(name: st
 
 def test_all_exceptions_in_one_job(new_job: NewJob) -> None:
     """What one exception leaves behind must not reach the next file; and all outcomes share a few segments."""
-    names = [name for name in EXCEPTIONS if name not in KNOWN]
+    names = list(EXCEPTIONS)
     job = new_job(*(pair for name in names for pair in ("good", name)))
     assert job.run().code == 1
     assert [failure["path"] for failure in job.failures()] == [f"{2 * n + 1:03}.json" for n in range(len(names))]

@@ -698,7 +698,6 @@ LOG_BYTES = 1 << 20
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.xfail(reason="r3po does not stand this yet", strict=True)
 def test_a_file_that_closes_stdout_does_not_fail_its_neighbours(lab: Lab, tmp_path: Path) -> None:
     """They are in one batch: the first file is the probe's, the next four are the first offer."""
     job = hostile_job(tmp_path, 40, {2: "close_stdout", 3: "print_a_line"}, processes=1, batch_seconds=60)

@@ -136,13 +136,7 @@ NAMES: dict[str, bytes] = {
 }
 
 
-KNOWN: set[str] = set()
-"""What r3po does not stand yet."""
-
-NOT_YET = pytest.mark.xfail(reason="r3po does not stand this yet", strict=True)
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[NOT_YET] * (name in KNOWN)) for name in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_file_of_any_name_has_its_row_and_its_failure(name: str, job: Job) -> None:
     add(job, NAMES[name])
     add(job, b"zz" + NAMES[name][-200:].replace(b"/", b"_"), b"bad")
