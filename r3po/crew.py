@@ -26,6 +26,9 @@ WATCH_S = 0.5
 GAP_S = 5.0
 """A driver that did not come to look for so long was stopped itself, or its machine slept: deadlines begin anew."""
 
+START_S = 30.0
+"""A worker that has not loaded f by then is not waited for by a trial."""
+
 GRACE_S = 3.0
 """After `timeout_seconds` the worker ends f itself; so much later, the driver ends the worker."""
 
@@ -47,6 +50,7 @@ class Member:
     """One worker, from its start to its death."""
 
     number: int
+    started_at: float = 0.0
     is_ready: bool = False
     """It has imported f."""
     is_fresh: bool = True
@@ -119,7 +123,7 @@ class Crew:
         self._pool, self._folder, self._timeout_s, self._clock = pool, folder, timeout_s, clock
         self.n_wanted = self._n_workers = n_workers
         self._memory_lost_at = 0.0
-        self.members = {number: Member(number) for number in range(n_workers)}
+        self.members = {number: Member(number, clock()) for number in range(n_workers)}
         self._next_number = n_workers
         self._held: list[WorkerLost] = []
         self._due: list[float] = []
@@ -212,11 +216,11 @@ class Crew:
         members = list(self.members.values())
         if self._due or not self._pool.can_replace:
             return
-        if any(self.is_fresh(member) or not member.is_ready or member.is_leaving for member in members):
+        if any(self.is_fresh(member) or member.is_leaving or self._is_coming(member) for member in members):
             return
-        idle_first = sorted(members, key=lambda member: len(member.tickets))
-        if idle_first and not idle_first[0].has_trial:
-            self.dismiss(idle_first[0])
+        ready = [member for member in members if member.is_ready and not member.has_trial]
+        if ready:
+            self.dismiss(min(ready, key=lambda member: len(member.tickets)))
 
     def longest(self) -> tuple[int, int, float] | None:
         """Return shard, place and seconds of the file that has been running for longest."""
@@ -227,6 +231,10 @@ class Crew:
         return seen.shard, seen.place, self._clock() - since
 
     # Private methods
+
+    def _is_coming(self, member: Member) -> bool:
+        """Whether a member that is starting can be counted on: on a busy cluster some never start."""
+        return not member.is_ready and self._clock() - member.started_at < START_S
 
     def _lose(self, message: WorkerLost) -> Lost:
         member = self.members.pop(message.worker)
@@ -276,7 +284,7 @@ class Crew:
             self._replace(0.0)
         for due in [due for due in self._due if due <= now]:
             self._due.remove(due)
-            self.members[self._next_number] = Member(self._next_number)
+            self.members[self._next_number] = Member(self._next_number, now)
             self._pool.add_worker(self._next_number)
             self._next_number += 1
 

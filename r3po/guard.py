@@ -26,11 +26,15 @@ PATIENCE_S = 20.0
 """How long to look for processes: one that was just being started opens its log late."""
 
 
-def end_users_of(folder: str) -> int:
-    """SIGKILL every process that has a file in `folder` open. Returns how many; 0 where there is no /proc."""
+def end_users_of(folder: str, spared: int = 0) -> int:
+    """SIGKILL every process that has a file in `folder` open, but this one and `spared`.
+
+    Returns:
+        How many; 0 where there is no /proc.
+    """
     inside, n_ended = folder.rstrip("/") + "/", 0
     for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()] if os.path.isdir("/proc") else []:
-        if pid != os.getpid() and _has_open(pid, inside):
+        if pid not in (os.getpid(), spared) and _has_open(pid, inside):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
                 n_ended += 1
@@ -56,12 +60,13 @@ def sweep_temporary(note_file: str | os.PathLike[str]) -> None:
 
 def main(folder: str) -> None:
     """Wait for the driver's end, then end the rest and remove the folder."""
+    driver = os.getppid()  # it may go on, with another Ray
     if sys.stdin.buffer.read() == DONE:
         return
     deadline = time.monotonic() + PATIENCE_S
     n_quiet = 0
     while n_quiet < 6 and time.monotonic() < deadline:
-        n_quiet = 0 if end_users_of(folder) else n_quiet + 1
+        n_quiet = 0 if end_users_of(folder, driver) else n_quiet + 1
         time.sleep(LOOK_S)
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -69,6 +70,9 @@ CHECK_S = 1.0
 ASK_S = 0.5
 """How long a worker that is to be ended may take to write down what it is doing."""
 
+STUCK_S = 15.0
+"""A process that has not noticed for so long that its Ray is dead waits inside of it."""
+
 CONNECT_S = 5.0
 """The same for a Ray elsewhere, by a connection."""
 
@@ -98,6 +102,7 @@ class RayPool:
         """Processes that our raylet has started, with their start times: some outlive it."""
         self._guard: subprocess.Popen[bytes] | None = None
         """Ends what is left of Ray if this process is killed."""
+        self._watchdog: _Watchdog | None = None
         self._checked_at = 0.0
         self._is_gone = False
         self.description = "Ray, local"
@@ -173,8 +178,7 @@ class RayPool:
             if started and start_of(pid) == started:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-        end_users_of(str(self._temporary))
-        self._remove_temporary()
+        self._remove_temporary(is_clean=not self._is_gone)
 
     # Private methods
 
@@ -210,7 +214,7 @@ class RayPool:
             if not _answers():
                 raise self._gone("its head does not answer")
             return
-        dead = [kind for kind, _ in node.dead_processes() if kind in ("raylet", "gcs_server")]
+        dead = [kind for kind, _ in node.dead_processes() if kind in _VITAL]
         if dead:
             raise self._gone(f"its {' and '.join(sorted(dead))} ended")
         self._note_children()
@@ -232,13 +236,15 @@ class RayPool:
             self._temporary = _make_temporary()
             self._note_file.write_text(str(self._temporary))
             self._guard = _start_guard(self._temporary)
+            self._watchdog = _Watchdog()
+            self._watchdog.start()
             try:
                 self._init(n_workers)
                 return
             except BaseException as error:
                 with contextlib.suppress(Exception):
                     ray.shutdown()
-                self._remove_temporary()
+                self._remove_temporary(is_clean=False)
                 if not isinstance(error, Exception):
                     raise  # a second Ctrl-C
                 log.info("Ray did not start (%d of %d): %s", attempt, START_TRIES, error)
@@ -249,10 +255,20 @@ class RayPool:
                     ) from error
                 time.sleep(attempt)
 
-    def _remove_temporary(self) -> None:
+    def _remove_temporary(self, *, is_clean: bool) -> None:
+        """Remove Ray's folder and end who uses it; unless Ray ended well, the guard goes on looking for a while."""
+        if self._watchdog is not None:
+            self._watchdog.is_over.set()
+            self._watchdog = None
+        if self._temporary is not None:
+            end_users_of(str(self._temporary))
         if self._guard is not None:
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                self._guard.communicate(DONE, timeout=5)
+            with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+                if is_clean:
+                    self._guard.communicate(DONE, timeout=5)
+                elif self._guard.stdin is not None:
+                    self._guard.stdin.close()
+            _guards[:] = [guard for guard in _guards if guard.poll() is None] + [self._guard]
             self._guard = None
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -377,6 +393,15 @@ def _children_of(pid: int) -> list[int]:
     return found
 
 
+def _name_and_state(pid: int) -> tuple[str, str]:
+    """Return a process's name and state; `Z`: it has ended, and nobody has asked for its exit code."""
+    try:
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+    except OSError:
+        return "", ""
+    return name, rest.split()[0]
+
+
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Let the workers inherit OMP_NUM_THREADS=1 unless the user chose: each has a core, not all of them."""
@@ -431,6 +456,54 @@ def _with_value(setup: WorkerSetup, pickled: bytes | None) -> WorkerSetup:
     return dataclasses.replace(
         setup, function=dataclasses.replace(setup.function, value=ray.cloudpickle.loads(pickled))
     )
+
+
+class _Watchdog(threading.Thread):
+    """Ends this process if it waits inside Ray for a Ray that is dead.
+
+    Some calls of Ray (`ray.init` above all) wait for a GCS that is gone without ever coming back to Python, until Ray
+    ends the process after a minute, with the exit code 1 and no word. This does it sooner, with 3 and a hint.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="r3po-ray-watchdog", daemon=True)
+        self.is_over = threading.Event()
+        self._earlier = set(_children_of(os.getpid()))
+
+    def run(self) -> None:
+        dead_since = None
+        while not self.is_over.wait(CHECK_S):
+            dead = self._find_dead()
+            if not dead:
+                dead_since = None
+                continue
+            dead_since = dead_since or time.monotonic()
+            if time.monotonic() - dead_since > STUCK_S:
+                self._end(dead)
+
+    def _find_dead(self) -> list[str]:
+        node = _global_node()
+        if node is not None:
+            return [kind for kind, _ in node.dead_processes() if kind in _VITAL]
+        # Ray is still starting: its dead are the zombies among our new children.
+        states = [_name_and_state(pid) for pid in set(_children_of(os.getpid())) - self._earlier]
+        return [name for name, state in states if name in _VITAL and state == "Z"]
+
+    def _end(self, dead: list[str]) -> None:
+        log.error("Ray is gone (%s), and this process waits for it: it is ended", ", ".join(dead))
+        text = f"error: Ray is gone: its {dead[0]} ended\nhint:  your state is safe; run again to go on\n"
+        if sys.stderr is not None and sys.stderr.isatty():
+            text = "\n\x1b[?25h" + text  # the cursor that a live line hides
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())
+        os._exit(RunStoppedError.exit_code)  # the guard does the rest
+
+
+_VITAL = ("raylet", "gcs_server")
+"""Processes without which Ray is no Ray."""
+
+_guards: list[subprocess.Popen[bytes]] = []
+"""Guards that may still be looking; kept, so that each is waited for once it is done."""
 
 
 def _start_guard(folder: Path) -> subprocess.Popen[bytes]:
