@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import soak
-from jobs import HAS_PROC, run_process
+from jobs import HAS_PROC, run_process, tree_of
 from soak import GONE_S, RAY_DEATH_S, SIGKILL_S, SIGNAL_S, Job, Run
 
 if TYPE_CHECKING:
@@ -293,6 +293,14 @@ def test_a_process_that_is_stopped_for_some_seconds_only_costs_time(lab: Lab, rn
     lab.assert_finished(job)
 
 
+def kill_guard(run: Run) -> None:
+    """Kill the process that would end the workers of a killed driver at once."""
+    for pid, _ in tree_of(run.process.pid):
+        with contextlib.suppress(OSError):
+            if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_what_workers_of_a_killed_run_write_late_changes_nothing(lab: Lab, rng: random.Random) -> None:
     """Workers go on for some seconds after their driver's death; the next run is at work by then."""
     job = lab.new_job()
@@ -301,6 +309,7 @@ def test_what_workers_of_a_killed_run_write_late_changes_nothing(lab: Lab, rng: 
         for _ in range(3):
             run = runs.enter_context(lab.run(job))
             wait_for_calls(run, rng.randint(1, 150))
+            kill_guard(run)
             assert run.kill("driver", rng)
             assert run.wait(SIGKILL_S) == -signal.SIGKILL
             assert run.alive(but=("agent",)), "the workers are still there"
