@@ -236,7 +236,7 @@ class RayPool:
             self._temporary = _make_temporary()
             self._note_file.write_text(str(self._temporary))
             self._guard = _start_guard(self._temporary)
-            self._watchdog = _Watchdog()
+            self._watchdog = _Watchdog(self._temporary)
             self._watchdog.start()
             try:
                 self._init(n_workers)
@@ -465,8 +465,9 @@ class _Watchdog(threading.Thread):
     ends the process after a minute, with the exit code 1 and no word. This does it sooner, with 3 and a hint.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(name="r3po-ray-watchdog", daemon=True)
+        self._folder = str(folder)
         self.is_over = threading.Event()
         self._earlier = set(_children_of(os.getpid()))
 
@@ -490,13 +491,17 @@ class _Watchdog(threading.Thread):
         return [name for name, state in states if name in _VITAL and state == "Z"]
 
     def _end(self, dead: list[str]) -> None:
-        log.error("Ray is gone (%s), and this process waits for it: it is ended", ", ".join(dead))
         text = f"error: Ray is gone: its {dead[0]} ended\nhint:  your state is safe; run again to go on\n"
         if sys.stderr is not None and sys.stderr.isatty():
             text = "\n\x1b[?25h" + text  # the cursor that a live line hides
         with contextlib.suppress(OSError):
             os.write(2, text.encode())
-        os._exit(RunStoppedError.exit_code)  # the guard does the rest
+        for pid in set(_children_of(os.getpid())) - self._earlier:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        end_users_of(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os._exit(RunStoppedError.exit_code)  # what comes up only now is the guard's
 
 
 _VITAL = ("raylet", "gcs_server")
