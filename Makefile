@@ -20,7 +20,7 @@ test: $(VENV)/.installed-dev  ## run the tests, without those that inject faults
 	@$(BIN)/python -m pytest -q -m 'not faults'
 
 faults: $(VENV)/.installed-dev  ## kill, hang, fill, damage: what must hold for every change (docs/faults.md)
-	@$(BIN)/python -m pytest -q tests/faults tests/test_crash_points.py
+	@$(BIN)/python -m pytest -q -m faults
 
 check: $(VENV)/.installed-dev  ## format, lint, types, import contract, tests
 	@echo 'format ...' && $(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff .; exit 1; }

@@ -5,7 +5,7 @@ mapped page outlives its process, whatever ended it, and costs no system call. I
 cut it may be anything, and a suspect that is innocent is done as any other.
 
 Beside the beacon lie two more files of the same worker: `.crash`, into which `faulthandler` writes what a fatal signal
-interrupted, and `.out`, what f printed. Source: FORMAT.md, "Runs".
+interrupted, and `.out`, what f printed. Source: FORMAT.md, "Workers".
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from r3po.processes import start_of
 
 _DOING = struct.Struct("<qqqq")
 """counter, phase, shard, place"""
@@ -42,9 +44,9 @@ class Phase(enum.IntEnum):
     LOADING = 1
     """Importing f."""
     READING = 2
-    """Looking at a file, before f is called."""
+    """At a file: looking at it, and in f where there is no time limit."""
     CALLING = 3
-    """In f, or turning what it returned into a row."""
+    """In f under a time limit, until the next mark."""
     RECORDING = 4
     """Writing a segment."""
     STAGING = 5
@@ -192,15 +194,6 @@ def read_crash(folder: Path, worker: int) -> tuple[str, str]:
 
 
 # Processes
-
-
-def start_of(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot: with its id, it names one process. 0: not known."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def is_running(sighting: Sighting) -> bool:

@@ -15,6 +15,8 @@ COSTLY_GUARD = 10
 
 COSTLY = frozenset({"WorkerDied", "OutOfMemory", "Timeout"})
 
+_OTHERWISE = {"Timeout": ", or raise timeout_seconds", "OutOfMemory": ", or use fewer --processes"}
+
 PERCENT_AFTER = 100
 """A share of failures is looked at once so many files have finished."""
 
@@ -31,7 +33,7 @@ class ErrorBudget:
         self._limit = limit
         self._is_off = limit is not None and limit.is_off
         self._is_guarded = is_guarded and not self._is_off
-        self._first_failures: list[Failure] = []
+        self._first_failures: list[tuple[str, Failure]] = []
         self._n_finished = 0
         self._n_failed = 0
         self._n_deferred_in_a_row = 0
@@ -60,30 +62,32 @@ class ErrorBudget:
             return
         path, failure = done.deferral
         raise RunStoppedError(
-            f"{longest} files in a row failed by no fault of theirs; they are not recorded as failed",
+            f"{longest} files in a row could not be processed, and it looks like the machine rather than the files; "
+            "they are not recorded as failed",
             evidence=f"{path}  {failure.error_type}: {first_line(failure.message)}\n{failure.where}".rstrip(),
-            hint="look at the disk, the mount or the limits of this machine, then run again;\n"
-            "--max-errors none records such files as failed",
+            hint="look at the disk, the mount, the network, the permissions and the limits of this machine\n"
+            "(or does f leave files open?), then run again; --max-errors none records such files as failed",
         )
 
     def _check_first(self, done: BatchDone) -> None:
         if not self._is_guarded:
             return
-        self._first_failures += [failure for _, failure in done.failures]
-        kinds = {(failure.error_type, _place_of(failure)) for failure in self._first_failures}
+        self._first_failures += done.failures
+        kinds = {(failure.error_type, _place_of(failure)) for _, failure in self._first_failures}
         if done.n_rows or len(kinds) > 1:
             self._is_guarded = False
             self._first_failures.clear()
             return
         n = len(self._first_failures)
-        if not n or n < (COSTLY_GUARD if self._first_failures[0].error_type in COSTLY else GUARD):
+        if not n or n < (COSTLY_GUARD if self._first_failures[0][1].error_type in COSTLY else GUARD):
             return
-        failure = self._first_failures[0]
+        path, failure = self._first_failures[0]
         raise RunStoppedError(
             f"the first {n} files all failed with {failure.error_type}: {first_line(failure.message)}; "
             "the rest was not tried",
-            evidence=failure.traceback or failure.where,
-            hint="mend the function and run again; --max-errors none goes on all the same",
+            evidence=f"{path}\n{failure.traceback or failure.where}".rstrip(),
+            hint=f"mend the function and run again{_OTHERWISE.get(failure.error_type, '')}; "
+            "--max-errors none goes on all the same\n(these files, if it was not the code: r3po run --retry-failed)",
         )
 
     def _check_limit(self, done: BatchDone) -> None:

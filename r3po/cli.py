@@ -61,9 +61,11 @@ def run(
     engine: Annotated[str, typer.Option(help="ray, or serial: all in this process, for a debugger.")] = "ray",
     processes: Annotated[int | None, typer.Option(min=1, help="Workers, instead of the config's.")] = None,
     max_errors: Annotated[
-        str | None, typer.Option(metavar="N", help="Stop after N failed files, N% of them, or none; not the config's.")
+        str | None, typer.Option(metavar="N", help="Stop if more than N files fail, or N% of the finished; or none.")
     ] = None,
-    show_output: Annotated[bool, typer.Option("--show-output", help="Show what f prints, while it does.")] = False,
+    show_output: Annotated[
+        bool, typer.Option("--show-output", help="Show what f prints: the first MiB of each worker.")
+    ] = False,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 although files failed.")] = False,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,

@@ -265,7 +265,7 @@ class _ParquetKeys(BaseModel):
     level: int | None = None
 
 
-# What a value of another type must be: pydantic's finding in our words, and the two keys that take more than one type.
+# What a value of another type must be: pydantic's finding in our words, and the keys that take more than one type.
 _TYPES = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}
 _MIXED = {"processes": "a whole number, or auto", "parquet": "true, false or {compression: zstd, level: 3}"} | {
     "timeout_seconds": "a number of seconds, or null"

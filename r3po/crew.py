@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -84,6 +84,8 @@ class Lost:
     """What its beacon says for ever."""
     was_alone: bool
     """Nobody else had a file in hand."""
+    n_workers: int | None = None
+    """How many there are from now on, if there is one fewer."""
 
     @property
     def has_begun(self) -> bool:
@@ -129,7 +131,7 @@ class Crew:
         self._due: list[float] = []
         """When replacements are to be started."""
         self.n_lost = 0
-        """Workers that died in the middle of something."""
+        """Workers that died or were ended; not those that were dismissed."""
         self._n_lost_in_a_row = 0
         self._watched_at = clock()
         self._n_oom_kills = _count_oom_kills()
@@ -245,13 +247,15 @@ class Crew:
         was_alone = not self.is_busy
         if not member.ended_for:
             self._n_lost_in_a_row += 1
+        n_workers = None
         if death.is_memory and not was_alone:
-            self.n_wanted = max(1, self.n_wanted - 1)
             self._memory_lost_at = self._clock()
+            if self.n_wanted > 1:
+                n_workers = self.n_wanted = self.n_wanted - 1
         if self._pool.can_replace:
             self._replace(PAUSES_S[min(self._n_lost_in_a_row, len(PAUSES_S) - 1)])
         log.info("worker %d is gone: %s (%s), it last said %s", member.number, death.cause, message.reason, last)
-        return Lost(member, death, last, was_alone)
+        return Lost(member, death, last, was_alone, n_workers)
 
     def _death_of(self, member: Member, message: WorkerLost, last: Sighting | None) -> Death:
         signal_name, stack = read_crash(self._folder, member.number)
@@ -265,6 +269,8 @@ class Crew:
             return Death(f"exit code {last.exit_code}", True, stack)
         if message.is_memory or was_oom_kill:
             return Death("out of memory", True, stack, is_memory=True)
+        if member.ended_for == "silence":
+            return Death("did not answer any more", False, stack)
         return Death("killed, or exited", False, stack)
 
     def _note_oom_kills(self) -> None:
@@ -310,7 +316,7 @@ class Crew:
             member.ended_for = "silence"
         else:
             return
-        log.info("worker %d is ended for %s: %s", member.number, member.ended_for, replace(seen))
+        log.info("worker %d is ended for %s: %s", member.number, member.ended_for, seen)
         self._pool.kill(member.number, ask_first=True)
 
 

@@ -103,7 +103,7 @@ class WorkerLost:
     path: str
     """The file it was in; empty: none, or not known."""
     n_workers: int | None
-    """How many there are from now on, if that changed."""
+    """How many there are for the next minutes, if there is one fewer; None: as many as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,8 @@ class StopRequested:
     """A signal asked the run to stop; batches in flight are finishing."""
 
     signal_name: str
-    n_batches: int
+    limit_s: float | None
+    """How long the files in hand are waited for; None: until they are done."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def failure_of(error: BaseException, tb: TracebackType | None, environmental: fr
     return kind(type_name(error), clean(message), clean(where), clean(formatted))
 
 
-def timeout_failure(timeout_s: float | None, frames: Sequence[FrameSummary]) -> Failure:
+def timeout_failure(timeout_s: float, frames: Sequence[FrameSummary]) -> Failure:
     """Return the failure of a file that took too long, with what f was doing then, outermost first."""
     message = f"f took longer than timeout_seconds: {timeout_s:g}"
     shown = "".join(traceback.format_list(list(frames)))

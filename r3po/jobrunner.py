@@ -36,7 +36,7 @@ from r3po.manifest import ShardRef, columns_path, read_columns
 from r3po.outputs import Outputs
 from r3po.pool import Pool, SerialPool
 from r3po.publisher import Publisher
-from r3po.runloop import Counts, RunLoop
+from r3po.runloop import DRAIN_S, Counts, RunLoop
 from r3po.scheduler import Scheduler
 from r3po.shardstate import ShardState
 from r3po.staging import stage_shard
@@ -368,6 +368,10 @@ class _Run:
         pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
         book = SuspectBook(self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint)
         suspects = book.recall(self.job.folders.runs, self.run_id)
+        n_apart = sum(suspect.is_apart for suspect in suspects)
+        if n_apart:
+            files = "1 file was" if n_apart == 1 else f"{n_apart} files were"
+            self.emit(events.Notice(f"{files} in hand when a run was killed; these come first, one at a time"))
         # In a job that has rows, the first failures of a run are rather those of these files.
         has_rows = any(state.n_done for state in states.values())
         self._loop = RunLoop(
@@ -469,7 +473,7 @@ class _Run:
         self._observer(event)
 
     def _on_signal(self, name: str) -> None:
-        self._observer(events.StopRequested(name, self.config.processes))
+        self._observer(events.StopRequested(name, None if self.options.engine == "serial" else DRAIN_S))
 
     def _stopped(self) -> RunStoppedError:
         result = self._summarize(True, f"stopped by {self.stop.signal_name}")

@@ -114,10 +114,7 @@ class Display:
                     self._bar.longest = event
                     self._plain_line_if_due()
             case events.StopRequested():
-                self._line(
-                    f"Stopping ({event.signal_name}): the files at hand are finishing, at most 10 s "
-                    "(Ctrl-C again: stop now, they will be done again)"
-                )
+                self._line(_stopping(event))
             case events.RunFinished():
                 self._end_live()
                 self._finished(event)
@@ -186,10 +183,10 @@ class Display:
         if self._n_lost > LOSSES_SHOWN:
             return
         where = f" in {event.path}" if event.path else ""
-        then = "" if event.n_workers is None else f"; {_workers(event.n_workers)} from now on"
+        then = "" if event.n_workers is None else f"; {_workers(event.n_workers)} for the next minutes"
         self._line(f"note: a worker was lost{where}: {event.cause}{then}")
         if self._n_lost == LOSSES_SHOWN:
-            self._line("note: more are not shown here; events.jsonl of the run has them all")
+            self._line("note: more are not shown; events.jsonl in the newest folder of runs/ has them all")
 
     def _end_live(self) -> None:
         if self._live is not None:
@@ -315,6 +312,12 @@ def _workers_started(event: events.WorkersStarted) -> str:
         return "Serial    everything in this process, one file after the other"
     kind = event.engine.removeprefix("Ray, ")
     return f"Ray       {_workers(event.n_workers)}, {kind}          ready in {event.seconds:.1f} s"
+
+
+def _stopping(event: events.StopRequested) -> str:
+    what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
+    limit = "" if event.limit_s is None else f", at most {event.limit_s:.0f} s"
+    return f"Stopping ({event.signal_name}): {what}{limit} (Ctrl-C again: stop now, what is in hand will be done again)"
 
 
 def _workers(n: int) -> str:

@@ -15,10 +15,8 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -38,7 +36,6 @@ import ray
 import ray.cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
 
-from r3po import guard
 from r3po.beacon import (
     Beacon,
     Sighting,
@@ -46,13 +43,14 @@ from r3po.beacon import (
     is_running,
     read_beacon,
     read_crash,
-    start_of,
     watch_for_crashes,
 )
 from r3po.errors import FunctionError, R3poError, RunStoppedError
-from r3po.guard import DONE, TEMPORARY_PREFIX, end_users_of
+from r3po.guard import TEMPORARY_PREFIX, end_users_of
 from r3po.outputs import redirect_output, restore_streams
 from r3po.pool import Answer, Call, WorkerLost, answer
+from r3po.processes import children_of, start_of
+from r3po.raywatch import VITAL, Guard, Watchdog
 from r3po.userfunc import extend_sys_path
 from r3po.worker import Worker, WorkerSetup
 
@@ -69,9 +67,6 @@ CHECK_S = 1.0
 
 ASK_S = 0.5
 """How long a worker that is to be ended may take to write down what it is doing."""
-
-STUCK_S = 15.0
-"""A process that has not noticed for so long that its Ray is dead waits inside of it."""
 
 CONNECT_S = 5.0
 """The same for a Ray elsewhere, by a connection."""
@@ -100,9 +95,8 @@ class RayPool:
         self._actor_class: Any = None
         self._children: dict[int, int] = {}
         """Processes that our raylet has started, with their start times: some outlive it."""
-        self._guard: subprocess.Popen[bytes] | None = None
-        """Ends what is left of Ray if this process is killed."""
-        self._watchdog: _Watchdog | None = None
+        self._guard: Guard | None = None
+        self._watchdog: Watchdog | None = None
         self._checked_at = 0.0
         self._is_gone = False
         self.description = "Ray, local"
@@ -157,9 +151,11 @@ class RayPool:
 
     def shortage(self) -> str:
         with contextlib.suppress(RayError):
+            if self._is_local:
+                return ""  # its CPUs are the workers' own
             free, there = (_resources(name).get("CPU", 0) for name in ("available_resources", "cluster_resources"))
             if free < 1:
-                return f"no CPU of Ray is free, of {there:g}"
+                return f"Ray has no free CPU ({there:g} in all)"
         return ""
 
     def close(self) -> None:
@@ -214,7 +210,7 @@ class RayPool:
             if not _answers():
                 raise self._gone("its head does not answer")
             return
-        dead = [kind for kind, _ in node.dead_processes() if kind in _VITAL]
+        dead = [kind for kind in _find_dead() or [] if kind in VITAL]
         if dead:
             raise self._gone(f"its {' and '.join(sorted(dead))} ended")
         self._note_children()
@@ -228,15 +224,15 @@ class RayPool:
             return
         node = _global_node()
         for info in [] if node is None else node.all_processes.get("raylet", [])[:1]:
-            for pid in _children_of(info.process.pid):
+            for pid in children_of(info.process.pid):
                 self._children.setdefault(pid, start_of(pid))
 
     def _start_ray(self, n_workers: int) -> None:
         for attempt in range(1, START_TRIES + 1):
             self._temporary = _make_temporary()
             self._note_file.write_text(str(self._temporary))
-            self._guard = _start_guard(self._temporary)
-            self._watchdog = _Watchdog(self._temporary)
+            self._guard = Guard(self._temporary)
+            self._watchdog = Watchdog(self._temporary, _find_dead)
             self._watchdog.start()
             try:
                 self._init(n_workers)
@@ -251,6 +247,7 @@ class RayPool:
                 if attempt == START_TRIES:
                     raise RunStoppedError(
                         f"Ray does not start: {type(error).__name__}: {error}",
+                        evidence=f"Ray's own messages are in {self._log_file}",
                         hint="your state is safe; run again, or without Ray: r3po run --engine serial",
                     ) from error
                 time.sleep(attempt)
@@ -263,12 +260,7 @@ class RayPool:
         if self._temporary is not None:
             end_users_of(str(self._temporary))
         if self._guard is not None:
-            with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-                if is_clean:
-                    self._guard.communicate(DONE, timeout=5)
-                elif self._guard.stdin is not None:
-                    self._guard.stdin.close()
-            _guards[:] = [guard for guard in _guards if guard.poll() is None] + [self._guard]
+            self._guard.release(is_clean=is_clean)
             self._guard = None
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -323,6 +315,8 @@ class _Actor:
             try:
                 self._worker = Worker(_with_value(self._setup, self._pickled), number)
                 _note_exits(self._worker.beacon, self._crash_file)
+            except OSError as error:  # the beacon's disk
+                return Answer(number, call, error=error)
             except Exception as error:
                 text = "".join(traceback.format_exception(error))
                 what = f"{self._setup.function.label} does not arrive in the workers: {type(error).__name__}: {error}"
@@ -370,6 +364,11 @@ def _resources(name: str) -> dict[str, float]:
     return found
 
 
+def _find_dead() -> list[str] | None:
+    node = _global_node()
+    return None if node is None else [kind for kind, _ in node.dead_processes()]
+
+
 def _answers() -> bool:
     """Whether the head of a Ray elsewhere can be reached. `ray.nodes` and its like would wait for it for ever."""
     try:
@@ -381,25 +380,6 @@ def _answers() -> bool:
     except Exception as error:  # these are not Ray's public functions
         log.info("cannot ask Ray whether it is there: %s", error)
     return True
-
-
-def _children_of(pid: int) -> list[int]:
-    """Return the processes that a process has started; nothing where the system does not say."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):
-                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
-    return found
-
-
-def _name_and_state(pid: int) -> tuple[str, str]:
-    """Return a process's name and state; `Z`: it has ended, and nobody has asked for its exit code."""
-    try:
-        name, _, rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").partition("(")[2].rpartition(")")
-    except OSError:
-        return "", ""
-    return name, rest.split()[0]
 
 
 @contextlib.contextmanager
@@ -455,71 +435,6 @@ def _with_value(setup: WorkerSetup, pickled: bytes | None) -> WorkerSetup:
     extend_sys_path(setup.function.sys_path)
     return dataclasses.replace(
         setup, function=dataclasses.replace(setup.function, value=ray.cloudpickle.loads(pickled))
-    )
-
-
-class _Watchdog(threading.Thread):
-    """Ends this process if it waits inside Ray for a Ray that is dead.
-
-    Some calls of Ray (`ray.init` above all) wait for a GCS that is gone without ever coming back to Python, until Ray
-    ends the process after a minute, with the exit code 1 and no word. This does it sooner, with 3 and a hint.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(name="r3po-ray-watchdog", daemon=True)
-        self._folder = str(folder)
-        self.is_over = threading.Event()
-        self._earlier = set(_children_of(os.getpid()))
-
-    def run(self) -> None:
-        dead_since = None
-        while not self.is_over.wait(CHECK_S):
-            dead = self._find_dead()
-            if not dead:
-                dead_since = None
-                continue
-            dead_since = dead_since or time.monotonic()
-            if time.monotonic() - dead_since > STUCK_S:
-                self._end(dead)
-
-    def _find_dead(self) -> list[str]:
-        node = _global_node()
-        if node is not None:
-            return [kind for kind, _ in node.dead_processes() if kind in _VITAL]
-        # Ray is still starting: its dead are the zombies among our new children.
-        states = [_name_and_state(pid) for pid in set(_children_of(os.getpid())) - self._earlier]
-        return [name for name, state in states if name in _VITAL and state == "Z"]
-
-    def _end(self, dead: list[str]) -> None:
-        text = f"error: Ray is gone: its {dead[0]} ended\nhint:  your state is safe; run again to go on\n"
-        if sys.stderr is not None and sys.stderr.isatty():
-            text = "\n\x1b[?25h" + text  # the cursor that a live line hides
-        with contextlib.suppress(OSError):
-            os.write(2, text.encode())
-        for pid in set(_children_of(os.getpid())) - self._earlier:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        end_users_of(self._folder)
-        shutil.rmtree(self._folder, ignore_errors=True)
-        os._exit(RunStoppedError.exit_code)  # what comes up only now is the guard's
-
-
-_VITAL = ("raylet", "gcs_server")
-"""Processes without which Ray is no Ray."""
-
-_guards: list[subprocess.Popen[bytes]] = []
-"""Guards that may still be looking; kept, so that each is waited for once it is done."""
-
-
-def _start_guard(folder: Path) -> subprocess.Popen[bytes]:
-    # A session of its own: what kills this process's group or terminal must leave it alive.
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", guard.__file__, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd="/",
     )
 
 

@@ -6,7 +6,6 @@ One thread, one loop. Everything that is decided (columns, commits) is decided h
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -32,8 +31,6 @@ from r3po.storage import show_name
 from r3po.suspects import SuspectBook
 from r3po.tables import Failure
 from r3po.worker import BatchDone, Charge, Offer, Probed
-
-log = logging.getLogger(__name__)
 
 QUEUE_DEPTH = 2
 """Tickets that a worker has at most: the one it works on, and the next."""
@@ -62,7 +59,7 @@ FRUITLESS_LOSSES = 12
 LOOK_S = 1.0
 """Between two looks at what takes long: the longest running file, workers that do not start."""
 
-LONG_S = 2.0
+LONG_S = 5.0
 """A file that has been running for so long has its name looked up."""
 
 SHORTAGE_S = 20.0
@@ -88,8 +85,11 @@ class RunLoop:
         crew: of a pool that was started; its workers are loading f.
         budget: how many failures are too many.
         book: the suspects of earlier runs and of this one.
+        scheduler: has all that is pending, and the suspects.
         stop: whether a signal asked for the end.
         function_name: of f, for messages.
+        outputs: what f prints.
+        timeout_s: `timeout_seconds`, for messages.
     """
 
     publisher: Publisher
@@ -243,7 +243,7 @@ class RunLoop:
         death, n = ticket.death, ticket.n_deaths
         if not n:
             found = death_failure("Timeout", "", death.stack)
-            return timeout_failure(self.timeout_s, ())._replace(where=found.where, traceback=found.traceback)
+            return timeout_failure(self.timeout_s or 0.0, ())._replace(where=found.where, traceback=found.traceback)
         times = {1: "once", 2: "twice"}.get(n, f"{n} times")
         if death.is_memory:
             return death_failure("OutOfMemory", f"the process was killed for its memory, alone, {times}", death.stack)
@@ -343,7 +343,8 @@ class RunLoop:
     def _staged(self, ticket: StageTicket, staged: Staged) -> None:
         if staged.commit is None:
             n_missing = sum(stop - start for start, stop in staged.missing)
-            log.warning("shard %d: %d places lost their outcome and are done again", ticket.shard, n_missing)
+            text = f"{n_missing} files lost their outcome (a damaged file in segments/); they are done again"
+            self.observer(events.Notice(text, is_warning=True))
             self.counts.n_pending += n_missing
             self.counts.n_done -= n_missing
             self.scheduler.stage_incomplete(ticket, staged.missing)
@@ -381,9 +382,8 @@ class RunLoop:
 
     def _tell_loss(self, lost: Lost, where: tuple[int, int] | None) -> None:
         path = "" if where is None else self._path_of(*where)
-        reason = {"": lost.death.cause, "time": "over timeout_seconds", "silence": "did not answer any more"}
-        n_workers = self.crew.n_wanted if lost.death.is_memory else None
-        self.observer(events.WorkerLost(reason[lost.member.ended_for], path, n_workers))
+        cause = "over timeout_seconds" if lost.member.ended_for == "time" else lost.death.cause
+        self.observer(events.WorkerLost(cause, path, lost.n_workers))
 
     def _check_losses(self, lost: Lost) -> None:
         """Stop where replacing workers does not help."""
@@ -397,7 +397,7 @@ class RunLoop:
                 raise FunctionError(
                     f"importing the module of {self.function_name} ends the process: {death.cause}",
                     evidence=death.stack or None,
-                    hint="import it alone, in a Python of its own, to see why; nothing was recorded",
+                    hint="import it alone, in a Python of its own, to see why; this run recorded nothing",
                 )
             if self._n_start_losses >= START_LOSSES:
                 raise RunStoppedError(
@@ -431,8 +431,12 @@ class RunLoop:
         self.observer(events.LongestRunning(path, seconds))
         if not self._has_loaded and not self._has_told_shortage and now - self._started_at > SHORTAGE_S:
             self._has_told_shortage = True
-            text = self.crew.shortage() or f"no worker has loaded {self.function_name} yet"
-            self.observer(events.Notice(f"still waiting for workers: {text}", is_warning=True))
+            shortage = self.crew.shortage()
+            text = f"{shortage}: the workers wait" if shortage else f"still importing {self.function_name}"
+            hint = (
+                "wait for its other users, or give fewer with --processes" if shortage else "--show-output shows more"
+            )
+            self.observer(events.Notice(text, hint=hint, is_warning=True))
 
     def _path_of(self, shard: int, place: int) -> str:
         """Return a file's name for people."""

@@ -27,7 +27,7 @@ GROWTH = 16
 """An offer is at most this many times as large as the largest that was answered."""
 
 KNOWN_DEATHS = 2
-"""So many deaths alone, each with a signal or exit code that the process itself left, are the file's failure."""
+"""So many deaths alone of a cause that is known (a signal, an exit code, memory) are the file's failure."""
 
 DEATHS = 3
 """So many deaths alone are the file's failure, whatever is known of them."""

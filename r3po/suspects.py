@@ -117,7 +117,7 @@ class SuspectBook:
         except FileNotFoundError:
             return {}, None
         except R3poError as error:
-            log.warning("%s; it is ignored", error.headline)  # it only saves time
+            log.info("%s; it is ignored", error.headline)  # it only saves time
             return {}, None
         if content["job_id"] != self._job_id:
             return {}, None

@@ -391,7 +391,7 @@ class Worker:
             opened.is_spent = True
             # Without our own frames: this one, the limit's call, and the handler that raised.
             frames = traceback.extract_tb(error.__traceback__)[2:-1]
-            failure = timeout_failure(self._setup.timeout_s, frames)
+            failure = timeout_failure(self._setup.timeout_s or 0.0, frames)
         # Everything: f may raise SystemExit or KeyboardInterrupt, and that is its failure, not the worker's end.
         except BaseException as error:
             if ends_worker(error):

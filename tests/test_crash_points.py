@@ -36,6 +36,8 @@ from r3po.scan import hash_file
 if TYPE_CHECKING:
     from conftest import Job, NewJob
 
+pytestmark = pytest.mark.faults
+
 SEAMS = ("_create", "_fsync", "_replace", "_unlink")
 REAL = {name: getattr(storage, name) for name in SEAMS}
 RMDIR = os.rmdir

@@ -141,7 +141,7 @@ def test_idle_runs_say_so_in_one_line(show: Show) -> None:
 def test_a_stopped_run_counts_what_is_safe(show: Show) -> None:
     text = show(
         planned(2_000_000),
-        events.StopRequested(signal_name="Ctrl-C", n_batches=8),
+        events.StopRequested(signal_name="Ctrl-C", limit_s=10.0),
         finished(n_done=920_967, n_failed=37, n_pending=1_078_996, seconds=91, is_stopped=True),
     )
     stopping, stopped = text.splitlines()
@@ -298,14 +298,14 @@ def test_a_lost_worker_is_told_with_its_file_and_what_follows(show: Show) -> Non
     assert show(lost(), lost(path=""), lost(cause="out of memory", n_workers=1)) == (
         "note: a worker was lost in d/007.json: SIGSEGV\n"
         "note: a worker was lost: SIGSEGV\n"
-        "note: a worker was lost in d/007.json: out of memory; 1 worker from now on\n"
+        "note: a worker was lost in d/007.json: out of memory; 1 worker for the next minutes\n"
     )
 
 
 def test_of_many_lost_workers_only_the_first_are_told(show: Show) -> None:
     lines = show(*[lost()] * 40).splitlines()
     assert len(lines) == progress.LOSSES_SHOWN + 1
-    assert lines[-1] == "note: more are not shown here; events.jsonl of the run has them all"
+    assert lines[-1] == "note: more are not shown; events.jsonl in the newest folder of runs/ has them all"
 
 
 def test_a_file_that_runs_for_long_is_named_in_the_plain_line(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,104 @@
+"""Looks after the processes of a private Ray: a guard for what would outlive us, a watchdog for ourselves.
+
+It knows processes, not Ray: `raypool` tells it what to ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from r3po import guard
+from r3po.errors import RunStoppedError
+from r3po.guard import DONE, end_users_of
+from r3po.processes import children_of, name_and_state
+
+VITAL = ("raylet", "gcs_server")
+"""Processes without which Ray is no Ray."""
+
+LOOK_S = 1.0
+
+STUCK_S = 15.0
+"""A process that has not noticed for so long that its Ray is dead waits inside of it."""
+
+_guards: list[Guard] = []
+"""Guards that may still be looking; kept, so that each is waited for once it is done."""
+
+
+class Guard:
+    """A process that ends what is left of a Ray in `folder` if this process is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        # A session of its own: what kills this process's group or terminal must leave it alive.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+
+    def release(self, *, is_clean: bool) -> None:
+        """Let it go; unless Ray ended well, it goes on looking for a while."""
+        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+            if is_clean:
+                self._process.communicate(DONE, timeout=5)
+            elif self._process.stdin is not None:
+                self._process.stdin.close()
+        _guards[:] = [earlier for earlier in [*_guards, self] if earlier._process.poll() is None]
+
+
+class Watchdog(threading.Thread):
+    """Ends this process if it waits inside Ray for a Ray that is dead.
+
+    Some calls of Ray (`ray.init` above all) wait for a GCS that is gone without ever coming back to Python, until Ray
+    ends the process after a minute, with the exit code 1 and no word. This does it sooner, with 3 and a hint.
+
+    Args:
+        folder: Ray's temporary one.
+        find_dead: the names of Ray's processes that have ended; None while Ray does not know them yet.
+    """
+
+    def __init__(self, folder: Path, find_dead: Callable[[], list[str] | None]) -> None:
+        super().__init__(name="r3po-ray-watchdog", daemon=True)
+        self._folder, self._find_dead = str(folder), find_dead
+        self.is_over = threading.Event()
+        self._earlier = set(children_of(os.getpid()))
+
+    def run(self) -> None:
+        dead_since = None
+        while not self.is_over.wait(LOOK_S):
+            dead = self._find_dead()
+            if dead is None:
+                # Ray is still starting: its dead are the zombies among our new children.
+                states = [name_and_state(pid) for pid in set(children_of(os.getpid())) - self._earlier]
+                dead = [name for name, state in states if state == "Z"]
+            dead = [name for name in dead if name in VITAL]
+            if not dead:
+                dead_since = None
+                continue
+            dead_since = dead_since or time.monotonic()
+            if time.monotonic() - dead_since > STUCK_S:
+                self._end(dead[0])
+
+    def _end(self, dead: str) -> None:
+        text = f"error: Ray is gone: its {dead} ended\nhint:  your state is safe; run again to go on\n"
+        if sys.stderr is not None and sys.stderr.isatty():
+            text = "\n\x1b[?25h" + text  # the cursor that a live line hides
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())
+        for pid in set(children_of(os.getpid())) - self._earlier:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        end_users_of(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os._exit(RunStoppedError.exit_code)  # what comes up only now is the guard's
