@@ -142,6 +142,11 @@ class Crew:
         return self._pool.can_replace
 
     @property
+    def is_gone(self) -> bool:
+        """Whether there can be no workers any more."""
+        return self._pool.is_gone
+
+    @property
     def is_busy(self) -> bool:
         return any(member.tickets for member in self.members.values())
 
@@ -190,9 +195,10 @@ class Crew:
             assert isinstance(answer, Answer)
             if answer.call.method != "load":
                 self._n_lost_in_a_row = 0
+        busy = {number for number, member in self.members.items() if member.tickets}  # before any of them is gone
         for message in messages:
             if isinstance(message, WorkerLost) and message.worker in self.members and message not in self._held:
-                found.append(self._lose(message))
+                found.append(self._lose(message, was_alone=busy <= {message.worker}))
         if self._clock() - self._watched_at >= WATCH_S:
             # Who has answered just now is not late.
             self._watch(answered)
@@ -218,8 +224,9 @@ class Crew:
         members = list(self.members.values())
         if self._due or not self._pool.can_replace:
             return
-        if any(self.is_fresh(member) or member.is_leaving or self._is_coming(member) for member in members):
-            return
+        for member in members:
+            if member.is_leaving or self._is_coming(member) or (member.is_ready and self.is_fresh(member)):
+                return
         ready = [member for member in members if member.is_ready and not member.has_trial]
         if ready:
             self.dismiss(min(ready, key=lambda member: len(member.tickets)))
@@ -238,13 +245,12 @@ class Crew:
         """Whether a member that is starting can be counted on: on a busy cluster some never start."""
         return not member.is_ready and self._clock() - member.started_at < START_S
 
-    def _lose(self, message: WorkerLost) -> Lost:
+    def _lose(self, message: WorkerLost, *, was_alone: bool) -> Lost:
         member = self.members.pop(message.worker)
         self.n_lost += 1
         last = read_beacon(self._folder, member.number)
         death = self._death_of(member, message, last)
         remove_worker_files(self._folder, member.number)
-        was_alone = not self.is_busy
         if not member.ended_for:
             self._n_lost_in_a_row += 1
         n_workers = None

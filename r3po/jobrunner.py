@@ -32,7 +32,7 @@ from r3po.events import Event, Observer
 from r3po.guard import sweep_temporary
 from r3po.job import Job, disk_error, open_job, tidy_path
 from r3po.jobbuilder import BuildProgress, BuildResult, BuildStopped, apply_build, plan_build, scan_finished
-from r3po.manifest import ShardRef, columns_path, read_columns
+from r3po.manifest import ShardRef, columns_path, read_columns, read_shard_file
 from r3po.outputs import Outputs
 from r3po.pool import Pool, SerialPool
 from r3po.publisher import Publisher
@@ -44,7 +44,7 @@ from r3po.stopsignals import StopNow, StopSignals
 from r3po.storage import check_space, damaged, list_names, make_folder, remove_if_there, remove_tree
 from r3po.suspects import SuspectBook, forget_beacons
 from r3po.timelimit import is_possible
-from r3po.userfunc import FunctionSpec, describe_callable, find_function
+from r3po.userfunc import FunctionSpec, describe_callable, find_function, fingerprint_of_file
 from r3po.worker import WorkerSetup
 
 if TYPE_CHECKING:
@@ -210,6 +210,7 @@ class _Run:
         self.workers = self.folder / "workers"
         self._observer = observer
         self._numbers = count(1)
+        self._code = fingerprint_of_file(spec)
         self._pool: Pool | None = None
         self._loop: RunLoop | None = None
         self._n_workers = 1 if options.engine == "serial" else self.config.processes
@@ -237,7 +238,8 @@ class _Run:
             if self._loop is not None:
                 self._loop.show_output()
         finally:
-            forget_beacons(self.workers)
+            if self._pool is None or not self._pool.is_gone:
+                forget_beacons(self.workers)
             self.stop.restore()
             self._events.close()
             remove_if_there(self.folder / "stop")
@@ -366,7 +368,9 @@ class _Run:
         self._tell_started()
         assert self._pool is not None
         pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
-        book = SuspectBook(self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint)
+        book = SuspectBook(
+            self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint, lambda *key: self._look_at(*key)
+        )
         suspects = book.recall(self.job.folders.runs, self.run_id)
         n_apart = sum(suspect.is_apart for suspect in suspects)
         if n_apart:
@@ -387,6 +391,7 @@ class _Run:
             counts=self.counts,
             outputs=Outputs(self.workers, is_shown=self.options.show_output),
             timeout_s=self.config.timeout_seconds,
+            loaded_code=self._code,
         )
         self._loop.run()
 
@@ -398,6 +403,16 @@ class _Run:
             self._publisher.commit(ref, stage_shard(self._publisher.stage_order(ref)))
 
     # Parts of the steps
+
+    def _look_at(self, shard: int, place: int) -> tuple[int, int]:
+        """Return size and mtime_ns of a file as it is now; zeros if it cannot be seen."""
+        for ref in self.job.built.shards:
+            if ref.shard == shard and place < ref.n_files:
+                path = read_shard_file(self.job.folders.shards, ref).paths[place]
+                with contextlib.suppress(OSError):
+                    status = os.stat(f"{self.config.source_path}/{path}")
+                    return status.st_size, status.st_mtime_ns
+        return 0, 0
 
     def _start_workers(self) -> None:
         if self._pool is not None:

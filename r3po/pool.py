@@ -50,6 +50,8 @@ class Pool(Protocol):
     """`Ray, local`, `Ray, joined` or `serial`, for people."""
     can_replace: bool
     """Whether workers can be ended and added."""
+    is_gone: bool
+    """Whatever runs the workers has ended by itself; maybe by what one of them did."""
 
     def start(self, setup: WorkerSetup, n_workers: int) -> None:
         """Start the workers 0 to n_workers - 1 and send each the call `load`; it is answered like any other."""
@@ -89,6 +91,7 @@ class SerialPool:
 
     description = "serial"
     can_replace = False
+    is_gone = False
 
     def __init__(self) -> None:
         self._calls: deque[Call] = deque()

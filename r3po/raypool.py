@@ -98,7 +98,7 @@ class RayPool:
         self._guard: Guard | None = None
         self._watchdog: Watchdog | None = None
         self._checked_at = 0.0
-        self._is_gone = False
+        self.is_gone = False
         self.description = "Ray, local"
 
     def start(self, setup: WorkerSetup, n_workers: int) -> None:
@@ -167,14 +167,14 @@ class RayPool:
             return
         self._actors.clear()
         self._note_children()
-        if self._is_gone and _global_node() is not None:
+        if self.is_gone and _global_node() is not None:
             _global_node().kill_all_processes(check_alive=False, allow_graceful=False)
         ray.shutdown()
         for pid, started in self._children.items():  # Ray's agents and workers outlive a dead GCS for up to a minute
             if started and start_of(pid) == started:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-        self._remove_temporary(is_clean=not self._is_gone)
+        self._remove_temporary(is_clean=not self.is_gone)
 
     # Private methods
 
@@ -216,7 +216,7 @@ class RayPool:
         self._note_children()
 
     def _gone(self, what: str) -> RunStoppedError:
-        self._is_gone = True
+        self.is_gone = True
         return RunStoppedError(f"Ray is gone: {what}", hint="your state is safe; run again to go on")
 
     def _note_children(self) -> None:

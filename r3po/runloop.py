@@ -50,6 +50,9 @@ NEXT_PROBE = 90
 CAREFUL_S = 10.0
 """How long a run holds everybody back for the files that a killed run was in; then only those that died alone."""
 
+CAREFUL_LIMIT_S = 3600.0
+"""The most, after many runs that died."""
+
 START_LOSSES = 3
 """So many workers that die in a row before they have loaded f stop the run."""
 
@@ -90,6 +93,7 @@ class RunLoop:
         function_name: of f, for messages.
         outputs: what f prints.
         timeout_s: `timeout_seconds`, for messages.
+        loaded_code: the fingerprint of f's file when the run began, if it has one.
     """
 
     publisher: Publisher
@@ -104,12 +108,12 @@ class RunLoop:
     counts: Counts
     outputs: Outputs
     timeout_s: float | None = None
+    loaded_code: str | None = None
     _segments: dict[int, list[Segment]] = field(init=False)
     _is_probing: bool = False
     _is_draining: bool = False
     _n_probes: int = 0
     _has_loaded: bool = False
-    _loaded_code: str | None = None
     _n_start_losses: int = 0
     _n_fruitless: int = 0
     _careful_until: float | None = None
@@ -135,8 +139,7 @@ class RunLoop:
                     self._drain()
                     return
                 self._hand_out()
-                for message in self.crew.wait(WAIT_S):
-                    self._handle(message)
+                self._handle_all(self.crew.wait(WAIT_S))
                 self._look()
         except RunStoppedError:
             # The others did nothing wrong: what they have at hand is kept.
@@ -145,9 +148,10 @@ class RunLoop:
                 self._drain()
             raise
         finally:
-            # An orderly end: whoever is on trial now did not end the run.
+            # An orderly end: whoever is on trial now did not end the run. But it may have ended Ray.
             with contextlib.suppress(OSError):
-                self.book.write(self.scheduler.suspects)
+                alone = self.scheduler.trial_apart if self.crew.is_gone else None
+                self.book.write(self.scheduler.suspects, alone)
 
     def restage(self, refs: Iterable[ShardRef]) -> None:
         """Make the parts of committed shards again, on the workers, and commit them."""
@@ -214,7 +218,9 @@ class RunLoop:
             return
         now = time.monotonic()
         if self._careful_until is None:
-            self._careful_until = now + CAREFUL_S
+            # Twice as long with each run that died: a file that kills them comes to its turn in the end.
+            n_runs = max(suspect.n_runs for suspect in self.scheduler.suspects if suspect.is_apart)
+            self._careful_until = now + min(CAREFUL_S * 2 ** max(0, n_runs - 1), CAREFUL_LIMIT_S)
         elif now > self._careful_until:
             self.scheduler.release_first_offenders()
             self._remember()
@@ -251,6 +257,17 @@ class RunLoop:
 
     # Private methods: answers
 
+    def _handle_all(self, messages: Iterable[Answer | Lost]) -> None:
+        """Settle everything that came in, and only then raise what one of them is a reason for."""
+        stopped: RunStoppedError | None = None
+        for message in messages:
+            try:
+                self._handle(message)
+            except RunStoppedError as error:
+                stopped = stopped or error
+        if stopped is not None:
+            raise stopped
+
     def _handle(self, message: Answer | Lost) -> None:
         if isinstance(message, Lost):
             self._lost(message)
@@ -282,6 +299,12 @@ class RunLoop:
             self._n_start_losses = 0
             self._check_code(answer.value)
         if isinstance(answer.error, R3poError):
+            if answer.call.method == "load" and self._has_loaded:
+                raise RunStoppedError(
+                    f"a worker that was started again cannot load {self.function_name}: {answer.error.args[0]}",
+                    evidence=answer.error.evidence,
+                    hint="what was done is saved; mend the function, then run again",
+                ) from answer.error
             raise answer.error
         if isinstance(answer.error, OSError):
             raise disk_error(answer.error, self.publisher.job.folders.working_dir) from answer.error
@@ -290,10 +313,8 @@ class RunLoop:
         return ticket
 
     def _check_code(self, fingerprint: str | None) -> None:
-        """Stop if a worker that was started later has loaded other code than the first one."""
-        if self._loaded_code is None:
-            self._loaded_code = fingerprint
-        if fingerprint != self._loaded_code:
+        """Stop if a worker has loaded other code than the run began with."""
+        if fingerprint != self.loaded_code:
             raise RunStoppedError(
                 f"the code of {self.function_name} changed while the run was going on",
                 hint="what was done is saved; run again, with the new code",
@@ -393,7 +414,8 @@ class RunLoop:
         if not lost.member.is_ready:
             self._n_start_losses += 1
             is_import = lost.last is not None and lost.last.phase is Phase.LOADING
-            if is_import and not self._has_loaded and (death.is_known or self._n_start_losses >= START_LOSSES):
+            is_certain = death.is_known and not death.is_memory
+            if is_import and not self._has_loaded and (is_certain or self._n_start_losses >= START_LOSSES):
                 raise FunctionError(
                     f"importing the module of {self.function_name} ends the process: {death.cause}",
                     evidence=death.stack or None,
@@ -451,8 +473,9 @@ class RunLoop:
     def _drain(self) -> None:
         """Wait for the batches in flight, which end at their next file, and keep what they did."""
         self._is_draining = True
-        with contextlib.suppress(OSError):
-            self.book.write(self.scheduler.suspects)  # from now on a death is no file's fault
+        if not self.crew.is_gone:
+            with contextlib.suppress(OSError):
+                self.book.write(self.scheduler.suspects)  # from now on a death is no file's fault
         deadline = time.monotonic() + DRAIN_S
         while self.crew.is_busy and time.monotonic() < deadline and not self.stop.is_urgent:
             for message in self.crew.wait(WAIT_S):

@@ -184,8 +184,8 @@ class Scheduler:
 
     @property
     def has_suspects(self) -> bool:
-        """Whether a trial waits for a fresh worker."""
-        return bool(self._suspects)
+        """Whether a trial waits for a fresh worker, and for nothing else."""
+        return any(self._may_try(suspect) for suspect in self._suspects)
 
     @property
     def is_apart(self) -> bool:
@@ -221,7 +221,7 @@ class Scheduler:
             return self._next_trial() if is_fresh and not self._in_flight else None
         if self._to_stage:
             return self._issue(StageTicket(self._number, self._to_stage.popleft()))
-        if self._suspects and is_fresh:
+        if is_fresh and self.has_suspects:
             return self._next_trial()
         return self._next_last_try() or self._next_doubt(limit) or self._next_batch(limit)
 
@@ -245,7 +245,8 @@ class Scheduler:
             self._learn(n_done, seconds)
         suspect = self._on_trial.pop(ticket.number, None)
         if suspect is not None and (returned or deferred):
-            suspect.is_last_try = suspect.is_last_try or bool(deferred)
+            if deferred:  # it did not end its worker, so it needs no protection for its next try
+                suspect.is_last_try, suspect.is_apart = True, False
             self._mistrust(suspect)
         elif ticket.kind == "last try":
             self._defer(ticket.shard, returned)
@@ -323,12 +324,9 @@ class Scheduler:
         self._requeue(ticket.shard, missing)
 
     def release_first_offenders(self) -> None:
-        """Let trials have company that take longer than the others can wait.
-
-        But not those of files that died alone before, or that were in flight when the run died a second time.
-        """
+        """Let trials have company, but for files that died alone before: they take longer than the others can wait."""
         for suspect in self.suspects:
-            suspect.is_apart = suspect.is_apart and (suspect.n_deaths > 0 or suspect.n_runs > 1)
+            suspect.is_apart = suspect.is_apart and suspect.n_deaths > 0
 
     # Private methods: handing out
 
@@ -352,14 +350,26 @@ class Scheduler:
 
     def _next_trial(self) -> Ticket | None:
         # Those that must not have company first: nothing else begins before they are over.
-        suspect = next((suspect for suspect in self._suspects if suspect.is_apart), None) or self._suspects[0]
+        ready = [suspect for suspect in self._suspects if self._may_try(suspect)]
+        suspect = next((suspect for suspect in ready if suspect.is_apart), None) or ready[0]
         self._suspects.remove(suspect)
+        self._credit = max(0, self._credit - suspect.is_last_try)
         self._on_trial[self._number] = suspect
         places = [(suspect.place, suspect.place + 1)]
         return self._issue_batch(suspect.shard, places, "trial", is_last_try=suspect.is_last_try)
 
+    def _may_try(self, suspect: Suspect) -> bool:
+        """Whether a suspect's trial may be held now; a last try waits until the disk has been seen to work again."""
+        return not suspect.is_last_try or self._credit > 0 or self._is_all_deferred
+
+    @property
+    def _is_all_deferred(self) -> bool:
+        """Whether there is nothing left but files that failed by no fault of theirs."""
+        waits = self._queue or self._doubts or any(not suspect.is_last_try for suspect in self._suspects)
+        return not (waits or self._in_flight)
+
     def _next_last_try(self) -> Ticket | None:
-        is_all = not (self._queue or self._doubts or self._suspects or self._in_flight)
+        is_all = self._is_all_deferred
         limit = LAST_TRIES if is_all else min(LAST_TRIES, self._credit)
         for shard, places in self._deferred.items() if limit else ():
             # As late as its shard can wait: what ails the disk may be over by then.

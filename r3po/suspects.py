@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from r3po.beacon import end_process, is_running, list_workers, read_beacon, read_crash, remove_worker_files
@@ -29,10 +29,14 @@ class SuspectBook:
         path: of `suspects.json`.
         job_id: what another job left there is ignored.
         fingerprint: of today's f: deaths under other code count for nothing.
+        look_at: returns size and mtime_ns of the file of a shard and place: deaths with other content do not count.
     """
 
-    def __init__(self, path: Path, job_id: str, fingerprint: str) -> None:
-        self._path, self._job_id, self._fingerprint = path, job_id, fingerprint
+    def __init__(
+        self, path: Path, job_id: str, fingerprint: str, look_at: Callable[[int, int], tuple[int, int]]
+    ) -> None:
+        self._path, self._job_id, self._fingerprint, self._look_at = path, job_id, fingerprint, look_at
+        self._looks: dict[tuple[int, int], tuple[int, int]] = {}
         self._written: tuple[object, ...] | None = None
 
     def recall(self, runs: Path, own_run: str) -> list[Suspect]:
@@ -64,7 +68,7 @@ class SuspectBook:
                     suspect.n_deaths += 1
                     suspect.n_known += bool(signal_name)
                     suspect.death = Death(signal_name or "killed, and the run with it", bool(signal_name), stack)
-        found = list(suspects.values())
+        found = _in_turn(suspects.values())
         self.write(found)
         for folder in left:
             for worker in list_workers(folder):
@@ -81,6 +85,8 @@ class SuspectBook:
             {
                 "shard": suspect.shard,
                 "place": suspect.place,
+                "size": self._seen(suspect.key)[0],
+                "mtime_ns": self._seen(suspect.key)[1],
                 "deaths": suspect.n_deaths,
                 "known": suspect.n_known,
                 "runs": suspect.n_runs,
@@ -111,6 +117,12 @@ class SuspectBook:
 
     # Private methods
 
+    def _seen(self, key: tuple[int, int]) -> tuple[int, int]:
+        """Return what a file looked like when it first was mistrusted."""
+        if key not in self._looks:
+            self._looks[key] = self._look_at(*key)
+        return self._looks[key]
+
     def _read(self) -> tuple[dict[tuple[int, int], Suspect], tuple[int, int] | None]:
         try:
             content = read_json(self._path, kind="suspects", newest_format=FORMAT)
@@ -125,13 +137,20 @@ class SuspectBook:
         found = {}
         for file in content["files"]:
             suspect = Suspect(file["shard"], file["place"], is_apart=file["is_apart"])
-            if is_same:
+            if is_same and (file["size"], file["mtime_ns"]) == self._seen(suspect.key):
                 suspect.n_runs = file["runs"]
                 suspect.n_deaths, suspect.n_known = file["deaths"], file["known"]
                 suspect.death = Death(file["cause"], suspect.n_known > 0, is_memory=file["is_memory"])
             found[suspect.key] = suspect
         alone = content["alone"]
         return found, (alone[0], alone[1]) if alone and is_same else None
+
+
+def _in_turn(suspects: Iterable[Suspect]) -> list[Suspect]:
+    """Return suspects in another order after each run that died: none is always behind one that takes long."""
+    found = sorted(suspects, key=lambda suspect: suspect.key)
+    n_runs = max((suspect.n_runs for suspect in found), default=0)
+    return found if n_runs % 2 else found[::-1]
 
 
 def forget_beacons(folder: Path) -> None:

@@ -6,7 +6,6 @@ nothing; it answers with what it made durable, and gives back the places that it
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -353,13 +352,9 @@ class Worker:
     def _note_unread(self, opened: _Open, place: int) -> None:
         """Put what is known of a file into the batch without opening it: reading it may be what ends a worker."""
         entries, batch = opened.entries, opened.batch
-        size, mtime_ns = entries.sizes[place], entries.mtimes_ns[place]
-        with contextlib.suppress(OSError):
-            status = os.stat(self._prefix + entries.paths[place])
-            size, mtime_ns = status.st_size, status.st_mtime_ns
         batch.places.append(place)
-        batch.sizes.append(size)
-        batch.mtimes_ns.append(mtime_ns)
+        batch.sizes.append(entries.sizes[place])
+        batch.mtimes_ns.append(entries.mtimes_ns[place])
         batch.hashes.append(None)
         batch.racy.append(False)
         batch.seconds.append(0.0)
@@ -400,6 +395,8 @@ class Worker:
             for _ in range(1 if limit is None else 2):  # without our own frames
                 tb = tb.tb_next if tb else None
             failure = failure_of(error, tb, ENVIRONMENTAL)
+        if limit is not None:
+            self.beacon.advance(Phase.READING)
         if os.getpid() != self._pid:
             os._exit(0)  # f forked, and this is the child: the outcome is its parent's
         return returned, failure
