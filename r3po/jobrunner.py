@@ -408,8 +408,8 @@ class _Run:
         """Return size and mtime_ns of a file as it is now; zeros if it cannot be seen."""
         for ref in self.job.built.shards:
             if ref.shard == shard and place < ref.n_files:
-                path = read_shard_file(self.job.folders.shards, ref).paths[place]
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, R3poError):
+                    path = read_shard_file(self.job.folders.shards, ref).paths[place]
                     status = os.stat(f"{self.config.source_path}/{path}")
                     return status.st_size, status.st_mtime_ns
         return 0, 0

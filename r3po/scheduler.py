@@ -171,6 +171,8 @@ class Scheduler:
         mistrusted = {suspect.key: suspect for suspect in suspects}
         for shard, runs in pending:
             self._add_shard(shard, list(runs), mistrusted)
+        order = {key: number for number, key in enumerate(mistrusted)}
+        self._suspects = deque(sorted(self._suspects, key=lambda suspect: order[suspect.key]))
 
     @property
     def is_finished(self) -> bool:
@@ -359,8 +361,11 @@ class Scheduler:
         return self._issue_batch(suspect.shard, places, "trial", is_last_try=suspect.is_last_try)
 
     def _may_try(self, suspect: Suspect) -> bool:
-        """Whether a suspect's trial may be held now; a last try waits until the disk has been seen to work again."""
-        return not suspect.is_last_try or self._credit > 0 or self._is_all_deferred
+        """Whether a suspect's trial may be held now; a last try waits until the disk has been seen to work again.
+
+        But not one that everybody else waits for.
+        """
+        return not suspect.is_last_try or suspect.is_apart or self._credit > 0 or self._is_all_deferred
 
     @property
     def _is_all_deferred(self) -> bool:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from r3po.beacon import end_process, is_running, list_workers, read_beacon, read_crash, remove_worker_files
 from r3po.errors import R3poError
@@ -137,20 +138,24 @@ class SuspectBook:
         found = {}
         for file in content["files"]:
             suspect = Suspect(file["shard"], file["place"], is_apart=file["is_apart"])
-            if is_same and (file["size"], file["mtime_ns"]) == self._seen(suspect.key):
+            if is_same and self._looks_the_same(file):
                 suspect.n_runs = file["runs"]
                 suspect.n_deaths, suspect.n_known = file["deaths"], file["known"]
                 suspect.death = Death(file["cause"], suspect.n_known > 0, is_memory=file["is_memory"])
             found[suspect.key] = suspect
-        alone = content["alone"]
-        return found, (alone[0], alone[1]) if alone and is_same else None
+        alone = tuple(content["alone"] or ())
+        counts = {(file["shard"], file["place"]) for file in content["files"] if self._looks_the_same(file)}
+        return found, (alone[0], alone[1]) if is_same and alone in counts else None
+
+    def _looks_the_same(self, file: dict[str, Any]) -> bool:
+        return (file["size"], file["mtime_ns"]) == self._seen((file["shard"], file["place"]))
 
 
 def _in_turn(suspects: Iterable[Suspect]) -> list[Suspect]:
     """Return suspects in another order after each run that died: none is always behind one that takes long."""
     found = sorted(suspects, key=lambda suspect: suspect.key)
-    n_runs = max((suspect.n_runs for suspect in found), default=0)
-    return found if n_runs % 2 else found[::-1]
+    first = max([0, *(suspect.n_runs - 1 for suspect in found)]) % max(1, len(found))
+    return found[first:] + found[:first]
 
 
 def forget_beacons(folder: Path) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from jobs import make_job
 
+from r3po.beacon import Phase, Sighting
 from r3po.budget import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget
 from r3po.config import MaxErrors
-from r3po.errors import RunStoppedError
+from r3po.crew import Lost, Member
+from r3po.errors import FunctionError, RunStoppedError
+from r3po.pool import Answer, Call
+from r3po.runloop import Counts, RunLoop
+from r3po.scheduler import Death, Scheduler, Suspect
 from r3po.tables import Failure
 from r3po.worker import ENVIRONMENTAL_RUN, FAILURES_TOLD, BatchDone
 
@@ -240,3 +248,135 @@ def test_batches_in_which_nothing_was_tried_change_nothing() -> None:
 def test_none_switches_all_of_it_off(is_guarded: bool) -> None:
     batches: Iterable[BatchDone] = [batch(n_failed=1000), put_off(1000), batch(n_failed=1000)]
     take_all(budget(NONE, is_guarded=is_guarded), *batches)
+
+
+# The loop that asks it
+
+
+@dataclass
+class FakeCrew:
+    """Members that have work in hand and want no more; what comes in is said at one look."""
+
+    messages: list[Answer | Lost]
+    members: dict[int, Member] = field(default_factory=lambda: {number: Member(number) for number in range(2)})
+    can_replace: bool = True
+    is_gone: bool = False
+
+    @property
+    def is_busy(self) -> bool:
+        return any(member.tickets for member in self.members.values())
+
+    def iter_free(self, depth: int) -> list[Member]:
+        return []
+
+    def need_fresh(self) -> None:
+        pass
+
+    def release(self, worker: int) -> None:
+        pass
+
+    def wait(self, timeout_s: float) -> list[Answer | Lost]:
+        assert self.messages, "the loop goes on"
+        found, self.messages = self.messages, []
+        return found
+
+
+def loop_of(
+    crew: FakeCrew,
+    limit: MaxErrors | None = None,
+    scheduler: Scheduler | None = None,
+    *,
+    written: list[Any] | None = None,
+) -> RunLoop:
+    """Return a loop whose workers have a batch of four files each in hand."""
+    if scheduler is None:
+        scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0)
+        for member in crew.members.values():
+            ticket = scheduler.next_ticket(4)
+            assert ticket is not None
+            member.tickets.append(ticket)
+    book: Any = SimpleNamespace(write=lambda *args: written.append(args) if written is not None else None)
+    parts: Any = SimpleNamespace(
+        publisher=SimpleNamespace(columns="some"),
+        stop=SimpleNamespace(is_requested=False, is_urgent=False, tell_workers=lambda: None),
+        outputs=SimpleNamespace(look=list),
+        crew=crew,
+    )
+    return RunLoop(
+        parts.publisher,
+        {},
+        parts.crew,
+        budget(limit),
+        book,
+        scheduler,
+        lambda event: None,
+        parts.stop,
+        "f",
+        Counts(0, 0, 8),
+        parts.outputs,
+    )
+
+
+def test_what_came_in_with_a_failure_too_many_is_kept() -> None:
+    run = Call("run_batch")
+    loop = loop_of(FakeCrew([Answer(0, run, batch(n_failed=4)), Answer(1, run, batch(n_rows=4))]), MaxErrors(count=0))
+    with pytest.raises(RunStoppedError, match="4 of 4 files of this run failed"):
+        loop.run()
+    assert (loop.counts.n_done, loop.counts.n_failed, loop.counts.n_pending) == (4, 4, 0)
+    assert loop.scheduler.n_in_flight == 0
+
+
+def test_of_two_reasons_to_stop_the_first_is_told() -> None:
+    run = Call("run_batch")
+    loop = loop_of(FakeCrew([Answer(0, run, batch(n_failed=1)), Answer(1, run, batch(n_failed=2))]), MaxErrors(count=0))
+    with pytest.raises(RunStoppedError, match="1 of 1 files of this run failed"):
+        loop.run()
+    assert loop.counts.n_failed == 3
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_replacement_that_cannot_load_f_stops_a_run_that_has_begun(is_first: bool) -> None:
+    error = FunctionError("userf.py has no f", evidence="line 3", hint="write one")
+    messages: list[Answer | Lost] = [Answer(1, Call("load"), error=error)]
+    if not is_first:
+        messages.insert(0, Answer(0, Call("load")))
+    loop = loop_of(FakeCrew(messages))
+    for member in loop.crew.members.values():
+        member.tickets.clear()
+    with pytest.raises(FunctionError if is_first else RunStoppedError) as caught:
+        loop.run()
+    assert caught.value.exit_code == (2 if is_first else 3)
+    assert "userf.py has no f" in str(caught.value) and caught.value.evidence == "line 3"
+
+
+@pytest.mark.parametrize(("is_memory", "n_deaths"), [(False, 1), (True, 3)])
+def test_one_death_for_memory_at_the_import_proves_nothing(is_memory: bool, n_deaths: int) -> None:
+    """Others had their share of the memory; a signal or an exit code is the import's own."""
+    death = Death("out of memory" if is_memory else "SIGSEGV", True, is_memory=is_memory)
+    said = Sighting(counter=1, phase=Phase.LOADING, shard=-1, place=-1, pid=1, pid_started=1, exit_code=None)
+    losses = [Lost(Member(number), death, said, was_alone=False) for number in range(2, 2 + n_deaths)]
+    loop = loop_of(FakeCrew([]))
+    for lost in losses[:-1]:
+        loop._lost(lost)
+    with pytest.raises(FunctionError, match="ends the process"):
+        loop._lost(losses[-1])
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_file_that_was_alone_when_ray_went_is_remembered_as_such(
+    is_gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mistrusted, written = Suspect(0, 1, is_apart=True), []
+    scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, [mistrusted])
+    trial = scheduler.next_ticket(is_fresh=True)
+    assert trial is not None
+    crew = FakeCrew([], is_gone=is_gone)
+    loop = loop_of(crew, scheduler=scheduler, written=written)
+
+    def wait(_: float) -> list[Answer | Lost]:
+        raise RunStoppedError("Ray is gone")
+
+    monkeypatch.setattr(crew, "wait", wait)
+    with pytest.raises(RunStoppedError):
+        loop.run()
+    assert written[-1] == ([mistrusted], mistrusted if is_gone else None)

@@ -11,7 +11,7 @@ import pytest
 
 import r3po.crew
 from r3po.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
-from r3po.crew import GAP_S, GRACE_S, OOM_S, PAUSES_S, RECOVER_S, SILENT_S, WATCH_S, Crew, Lost, Member
+from r3po.crew import GAP_S, GRACE_S, OOM_S, PAUSES_S, RECOVER_S, SILENT_S, START_S, WATCH_S, Crew, Lost, Member
 from r3po.pool import Answer, Call, WorkerLost
 from r3po.scheduler import BatchTicket, Death, StageTicket
 from r3po.worker import WorkerSetup
@@ -25,6 +25,7 @@ class FakePool:
     """Says what it was told to say, and notes what it was asked for."""
 
     can_replace: bool = True
+    is_gone: bool = False
     description: str = "fake"
     messages: deque[list[Answer | WorkerLost]] = field(default_factory=deque)
     submitted: list[tuple[int, Call]] = field(default_factory=list)
@@ -262,7 +263,24 @@ def test_whoever_had_nobody_beside_it_was_alone(stage: Stage, n_busy: int) -> No
     assert stage.lose(0).was_alone is (n_busy == 0)
 
 
+@pytest.mark.parametrize(("busy", "alone"), [((0, 1), []), ((0,), [0]), ((0, 1, 2), []), ((2,), []), ((), [0, 1])])
+def test_of_two_that_died_by_the_same_look_each_had_the_other_beside_it(
+    stage: Stage, busy: tuple[int, ...], alone: list[int]
+) -> None:
+    for worker in busy:
+        stage.give(worker)
+    found = [lost for lost in stage.say(WorkerLost(0, "died"), WorkerLost(1, "died")) if isinstance(lost, Lost)]
+    assert [lost.member.number for lost in found if lost.was_alone] == alone
+
+
 # Memory
+
+
+def test_of_two_memory_deaths_in_one_look_neither_was_alone(stage: Stage) -> None:
+    for worker in (0, 1):
+        stage.give(worker)
+    messages = stage.say(*(WorkerLost(worker, "ActorDiedError", is_memory=True) for worker in (0, 1)))
+    assert [(lost.was_alone, lost.n_workers) for lost in messages if isinstance(lost, Lost)] == [(False, 2), (False, 1)]
 
 
 def test_a_worker_lost_for_memory_among_others_is_not_replaced_for_a_while(stage: Stage) -> None:
@@ -483,6 +501,20 @@ def test_nobody_is_let_go_while_a_fresh_one_is_there_or_on_its_way(stage: Stage)
     assert not any(member.is_leaving for member in stage.crew.members.values()), "it loads f"
 
 
+def test_a_worker_that_does_not_come_to_load_f_is_not_waited_for(stage: Stage) -> None:
+    give_all(stage)
+    stage.lose(0)
+    stage.pass_time(1)
+    assert stage.pool.added == [3]
+    late = stage.crew.members[3]
+    stage.now[0] = late.started_at + START_S - 0.5
+    stage.crew.need_fresh()
+    assert not any(member.is_leaving for member in stage.crew.members.values())
+    stage.now[0] = late.started_at + START_S
+    stage.crew.need_fresh()
+    assert [member.number for member in stage.crew.members.values() if member.is_leaving] == [1]
+
+
 def test_whoever_holds_a_trial_is_not_let_go_for_the_next(made: list[Stage], tmp_path: Path) -> None:
     stage = make_stage(made, tmp_path, n_workers=1)
     member = stage.crew.members[0]
@@ -640,6 +672,12 @@ def test_the_file_that_has_been_running_for_longest_is_known(stage: Stage) -> No
     assert stage.crew.longest() == (2, 11, 4.5)
     stage.lose(1)
     assert stage.crew.longest() is None
+
+
+def test_whether_there_can_be_workers_is_the_pool_s_to_say(stage: Stage) -> None:
+    assert not stage.crew.is_gone
+    stage.pool.is_gone = True
+    assert stage.crew.is_gone
 
 
 def test_what_workers_wait_for_is_the_pool_s_to_say(stage: Stage) -> None:

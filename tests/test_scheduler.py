@@ -876,9 +876,11 @@ def test_what_becomes_due_while_a_trial_apart_runs_waits_for_its_end() -> None:
     assert isinstance(charge, ChargeTicket) and charge.place == 0
 
 
-@pytest.mark.parametrize(("n_deaths", "n_runs", "is_kept"), [(0, 0, False), (0, 1, False), (0, 2, True), (1, 1, True)])
+@pytest.mark.parametrize(
+    ("n_deaths", "n_runs", "is_kept"), [(0, 0, False), (0, 1, False), (0, 2, False), (1, 0, True), (1, 2, True)]
+)
 @pytest.mark.parametrize("is_on_trial", [True, False])
-def test_files_that_were_in_flight_when_a_second_run_died_are_not_released(
+def test_only_who_died_alone_is_not_released_however_many_runs_died(
     n_deaths: int, n_runs: int, is_kept: bool, is_on_trial: bool
 ) -> None:
     suspect = Suspect(0, 1, n_deaths, is_apart=True, n_runs=n_runs)
@@ -1045,8 +1047,12 @@ def test_a_suspect_whose_trial_fails_by_the_environment_stays_one_and_has_its_la
     trial = next_batch(scheduler, is_fresh=True)
     assert (trial.kind, trial.is_last_try) == ("trial", False)
     scheduler.batch_done(trial, [], 1.0, deferred=[1])
-    assert [(suspect.key, suspect.n_deaths) for suspect in scheduler.suspects] == [((0, 1), 1)]
-    assert (scheduler.is_apart, scheduler.n_pending) == (is_apart, 4)
+    assert [(one.key, one.n_deaths, one.is_last_try) for one in scheduler.suspects] == [((0, 1), 1, True)]
+    assert (scheduler.is_apart, scheduler.has_suspects, scheduler.n_pending) == (False, False, 4)
+    others = next_batch(scheduler, 4, is_fresh=True)
+    assert (others.kind, others.places) == ("batch", ((0, 1), (2, 4))), "it waits for the disk to work again"
+    assert scheduler.next_ticket(is_fresh=True) is None
+    scheduler.batch_done(others, [], 1.0)
     for _ in range(2):
         trial = next_batch(scheduler, is_fresh=True)
         assert (trial.kind, trial.places, trial.is_last_try) == ("trial", ((1, 2),), True)
@@ -1055,12 +1061,42 @@ def test_a_suspect_whose_trial_fails_by_the_environment_stays_one_and_has_its_la
     scheduler.hand_back(trial)
     trial = die_alone(scheduler, KILLED)
     assert trial.is_last_try
+    assert [(one.n_deaths, one.is_last_try) for one in scheduler.suspects] == [(2, True)]
     trial = next_batch(scheduler, is_fresh=True)
     assert trial.is_last_try
     scheduler.batch_done(trial, [], 1.0)
-    tickets = take_all(scheduler)
-    assert staged_of(tickets) == [0]
-    assert places_of(0, [run for runs in batches_of(tickets) for run in runs]) == [(0, 0), (0, 2), (0, 3)]
+    assert [type(ticket) for ticket in take_all(scheduler)] == [StageTicket]
+
+
+def test_a_suspect_s_last_try_costs_one_of_the_files_that_came_to_an_outcome() -> None:
+    scheduler = Scheduler([(0, [(0, 20)])], 1, 1.0, [Suspect(0, 1), Suspect(0, 2)])
+    for place in (1, 2):
+        scheduler.batch_done(next_batch(scheduler, is_fresh=True), [], 1.0, deferred=[place])
+    for place in (1, 2):
+        assert not scheduler.has_suspects
+        batch = next_batch(scheduler, 1, is_fresh=True)
+        assert batch.kind == "batch"
+        scheduler.batch_done(batch, [], 1.0)
+        assert scheduler.has_suspects
+        trial = next_batch(scheduler, is_fresh=True)
+        assert (trial.kind, trial.places, trial.is_last_try) == ("trial", ((place, place + 1),), True)
+        assert next_batch(scheduler, 1, is_fresh=True).kind == "batch"
+        scheduler.batch_done(trial, [], 1.0)
+    assert scheduler.suspects == []
+
+
+def test_a_suspect_s_last_try_waits_while_another_suspect_has_not_been_tried() -> None:
+    scheduler = Scheduler([(0, [(0, 2)])], 2, 1.0, [Suspect(0, 0), Suspect(0, 1)])
+    scheduler.batch_done(next_batch(scheduler, is_fresh=True), [], 1.0, deferred=[0])
+    second = next_batch(scheduler, is_fresh=True)
+    assert second.places == ((1, 2),)
+    assert scheduler.next_ticket(is_fresh=True) is None
+    scheduler.batch_done(second, [], 1.0, deferred=[1])
+    last = [next_batch(scheduler, is_fresh=True)]
+    assert scheduler.next_ticket(is_fresh=True) is None, "one after the other: nothing shows that the disk works"
+    scheduler.batch_done(last[0], [], 1.0)
+    last.append(next_batch(scheduler, is_fresh=True))
+    assert [(trial.places, trial.is_last_try) for trial in last] == [(((0, 1),), True), (((1, 2),), True)]
 
 
 def test_a_trial_that_is_a_last_try_earns_no_other() -> None:
@@ -1068,6 +1104,8 @@ def test_a_trial_that_is_a_last_try_earns_no_other() -> None:
     trial, first = next_batch(scheduler, is_fresh=True), next_batch(scheduler, 20)
     scheduler.batch_done(trial, [], 1.0, deferred=[0])
     scheduler.batch_done(first, [], 1.0, deferred=list(range(20)))
+    assert not scheduler.has_suspects
+    scheduler.batch_done(next_batch(scheduler, 1), [], 1.0)
     trial = next_batch(scheduler, is_fresh=True)
     assert (trial.kind, trial.is_last_try) == ("trial", True)
     scheduler.batch_done(trial, [], 1.0)
@@ -1219,3 +1257,30 @@ def test_the_pending_places_are_counted_right_throughout() -> None:
     note(scheduler.batch_done(half, [(1, 2)], 1.0, deferred=[0]))
     assert found == [12, 4, 12, 11, 12, 12, 11, 11, 9]
     assert staged_of(take_all(scheduler)) == [0, 1]
+
+
+def test_suspects_are_tried_in_the_order_that_is_given_whatever_their_shard() -> None:
+    given = [Suspect(1, 0, is_apart=True), Suspect(0, 2, is_apart=True), Suspect(0, 0, is_apart=True)]
+    scheduler = Scheduler([(0, [(0, 4)]), (1, [(0, 4)])], 2, 1.0, given)
+    tried = []
+    for _ in given:
+        ticket = scheduler.next_ticket(is_fresh=True)
+        assert isinstance(ticket, BatchTicket)
+        tried.append((ticket.shard, ticket.places[0][0]))
+        scheduler.batch_done(ticket, (), 0.1)
+    assert tried == [(1, 0), (0, 2), (0, 0)]
+
+
+def test_a_last_try_that_everybody_waits_for_does_not_wait_for_them() -> None:
+    scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, [Suspect(0, 1)])
+    trial = scheduler.next_ticket(is_fresh=True)
+    assert isinstance(trial, BatchTicket)
+    scheduler.batch_done(trial, (), 0.1, deferred=[1])
+    batch = scheduler.next_ticket(1)
+    assert isinstance(batch, BatchTicket)
+    scheduler.batch_done(batch, (), 0.1)
+    last = scheduler.next_ticket(is_fresh=True)
+    assert isinstance(last, BatchTicket) and last.is_last_try
+    scheduler.lost(last, 1, Death("out of memory", True, is_memory=True), counts=False)
+    again = scheduler.next_ticket(is_fresh=True)
+    assert isinstance(again, BatchTicket) and again.is_last_try and again.places == ((1, 2),)

@@ -17,6 +17,8 @@ from r3po.scheduler import Death, Suspect
 from r3po.suspects import SuspectBook, forget_beacons
 
 JOB, CODE, OWN = "a" * 32, "f" * 16, "run-now"
+Looks = dict[tuple[int, int], tuple[int, int]]
+"""Size and mtime_ns of a shard's place."""
 FATAL = 'Fatal Python error: Segmentation fault\n\nStack (most recent call first):\n  File "/f.py", line 3 in f\n'
 
 
@@ -27,13 +29,15 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def book(runs: Path, job_id: str = JOB, fingerprint: str = CODE) -> SuspectBook:
-    return SuspectBook(runs.parent / "suspects.json", job_id, fingerprint)
+def book(runs: Path, job_id: str = JOB, fingerprint: str = CODE, looks: Looks | None = None) -> SuspectBook:
+    """Return a book; files that `looks` does not tell of look as they always did."""
+    look_at = lambda shard, place: (looks or {}).get((shard, place), (place + 1, 10**18 + shard))  # noqa: E731
+    return SuspectBook(runs.parent / "suspects.json", job_id, fingerprint, look_at)
 
 
-def recall(runs: Path, job_id: str = JOB, fingerprint: str = CODE) -> list[Suspect]:
+def recall(runs: Path, job_id: str = JOB, fingerprint: str = CODE, looks: Looks | None = None) -> list[Suspect]:
     """Return what a run that begins now is told."""
-    return book(runs, job_id, fingerprint).recall(runs, OWN)
+    return book(runs, job_id, fingerprint, looks).recall(runs, OWN)
 
 
 def leave_beacon(
@@ -69,6 +73,8 @@ def test_what_was_written_is_recalled(runs: Path) -> None:
     often = Suspect(5, 0, is_apart=True, n_runs=3)
     late = Suspect(5, 1, death=Death("time"))  # to be charged, with no deaths
     written = [suspect(0, 7, 1, 1, is_apart=True), suspect(3, 1, 2), suspect(4, 4), memory, often, late]
+    written.sort(key=lambda one: one.key)
+    written = written[2:] + written[:2]  # as they are recalled after three runs that died
     book(runs).write(written)
     assert recall(runs) == written
     assert recall(runs) == written, "to recall is not to forget"
@@ -115,6 +121,31 @@ def test_deaths_under_other_code_count_for_nothing(runs: Path) -> None:
     (found,) = recall(runs, fingerprint="0" * 16)
     assert (found.key, found.n_deaths, found.n_known, found.is_apart) == ((0, 7), 0, 0, True)
     assert found.n_runs == 1, "that which has just died; of the others the code is not known"
+
+
+@pytest.mark.parametrize("look", [(8, 2), (9, 1), (0, 0)])
+def test_deaths_of_a_file_that_looks_different_now_count_for_nothing(runs: Path, look: tuple[int, int]) -> None:
+    seven, eight = suspect(0, 7, 2, 1, is_apart=True), suspect(0, 8, 2, 1)
+    seven.n_runs = eight.n_runs = 3
+    looks = {(0, 7): (8, 1)}
+    book(runs, looks=looks).write([seven, eight])
+    assert recall(runs, looks=looks) == [seven, eight]
+    found = recall(runs, looks={(0, 7): look})
+    assert found == [Suspect(0, 7, is_apart=True), eight], "it is mistrusted, and the other one as before"
+    assert recall(runs, looks={(0, 7): look}) == found
+    assert recall(runs, looks=looks) == found, "what is forgotten does not come back with the old content"
+
+
+def test_the_book_keeps_what_a_file_looked_like_when_it_was_first_mistrusted(runs: Path) -> None:
+    """What it looks like when it dies again may be another content."""
+    looks = {(0, 7): (8, 1)}
+    made = book(runs, looks=looks)
+    made.write([suspect(0, 7)])
+    looks[0, 7] = (9, 2)
+    made.write([suspect(0, 7, 1, 1)])
+    (file,) = json.loads((runs.parent / "suspects.json").read_text())["files"]
+    assert (file["size"], file["mtime_ns"], file["deaths"]) == (8, 1, 1)
+    assert [one.n_deaths for one in recall(runs, looks=looks)] == [0]
 
 
 def test_another_job_s_book_says_nothing(runs: Path) -> None:
@@ -178,7 +209,17 @@ def test_the_runs_that_died_while_a_file_was_in_flight_are_counted(runs: Path) -
         found = {one.place: (one.n_runs, one.n_deaths) for one in recall(runs)}
         assert found == {7: (n_runs, 0)} | {n + 10: (1, 0) for n in range(1, n_runs + 1)}
     content = json.loads((runs.parent / "suspects.json").read_text())
-    assert [file["runs"] for file in content["files"]] == [3, 1, 1, 1]
+    assert [file["runs"] for file in content["files"]] == [1, 1, 3, 1], "the third run begins with the third"
+
+
+def test_after_each_run_that_died_suspects_come_in_another_order(runs: Path) -> None:
+    for n_runs in range(1, 5):
+        for worker, place in enumerate((8, 7, 9)):
+            leave_beacon(runs, 0, place, worker=worker, run=f"run-{n_runs}")
+        first = (n_runs - 1) % 3
+        in_turn = [(0, 7), (0, 8), (0, 9)][first:] + [(0, 7), (0, 8), (0, 9)][:first]
+        assert keys(recall(runs)) == in_turn
+        assert keys(recall(runs)) == in_turn, "a run that did not die changes nothing"
 
 
 def test_a_run_in_which_the_lone_one_died_is_counted_as_well(runs: Path) -> None:
@@ -261,7 +302,7 @@ def test_a_run_that_dies_while_it_recalls_loses_no_suspect(runs: Path, monkeypat
         with pytest.raises(KeyboardInterrupt):
             recall(runs)
     found = recall(runs)
-    assert [(one.key, one.n_deaths) for one in found] == [((0, 7), 1), ((0, 9), 0)]
+    assert [(one.key, one.n_deaths) for one in found] == [((0, 9), 0), ((0, 7), 1)]
 
 
 @pytest.mark.skipif(not HAS_PROC, reason="which process that was is known from /proc only")
@@ -315,3 +356,11 @@ def test_a_file_that_ends_the_whole_run_is_a_failure_in_the_end(
     assert failure["message"] == f"{message}: the process died in this file, alone, {times}"
     assert job.rows() == doubled(0, 1, 2, 4, 5)
     assert not (job.working_dir / "suspects.json").exists()
+
+
+def test_a_file_that_was_mended_has_not_died_alone_either(runs: Path) -> None:
+    book(runs, looks={(0, 7): (3, 5)}).write([suspect(0, 7, 1, 1, is_apart=True)], alone=suspect(0, 7))
+    folder = leave_beacon(runs, 0, 7, Phase.CALLING)
+    worker_file(folder, 0, "crash").write_text(FATAL)
+    (found,) = book(runs, looks={(0, 7): (4, 6)}).recall(runs, OWN)
+    assert (found.n_deaths, found.n_known, found.is_apart) == (0, 0, True)

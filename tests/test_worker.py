@@ -1150,6 +1150,25 @@ def test_the_beacon_says_which_file_f_is_in(tmp_path: Path, timeout_s: float | N
     assert seen is not None and seen.phase is Phase.IDLE
 
 
+@pytest.mark.parametrize("body", ["return {'x': 1}", "raise ValueError"])
+def test_after_a_call_under_a_time_limit_the_file_is_no_longer_in_f(
+    tmp_path: Path, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver would end the worker over what comes after the call."""
+    job = Job(tmp_path, f"def f(path):\n    {body}", {"a": b""}, timeout_s=30.0)
+    phases, stat_regular = [], worker_module._stat_regular
+
+    def spy(path: str) -> os.stat_result:
+        seen = read_beacon(tmp_path / "workers", 0)
+        assert seen is not None
+        phases.append((seen.phase, seen.shard, seen.place))
+        return stat_regular(path)
+
+    monkeypatch.setattr(worker_module, "_stat_regular", spy)
+    job.run()
+    assert phases == [(Phase.READING, 3, 0)]
+
+
 def test_after_an_error_and_a_close_nothing_is_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = probe_job(tmp_path, "return {'a': 1}")
     monkeypatch.setattr(job.worker, "_read_entries", lambda _: 1 / 0)
@@ -1165,28 +1184,33 @@ def test_after_an_error_and_a_close_nothing_is_going_on(tmp_path: Path, monkeypa
 
 def test_a_charge_records_the_failure_without_calling_f(tmp_path: Path) -> None:
     job = probe_job(tmp_path, "return {'x': 1}", "return {'x': 2}")
+    mtime_ns = os.stat(job.path("1")).st_mtime_ns
     job.path("1").write_bytes(b"new")
     died = Failure("WorkerDied", "SIGSEGV: the process died in this file, alone, twice", "f.py:3 in f", "a stack")
     done = job.worker.charge(Charge(job.offer((1, 2)), died))
     assert (done.n_rows, done.n_failed, done.returned, done.failures) == (0, 1, (), (("1", died),))
     (line,) = job.outcomes(done)
-    assert (line["place"], line["size"], line["hash"], line["racy"]) == (1, 3, None, False)
-    assert line["mtime_ns"] == os.stat(job.path("1")).st_mtime_ns
+    assert (line["place"], line["size"], line["hash"], line["racy"]) == (1, 0, None, False)
+    assert line["mtime_ns"] == mtime_ns, "as the manifest has it: what killed may be the content of before"
     assert Failure(*(line[name] for name in Failure._fields)) == died
     assert job.module.CALLS == []
 
 
 @pytest.mark.parametrize("hash", ["content", "stat"])
 @pytest.mark.parametrize("input", ["path", "bytes"])
-def test_a_file_that_is_charged_is_not_opened(
+def test_a_file_that_is_charged_is_neither_opened_nor_looked_at(
     tmp_path: Path, input: str, hash: str, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To read it may be what ended its worker."""
     job = Job(tmp_path, SIZE_OF, {"a": b"1", "b": b"22"}, columns=SIZE_COLUMNS, input=input, hash=hash)
     phases: list[Phase] = []
     monkeypatch.setattr(job.worker.beacon, "mark", lambda phase, *_: phases.append(phase))
+    stat: Callable[..., os.stat_result] = os.stat
+    looked_at: list[str] = []
+    monkeypatch.setattr(os, "stat", lambda path, **how: (looked_at.append(os.fsdecode(path)), stat(path, **how))[1])
     opened.clear()
     done = job.worker.charge(Charge(job.offer((1, 2)), Failure("WorkerDied", "SIGBUS", "", "")))
+    assert not any(name.startswith(str(job.source)) for name in looked_at)
     assert opened and not any(name.startswith(str(job.source)) for name in opened)
     assert not {Phase.READING, Phase.CALLING} & set(phases), "nor is this worker in it"
     assert [(line["size"], line["hash"]) for line in job.outcomes(done)] == [(2, None)]

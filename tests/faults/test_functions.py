@@ -91,6 +91,11 @@ def kill_the_driver():
     time.sleep(60)
 
 
+def kill_the_raylet():
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
 # It does not return.
 
 
@@ -528,6 +533,21 @@ def test_a_file_that_kills_the_driver_runs_alone_and_fails_after_a_few_runs(lab:
     assert len((job.folder / "driver_kills.log").read_text().split()) == len(codes) - 1
     # Ray's agents look only once a minute whether they still have a raylet; they write nothing of ours.
     lab.assert_nothing_is_left(but="Agent")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_file_that_kills_ray_fails_after_a_few_runs(lab: Lab, tmp_path: Path) -> None:
+    job = hostile_job(tmp_path, 40, {7: "kill_the_raylet"}, shard_size=10)
+    codes: list[int] = []
+    while not codes or codes[-1] == 3:
+        assert len(codes) < 5, "one that stops by surprise, and four at most that know of it"
+        ended = lab.run(job)
+        codes.append(ended.code)
+        assert_calm(ended)
+        assert ended.code != 3 or "error: Ray is gone: its raylet ended" in ended.err
+    assert_finished(job, ended, 40, {7: "kill_the_raylet"}, "WorkerDied")
+    lab.assert_nothing_is_left()
 
 
 @pytest.mark.parametrize("name", ["raise_sigsegv", "exit_with_3", "kill_itself"])
