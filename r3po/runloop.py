@@ -144,8 +144,9 @@ class RunLoop:
         except RunStoppedError:
             # The others did nothing wrong: what they have at hand is kept.
             self.stop.tell_workers()
-            with contextlib.suppress(R3poError):
-                self._drain()
+            if not self.crew.is_gone:
+                with contextlib.suppress(R3poError):
+                    self._drain()
             raise
         finally:
             # An orderly end: whoever is on trial now did not end the run. But it may have ended Ray.
