@@ -296,10 +296,10 @@ class _Run:
             self._process(states)
             if self.stop.is_requested:
                 return True
-        if self._loop is not None and self._loop.crew.n_lost:
-            job.sweep()
         # 4. The end: one schema, failures.csv, the manifest with all hashes, _SUCCESS.
         ended = make_end(self._publisher, self._restage, self.emit, is_needed=bool(to_do))
+        if self._loop is not None and self._loop.crew.n_lost:
+            job.sweep()  # after the end, which may have lost workers, too
         return bool(to_do) or ended
 
     def _warn_of_older_code(self, states: dict[int, ShardState]) -> None:
