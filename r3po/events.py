@@ -106,11 +106,16 @@ class WorkerLost:
     """How many there are for the next minutes, if there is one fewer; None: as many as before."""
 
 
+LONG_S = 5.0
+"""A file that runs for so long is named."""
+
+
 @dataclass(frozen=True, slots=True)
 class LongestRunning:
-    """The file that has been running for longest now; empty if there is none."""
+    """The file that has been running for longest now."""
 
     path: str
+    """Empty if there is none, or none for `LONG_S`."""
     seconds: float
 
 

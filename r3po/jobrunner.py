@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
@@ -368,9 +369,8 @@ class _Run:
         self._tell_started()
         assert self._pool is not None
         pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
-        book = SuspectBook(
-            self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint, lambda *key: self._look_at(*key)
-        )
+        look_at = partial(self._look_at, states)
+        book = SuspectBook(self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint, look_at)
         suspects = book.recall(self.job.folders.runs, self.run_id)
         n_apart = sum(suspect.is_apart for suspect in suspects)
         if n_apart:
@@ -404,14 +404,13 @@ class _Run:
 
     # Parts of the steps
 
-    def _look_at(self, shard: int, place: int) -> tuple[int, int]:
+    def _look_at(self, states: dict[int, ShardState], shard: int, place: int) -> tuple[int, int]:
         """Return size and mtime_ns of a file as it is now; zeros if it cannot be seen."""
-        for ref in self.job.built.shards:
-            if ref.shard == shard and place < ref.n_files:
-                with contextlib.suppress(OSError, R3poError):
-                    path = read_shard_file(self.job.folders.shards, ref).paths[place]
-                    status = os.stat(f"{self.config.source_path}/{path}")
-                    return status.st_size, status.st_mtime_ns
+        if shard in states and place < states[shard].ref.n_files:
+            with contextlib.suppress(OSError, R3poError):
+                path = read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
+                status = os.stat(f"{self.config.source_path}/{path}")
+                return status.st_size, status.st_mtime_ns
         return 0, 0
 
     def _start_workers(self) -> None:

@@ -34,9 +34,6 @@ UPDATES_PER_SECOND = 10
 LOSSES_SHOWN = 5
 """Workers that are lost are told of one by one, up to so many."""
 
-LONG_S = 5.0
-"""A file that runs for so long is named."""
-
 
 class Display:
     """An observer that shows a run. Use it as a context manager: it restores the terminal.
@@ -253,7 +250,7 @@ class _Bar:
     def plain_line(self) -> str:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         left = self._seconds_left()
-        is_long = self.longest.seconds >= LONG_S
+        is_long = self.longest.seconds >= events.LONG_S
         longest = f" longest={self.longest.seconds:.0f}s {self.longest.path}" if is_long else ""
         return (
             f"{now} {self._n_finished}/{self._n_files} {self._percent():.1f}% {self._rate():.0f} files/s "
@@ -283,7 +280,7 @@ class _Bar:
         lines = Table.grid()
         lines.add_row(self.bar())
         lines.add_row(Text("          " + speed, overflow="ellipsis", no_wrap=True))
-        if self.longest.seconds >= LONG_S:
+        if self.longest.seconds >= events.LONG_S:
             text = show_text(f"          longest running  {self.longest.path}  {_duration(self.longest.seconds)}")
             lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
         if self.last_failure:

@@ -49,7 +49,6 @@ from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.guard import TEMPORARY_PREFIX, end_users_of
 from r3po.outputs import redirect_output, restore_streams
 from r3po.pool import Answer, Call, WorkerLost, answer
-from r3po.processes import children_of, start_of
 from r3po.raywatch import VITAL, Guard, Watchdog
 from r3po.userfunc import extend_sys_path
 from r3po.worker import Worker, WorkerSetup
@@ -93,8 +92,6 @@ class RayPool:
         self._setup: WorkerSetup | None = None
         self._pickled: bytes | None = None
         self._actor_class: Any = None
-        self._children: dict[int, int] = {}
-        """Processes that our raylet has started, with their start times: some outlive it."""
         self._guard: Guard | None = None
         self._watchdog: Watchdog | None = None
         self._checked_at = 0.0
@@ -166,14 +163,9 @@ class RayPool:
                 self.kill(worker)
             return
         self._actors.clear()
-        self._note_children()
         if self.is_gone and _global_node() is not None:
             _global_node().kill_all_processes(check_alive=False, allow_graceful=False)
         ray.shutdown()
-        for pid, started in self._children.items():  # Ray's agents and workers outlive a dead GCS for up to a minute
-            if started and start_of(pid) == started:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)
         self._remove_temporary(is_clean=not self.is_gone)
 
     # Private methods
@@ -213,19 +205,10 @@ class RayPool:
         dead = [kind for kind in _find_dead() or [] if kind in VITAL]
         if dead:
             raise self._gone(f"its {' and '.join(sorted(dead))} ended")
-        self._note_children()
 
     def _gone(self, what: str) -> RunStoppedError:
         self.is_gone = True
         return RunStoppedError(f"Ray is gone: {what}", hint="your state is safe; run again to go on")
-
-    def _note_children(self) -> None:
-        if not self._is_local:
-            return
-        node = _global_node()
-        for info in [] if node is None else node.all_processes.get("raylet", [])[:1]:
-            for pid in children_of(info.process.pid):
-                self._children.setdefault(pid, start_of(pid))
 
     def _start_ray(self, n_workers: int) -> None:
         for attempt in range(1, START_TRIES + 1):

@@ -62,9 +62,6 @@ FRUITLESS_LOSSES = 12
 LOOK_S = 1.0
 """Between two looks at what takes long: the longest running file, workers that do not start."""
 
-LONG_S = 5.0
-"""A file that has been running for so long has its name looked up."""
-
 SHORTAGE_S = 20.0
 """Workers that have not started for so long are told of."""
 
@@ -450,7 +447,7 @@ class RunLoop:
         self._looked_at = now
         self.show_output()
         shard, place, seconds = self.crew.longest() or (-1, -1, 0.0)
-        path = self._path_of(shard, place) if seconds >= LONG_S else ""
+        path = self._path_of(shard, place) if seconds >= events.LONG_S else ""
         self.observer(events.LongestRunning(path, seconds))
         if not self._has_loaded and not self._has_told_shortage and now - self._started_at > SHORTAGE_S:
             self._has_told_shortage = True
@@ -479,10 +476,9 @@ class RunLoop:
                 self.book.write(self.scheduler.suspects)  # from now on a death is no file's fault
         deadline = time.monotonic() + DRAIN_S
         while self.crew.is_busy and time.monotonic() < deadline and not self.stop.is_urgent:
-            for message in self.crew.wait(WAIT_S):
-                # Who dies now, or cannot load f, is nobody's concern any more: the next run does its files.
-                if isinstance(message, Answer) and not (message.call.method == "load" and message.error is not None):
-                    self._handle(message)
+            # Who dies now, or cannot load f, is nobody's concern any more: the next run does its files.
+            answers = [message for message in self.crew.wait(WAIT_S) if isinstance(message, Answer)]
+            self._handle_all(answer for answer in answers if answer.call.method != "load" or answer.error is None)
 
 
 # Private functions

@@ -11,7 +11,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from r3po.beacon import end_process, is_running, list_workers, read_beacon, read_crash, remove_worker_files
 from r3po.errors import R3poError
@@ -135,20 +134,17 @@ class SuspectBook:
         if content["job_id"] != self._job_id:
             return {}, None
         is_same = content["fingerprint"] == self._fingerprint
-        found = {}
+        found, counted = {}, set()
         for file in content["files"]:
             suspect = Suspect(file["shard"], file["place"], is_apart=file["is_apart"])
-            if is_same and self._looks_the_same(file):
+            if is_same and (file["size"], file["mtime_ns"]) == self._seen(suspect.key):
                 suspect.n_runs = file["runs"]
                 suspect.n_deaths, suspect.n_known = file["deaths"], file["known"]
                 suspect.death = Death(file["cause"], suspect.n_known > 0, is_memory=file["is_memory"])
+                counted.add(suspect.key)
             found[suspect.key] = suspect
-        alone = tuple(content["alone"] or ())
-        counts = {(file["shard"], file["place"]) for file in content["files"] if self._looks_the_same(file)}
-        return found, (alone[0], alone[1]) if is_same and alone in counts else None
-
-    def _looks_the_same(self, file: dict[str, Any]) -> bool:
-        return (file["size"], file["mtime_ns"]) == self._seen((file["shard"], file["place"]))
+        alone = content["alone"] and tuple(content["alone"])
+        return found, alone if alone in counted else None
 
 
 def _in_turn(suspects: Iterable[Suspect]) -> list[Suspect]:

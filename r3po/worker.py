@@ -404,17 +404,32 @@ class Worker:
     def _record(self, opened: _Open, columns: Columns | None) -> BatchDone:
         os.umask(self._umask)  # f may have changed it, and the driver must be able to read what is written here
         self.beacon.mark(Phase.RECORDING)
-        offer, batch = opened.offer, opened.batch
-        returned = tuple(_runs([*opened.left_over, *opened.places]))
+        batch = opened.batch
+        segment = self._write(opened, columns) if batch.places else None  # which may turn rows into failures
         last = opened.deferred[-1] if opened.deferred else None
-        deferral = (show_name(opened.entries.paths[last[0]]), last[1]) if last else None
-        deferred = tuple(place for place, _ in opened.deferred)
-        if not batch.places:
-            n = len(deferred)
-            return BatchDone(None, 0, 0, returned, 0.0, (), deferred, n, n, deferral, opened.is_spent)
-        table = tables.outcome_table(batch, columns)
+        told = [
+            (show_name(opened.entries.paths[batch.places[i]]), batch.failures[i])
+            for i in sorted(batch.failures)[:FAILURES_TOLD]
+        ]
         n_failed = len(batch.failures)
-        segment = write_segment(
+        return BatchDone(
+            segment=segment,
+            n_rows=len(batch.places) - n_failed,
+            n_failed=n_failed,
+            returned=tuple(_runs([*opened.left_over, *opened.places])),
+            seconds=time.perf_counter() - opened.started if segment is not None else 0.0,
+            failures=tuple(told),
+            deferred=tuple(place for place, _ in opened.deferred),
+            n_deferred_first=opened.n_deferred_first,
+            n_deferred_last=opened.n_deferred_last,
+            deferral=(show_name(opened.entries.paths[last[0]]), last[1]) if last else None,
+            is_spent=opened.is_spent,
+        )
+
+    def _write(self, opened: _Open, columns: Columns | None) -> Segment:
+        offer, batch = opened.offer, opened.batch
+        table = tables.outcome_table(batch, columns)
+        return write_segment(
             self._setup.folders.segments,
             table,
             shard=offer.ref.shard,
@@ -422,25 +437,7 @@ class Worker:
             job_id=offer.job_id,
             attempt=offer.attempt,
             fingerprint=self._setup.function.fingerprint,
-            n_failed=n_failed,
-        )
-        told = [
-            (show_name(opened.entries.paths[batch.places[i]]), batch.failures[i])
-            for i in sorted(batch.failures)[:FAILURES_TOLD]
-        ]
-        seconds = time.perf_counter() - opened.started
-        return BatchDone(
-            segment=segment,
-            n_rows=len(batch.places) - n_failed,
-            n_failed=n_failed,
-            returned=returned,
-            seconds=seconds,
-            failures=tuple(told),
-            deferred=deferred,
-            n_deferred_first=opened.n_deferred_first,
-            n_deferred_last=opened.n_deferred_last,
-            deferral=deferral,
-            is_spent=opened.is_spent,
+            n_failed=len(batch.failures),
         )
 
 

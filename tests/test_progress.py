@@ -312,7 +312,7 @@ def test_a_file_that_runs_for_long_is_named_in_the_plain_line(show: Show, monkey
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
     text = show(
         planned(),
-        events.LongestRunning("a.json", progress.LONG_S - 0.1),
+        events.LongestRunning("a.json", events.LONG_S - 0.1),
         events.LongestRunning("b.json", 61.4),
         events.LongestRunning("", 0.0),
     )
