@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 
 import checker
 import pytest
+from jobs import short_folder
 
 import r3po
 
@@ -108,6 +110,38 @@ class Job:
 def mended_function(function: Path) -> Path:
     """Return the file beside a job's function that holds the same with other code: it fails on nothing."""
     return function.with_name("tiny_function_mended.py")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One Ray for all tests of a file that only need some Ray; r3po uses it and does not stop it."""
+    import r3po.raypool  # first: it says what Ray reads from the environment when it is imported
+
+    assert r3po.raypool
+    import ray
+
+    with short_folder() as folder:
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=80 << 20,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(folder),
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A short temporary folder for one test's own Ray."""
+    with short_folder() as folder:
+        yield folder
 
 
 NewJob = Callable[..., Job]

@@ -10,9 +10,11 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -319,6 +321,16 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
         time.sleep(0.01)
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A temporary folder of its own with a short path, so that Ray's sockets fit and what Ray leaves behind is seen."""
+    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # Processes, by /proc

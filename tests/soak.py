@@ -29,14 +29,14 @@ import tempfile
 import termios
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
 import checker
-from jobs import Pid, alive, environment
+from jobs import Pid, alive, environment, short_folder
 
 # What has to hold
 
@@ -556,16 +556,6 @@ def pause_until(condition: Callable[[], object], timeout_s: float) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A short folder for Ray, so that what it leaves behind is seen."""
-    folder = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def make_reference(job: Job, temporary: Path) -> Job:
     """Run a job undisturbed and without Ray; files that crash raise there."""
     job.write(crashes=False)
@@ -995,7 +985,7 @@ def main() -> int:
 def _soak(given: argparse.Namespace, folder: Path, report: Report) -> int:
     say(f"seed {report.seed}, in {folder}")
     started = time.monotonic()
-    with temporary_folder() as temporary:
+    with short_folder() as temporary:
         soak = None
         try:
             for name in ("source", "reference"):

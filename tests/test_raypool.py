@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,32 +44,6 @@ from r3po.userfunc import find_function
 from r3po.worker import BatchDone, Offer, WorkerSetup
 
 on_ray = [pytest.mark.ray]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One Ray for all tests here that only need some Ray; r3po uses it and does not stop it."""
-    import r3po.raypool  # first: it says what Ray reads from the environment when it is imported
-
-    assert r3po.raypool
-    import ray
-
-    folder = tempfile.mkdtemp(prefix="t", dir="/tmp")  # short: Ray's sockets lie in it
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=80 << 20,
-        log_to_driver=False,
-        configure_logging=False,
-        logging_level=logging.ERROR,
-        _temp_dir=folder,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["serial", pytest.param("ray", marks=on_ray)])
@@ -483,16 +455,6 @@ def test_errors_of_a_worker_are_raised_in_the_driver_as_they_are(cluster: None, 
 def own_ray(test: Callable[..., None]) -> Any:
     marked = pytest.mark.skipif(not HAS_PROC, reason="finds the children of a process by /proc")(test)
     return pytest.mark.ray(pytest.mark.slow(marked))
-
-
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    """A short temporary folder of its own, so that what Ray leaves behind is seen."""
-    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def left_over(temporary: Path) -> list[str]:

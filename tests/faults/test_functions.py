@@ -10,11 +10,9 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,7 +23,7 @@ from typing import Any
 
 import checker
 import pytest
-from jobs import HAS_PROC, Ended, Job, environment, make_job, wait_until
+from jobs import HAS_PROC, Ended, Job, environment, make_job, short_folder, wait_until
 
 HOSTILE = r'''
 import ctypes
@@ -378,13 +376,12 @@ class Lab:
 def lab() -> Iterator[Lab]:
     if not HAS_PROC:
         pytest.skip("finds processes by /proc")
-    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))  # short: Ray's sockets lie in it
-    made = Lab(folder)
-    try:
-        yield made
-    finally:
-        made.end_all()
-        shutil.rmtree(folder, ignore_errors=True)
+    with short_folder() as folder:
+        made = Lab(folder)
+        try:
+            yield made
+        finally:
+            made.end_all()
 
 
 def assert_calm(ended: Ended) -> None:

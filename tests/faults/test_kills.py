@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import soak
-from jobs import HAS_PROC, run_process, tree_of
+from jobs import HAS_PROC, run_process, short_folder, tree_of
 from soak import GONE_S, RAY_DEATH_S, SIGKILL_S, SIGNAL_S, Job, Run
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ class Lab:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     folder = tmp_path_factory.mktemp("kills")
     source = soak.make_source(folder / "source", N_FILES, ms=(4, 7), n_slow=2)
-    with soak.temporary_folder() as temporary:
+    with short_folder() as temporary:
         yield soak.make_reference(Job(folder / "reference", source, 1, SHARD_SIZE, BATCH_SECONDS), temporary)
     shutil.rmtree(folder)
 
 
 @pytest.fixture
 def lab(reference: Job, tmp_path: Path) -> Iterator[Lab]:
-    with soak.temporary_folder() as temporary:
+    with short_folder() as temporary:
         yield Lab(tmp_path, temporary, reference)
 
 

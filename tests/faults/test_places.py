@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -314,15 +312,6 @@ def test_a_clock_that_is_set_back_for_long_keeps_this_runs_own_folder(
     assert_whole(job)
 
 
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def run_by_shell(job: Job, script: str, **changed: str | None) -> Ended:
     """Run r3po, `"$@"` in the script, with neither terminal nor anything else of ours."""
     done = subprocess.run(
@@ -501,32 +490,6 @@ def test_a_disk_that_fails_now_and_then_fails_these_files_at_the_end(tmp_path: P
 
 
 # With some Ray
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One Ray for all tests from here on; r3po uses it and does not stop it."""
-    import r3po.raypool  # first: it says what Ray reads from the environment when it is imported
-
-    assert r3po.raypool
-    import ray
-
-    folder = tempfile.mkdtemp(prefix="t", dir="/tmp")  # short: Ray's sockets lie in it
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=80 << 20,
-        log_to_driver=False,
-        configure_logging=False,
-        logging_level=logging.ERROR,
-        _temp_dir=folder,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 ENGINES = ["serial", pytest.param("ray", marks=[pytest.mark.ray])]
