@@ -28,7 +28,8 @@ if TYPE_CHECKING:
         SourceError,
         StateError,
     )
-    from r3po.jobbuilder import build_jobs, reset_all_errors, reset_all_tracking
+    from r3po.jobbuilder import build_jobs
+    from r3po.jobreset import reset_all_errors, reset_all_tracking
     from r3po.jobrunner import RunResult, run_jobs
 
 __all__ = [
@@ -54,8 +55,8 @@ _HOMES = {
     "build_jobs": "r3po.jobbuilder",
     "run_jobs": "r3po.jobrunner",
     "RunResult": "r3po.jobrunner",
-    "reset_all_errors": "r3po.jobbuilder",
-    "reset_all_tracking": "r3po.jobbuilder",
+    "reset_all_errors": "r3po.jobreset",
+    "reset_all_tracking": "r3po.jobreset",
 }
 
 

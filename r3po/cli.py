@@ -57,6 +57,15 @@ def run(
         str | None, typer.Option(metavar="F", help="file.py:name or package.module:name, instead of the config's.")
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try every failed file again.")] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Make every row again; columns are set anew. One cut short goes on.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="With --redo: begin a redo that was cut short anew.")
+    ] = False,
+    accept_deletions: Annotated[
+        bool, typer.Option("--accept-deletions", help="Go on although more than half of the files are gone.")
+    ] = False,
     no_build: Annotated[bool, typer.Option("--no-build", help="Do not look for new files in the source.")] = False,
     engine: Annotated[str, typer.Option(help="ray, or serial: all in this process, for a debugger.")] = "ray",
     processes: Annotated[int | None, typer.Option(min=1, help="Workers, instead of the config's.")] = None,
@@ -82,7 +91,15 @@ def run(
     loaded = load_config(config).with_overrides(processes=processes, max_errors=max_errors)
     # A function named on the command line is looked for from where the command was typed.
     spec = find_configured(loaded) if function is None else find_function(function, Path.cwd())
-    options = RunOptions(build=not no_build, retry_failed=retry_failed, engine=engine, show_output=show_output)
+    options = RunOptions(
+        build=not no_build,
+        retry_failed=retry_failed,
+        redo=redo,
+        restart=restart,
+        accept_deletions=accept_deletions,
+        engine=engine,
+        show_output=show_output,
+    )
     with Display(is_quiet=quiet) as display:
         try:
             result = run_job(loaded, spec, options, display)
@@ -97,17 +114,34 @@ def run(
 
 
 @app.command()
-def build(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None:
+def build(
+    config: ConfigArgument = CONFIG,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what a run would do.")] = False,
+    accept_deletions: Annotated[
+        bool, typer.Option("--accept-deletions", help="Go on although more than half of the files are gone.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Only list and hash the source's files.
 
     `r3po run` does this by itself, and hashes while it reads.
     """
     from r3po.config import load_config
-    from r3po.jobbuilder import build_job
+    from r3po.jobbuilder import build_job, preview_build
     from r3po.progress import Display
 
+    loaded = load_config(config)
+    if dry_run:
+        fingerprint = _fingerprint_today(loaded)
+        with Display(is_quiet=as_json) as display, _pandas_left_out():
+            found = preview_build(loaded, fingerprint, display)
+        if as_json:
+            _print_json({"schema_version": 1, "job_name": loaded.job_name, **found})
+        else:
+            _print(_preview_text(found, loaded.on_deleted))
+        return
     with Display() as display:
-        manifest = build_job(load_config(config), display)
+        manifest = build_job(loaded, display, accept_deletions=accept_deletions)
     if as_json:
         counts = {"files": manifest.count_job_files, "shards": len(manifest.shards), "build": manifest.build}
         _print_json({"schema_version": 1, "job_name": manifest.job_name, **counts})
@@ -159,7 +193,7 @@ def reset(
 ) -> None:
     """Forget failures (--errors), or everything (--all)."""
     from r3po.config import load_config
-    from r3po.jobbuilder import reset_all_errors, reset_all_tracking
+    from r3po.jobreset import reset_all_errors, reset_all_tracking
 
     if errors == all_:
         _fail("say what to reset: --errors or --all", "r3po reset --help")
@@ -298,6 +332,35 @@ def _status_text(config: Config, found: dict[str, Any]) -> str:
     return _plain("\n".join(lines))
 
 
+def _fingerprint_today(config: Config) -> str | None:
+    """Return the fingerprint of the config's function, or None if it names none that is there."""
+    from r3po.errors import FunctionError
+    from r3po.userfunc import find_function
+
+    with suppress(FunctionError):
+        return None if config.function is None else find_function(config.function, config.base_dir).fingerprint
+    return None
+
+
+def _preview_text(found: dict[str, int], on_deleted: str) -> str:
+    meanings = {
+        "new": "",
+        "changed": "",
+        "returned": "deleted before, here again",
+        "pending": "listed before, not done yet",
+        "to_retry": "failed, and the function has changed since",
+        "deleted": "their rows are kept" if on_deleted == "keep" else "their rows go",
+        "touched": "another mtime, the same content: nothing to do",
+        "failed": "left alone; r3po run --retry-failed tries them again",
+        "unchanged": "",
+    }
+    lines = ["A run would find"]
+    for name, meaning in meanings.items():
+        if found[name] or name in ("new", "changed", "deleted", "unchanged"):
+            lines.append(f"  {name.replace('_', ' '):10} {found[name]:>12,}   {meaning}".rstrip())
+    return "\n".join([*lines, "Nothing was changed."])
+
+
 def _errors_text(failures: list[dict[str, Any]]) -> str:
     if not failures:
         return "No file failed."
@@ -318,7 +381,8 @@ def _errors_text(failures: list[dict[str, Any]]) -> str:
     if len(kinds) > 20:
         lines.append(f"        and {len(kinds) - 20:,} more kinds: r3po errors --json")
     if any(failure["error_type"] == "BadRow" for failure in failures):
-        lines.append("The first row set the columns; if it was the odd one: r3po reset --all")
+        lines.append("The first row set the columns; if it was the odd one, or the function gives others by now:")
+        lines.append("       r3po run --redo               makes all rows anew, with columns set anew")
     lines += [
         "Next:  r3po errors --json            every failure with its traceback",
         "       r3po errors --paths           one path a line",

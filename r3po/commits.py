@@ -8,7 +8,7 @@ Source: FORMAT.md, "Commits".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from r3po.errors import DamagedStateError, FolderError
@@ -72,6 +72,8 @@ class Commit:
     parts: tuple[Part, ...]
     part_settings: dict[str, Any]
     """How the parts were written: the settings by kind; a part of other settings is made again."""
+    keeps_gone: bool = False
+    """The rows of files that are gone are among these (`on_deleted: keep`)."""
 
     def is_for(self, ref: ShardRef) -> bool:
         """Whether this commit covers the places and contents that `ref` lists."""
@@ -112,13 +114,27 @@ def commit_shard(folders: JobFolders, commit: Commit, previous: Commit | None) -
         OSError: the disk refused; a later `roll_forward` completes what was decided.
     """
     # Step (a). From here on resume trusts this commit.
-    write_json(folders.commits / f"{commit.shard:05d}.json", _to_json(commit))
+    write_commit(folders, commit)
     # Step (b).
     _publish_parts(folders, commit)
     # Step (c).
     remove_segments(folders.segments, commit.shard)
     if previous is not None and previous.outcomes.name != commit.outcomes.name:
         remove_if_there(folders.outcomes / previous.outcomes.name)
+
+
+def write_commit(folders: JobFolders, commit: Commit) -> None:
+    """Put a commit in force; without the steps that follow it is for one that changes neither outcomes nor parts."""
+    write_json(folders.commits / f"{commit.shard:05d}.json", _to_json(commit))
+
+
+def withdraw_parts(folders: JobFolders, commit: Commit) -> Commit:
+    """Take a shard's parts out of the data folders, and return its new commit: the outcomes stay as they are."""
+    parts = tuple(Part(part.kind, part.name, None) for part in commit.parts)
+    withdrawn = replace(commit, parts=parts, part_settings=dict.fromkeys(commit.part_settings, False))
+    write_commit(folders, withdrawn)
+    _publish_parts(folders, withdrawn)
+    return withdrawn
 
 
 def roll_forward(folders: JobFolders, commits: dict[int, Commit]) -> list[Part]:
@@ -334,6 +350,7 @@ def _to_json(commit: Commit) -> dict[str, Any]:
             for part in commit.parts
         ],
         "part_settings": commit.part_settings,
+        "keeps_gone": commit.keeps_gone,
     }
 
 
@@ -360,4 +377,5 @@ def _from_json(data: dict[str, Any]) -> Commit:
             for p in data["parts"]
         ),
         part_settings=data["part_settings"],
+        keeps_gone=data.get("keeps_gone", False),
     )

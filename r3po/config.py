@@ -114,6 +114,8 @@ class Config:
     hash: Literal["content", "stat"]
     timeout_seconds: float | None
     max_errors: MaxErrors | None  # None: only the guard of the first files
+    on_function_change: Literal["warn", "stop", "redo"]  # what happens to rows that other code made
+    on_deleted: Literal["drop", "keep"]  # what happens to rows of files that are gone
     notices: tuple[str, ...] = field(default=(), compare=False)  # to be said to the user, once a run
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)  # key: its line in the file, from 1
     source_written: str = field(default="", compare=False)  # source_path as the file has it, for messages
@@ -254,6 +256,8 @@ class _Keys(BaseModel):
     hash: Literal["content", "stat"] = "content"
     timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
     max_errors: Annotated[MaxErrors | None, BeforeValidator(_resolve_max_errors)] = None
+    on_function_change: Literal["warn", "stop", "redo"] = "warn"
+    on_deleted: Literal["drop", "keep"] = "drop"
 
 
 class _ParquetKeys(BaseModel):

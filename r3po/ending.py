@@ -41,7 +41,7 @@ def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_n
     stale = _stale_commits(publisher)
     kinds = [kind for kind in KINDS if job.part_settings[kind]]
     is_proven = all(job.folders.success(kind).exists() for kind in kinds) and job.folders.failures.exists()
-    if is_proven and not stale and not is_needed:
+    if is_proven and not stale and not is_needed and not job.built.is_redoing:
         return False
     broken = sorted(job.broken_shards)
     refs = {ref.shard: ref for ref in job.built.shards}
@@ -50,7 +50,7 @@ def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_n
         observer(events.PartsRepaired(tuple(f"part-{shard:05d}" for shard in broken)))
     _warn_of_mixed_columns(job, observer)
     _write_failures(job)
-    job.adopt_entries()
+    job.note_end()
     for kind in KINDS:
         if kind in kinds:
             make_data_folder(job.folders.data(kind))

@@ -44,6 +44,11 @@ class ScanFinished:
     n_files: int
     size_bytes: int
     n_new: int
+    n_changed: int = 0
+    n_touched: int = 0
+    """Another mtime, the same content."""
+    n_gone: int = 0
+    n_returned: int = 0
     passed_over: dict[str, int] = field(default_factory=dict)
     """What the walk did not take, by reason; only reasons that occurred."""
 

@@ -21,6 +21,7 @@ from r3po.commits import (
     sweep_leftovers,
     sweep_temporaries,
     write_claim,
+    write_commit,
 )
 from r3po.config import Config
 from r3po.errors import FolderError, RunStoppedError
@@ -58,7 +59,8 @@ class Job:
         }
 
     def rules(self, fingerprint: str | None = None) -> Rules:
-        return Rules(self.built.redo_since, self.built.retry_since, fingerprint)
+        keeps_gone = self.config.on_deleted == "keep"
+        return Rules(self.built.redo_since, self.built.retry_since, fingerprint, keeps_gone)
 
     def put_in_force(self, manifest: Manifest) -> None:
         """Write `manifest` and claim the output folder; the shard files that it names are durable."""
@@ -75,7 +77,33 @@ class Job:
         """
         build = self.built.build + 1
         since = {name: build for name, is_on in (("retry_since", retry or redo), ("redo_since", redo)) if is_on}
-        self.put_in_force(self.built.replace(build=build, **since))
+        self.put_in_force(self.built.replace(build=build, is_redoing=redo or self.built.is_redoing, **since))
+
+    def note_end(self) -> None:
+        """Let the manifest say what the end of a run is: all shard files with their hashes, and no redo under way."""
+        shards = tuple(_adopted(ref, self.commits.get(ref.shard)) for ref in self.built.shards)
+        manifest = self.built.replace(shards=shards, is_redoing=False)
+        if manifest != self.built:
+            self.put_in_force(manifest)
+
+    def adopt_commits(self, states: dict[int, ShardState], fingerprint: str | None) -> None:
+        """Let the commits of shards that a build only wrote anew name today's shard files.
+
+        Nothing else of such a shard changes: its files were touched, or went without having had an outcome.
+        """
+        rules = self.rules(fingerprint)
+        for shard, state in states.items():
+            if not state.is_committed or state.is_adopted(rules):
+                continue
+            commit = dataclasses.replace(
+                self.commits[shard],
+                made_from=state.ref.file.sha256,
+                entries=state.ref,
+                keeps_gone=rules.keeps_gone,
+                first_build=max(self.commits[shard].first_build, rules.redo_since),
+            )
+            write_commit(self.folders, commit)
+            self.commits[shard] = commit
 
     def resolve(self, fingerprint: str | None) -> dict[int, ShardState]:
         """Return how every shard stands, by shard."""
@@ -121,7 +149,7 @@ def read_job(config: Config) -> Job:
     manifest = read_manifest(folders.manifest)
     if manifest is None:
         return Job(config, folders, None, {})
-    _check_identity(config, manifest)
+    _check_name(config, manifest)
     return Job(config, folders, manifest, read_commits(folders, manifest.job_id))
 
 
@@ -194,7 +222,7 @@ def _complete(job: Job) -> None:
     job.broken_shards = {shard for shard, commit in job.commits.items() if not broken.isdisjoint(commit.parts)}
     job.adopt_entries()
     columns = columns_path(job.folders.working_dir, job.built).name
-    for name in list_names(job.folders.working_dir):
+    for name in list_names(job.folders.working_dir) if not job.built.is_redoing else ():
         if name.startswith("columns.b") and name != columns:
             remove_if_there(job.folders.working_dir / name)  # of before a redo
     job.sweep_shard_files()
@@ -204,28 +232,12 @@ def _adopted(ref: ShardRef, commit: Commit | None) -> ShardRef:
     return commit.entries if commit is not None and commit.is_for(ref) else ref
 
 
-def _check_identity(config: Config, manifest: Manifest) -> None:
-    where = config.working_dir
+def _check_name(config: Config, manifest: Manifest) -> None:
     if manifest.job_name != config.job_name:
         raise FolderError(
             f'working_dir holds another job: "{manifest.job_name}"; this config says "{config.job_name}"',
-            where=where,
+            where=config.working_dir,
             hint="give this job another working_dir",
-        )
-    if manifest.source_path != str(config.source_path):
-        raise FolderError(
-            f"this job was built from {show_name(manifest.source_path)}; the config says {config.source_path}",
-            where=where,
-            hint="give the new source a job of its own (another working_dir and output_path), "
-            "or make this one anew: r3po reset --all",
-        )
-    if manifest.source_file_part != config.source_file_part:
-        raise FolderError(
-            f'this job was built with source_file_part "{manifest.source_file_part}"; '
-            f'the config says "{config.source_file_part}"',
-            where=where,
-            hint="give it a job of its own (another working_dir and output_path), "
-            "or make this one anew: r3po reset --all",
         )
 
 

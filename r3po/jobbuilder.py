@@ -1,31 +1,36 @@
 """Building: the walk, compared with the manifest, becomes the next manifest.
 
 A build writes new shard files first and puts the manifest in force last, so that a build that dies leaves the old one.
-What changed or vanished since the last build is noticed and refused; nothing is half handled.
+What an entry says decides what is done: a new or changed file gets the build's number, so that no earlier outcome
+counts for it; a file that is gone keeps its place and is marked; one that was only touched keeps its outcome.
 """
 
 from __future__ import annotations
 
-import heapq
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
 from r3po import events
-from r3po.commits import KINDS, check_claim, claimed_by
+from r3po.changes import ABSENT, LOOK, Comparison, ShardChanges
 from r3po.config import Config, check_source, load_config
-from r3po.errors import DamagedStateError, FolderError, SourceError
+from r3po.errors import SourceError
 from r3po.events import Observer
-from r3po.job import Job, disk_errors_told, job_folders, open_job, read_job
-from r3po.manifest import Entries, Manifest, ShardRef, iter_entries, new_job_id, read_shard_file, write_shard_file
-from r3po.reset import reset_job
-from r3po.scan import RACY_NS, Found, WalkCounts, count_suffixes, hash_file, hash_files, walk, walk_key
-from r3po.storage import JobFolders, JobLock, list_names, show_name
+from r3po.job import Job, open_job, read_job
+from r3po.manifest import Entries, Manifest, ShardRef, new_job_id, read_shard_file, write_shard_file
+from r3po.scan import Found, HashedFile, WalkCounts, count_suffixes, hash_files, walk_blocks
+from r3po.storage import show_name
+
+FEW_FILES = 500
+"""So many files are hashed here; more are worth the start of other processes."""
+
+TELL_FILES = 1000
+"""Between two words on how far the walk is."""
+
+Block = list[tuple[str, int, int]]
 
 
 class BuildStopped(BaseException):
@@ -38,10 +43,26 @@ class BuildProgress:
 
     n_files: int = 0
     has_work: Flag = field(default_factory=Flag)
-    """Set once a new file was found."""
+    """Set once a file was found that has to be done."""
     stop: Callable[[], bool] = lambda: False
     tell: Callable[[int], None] = lambda n_files: None
     """Called with the number of files now and then, by the thread that builds."""
+
+
+@dataclass(slots=True)
+class FileCounts:
+    """How many files of the source a build found to be what. All others are unchanged."""
+
+    n_new: int = 0
+    n_changed: int = 0
+    """Their content is another one, or could not be compared."""
+    n_touched: int = 0
+    """Their mtime moved, their content did not."""
+    n_gone: int = 0
+    n_returned: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.n_new or self.n_changed or self.n_touched or self.n_gone or self.n_returned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +71,27 @@ class BuildResult:
 
     manifest: Manifest
     is_changed: bool
-    n_new: int
+    found: FileCounts
     counts: WalkCounts
+    n_files: int
+    """That the walk found."""
 
 
-def build_jobs(config: str | os.PathLike[str]) -> Manifest:
-    """Make or extend the manifest of a job, hashing new files with `processes` processes, and return it.
+def build_jobs(config: str | os.PathLike[str], *, accept_deletions: bool = False) -> Manifest:
+    """Bring the manifest of a job up to date with its source, hashing with `processes` processes, and return it.
 
     Equal to `r3po build CONFIG`. No Ray is started and f is not needed. Unchanged files are not opened.
+
+    Args:
+        accept_deletions: go on although more than half of the job's files are gone.
 
     Raises:
         R3poError: of the kinds ConfigError, SourceError, FolderError, StateError or LockedError; nothing was changed.
     """
-    return build_job(load_config(config), events.ignore)
+    return build_job(load_config(config), events.ignore, accept_deletions=accept_deletions)
 
 
-def build_job(config: Config, observer: Observer) -> Manifest:
+def build_job(config: Config, observer: Observer, *, accept_deletions: bool = False) -> Manifest:
     """See `build_jobs`; tells `observer` what it finds."""
     progress = BuildProgress(tell=lambda n_files: observer(events.ScanProgressed(n_files)))
     check_source(config)
@@ -73,38 +99,79 @@ def build_job(config: Config, observer: Observer) -> Manifest:
         observer(events.JobOpened(config.job_name, str(config.path), ""))
         for notice in config.notices:
             observer(events.Notice(notice))
-        result = plan_build(job, progress, processes=config.processes)
+        tell_moved_source(job, observer)
+        result = plan_build(job, progress, processes=config.processes, accept_deletions=accept_deletions)
         apply_build(job, result)
         observer(scan_finished(job, result))
         return job.built
 
 
-def plan_build(job: Job, progress: BuildProgress, processes: int = 0) -> BuildResult:
-    """Walk the source, write the shard files that are new, and return the manifest that names them.
+def preview_build(config: Config, fingerprint: str | None, observer: Observer) -> dict[str, int]:
+    """Return what a run would find and do, without a lock and without changing anything.
 
     Args:
-        processes: hash new files now, in so many processes; 0 leaves that to the run, which reads them anyway.
+        fingerprint: of today's function, to tell which failures would be tried again; None: none of them.
+
+    Returns:
+        Counts of files: new, changed, touched, deleted, returned, unchanged, to_retry (failed under other code), failed
+        (and left alone), pending (listed before, without an outcome yet).
 
     Raises:
-        SourceError: a folder cannot be read, no file matches, or files of the manifest changed or vanished.
+        R3poError: what a build would raise, too.
+    """
+    progress = BuildProgress(tell=lambda n_files: observer(events.ScanProgressed(n_files)))
+    check_source(config)
+    job = read_job(config)
+    # Whatever the guards would say: this is how to find out.
+    result = plan_build(job, progress, accept_deletions=True, is_dry=True)
+    observer(scan_finished(job, result))
+    standing = list(job.resolve(None).values()) if job.manifest is not None else []
+    today = list(job.resolve(fingerprint).values()) if job.manifest is not None else []
+    n_pending = sum(state.n_pending for state in standing)
+    n_to_retry = sum(state.n_pending for state in today) - n_pending
+    found = result.found
+    return {
+        "new": found.n_new,
+        "changed": found.n_changed,
+        "touched": found.n_touched,
+        "deleted": found.n_gone,
+        "returned": found.n_returned,
+        "unchanged": result.n_files - found.n_new - found.n_changed - found.n_touched - found.n_returned,
+        "to_retry": n_to_retry,
+        "failed": sum(state.n_failed for state in standing) - n_to_retry,
+        "pending": n_pending,
+    }
+
+
+def plan_build(
+    job: Job, progress: BuildProgress, processes: int = 0, *, accept_deletions: bool = False, is_dry: bool = False
+) -> BuildResult:
+    """Walk the source, write the shard files that change, and return the manifest that names them.
+
+    Args:
+        processes: hash new and changed files now, in so many processes; 0 leaves that to the run, which reads them
+            anyway. Files that may only have been touched are hashed in any case.
+        accept_deletions: go on although more than half of the job's files are gone, or all.
+        is_dry: write nothing; the manifest is the one in force.
+
+    Raises:
+        SourceError: a folder cannot be read, no file matches, or too many files are gone.
         BuildStopped: `progress.stop` said so.
     """
     config = job.config
     counts = WalkCounts()
-    changes = _Changes()
-    found = walk(
+    comparison = Comparison(job.folders.shards, job.manifest)
+    blocks = walk_blocks(
         config.source_path, config.source_file_part, skip=(config.working_dir, config.output_path), counts=counts
     )
-    new_files = _new_files(job, _watched(found, progress), changes)
-    writer = _ShardWriter(job, processes)
-    n_new = writer.write(_announced(new_files, changes, progress))
-    _refuse_changes(job, changes, progress.n_files)
-    if progress.n_files == 0:
-        raise _no_file(config)
-    count_all_files = progress.n_files + counts.other
-    if n_new == 0:
-        return BuildResult(job.built, False, 0, counts)
-    return BuildResult(writer.manifest(count_all_files), True, n_new, counts)
+    new_files = comparison.iter_new(_watched(blocks, progress, comparison))
+    build = _Build(job, processes, progress, is_dry=is_dry)
+    build.add_files(_announced(new_files, progress))
+    _check_found(job, comparison, accept_deletions)
+    build.change_files(comparison)
+    count_all_files = comparison.n_found + counts.other
+    manifest = build.manifest(count_all_files)
+    return BuildResult(manifest, manifest is not job.manifest, build.found, counts, comparison.n_found)
 
 
 def apply_build(job: Job, result: BuildResult) -> None:
@@ -113,8 +180,24 @@ def apply_build(job: Job, result: BuildResult) -> None:
         job.put_in_force(result.manifest)
 
 
+def tell_moved_source(job: Job, observer: Observer) -> None:
+    """Say what it means that the config names another source than the manifest, if it does."""
+    config, known = job.config, job.manifest
+    if known is None or (known.source_path, known.source_file_part) == (
+        str(config.source_path),
+        config.source_file_part,
+    ):
+        return
+    if known.source_path != str(config.source_path):
+        text = f"the source was {show_name(known.source_path)}; files of the same relative path, size and mtime keep "
+        text += "their rows, and whatever these say of the old path"
+    else:
+        text = f'source_file_part was "{known.source_file_part}"; files that end otherwise are gone from the job'
+    observer(events.Notice(text, hint="r3po run --redo makes all rows anew"))
+
+
 def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
-    counts = result.counts
+    counts, found = result.counts, result.found
     passed_over = {
         "hidden": counts.hidden,
         "linked folders": counts.linked_folders,
@@ -123,173 +206,65 @@ def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
     return events.ScanFinished(
         source=str(job.config.source_path),
         suffix=job.config.source_file_part,
-        n_files=job.built.count_job_files,
-        size_bytes=job.built.size_bytes,
-        n_new=result.n_new,
+        n_files=result.n_files,
+        size_bytes=result.manifest.size_bytes if result.manifest is not None else 0,
+        n_new=found.n_new,
+        n_changed=found.n_changed,
+        n_touched=found.n_touched,
+        n_gone=found.n_gone,
+        n_returned=found.n_returned,
         passed_over={reason: n for reason, n in passed_over.items() if n},
     )
 
 
-def reset_all_errors(config: str | os.PathLike[str]) -> int:
-    """Let the next run try every failed file again. Returns how many files that are.
-
-    Equal to `r3po reset CONFIG --errors`; rows stay as they are.
-    """
-    with open_job(load_config(config)) as job:
-        if job.manifest is None:
-            return 0
-        n_failed = sum(state.n_failed for state in job.resolve(None).values())
-        if n_failed:
-            job.raise_build(retry=True)
-        return n_failed
+# Private: watching
 
 
-def reset_all_tracking(config: str | os.PathLike[str]) -> int:
-    """Forget the job: remove its state, and the parts that its commits name. Returns how many parts were removed.
-
-    Equal to `r3po reset CONFIG --all`. Files that r3po did not write stay, and the source is never touched.
-    """
-    loaded = load_config(config)
-    folders = job_folders(loaded)
-    _refuse_unknown_parts(folders)
-    if not folders.working_dir.is_dir():
-        return 0
-    with JobLock(folders.working_dir), disk_errors_told():
-        job_id = _check_ours(loaded)
-        return reset_job(folders, job_id)
+def _watched(blocks: Iterable[Block], progress: BuildProgress, comparison: Comparison) -> Iterator[Block]:
+    told = 0
+    for block in blocks:
+        progress.n_files += len(block)
+        if progress.n_files - told >= TELL_FILES:
+            told = progress.n_files
+            progress.tell(told)
+        if comparison.has_resized:
+            progress.has_work.set()
+        _end_if_stopped(progress)
+        yield block
 
 
-# Private
+def _announced(new_files: Iterable[Found], progress: BuildProgress) -> Iterator[Found]:
+    for file in new_files:
+        progress.has_work.set()
+        yield file
 
 
-def _refuse_unknown_parts(folders: JobFolders) -> None:
-    """Without commits nobody knows whose the parts are; to forget the claim, too, would leave them in the way."""
-    if any(name.endswith(".json") for name in list_names(folders.commits)) or folders.manifest.exists():
+def _end_if_stopped(progress: BuildProgress) -> None:
+    if progress.stop():
+        raise BuildStopped
+
+
+# Private: guards
+
+
+def _check_found(job: Job, comparison: Comparison, accept_deletions: bool) -> None:
+    """Refuse what looks like a disk that is not mounted rather than like files that were deleted."""
+    if job.manifest is None or accept_deletions:
+        if comparison.n_found == 0 and not (accept_deletions and job.manifest is not None):
+            raise _no_file(job.config)
         return
-    if any(name.startswith("part-") for kind in KINDS for name in list_names(folders.data(kind))):
-        raise FolderError(
-            "there are parts here, but the state that knows of them is gone",
-            where=folders.output_path,
-            hint="remove this folder by hand, then reset again; or give the job another output_path",
-        )
-
-
-# Private: comparing the walk with the manifest
-
-_SHOWN = 5
-
-
-@dataclass(slots=True)
-class _Changes:
-    """What this version cannot follow; only the first few are kept by name."""
-
-    n_changed: int = 0
-    n_gone: int = 0
-    shown: list[str] = field(default_factory=list)
-
-    def add(self, what: str, path: str) -> None:
-        if what == "changed":
-            self.n_changed += 1
-        else:
-            self.n_gone += 1
-        if len(self.shown) < _SHOWN:
-            self.shown.append(f"{what:8} {show_name(path)}")
-
-    def __bool__(self) -> bool:
-        return bool(self.n_changed or self.n_gone)
-
-
-def _new_files(job: Job, found: Iterable[Found], changes: _Changes) -> Iterator[Found]:
-    """Yield the files that the manifest does not have, and note in `changes` those that are not as it says."""
-    known = _known_files(job)
-    entry = next(known, None)
-    for file in found:
-        while entry is not None and _path(entry) != file.path:
-            if walk_key(_path(entry)) > walk_key(file.path):
-                break
-            changes.add("gone", _path(entry))
-            entry = next(known, None)
-        if entry is None or _path(entry) != file.path:
-            yield file
-            continue
-        if _is_changed(job, entry, file):
-            changes.add("changed", file.path)
-        entry = next(known, None)
-    while entry is not None:
-        changes.add("gone", _path(entry))
-        entry = next(known, None)
-
-
-_Known = tuple[int, Entries, int]
-"""A file of the manifest: shard, the shard's entries, place."""
-
-
-def _path(entry: _Known) -> str:
-    return entry[1].paths[entry[2]]
-
-
-def _known_files(job: Job) -> Iterator[_Known]:
-    """Yield the manifest's files in walk order: each build appended one sorted stretch, so these are merged."""
-    if job.manifest is None:
-        return iter(())
-    starts = job.manifest.sorted_runs
-    stops = (*starts[1:], job.manifest.count_job_files)
-    stretches = [
-        iter_entries(job.folders.shards, job.manifest.shards, start, stop)
-        for start, stop in zip(starts, stops, strict=True)
-    ]
-    if len(stretches) == 1:
-        return stretches[0]
-    return heapq.merge(*stretches, key=_entry_key)
-
-
-def _entry_key(entry: _Known) -> Any:
-    return walk_key(_path(entry))
-
-
-def _is_changed(job: Job, entry: _Known, file: Found) -> bool:
-    shard, entries, place = entry
-    commit = job.commits.get(shard)
-    if commit is None or entries.builds[place] > commit.build:
-        return False  # the entry is from a walk; the commit will say what f saw, and then the two are compared
-    if (entries.sizes[place], entries.mtimes_ns[place]) != (file.size, file.mtime_ns):
-        return True
-    hash_ = entries.hashes[place]
-    if not entries.racy[place] or hash_ is None:
-        return False
-    # Size and mtime prove nothing here: the entry was made within two seconds of the mtime.
-    try:
-        return hash_file(os.path.join(job.config.source_path, file.path)).hash != hash_
-    except OSError:
-        return True
-
-
-def _refuse_changes(job: Job, changes: _Changes, n_found: int) -> None:
-    if not changes:
-        return
-    n_files = job.built.count_job_files
-    source = show_name(str(job.config.source_path))
-    if n_found == 0 or changes.n_gone * 2 > n_files:
+    n_files, n_gone = job.built.count_job_files, comparison.n_gone
+    if comparison.n_found == 0 or n_gone * 2 > n_files:
+        config = job.config
+        source = show_name(str(config.source_path))
+        if job.built.source_file_part != config.source_file_part:
+            source += f' with the new source_file_part "{config.source_file_part}"'
         raise SourceError(
-            f"{changes.n_gone:,} of {n_files:,} files of this job are gone from {source}; nothing was changed",
-            evidence="\n".join(changes.shown),
-            hint="is the disk mounted?",
+            f"{n_gone:,} of {n_files:,} files of this job are gone from {source}; nothing was changed",
+            evidence="\n".join(f"gone  {path}" for path in comparison.shown),
+            hint="is the disk mounted? r3po run --accept-deletions goes on without them"
+            + ("" if config.on_deleted == "keep" else ", and removes their rows"),
         )
-    parts = [
-        f"{n:,} {'file' if n == 1 else 'files'} of this job {what}"
-        for n, what in (
-            (changes.n_changed, "changed since it was listed" if changes.n_changed == 1 else "changed since"),
-            (changes.n_gone, "is gone" if changes.n_gone == 1 else "are gone"),
-        )
-        if n
-    ]
-    raise SourceError(
-        f"{' and '.join(parts)}; this version does not follow changed files yet, and nothing was changed",
-        where=source,
-        evidence="\n".join(changes.shown),
-        hint="r3po run --no-build goes on with the files as they are listed; rows that were made stay as they are\n"
-        "r3po reset --all, then r3po run, makes the job anew",
-    )
 
 
 def _no_file(config: Config) -> SourceError:
@@ -302,92 +277,107 @@ def _no_file(config: Config) -> SourceError:
     )
 
 
-# Private: watching
-
-
-def _watched(found: Iterable[Found], progress: BuildProgress) -> Iterator[Found]:
-    for file in found:
-        progress.n_files += 1
-        if progress.n_files % 1000 == 0:
-            progress.tell(progress.n_files)
-            if progress.stop():
-                raise BuildStopped
-        yield file
-
-
-def _announced(new_files: Iterable[Found], changes: _Changes, progress: BuildProgress) -> Iterator[Found]:
-    for file in new_files:
-        if not changes:
-            progress.has_work.set()
-        yield file
-
-
 # Private: writing shard files
 
 
-class _ShardWriter:
-    """Puts new files into the last shard, then into new ones; names nothing until it is asked for the manifest."""
+class _Build:
+    """Makes the shard files of the next build; names none of them until it is asked for the manifest."""
 
-    def __init__(self, job: Job, processes: int) -> None:
-        self._job, self._config = job, job.config
-        self._processes = processes if job.config.hash == "content" else 0
+    def __init__(self, job: Job, processes: int, progress: BuildProgress, *, is_dry: bool) -> None:
+        self._job, self._config, self._progress, self._is_dry = job, job.config, progress, is_dry
+        self._hashes = job.config.hash == "content"
+        self._processes = processes if self._hashes else 0
         self._build = job.manifest.build + 1 if job.manifest else 1
         self._refs: list[ShardRef] = list(job.manifest.shards) if job.manifest else []
-        self._n_known = job.manifest.count_job_files if job.manifest else 0
+        self._n_known_shards = len(self._refs)
+        self._tail = Entries()
+        """New files that go into the last of the known shards."""
+        self._has_rewritten = False
+        self.found = FileCounts()
 
-    def write(self, new_files: Iterable[Found]) -> int:
-        """Write shard files for all new files. Returns how many files that were."""
-        n_new = 0
-        entries: Entries | None = None
-        for entry in self._entries(new_files):
-            if entries is None:
-                entries = self._last_shard()
-            entries.append(*entry[:3], self._build, hash_=entry[3], racy=entry[4])
-            n_new += 1
-            if len(entries) >= self._config.shard_size:
+    def add_files(self, new_files: Iterable[Found]) -> None:
+        """Put new files into the last shard, then into new ones."""
+        room = self._config.shard_size - self._refs[-1].n_files if self._refs else 0
+        entries, limit = (self._tail, room) if room > 0 else (Entries(), self._config.shard_size)
+        for path, size, mtime_ns, hash_, racy in self._described(new_files):
+            self.found.n_new += 1
+            if self._is_dry:
+                continue
+            entries.append(path, size, mtime_ns, self._build, hash_=hash_, racy=racy)
+            if len(entries) >= limit:
                 self._flush(entries)
-                entries = Entries()
-        if entries is not None and len(entries):
-            self._flush(entries)
-        return n_new
+                entries, limit = Entries(), self._config.shard_size
+        self._flush(entries)
+
+    def change_files(self, comparison: Comparison) -> None:
+        """Write the known shards anew whose files changed, went, came back, or get company."""
+        touched = comparison.touched_shards
+        last = self._n_known_shards - 1
+        shards = [ref.shard for ref in touched]
+        if len(self._tail) and last not in shards:
+            shards.append(last)
+        with closing(self._look_closer(comparison, touched)) as looks:
+            for shard in shards:
+                _end_if_stopped(self._progress)
+                entries = read_shard_file(self._job.folders.shards, self._refs[shard])
+                is_changed = self._settle(entries, comparison.shards[shard], looks)
+                if shard == last and len(self._tail):
+                    _extend(entries, self._tail)
+                    is_changed = True
+                if is_changed and not self._is_dry:
+                    self._refs[shard] = write_shard_file(self._job.folders.shards, shard, self._build, entries)
+                    self._has_rewritten = True
 
     def manifest(self, count_all_files: int) -> Manifest:
-        old = self._job.manifest
-        if old is not None:
-            return old.replace(
+        """Return the next manifest; the one in force, the very object, if there is nothing to say."""
+        old, config = self._job.manifest, self._config
+        source_path, source_file_part = str(config.source_path), config.source_file_part
+        if old is None:
+            return Manifest(
+                job_id=new_job_id(),
+                job_name=config.job_name,
                 build=self._build,
-                hash=self._config.hash,
+                redo_since=1,
+                retry_since=1,
+                source_path=source_path,
+                source_file_part=source_file_part,
+                output_path=str(config.output_path),
+                hash=config.hash,
                 count_all_files=count_all_files,
-                sorted_runs=(*old.sorted_runs, self._n_known),
+                sorted_runs=(0,),
                 shards=tuple(self._refs),
             )
-        return Manifest(
-            job_id=new_job_id(),
-            job_name=self._config.job_name,
+        is_moved = (old.source_path, old.source_file_part) != (source_path, source_file_part)
+        if self._is_dry or not (self.found.n_new or self._has_rewritten or is_moved):
+            return old
+        return old.replace(
             build=self._build,
-            redo_since=1,
-            retry_since=1,
-            source_path=str(self._config.source_path),
-            source_file_part=self._config.source_file_part,
-            output_path=str(self._config.output_path),
-            hash=self._config.hash,
+            hash=config.hash,
             count_all_files=count_all_files,
-            sorted_runs=(0,),
+            sorted_runs=(*old.sorted_runs, old.n_places) if self.found.n_new else old.sorted_runs,
+            source_path=source_path,
+            source_file_part=source_file_part,
             shards=tuple(self._refs),
         )
 
-    def _entries(self, new_files: Iterable[Found]) -> Iterator[tuple[str, int, int, bytes | None, bool]]:
-        if not self._processes:
+    # Private methods
+
+    def _flush(self, entries: Entries) -> None:
+        if entries is not self._tail and len(entries):
+            folder = self._job.folders.shards
+            self._refs.append(write_shard_file(folder, len(self._refs), self._build, entries))
+
+    def _described(self, new_files: Iterable[Found]) -> Iterator[tuple[str, int, int, bytes | None, bool]]:
+        if not self._processes or self._is_dry:
             for file in new_files:
                 yield *file, None, False
             return
         pending: list[Found] = []
-        source = str(self._config.source_path)
 
         def paths() -> Iterator[str]:
             for file in new_files:
                 pending.append(file)
-                yield os.path.join(source, file.path)
+                yield self._absolute(file.path)
 
         done = 0
         for hashed in hash_files(paths(), self._processes):
@@ -397,41 +387,100 @@ class _ShardWriter:
                 del pending[:done]
                 done = 0
             # A file that cannot be read stays unhashed: it will be a failure of the run, with its reason.
-            size, mtime_ns, hash_ = (
-                (file.size, file.mtime_ns, None)
-                if isinstance(hashed, OSError)
-                else (hashed.size, hashed.mtime_ns, hashed.hash)
-            )
-            yield file.path, size, mtime_ns, hash_, hash_ is not None and mtime_ns > time.time_ns() - RACY_NS
+            if isinstance(hashed, OSError):
+                yield *file, None, False
+            else:
+                yield file.path, hashed.size, hashed.mtime_ns, hashed.hash, hashed.is_racy
 
-    def _last_shard(self) -> Entries:
-        if not self._refs or self._refs[-1].n_files >= self._config.shard_size:
-            return Entries()
-        return read_shard_file(self._job.folders.shards, self._refs.pop())
+    def _look_closer(self, comparison: Comparison, touched: list[ShardRef]) -> Generator[HashedFile | OSError]:
+        """Return the hashes of the files of which only the content can tell, in the order of shards and places."""
+        n_looks = sum(comparison.shards[ref.shard].seen.count(LOOK) for ref in touched)
+        processes = 0 if n_looks <= FEW_FILES else self._processes or self._config.processes
 
-    def _flush(self, entries: Entries) -> None:
-        folder: Path = self._job.folders.shards
-        self._refs.append(write_shard_file(folder, len(self._refs), self._build, entries))
+        def paths() -> Iterator[str]:
+            for ref in touched:
+                _end_if_stopped(self._progress)
+                changes = comparison.shards[ref.shard]
+                if LOOK not in changes.seen:
+                    continue
+                entries = read_shard_file(self._job.folders.shards, ref)
+                for place in _places_of(changes, LOOK):
+                    if self._needs_hash(entries, place, changes):
+                        yield self._absolute(entries.paths[place])
+
+        return hash_files(paths(), processes)
+
+    def _needs_hash(self, entries: Entries, place: int, changes: ShardChanges) -> bool:
+        if not self._hashes:
+            return False
+        if self._processes:
+            return True  # `r3po build` hashes everything
+        size, _ = changes.look_at(place)
+        is_anew = entries.gone[place] and self._config.on_deleted == "drop"
+        return entries.hashes[place] is not None and size == entries.sizes[place] and not is_anew
+
+    def _settle(self, entries: Entries, changes: ShardChanges, looks: Iterator[HashedFile | OSError]) -> bool:
+        """Let the entries say what the walk found. Returns whether they say something else now."""
+        is_changed = False
+        for place in _places_of(changes, ABSENT):
+            if not entries.gone[place]:
+                entries.gone[place] = is_changed = True
+                self.found.n_gone += 1
+        for place in _places_of(changes, LOOK):
+            hashed = next(looks) if self._needs_hash(entries, place, changes) else None
+            is_changed = self._settle_look(entries, place, changes.look_at(place), hashed) or is_changed
+        return is_changed
+
+    def _settle_look(
+        self, entries: Entries, place: int, look: tuple[int, int], hashed: HashedFile | OSError | None
+    ) -> bool:
+        """The same for one file that has another size or mtime, was gone, or may have changed within its mtime."""
+        size, mtime_ns = look
+        hash_, is_racy = None, False
+        if isinstance(hashed, HashedFile):
+            hash_, size, mtime_ns, is_racy = hashed
+        known = (entries.sizes[place], entries.mtimes_ns[place])
+        was_gone = entries.gone[place]
+        entries.gone[place] = False
+        if hash_ is not None and entries.hashes[place] is not None:
+            is_same = hash_ == entries.hashes[place]
+        else:
+            is_same = (size, mtime_ns) == known and hashed is None
+        if was_gone and (self._config.on_deleted == "drop" or not is_same):
+            is_same = False  # its outcome went with it
+            self.found.n_returned += 1
+        elif was_gone:
+            self.found.n_returned += 1
+        elif not is_same:
+            self.found.n_changed += 1
+        elif (size, mtime_ns) != known:
+            self.found.n_touched += 1
+        elif is_racy == entries.racy[place]:
+            return False
+        entries.sizes[place], entries.mtimes_ns[place], entries.racy[place] = size, mtime_ns, is_racy
+        if not is_same:
+            entries.hashes[place], entries.builds[place] = hash_, self._build
+        return True
+
+    def _absolute(self, path: str) -> str:
+        return os.path.join(self._config.source_path, path)
 
 
-# Private: forgetting
+def _places_of(changes: ShardChanges, what: int) -> list[int]:
+    if what not in changes.seen:
+        return []
+    return [place for place, seen in enumerate(changes.seen) if seen == what]
 
 
-def _check_ours(config: Config) -> str | None:
-    """See that state and output are this job's, and return its id, if it can be known.
-
-    This is the way out of damaged state, so damage is no obstacle.
-
-    Raises:
-        FolderError: working_dir or output_path belongs to another job.
-    """
-    folders = job_folders(config)
-    job_id = None
-    with suppress(DamagedStateError):
-        job = read_job(config)
-        job_id = None if job.manifest is None else job.manifest.job_id
-    if job_id is None:
-        job_id = claimed_by(folders, from_here=True)
-    with suppress(DamagedStateError):
-        check_claim(folders, job_id)
-    return job_id
+def _extend(entries: Entries, tail: Entries) -> None:
+    columns: tuple[tuple[list[Any], list[Any]], ...] = (
+        (entries.paths, tail.paths),
+        (entries.sizes, tail.sizes),
+        (entries.mtimes_ns, tail.mtimes_ns),
+        (entries.hashes, tail.hashes),
+        (entries.builds, tail.builds),
+        (entries.racy, tail.racy),
+        (entries.gone, tail.gone),
+    )
+    for known, new in columns:
+        known += new

@@ -28,18 +28,26 @@ from r3po.commits import KINDS
 from r3po.config import Config, check_source, load_config
 from r3po.crew import Crew
 from r3po.ending import make_end
-from r3po.errors import ConfigError, R3poError, RunStoppedError, StateError
+from r3po.errors import ConfigError, R3poError, RunStoppedError, SourceError, StateError
 from r3po.events import Event, Observer
 from r3po.guard import sweep_temporary
 from r3po.job import Job, disk_error, open_job, tidy_path
-from r3po.jobbuilder import BuildProgress, BuildResult, BuildStopped, apply_build, plan_build, scan_finished
+from r3po.jobbuilder import (
+    BuildProgress,
+    BuildResult,
+    BuildStopped,
+    apply_build,
+    plan_build,
+    scan_finished,
+    tell_moved_source,
+)
 from r3po.manifest import ShardRef, columns_path, read_columns, read_shard_file
 from r3po.outputs import Outputs
 from r3po.pool import Pool, SerialPool
 from r3po.publisher import Publisher
 from r3po.runloop import DRAIN_S, Counts, RunLoop
 from r3po.scheduler import Scheduler
-from r3po.shardstate import ShardState
+from r3po.shardstate import ShardState, count_kept_rows
 from r3po.staging import stage_shard
 from r3po.stopsignals import StopNow, StopSignals
 from r3po.storage import check_space, damaged, list_names, make_folder, remove_if_there, remove_tree
@@ -55,6 +63,9 @@ log = logging.getLogger(__name__)
 
 KEPT_RUNS = 20
 """Folders in `runs/` that are kept; older ones are removed."""
+
+FEW_SHARDS = 8
+"""So many shards are staged here, where no file is to be done: a start of Ray would take longer."""
 
 ENGINES = ("ray", "serial")
 
@@ -116,6 +127,9 @@ class RunOptions:
 
     build: bool = True
     retry_failed: bool = False
+    redo: bool = False
+    restart: bool = False
+    accept_deletions: bool = False
     engine: str = "ray"
     show_output: bool = False
 
@@ -128,6 +142,9 @@ def run_jobs(
     *,
     function: str | None = None,
     retry_failed: bool = False,
+    redo: bool = False,
+    restart: bool = False,
+    accept_deletions: bool = False,
     processes: int | None = None,
     engine: str = "ray",
     max_errors: int | str | None = None,
@@ -144,6 +161,10 @@ def run_jobs(
         progress: show it on stderr; None: if stderr is a terminal.
         function: `file.py:name` or `package.module:name`, instead of the config's.
         retry_failed: try every failed file again.
+        redo: make every row again, with columns set anew; one that was cut short goes on.
+        restart: with `redo`: begin anew what a redo that was cut short has made.
+        accept_deletions: go on although more than half of the job's files are gone, or rows that `on_deleted: keep`
+            kept would go with a redo.
         processes: workers, instead of the config's.
         engine: `ray`, or `serial`: everything in this process, for a debugger.
         max_errors: a number of failed files, a share such as "1%", or "none", instead of the config's.
@@ -159,7 +180,7 @@ def run_jobs(
     loaded = load_config(config).with_overrides(processes=processes, function=function, max_errors=max_errors)
     spec = describe_callable(f) if f is not None else find_configured(loaded)
     show = sys.stderr.isatty() if progress is None else progress
-    options = RunOptions(build, retry_failed, engine, show_output)
+    options = RunOptions(build, retry_failed, redo, restart, accept_deletions, engine, show_output)
     try:
         if not show:
             result = run_job(loaded, spec, options, events.ignore)
@@ -193,6 +214,8 @@ def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: O
     """See `run_jobs`; tells `observer` what happens."""
     if options.engine not in ENGINES:
         raise ConfigError(f"unknown engine {options.engine!r}", hint=f"engines: {', '.join(ENGINES)}")
+    if options.restart and not options.redo:
+        raise ConfigError("--restart says how to redo", hint="r3po run --redo --restart")
     if options.build:
         check_source(config)
     with open_job(config) as job, _Run(job, spec, options, observer) as run:
@@ -277,48 +300,45 @@ class _Run:
         states = self._reopened_states() if is_known else {}
         # 2. The walk, beside the start of Ray.
         if self.options.build:
-            built = self._build(any(not state.is_committed for state in states.values()))
+            tell_moved_source(job, self.emit)
+            built = self._build(self._is_redo_due(states) or any(state.pending for state in states.values()))
             if built.is_changed:
                 apply_build(job, built)
                 states = job.resolve(self.spec.fingerprint)
             self.emit(scan_finished(job, built))
             self._tell_started()
-        # 3. Everything that has no outcome that counts.
+        elif job.built.source_path != str(config.source_path):
+            raise StateError("source_path is another one than that of the manifest", hint="run without --no-build")
+        # 3. A redo; and everything else that has no outcome that counts.
+        if self._is_redo_due(states):
+            self._begin_redo(states)
+            states = job.resolve(self.spec.fingerprint)
+        job.adopt_commits(states, self.spec.fingerprint)
         self._count(states)
         self._publisher = Publisher(
             job, self.spec.fingerprint, r3po_version(), lambda: f"{self.run_id}-{next(self._numbers):06d}"
         )
         if self._publisher.columns is None and any(state.n_done for state in states.values()):
             raise damaged(columns_path(config.working_dir, job.built), "is missing, although there are rows")
-        self._warn_of_older_code(states)
         to_do = [state for state in states.values() if not state.is_committed]
-        if to_do:
+        if any(state.pending for state in to_do) or len(to_do) > FEW_SHARDS:
             self._announce(states)
             self._process(states)
             if self.stop.is_requested:
                 return True
+        else:
+            self._stage_here(to_do)
         # 4. The end: one schema, failures.csv, the manifest with all hashes, _SUCCESS.
         ended = make_end(self._publisher, self._restage, self.emit, is_needed=bool(to_do))
         if self._loop is not None and self._loop.crew.n_lost:
             job.sweep()  # after the end, which may have lost workers, too
         return bool(to_do) or ended
 
-    def _warn_of_older_code(self, states: dict[int, ShardState]) -> None:
-        older = sum(
-            n
-            for state in states.values()
-            for fingerprint, n in state.rows_by_fingerprint.items()
-            if fingerprint != self.spec.fingerprint
-        )
-        if older:
-            rows = "1 row was" if older == 1 else f"{older:,} rows were"
-            text = f"{rows} made by other code than {self.spec.label} has now; they stay as they are"
-            self.emit(events.Notice(text, hint="r3po reset --all, then r3po run, makes all rows anew", is_warning=True))
-
     def _reopened_states(self) -> dict[int, ShardState]:
         """Return how the shards stand for today's function; failures that are tried again raise the build first."""
         job = self.job
         standing = job.resolve(None)
+        self._judge_older_code(standing)
         known = read_columns(self.config.working_dir, job.built)
         has_row = any(state.n_done for state in standing.values())
         if known is not None and known[1] != self.spec.fingerprint and not has_row:
@@ -336,6 +356,62 @@ class _Run:
             job.raise_build()
         return states
 
+    # Other code, and a redo
+
+    def _judge_older_code(self, states: dict[int, ShardState]) -> None:
+        """Do what `on_function_change` says about rows that other code made."""
+        n_older = self._count_older(states)
+        if not n_older or self.options.redo:
+            return
+        rows = "1 row was" if n_older == 1 else f"{n_older:,} rows were"
+        what, redo = (
+            f"{self.spec.label} changed after {rows} made",
+            f"{self._command} --redo makes all rows with the new code",
+        )
+        match self.config.on_function_change:
+            case "stop":
+                raise StateError(
+                    f"{what}; on_function_change: stop",
+                    hint=f"{redo}\non_function_change: warn keeps the rows as they are",
+                )
+            case "redo":
+                self.emit(events.Notice(f"{what}; all are made again (on_function_change: redo)"))
+            case "warn":
+                n_failed = sum(state.n_failed for state in states.values())
+                files = "the failed file is" if n_failed == 1 else f"the {n_failed:,} failed files are"
+                again = f", {files} tried again" if n_failed else ""
+                text = f"{what}; they stay as they are{again}"
+                self.emit(events.Notice(text, hint=redo, is_warning=True))
+
+    def _count_older(self, states: dict[int, ShardState]) -> int:
+        """Return how many rows that count were made by other code than today's."""
+        counted = [item for state in states.values() for item in state.rows_by_fingerprint.items()]
+        return sum(n for fingerprint, n in counted if fingerprint != self.spec.fingerprint)
+
+    def _is_redo_due(self, states: dict[int, ShardState]) -> bool:
+        """Whether all rows are to be made again, and that was not begun yet."""
+        if not states or not (self.options.redo or self.config.on_function_change == "redo"):
+            return False
+        if self._count_older(states):
+            return True  # a redo that was begun under other code, too
+        return self.options.redo and (self.options.restart or not self.job.built.is_redoing)
+
+    def _begin_redo(self, states: dict[int, ShardState]) -> None:
+        """Let no outcome of today count any more, unless rows would be lost that nobody asked to drop.
+
+        Raises:
+            SourceError: rows that `on_deleted: keep` kept cannot be made again.
+        """
+        rules = self.job.rules()
+        n_kept = sum(count_kept_rows(self.job.folders, state, rules) for state in states.values())
+        if n_kept and not self.options.accept_deletions:
+            rows = "1 row is of a file that is gone" if n_kept == 1 else f"{n_kept:,} rows are of files that are gone"
+            raise SourceError(
+                f"{rows}; a redo cannot make them again, and nothing was changed",
+                hint=f"{self._command} --redo --accept-deletions drops them",
+            )
+        self.job.raise_build(redo=True)
+
     def _build(self, has_pending: bool) -> BuildResult:
         """Walk in a helper thread and start the workers on this one as soon as there is work for them."""
         progress = BuildProgress(stop=lambda: self.stop.is_requested)
@@ -343,19 +419,16 @@ class _Run:
 
         def build() -> None:
             try:
-                outcome.append(plan_build(self.job, progress))
+                outcome.append(plan_build(self.job, progress, accept_deletions=self.options.accept_deletions))
             except BaseException as error:
                 outcome.append(error)
-            finally:
-                progress.has_work.set()  # whoever waits for the first find waits no longer
 
         thread = threading.Thread(target=build, name="r3po-walk", daemon=True)
         thread.start()
-        if not has_pending:
-            while not progress.has_work.wait(0.1):
-                self.emit(events.ScanProgressed(progress.n_files))
-        found_nothing = bool(outcome) and not (isinstance(outcome[0], BuildResult) and outcome[0].is_changed)
-        if has_pending or not found_nothing:
+        while not has_pending and thread.is_alive() and not progress.has_work.wait(0.05):
+            self.emit(events.ScanProgressed(progress.n_files))
+        failed_already = bool(outcome) and isinstance(outcome[0], BaseException)
+        if (has_pending or progress.has_work.is_set()) and not failed_already:
             self._start_workers()
         while thread.is_alive():
             thread.join(0.2)
@@ -395,11 +468,25 @@ class _Run:
         )
         self._loop.run()
 
+    def _stage_here(self, states: list[ShardState]) -> None:
+        """Stage shards that lack nothing; they are too few for a start of Ray."""
+        for state in states:
+            if self.stop.is_requested:
+                raise StopNow
+            staged = stage_shard(self._publisher.stage_order(state.ref, state.segments))
+            if staged.commit is None:
+                raise damaged(self.job.folders.segments, "was damaged while it was read; run again")
+            self._publisher.commit(state.ref, staged)
+
     def _restage(self, refs: list[ShardRef]) -> None:
+        if self._loop is None and len(refs) > FEW_SHARDS:
+            self._process({})
         if self._loop is not None:
             self._loop.restage(refs)
             return
-        for ref in refs:  # few, in a run that had nothing else to do: not worth a start of Ray
+        for ref in refs:
+            if self.stop.is_requested:
+                raise StopNow
             self._publisher.commit(ref, stage_shard(self._publisher.stage_order(ref)))
 
     # Parts of the steps
@@ -486,16 +573,20 @@ class _Run:
                 self._events.flush()
         self._observer(event)
 
+    @property
+    def _command(self) -> str:
+        """What to type to run this job again."""
+        name = self.config.path.name
+        return "r3po run" if name == "config.yaml" else f"r3po run {tidy_path(self.config.path)}"
+
     def _on_signal(self, name: str) -> None:
         self._observer(events.StopRequested(name, None if self.options.engine == "serial" else DRAIN_S))
 
     def _stopped(self) -> RunStoppedError:
         result = self._summarize(True, f"stopped by {self.stop.signal_name}")
-        name = self.config.path.name
-        command = "r3po run" if name == "config.yaml" else f"r3po run {tidy_path(self.config.path)}"
         return RunStoppedError(
             f"stopped by {self.stop.signal_name}; what was done is saved",
-            hint=f"Continue with: {command}",
+            hint=f"Continue with: {self._command}",
             exit_code=self.stop.exit_code,
             result=result,
         )

@@ -106,9 +106,12 @@ def _failures(job: Job) -> Iterator[dict[str, Any]]:
         n_failed = (commit.tally.n_failed if commit else 0) + sum(segment.n_failed for segment in added)
         if not n_failed:
             continue
-        table, indices, _ = read_counting(job.folders, ref, commit, added, job.rules())
-        paths = read_shard_file(job.folders.shards, ref).paths
-        for failure in tables.failures_of(tables.with_tries_summed(table, indices), indices):
+        rules = job.rules()
+        table, indices, _ = read_counting(job.folders, ref, commit, added, rules)
+        entries = read_shard_file(job.folders.shards, ref)
+        paths = entries.paths
+        table = tables.with_tries_summed(table, indices, entries.needed_builds, rules)
+        for failure in tables.failures_of(table, indices):
             place, tries = failure.pop("place"), failure.pop("tries")
             seconds = round(failure.pop("seconds"), 6)
             yield {"path": show_name(paths[place]), **failure, "attempts": tries, "seconds": seconds}

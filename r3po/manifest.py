@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,10 +18,21 @@ from typing import Any, Self
 import orjson
 
 from r3po.columns import Columns
-from r3po.storage import FileRecord, NewFile, damaged, name_from_json, name_to_json, read_json, write_json
+from r3po.errors import DamagedStateError
+from r3po.storage import (
+    FileRecord,
+    NewFile,
+    damaged,
+    digest_file,
+    list_names,
+    name_from_json,
+    name_to_json,
+    read_json,
+    write_json,
+)
 
-FORMAT = 1
-"""Version of every JSON file of the job."""
+FORMAT = 2
+"""Version of every JSON file of the job; older ones are read, too."""
 
 HASH_ALGORITHM = "blake2b-128"
 
@@ -32,10 +44,17 @@ class ShardRef:
     shard: int
     file: FileRecord
     n_files: int
+    """Its places, those of files that are gone included."""
     last_build: int
     """The highest build among its entries: outcomes that are not older count for all of them."""
     size_bytes: int
-    """Of the source files together."""
+    """Of the source files together; those that are gone have none."""
+    n_gone: int = 0
+    """How many of its files are not in the source any more."""
+
+    @property
+    def n_present(self) -> int:
+        return self.n_files - self.n_gone
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -44,6 +63,7 @@ class ShardRef:
             "n_files": self.n_files,
             "last_build": self.last_build,
             "size_bytes": self.size_bytes,
+            "n_gone": self.n_gone,
         }
 
     @classmethod
@@ -75,9 +95,17 @@ class Manifest:
     sorted_runs: tuple[int, ...]
     """Where, counted over all shards, each stretch of entries in walk order begins."""
     shards: tuple[ShardRef, ...]
+    is_redoing: bool = False
+    """A redo was begun and has not come to its end."""
 
     @property
     def count_job_files(self) -> int:
+        """Files that are in the source."""
+        return sum(ref.n_present for ref in self.shards)
+
+    @property
+    def n_places(self) -> int:
+        """Files that are or were in the source."""
         return sum(ref.n_files for ref in self.shards)
 
     @property
@@ -101,12 +129,27 @@ class Entries:
     builds: list[int] = field(default_factory=list)
     racy: list[bool] = field(default_factory=list)
     """Looked at within two seconds of its mtime: size and mtime alone do not prove that it is unchanged."""
+    gone: list[bool] = field(default_factory=list)
+    """Not in the source any more; the file keeps its place, and gets it back if it returns."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def needed_builds(self) -> list[int]:
+        """The build that each place's outcome must have at least, negative where the file is gone (`tables.choose`)."""
+        return [-build if gone else build for build, gone in zip(self.builds, self.gone, strict=True)]
+
     def append(
-        self, path: str, size: int, mtime_ns: int, build: int, *, hash_: bytes | None = None, racy: bool = False
+        self,
+        path: str,
+        size: int,
+        mtime_ns: int,
+        build: int,
+        *,
+        hash_: bytes | None = None,
+        racy: bool = False,
+        gone: bool = False,
     ) -> None:
         self.paths.append(path)
         self.sizes.append(size)
@@ -114,13 +157,21 @@ class Entries:
         self.hashes.append(hash_)
         self.builds.append(build)
         self.racy.append(racy)
+        self.gone.append(gone)
 
     def adopt(self, place: int, size: int, mtime_ns: int, hash_: bytes | None, racy: bool) -> bool:
-        """Take over what f saw of the file. Returns whether the entry says something else now."""
-        if hash_ is None:
-            hash_ = self.hashes[place] if (size, mtime_ns) == (self.sizes[place], self.mtimes_ns[place]) else None
-        seen = (size, mtime_ns, hash_, racy)
+        """Take over what f saw of the file. Returns whether the entry says something else now.
+
+        Of a content that the entry knows by its hash already, the entry's own look is the later one: the file may have
+        been touched since f saw it.
+        """
         known = (self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place])
+        is_same_look = (size, mtime_ns) == known[:2]
+        if hash_ is None:
+            hash_ = known[2] if is_same_look else None
+        elif hash_ == known[2]:
+            size, mtime_ns, racy = (size, mtime_ns, racy and known[3]) if is_same_look else (*known[:2], known[3])
+        seen = (size, mtime_ns, hash_, racy)
         if seen == known:
             return False
         self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place] = seen
@@ -152,6 +203,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
             "count_job_files": manifest.count_job_files,
             "size_bytes": manifest.size_bytes,
             "sorted_runs": list(manifest.sorted_runs),
+            "is_redoing": manifest.is_redoing,
             "shards": [ref.to_json() for ref in manifest.shards],
         },
     )
@@ -179,6 +231,7 @@ def read_manifest(path: Path) -> Manifest | None:
         hash=data["hash"],
         count_all_files=data["count_all_files"],
         sorted_runs=tuple(data["sorted_runs"]),
+        is_redoing=data.get("is_redoing", False),
         shards=tuple(ShardRef.from_json(ref) for ref in data["shards"]),
     )
 
@@ -192,7 +245,8 @@ def write_shard_file(folder: Path, shard: int, build: int, entries: Entries) -> 
         for line in _entry_lines(entries):
             new.write(line)
         record = new.finish(f"{shard:05d}.b{build}.{new.sha256[:12]}.jsonl")
-    return ShardRef(shard, record, len(entries), max(entries.builds, default=0), sum(entries.sizes))
+    size_bytes = sum(size for size, gone in zip(entries.sizes, entries.gone, strict=True) if not gone)
+    return ShardRef(shard, record, len(entries), max(entries.builds, default=0), size_bytes, sum(entries.gone))
 
 
 def read_shard_file(folder: Path, ref: ShardRef) -> Entries:
@@ -207,32 +261,48 @@ def read_shard_file(folder: Path, ref: ShardRef) -> Entries:
     except FileNotFoundError as error:
         raise damaged(path, "is missing") from error
     if hashlib.sha256(content).hexdigest() != ref.file.sha256:
-        raise damaged(path, "is damaged: its digest is not the one that the manifest names")
-    entries = Entries()
-    for data in orjson.loads(b"[" + content.rstrip(b"\n").replace(b"\n", b",") + b"]"):
-        hash_ = data["hash"]
-        entries.append(
-            name_from_json(data),
-            data["size"],
-            data["mtime_ns"],
-            data["build"],
-            hash_=None if hash_ is None else bytes.fromhex(hash_),
-            racy=data.get("racy", False),
-        )
-    return entries
+        raise _is_damaged(path)
+    return parse_entries(content.splitlines())
+
+
+def parse_entries(lines: list[bytes]) -> Entries:
+    """Return the entries that these lines of a shard file hold."""
+    found: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
+    return Entries(
+        paths=[name_from_json(data) if "path_b64" in data else data["path"] for data in found],
+        sizes=[data["size"] for data in found],
+        mtimes_ns=[data["mtime_ns"] for data in found],
+        hashes=[None if data["hash"] is None else bytes.fromhex(data["hash"]) for data in found],
+        builds=[data["build"] for data in found],
+        racy=["racy" in data for data in found],
+        gone=["gone" in data for data in found],
+    )
 
 
 def iter_entries(
     folder: Path, shards: tuple[ShardRef, ...], start: int, stop: int
-) -> Iterator[tuple[int, Entries, int]]:
-    """Yield the files number `start` up to `stop`, counted over all shards: shard, the shard's entries, place."""
-    first = 0
-    for ref in shards:
-        if first + ref.n_files > start and first < stop:
-            entries = read_shard_file(folder, ref)
-            for place in range(max(0, start - first), min(ref.n_files, stop - first)):
-                yield ref.shard, entries, place
-        first += ref.n_files
+) -> Iterator[tuple[int, int, Entries]]:
+    """Yield the files number `start` up to `stop`, counted over all shards, in pieces of a few hundred.
+
+    Yields:
+        The shard, the first place of a piece, and its entries. Between two pieces no file is open and only one piece is
+        in memory, so that many such iterators can go on side by side.
+
+    Raises:
+        DamagedStateError: a shard file is gone, or is not the one that the manifest names.
+    """
+    for ref, first, last in _places_of_stretch(shards, start, stop):
+        path = folder / ref.file.name
+        _check_shard_file(path, ref)
+        offset = place = 0
+        while place < last:
+            lines, offset = _read_lines(path, offset)
+            if not lines:
+                raise damaged(path, f"is damaged: it has {place} files, the manifest says {ref.n_files}")
+            if place + len(lines) > first:
+                skipped = max(0, first - place)
+                yield ref.shard, place + skipped, parse_entries(lines[skipped : last - place])
+            place += len(lines)
 
 
 # Columns
@@ -265,6 +335,14 @@ def read_columns(working_dir: Path, manifest: Manifest) -> tuple[Columns, str] |
     return Columns.from_json(data["columns"]), data["fingerprint"]
 
 
+def read_former_columns(working_dir: Path, manifest: Manifest) -> Columns | None:
+    """Return the columns of the parts that a redo has not replaced yet, or None if that is not known."""
+    builds = [int(name[9:-5]) for name in list_names(working_dir) if re.fullmatch(r"columns\.b\d+\.json", name)]
+    former = max((build for build in builds if build < manifest.redo_since), default=None)
+    found = None if former is None else read_columns(working_dir, manifest.replace(redo_since=former))
+    return None if found is None else found[0]
+
+
 def columns_path(working_dir: Path, manifest: Manifest) -> Path:
     """Columns belong to the build since which every row counts: a redo sets them anew."""
     return working_dir / f"columns.b{max(1, manifest.redo_since)}.json"
@@ -273,9 +351,51 @@ def columns_path(working_dir: Path, manifest: Manifest) -> Path:
 # Private functions
 
 
+_PIECE_BYTES = 128 << 10
+"""Of a shard file that is read piece by piece: about 800 entries."""
+
+
+def _places_of_stretch(shards: tuple[ShardRef, ...], start: int, stop: int) -> Iterator[tuple[ShardRef, int, int]]:
+    """Yield each shard that has files of the stretch, the first of these places and the one after the last."""
+    first = 0
+    for ref in shards:
+        if first + ref.n_files > start and first < stop:
+            yield ref, max(0, start - first), min(ref.n_files, stop - first)
+        first += ref.n_files
+
+
+def _check_shard_file(path: Path, ref: ShardRef) -> None:
+    try:
+        _, sha256 = digest_file(path)
+    except FileNotFoundError as error:
+        raise damaged(path, "is missing") from error
+    if sha256 != ref.file.sha256:
+        raise _is_damaged(path)
+
+
+def _read_lines(path: Path, offset: int) -> tuple[list[bytes], int]:
+    """Return some whole lines from `offset` on, and where the next one begins."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        lines = file.readlines(_PIECE_BYTES)
+    return lines, offset + sum(map(len, lines))
+
+
+def _is_damaged(path: Path) -> DamagedStateError:
+    return damaged(path, "is damaged: its digest is not the one that the manifest names")
+
+
 def _entry_lines(entries: Entries) -> Iterator[bytes]:
-    columns = (entries.paths, entries.sizes, entries.mtimes_ns, entries.hashes, entries.builds, entries.racy)
-    for path, size, mtime_ns, hash_, build, racy in zip(*columns, strict=True):
+    known = (
+        entries.paths,
+        entries.sizes,
+        entries.mtimes_ns,
+        entries.hashes,
+        entries.builds,
+        entries.racy,
+        entries.gone,
+    )
+    for path, size, mtime_ns, hash_, build, racy, gone in zip(*known, strict=True):
         line: dict[str, Any] = {
             "path": path,
             "size": size,
@@ -285,6 +405,8 @@ def _entry_lines(entries: Entries) -> Iterator[bytes]:
         }
         if racy:
             line["racy"] = True
+        if gone:
+            line["gone"] = True
         try:
             yield orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
         except TypeError:  # a name that is not UTF-8

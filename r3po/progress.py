@@ -139,9 +139,16 @@ class Display:
 
     def _scan_finished(self, event: events.ScanFinished) -> None:
         self._end_live()
-        new = f"{event.n_new:,} new" if event.n_new else "nothing new"
+        counts = {
+            "new": event.n_new,
+            "changed": event.n_changed,
+            "touched": event.n_touched,
+            "deleted": event.n_gone,
+            "returned": event.n_returned,
+        }
+        found = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n) or "nothing new"
         where = f"{_base(event.source)}/**{event.suffix}"
-        self._line(f"Scan      {where}       {_files(event.n_files)}, {_size(event.size_bytes)}: {new}")
+        self._line(f"Scan      {where}       {_files(event.n_files)}, {_size(event.size_bytes)}: {found}")
         if event.passed_over:
             passed = ", ".join(f"{n:,} {reason}" for reason, n in event.passed_over.items())
             self._line(f"          passed over: {passed}")

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import r3po.tables as tables
 from r3po.columns import Columns
-from r3po.commits import KINDS, Commit, commit_shard
+from r3po.commits import KINDS, Commit, commit_shard, withdraw_parts
 from r3po.job import Job
-from r3po.manifest import ShardRef, read_columns, write_columns
+from r3po.manifest import ShardRef, read_columns, read_former_columns, write_columns
 from r3po.segments import Segment
 from r3po.staging import Staged, StageOrder
 from r3po.storage import remove_durably
@@ -45,7 +45,16 @@ class Publisher:
         self._learn(self.job.commits.values())
 
     def set_columns(self, columns: Columns, path: str) -> None:
-        """Fix the job's columns durably, as the row of the file `path` has them."""
+        """Fix the job's columns durably, as the row of the file `path` has them.
+
+        Parts of before a redo that have other columns are withdrawn: beside the new ones they would be no table.
+        """
+        former = read_former_columns(self.job.config.working_dir, self.job.built)
+        if former is not None and former != columns:
+            for shard, commit in self.job.commits.items():
+                if not self._is_current(commit) and any(part.staged for part in commit.parts):
+                    self._begin_publishing()
+                    self.job.commits[shard] = withdraw_parts(self.job.folders, commit)
         write_columns(self.job.config.working_dir, self.job.built, columns, path, self.fingerprint)
         self.columns = columns
 
@@ -77,12 +86,9 @@ class Publisher:
         commit = staged.commit
         assert commit is not None, "what lacks an outcome is not committed"
         n_outcomes = commit.tally.n_rows + commit.tally.n_failed
-        if (commit.shard, n_outcomes) != (ref.shard, ref.n_files):
-            raise AssertionError(f"shard {ref.shard}: {n_outcomes} outcomes for {ref.n_files} places")
-        if not self._is_published:
-            for kind in KINDS:
-                remove_durably(self.job.folders.success(kind))
-            self._is_published = True
+        if commit.shard != ref.shard or not ref.n_present <= n_outcomes <= ref.n_files:
+            raise AssertionError(f"shard {ref.shard}: {n_outcomes} outcomes for {ref.n_present} files")
+        self._begin_publishing()
         commit_shard(self.job.folders, commit, self.job.commits.get(commit.shard))
         self.job.commits[commit.shard] = commit
         self.job.broken_shards.discard(commit.shard)
@@ -91,8 +97,18 @@ class Publisher:
 
     # Private methods
 
+    def _begin_publishing(self) -> None:
+        if not self._is_published:
+            for kind in KINDS:
+                remove_durably(self.job.folders.success(kind))
+            self._is_published = True
+
+    def _is_current(self, commit: Commit) -> bool:
+        """Whether a commit's rows are of the columns of today, not of before a redo."""
+        return commit.first_build >= self.job.built.redo_since
+
     def _learn(self, commits: Iterable[Commit]) -> None:
-        schemas = [commit.own_schema for commit in commits if len(commit.own_schema)]
+        schemas = [commit.own_schema for commit in commits if len(commit.own_schema) and self._is_current(commit)]
         if self.schema is not None:
             schemas.append(self.schema)
         self.schema = tables.join_schemas(schemas) if schemas else None

@@ -11,8 +11,9 @@ import hashlib
 import os
 import stat
 import sys
+import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ HASH_BYTES = 16
 
 BLOCK_BYTES = 1 << 20
 """Files larger than this are hashed block by block."""
+
+BLOCK_FILES = 4096
+"""Most files of one block of a walk."""
 
 _CHUNK_FILES = 256
 """Files that a hashing process gets in one call."""
@@ -70,12 +74,25 @@ class HashedFile(NamedTuple):
     hash: bytes
     size: int
     mtime_ns: int
+    is_racy: bool
+    """It was read so soon after its mtime that it may have changed within the same mtime since."""
 
 
 def walk(
     source: Path, suffix: str, *, skip: Collection[Path] = (), counts: WalkCounts | None = None
 ) -> Iterator[Found]:
     """Yield every regular file (or link to one) under `source` whose name ends with `suffix`, in row order.
+
+    See `walk_blocks`, which yields the same in blocks.
+    """
+    for block in walk_blocks(source, suffix, skip=skip, counts=counts):
+        yield from map(Found._make, block)
+
+
+def walk_blocks(
+    source: Path, suffix: str, *, skip: Collection[Path] = (), counts: WalkCounts | None = None
+) -> Iterator[list[tuple[str, int, int]]]:
+    """Yield the files of `walk` in lists of path, size and mtime_ns, each of at most `BLOCK_FILES` of one folder.
 
     Args:
         source: the folder; it may itself be a link.
@@ -91,8 +108,11 @@ def walk(
     folders = [""]
     while folders:
         prefix = folders.pop()
-        files, subfolders = _read_folder(source, prefix, suffix, skipped, counts)
-        yield from files
+        names, subfolders = _read_folder(source, prefix, suffix, skipped, counts)
+        for start in range(0, len(names), BLOCK_FILES):
+            block = _look_at_files(source, prefix, names[start : start + BLOCK_FILES], counts)
+            if block:
+                yield block
         folders.extend(reversed(subfolders))
 
 
@@ -110,6 +130,7 @@ def hash_file(path: str) -> HashedFile:
         ChangingFileError: it changed each time that it was read.
     """
     for _ in range(3):
+        now_ns = time.time_ns()
         descriptor, before = open_regular(path)
         try:
             digest = hashlib.blake2b(digest_size=HASH_BYTES)
@@ -121,7 +142,8 @@ def hash_file(path: str) -> HashedFile:
         finally:
             os.close(descriptor)
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and size == after.st_size:
-            return HashedFile(digest.digest(), size, after.st_mtime_ns)
+            is_racy = after.st_mtime_ns > now_ns - RACY_NS
+            return HashedFile(digest.digest(), size, after.st_mtime_ns, is_racy)
     raise ChangingFileError(errno.EAGAIN, "the file keeps changing while it is read", path)
 
 
@@ -139,11 +161,15 @@ def open_regular(path: str) -> tuple[int, os.stat_result]:
     return descriptor, status
 
 
-def hash_files(paths: Iterable[str], processes: int) -> Iterator[HashedFile | OSError]:
-    """Yield each file's hash, in the order of `paths`, from `processes` processes.
+def hash_files(paths: Iterable[str], processes: int) -> Generator[HashedFile | OSError]:
+    """Yield each file's hash, in the order of `paths`, from `processes` processes; 0: here, one after the other.
 
     A file that cannot be read yields its error: it will be a failure of the run, not of the build.
     """
+    if not processes:
+        for path in paths:
+            yield from _hash_chunk([path])
+        return
     # spawn: a forked child would share the job's lock and keep it when this process dies.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         remaining = iter(paths)
@@ -173,52 +199,72 @@ def count_suffixes(source: Path, limit: int = 100_000) -> dict[str, int]:
 
 def _read_folder(
     source: Path, prefix: str, suffix: str, skipped: Collection[tuple[int, int]], counts: WalkCounts
-) -> tuple[list[Found], list[str]]:
-    """Return the matching files of one folder and its subfolders (as prefixes that end with a slash), both in order."""
-    files: list[Found] = []
+) -> tuple[list[str], list[str]]:
+    """Return the names in one folder that may be files, and its subfolders (as prefixes that end with a slash), sorted.
+
+    Names only: of a folder with millions of files more would not fit into memory.
+    """
+    names: list[str] = []
     subfolders: list[str] = []
+    with _folder_errors_told(source, prefix), os.scandir(os.path.join(source, prefix)) as entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] == ".":
+                counts.hidden += 1
+            elif name.endswith(suffix) and (entry.is_file(follow_symlinks=False) or _is_link_to_file(entry)):
+                names.append(name)
+            elif entry.is_dir(follow_symlinks=False):
+                if not skipped or _device_and_inode(entry) not in skipped:
+                    subfolders.append(f"{prefix}{name}/")
+            else:
+                _count_passed_over(entry, suffix, counts)
+    _sort_names(names, subfolders)
+    return names, subfolders
+
+
+def _look_at_files(source: Path, prefix: str, names: list[str], counts: WalkCounts) -> list[tuple[str, int, int]]:
+    """Return path, size and mtime_ns of those that are regular files, or links to one."""
+    found: list[tuple[str, int, int]] = []
+    look, is_regular, base = os.stat, stat.S_ISREG, os.path.join(source, prefix)
+    with _folder_errors_told(source, prefix):
+        for name in names:
+            try:
+                status = look(base + name)
+            except FileNotFoundError:
+                continue  # deleted since the folder was read
+            if is_regular(status.st_mode):
+                found.append((prefix + name, status.st_size, status.st_mtime_ns))
+            else:
+                counts.irregular += 1  # it has become something else
+    return found
+
+
+@contextmanager
+def _folder_errors_told(source: Path, prefix: str) -> Iterator[None]:
     try:
-        with os.scandir(os.path.join(source, prefix)) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith("."):
-                    counts.hidden += 1
-                elif name.endswith(suffix) and (status := _status_of_file(entry)) is not None:
-                    files.append(Found(prefix + name, status.st_size, status.st_mtime_ns))
-                elif entry.is_dir(follow_symlinks=False):
-                    if not skipped or _device_and_inode(entry) not in skipped:
-                        subfolders.append(f"{prefix}{name}/")
-                else:
-                    _count_passed_over(entry, suffix, counts)
+        yield
     except OSError as error:
         raise SourceError(
             f"cannot be read: {error.strerror}; nothing was changed",
             where=show_name(os.path.join(source, prefix).rstrip("/")),
             hint="mend the permissions, or move the folder out of the source; then run again",
         ) from error
-    _sort_names(files, subfolders)
-    return files, subfolders
 
 
-def _status_of_file(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Return the status of a regular file or of one that a link leads to; None for everything else."""
+def _is_link_to_file(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.stat() if entry.is_file() else None
-    except FileNotFoundError:
-        return None  # deleted since the folder was read
+        return entry.is_symlink() and entry.is_file()
     except OSError:
-        if entry.is_symlink():
-            return None  # it leads nowhere: a loop, or through a file
-        raise
+        return False  # it leads nowhere: a loop, or through a file
 
 
-def _sort_names(files: list[Found], subfolders: list[str]) -> None:
+def _sort_names(names: list[str], subfolders: list[str]) -> None:
     # Code points sort like UTF-8 bytes, but not where surrogates stand for bytes that are no UTF-8.
-    if all(file.path.isascii() for file in files) and all(map(str.isascii, subfolders)):
-        files.sort()
+    if all(map(str.isascii, names)) and all(map(str.isascii, subfolders)):
+        names.sort()
         subfolders.sort(key=_without_slash)
     else:
-        files.sort(key=lambda file: os.fsencode(file.path))
+        names.sort(key=os.fsencode)
         subfolders.sort(key=lambda folder: os.fsencode(folder[:-1]))
 
 

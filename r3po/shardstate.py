@@ -31,7 +31,9 @@ class ShardState:
     n_failed: int
     rows_by_fingerprint: dict[str, int]
     pending: tuple[Run, ...]
-    """Places without an outcome that counts."""
+    """Places of files that are in the source and have no outcome that counts."""
+    is_stale: bool = False
+    """The commit counts something else than counts by now: files went."""
 
     @property
     def n_pending(self) -> int:
@@ -39,8 +41,12 @@ class ShardState:
 
     @property
     def is_committed(self) -> bool:
-        """Whether a commit says all there is to say."""
-        return not self.pending and not self.segments and self.commit is not None
+        """Whether the commit's outcomes and parts are all there is to say."""
+        return not self.pending and not self.segments and not self.is_stale and self.commit is not None
+
+    def is_adopted(self, rules: Rules) -> bool:
+        """Whether the commit knows the very entries of today, so that it alone tells how the shard stands."""
+        return self.commit is not None and _covers(self.commit, self.ref, rules)
 
 
 def resolve_shard(
@@ -55,12 +61,15 @@ def resolve_shard(
     if commit is not None and not segments and _covers(commit, ref, rules):
         tally = commit.tally
         return ShardState(ref, commit, (), tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, ())
-    if commit is None and not segments:
+    if commit is None and not segments and not ref.n_gone:
         return ShardState(ref, None, (), 0, 0, {}, ((0, ref.n_files),))
-    table, indices, present = read_counting(folders, ref, commit, segments, rules)
+    table, present = read_candidates(folders, commit, segments)
+    needed = needed_builds(folders, ref, table)
+    indices = tables.choose(table, needed, rules)
     tally = tables.tally(table, indices)
-    pending = tuple(missing_runs(tables.places_of(table, indices), ref.n_files))
-    return ShardState(ref, commit, present, tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, pending)
+    pending = tuple(missing_runs(tables.places_of(table, indices), needed))
+    is_stale = commit is not None and (tally.n_rows, tally.n_failed) != (commit.tally.n_rows, commit.tally.n_failed)
+    return ShardState(ref, commit, present, tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, pending, is_stale)
 
 
 def newer_segments(commit: Commit | None, segments: Sequence[Segment]) -> Sequence[Segment]:
@@ -76,7 +85,7 @@ def read_counting(
 ) -> tuple[Table, Indices, tuple[Segment, ...]]:
     """Return every outcome of a shard, the indices of those that count, and the segments that were there whole."""
     table, present = read_candidates(folders, commit, segments)
-    return table, tables.choose(table, entry_builds(folders, ref, table), rules), present
+    return table, tables.choose(table, needed_builds(folders, ref, table), rules), present
 
 
 def read_candidates(
@@ -93,25 +102,38 @@ def read_candidates(
     return tables.join_tables(found), tuple(present)
 
 
-def entry_builds(folders: JobFolders, ref: ShardRef, candidates: Table) -> list[int]:
-    """Return the build that each place's outcome must have at least.
+def count_kept_rows(folders: JobFolders, state: ShardState, rules: Rules) -> int:
+    """Return how many rows of a shard count although their files are gone."""
+    if not state.ref.n_gone or not rules.keeps_gone:
+        return 0
+    table, indices, _ = read_counting(folders, state.ref, state.commit, state.segments, rules)
+    gone = read_shard_file(folders.shards, state.ref).gone
+    return sum(gone[place] for place in tables.places_of(table, indices))
 
-    Where no outcome is older than the newest entry, the shard file need not be opened.
+
+def needed_builds(folders: JobFolders, ref: ShardRef, candidates: Table) -> list[int]:
+    """Return the build that each place's outcome must have at least, negative where the file is gone.
+
+    Where no outcome is older than the newest entry, and no file gone, the shard file need not be opened.
     """
-    if tables.lowest_build(candidates) >= ref.last_build:
+    if not ref.n_gone and tables.lowest_build(candidates) >= ref.last_build:
         return [0] * ref.n_files
-    return read_shard_file(folders.shards, ref).builds
+    return read_shard_file(folders.shards, ref).needed_builds
 
 
-def missing_runs(places: Sequence[int], n_files: int) -> Iterator[Run]:
-    """Yield what lies between ascending `places` in 0 ... n_files."""
-    expected = 0
-    for place in places:
-        if place > expected:
-            yield expected, place
-        expected = place + 1
-    if expected < n_files:
-        yield expected, n_files
+def missing_runs(places: Sequence[int], needed_builds: Sequence[int]) -> Iterator[Run]:
+    """Yield what lies between ascending `places` in 0 ... n_files, without the places of files that are gone."""
+    covered = set(places)
+    start = None
+    for place, needed in enumerate(needed_builds):
+        is_missing = needed >= 0 and place not in covered
+        if is_missing and start is None:
+            start = place
+        elif not is_missing and start is not None:
+            yield start, place
+            start = None
+    if start is not None:
+        yield start, len(needed_builds)
 
 
 # Private functions
@@ -120,6 +142,8 @@ def missing_runs(places: Sequence[int], n_files: int) -> Iterator[Run]:
 def _covers(commit: Commit, ref: ShardRef, rules: Rules) -> bool:
     """Whether every place of the shard has a committed outcome that counts, by the commit file alone."""
     if not commit.is_for(ref) or commit.first_build < rules.redo_since:
+        return False
+    if ref.n_gone and commit.keeps_gone != rules.keeps_gone:
         return False
     failures = commit.tally
     if failures.n_failed == 0:

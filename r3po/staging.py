@@ -35,7 +35,7 @@ class StageOrder:
     attempt: str
     previous: Commit | None
     segments: tuple[Segment, ...]
-    """Empty: the outcomes stay as they are, only the parts are made again."""
+    """What was done since; empty: only the parts are made again, without the files that are gone."""
     rules: Rules
     columns: Columns | None
     settings: dict[str, Any]
@@ -64,16 +64,18 @@ def stage_shard(order: StageOrder) -> Staged:
     """
     entries = read_shard_file(order.folders.shards, order.ref)
     table, _ = read_candidates(order.folders, order.previous, order.segments)
-    indices = tables.choose(table, entries.builds, order.rules)
+    needed = entries.needed_builds
+    indices = tables.choose(table, needed, order.rules)
     places = tables.places_of(table, indices)
-    if len(places) != len(entries):
-        return Staged(order.ref.shard, None, tuple(missing_runs(places, len(entries))))
-    if order.segments or order.previous is None:
-        table = tables.with_tries_summed(table, indices)
+    missing = tuple(missing_runs(places, needed))
+    if missing:
+        return Staged(order.ref.shard, None, missing)
+    if order.segments or order.previous is None or len(indices) != len(table):
+        table = tables.with_tries_summed(table, indices, needed, order.rules)
         outcomes = _write_outcomes(order, table, indices)
-        adopted = _adopt_entries(order, entries, tables.seen_files(table, indices))
     else:
-        outcomes, adopted = order.previous.outcomes, order.previous.entries
+        outcomes = order.previous.outcomes
+    adopted = _adopt_entries(order, entries, places, tables.seen_files(table, indices))
     own_schema = tables.part_schema(table, indices, order.columns or Columns(()))
     schema = own_schema if order.schema is None else tables.join_schemas([own_schema, order.schema])
     counted = tables.tally(table, indices)
@@ -85,11 +87,12 @@ def stage_shard(order: StageOrder) -> Staged:
         entries=adopted,
         outcomes=outcomes,
         tally=counted,
-        first_build=tables.lowest_build(table.select(["build"]).take(indices)),
+        first_build=tables.lowest_build(table.select(["build"]).take(indices)) or order.build,
         own_schema=own_schema,
         schema=schema,
         parts=tuple(_write_parts(order, table, indices, schema, sorted(counted.rows_by_fingerprint))),
         part_settings=order.settings,
+        keeps_gone=order.rules.keeps_gone,
     )
     return Staged(order.ref.shard, commit)
 
@@ -107,11 +110,11 @@ def _write_outcomes(order: StageOrder, table: Table, indices: Any) -> FileRecord
 
 
 def _adopt_entries(
-    order: StageOrder, entries: Entries, seen: Sequence[tuple[int, int, bytes | None, bool]]
+    order: StageOrder, entries: Entries, places: Sequence[int], seen: Sequence[tuple[int, int, bytes | None, bool]]
 ) -> ShardRef:
     """Return the shard file that says what f saw: a new one, or the old one if that says it already."""
     # A list, not a generator: every entry must be adopted, not only those up to the first change.
-    changed = [entries.adopt(place, *file) for place, file in enumerate(seen)]
+    changed = [entries.adopt(place, *file) for place, file in zip(places, seen, strict=True)]
     if not any(changed):
         return order.ref
     return write_shard_file(order.folders.shards, order.ref.shard, order.build, entries)

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+FORMATS = (1, 2)
 KINDS = ("csv", "parquet")
 STATE_NAMES = {"manifest.json", "shards", "segments", "commits", "outcomes", "runs", "lock", "lock.holder.json"}
 OUTPUT_NAMES = {*KINDS, "failures", ".r3po.json", ".staging"}
@@ -94,7 +95,7 @@ class _Check:
             return None
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         self._expect(digest == hashlib.sha256(text.encode()).hexdigest(), path, "its digest does not fit")
-        self._expect((content["format"], content["kind"]) == (1, kind), path, "another format or kind")
+        self._expect(content["format"] in FORMATS and content["kind"] == kind, path, "another format or kind")
         return content
 
     def _read_csv(self, path: Path) -> list[list[str]]:
@@ -123,12 +124,14 @@ class _Check:
         for ref in refs:
             self.entries[ref["shard"]] = self._read_entries(ref)
         every = [entry for entries in self.entries.values() for entry in entries]
-        self._expect(self.manifest["count_job_files"] == len(every), path, f"count_job_files is not {len(every)}")
+        n_present = sum(not entry.get("gone", False) for entry in every)
+        self._expect(self.manifest["count_job_files"] == n_present, path, f"count_job_files is not {n_present}")
         doubled = [name for name, n in Counter(_key(entry) for entry in every).items() if n > 1]
         self._expect(not doubled, path, f"files that are there twice: {doubled[:5]}")
         if self.check_source:
             for entry in every:
-                self._check_source_file(entry)
+                if not entry.get("gone", False):
+                    self._check_source_file(entry)
 
     def _read_entries(self, ref: dict[str, Any]) -> list[dict[str, Any]]:
         folder = self.state / "shards"
@@ -141,7 +144,9 @@ class _Check:
         builds = [entry["build"] for entry in entries]
         self._expect(max(builds) == ref["last_build"], path, "last_build is not its highest build")
         self._expect(max(builds) <= self.manifest["build"], path, "newer than the manifest's build")
-        self._expect(sum(entry["size"] for entry in entries) == ref["size_bytes"], path, "another size_bytes")
+        present = [entry for entry in entries if not entry.get("gone", False)]
+        self._expect(len(entries) - len(present) == ref["n_gone"], path, "another n_gone")
+        self._expect(sum(entry["size"] for entry in present) == ref["size_bytes"], path, "another size_bytes")
         return entries
 
     def _check_source_file(self, entry: dict[str, Any]) -> None:
@@ -176,14 +181,16 @@ class _Check:
         known = (commit["made_from"], commit["entries"]["file"]["sha256"])
         self._expect(ref["file"]["sha256"] in known, path, "made from another shard file than the manifest's")
         n = commit["n_rows"] + commit["n_failed"]
-        self._expect(n == ref["n_files"], path, f"{n} outcomes for {ref['n_files']} files")
+        most = ref["n_files"] if commit["keeps_gone"] else ref["n_files"] - ref["n_gone"]
+        self._expect(ref["n_files"] - ref["n_gone"] <= n <= most, path, f"{n} outcomes for {most} files")
 
     def _check_tally(self, path: Path, commit: dict[str, Any]) -> None:
         for total, by in (("n_rows", "rows_by_fingerprint"), ("n_failed", "failures_by_fingerprint")):
             self._expect(sum(commit[by].values()) == commit[total], path, f"{by} does not add up to {total}")
         has_failures = commit["first_failure_build"] is not None
         self._expect(has_failures == bool(commit["n_failed"]), path, "first_failure_build does not fit n_failed")
-        self._expect(commit["first_build"] >= self.manifest["redo_since"], path, "older than redo_since")
+        is_old = self.is_finished and commit["first_build"] < self.manifest["redo_since"]
+        self._expect(not is_old, path, "older than redo_since")
 
     def _check_outcomes(self) -> None:
         folder = self.state / "outcomes"
@@ -301,15 +308,20 @@ class _Check:
             in_row_order += here
             n_failed = self.commits.get(shard, {}).get("n_failed", 0)
             self._expect(len(here) == n_failed, path, f"{len(here)} of shard {shard}, its commit says {n_failed}")
-            unread = [e["path"] for e in entries if e["hash"] is None and e["path"] not in left]
+            done = [entry for entry in entries if entry["path"] not in left and not entry.get("gone", False)]
+            unread = [entry["path"] for entry in done if entry["hash"] is None]
             self._expect(self.manifest["hash"] != "content" or not unread, path, f"no hash of {unread[:5]}")
+            self._expect(not any(e.get("gone", False) for e in entries if e["path"] in left), path, "names a gone file")
             if self.path_column is not None:
-                self._check_names(shard, [entry["path"] for entry in entries if entry["path"] not in left])
+                gone = {entry["path"] for entry in entries if entry.get("gone", False)}
+                keeps_gone = self.commits.get(shard, {}).get("keeps_gone", False)
+                self._check_names(shard, [entry["path"] for entry in done], gone if keeps_gone else set())
         self._expect(failed == in_row_order, path, "not in row order, or with files that the manifest does not have")
 
-    def _check_names(self, shard: int, expected: list[str]) -> None:
+    def _check_names(self, shard: int, expected: list[str], kept: set[str]) -> None:
+        """Compare a part's rows with the files that have one; rows of `kept` files may be among them."""
         if any(commit["part_settings"]["csv"] for commit in self.commits.values()):
-            found = self.rows.get(shard, [])
+            found = [name for name in self.rows.get(shard, []) if name not in kept]
             self._expect(found == expected, f"shard {shard}", f"rows of {found}, expected {expected}")
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 
 import orjson
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import r3po.manifest as manifest_room
 from r3po.columns import columns_of
 from r3po.errors import DamagedStateError, NewerFormatError
 from r3po.manifest import (
@@ -342,18 +343,28 @@ def three_shards(tmp_path: Path) -> tuple[ShardRef, ...]:
 def test_entries_are_counted_over_all_shards(
     tmp_path: Path, three_shards: tuple[ShardRef, ...], start: int, stop: int
 ) -> None:
-    found = [entries.paths[place] for _, entries, place in iter_entries(tmp_path, three_shards, start, stop)]
+    found = [path for _, _, entries in iter_entries(tmp_path, three_shards, start, stop) for path in entries.paths]
     assert "".join(found) == "abcdef"[start:stop]
 
 
 def test_entries_know_their_place(tmp_path: Path, three_shards: tuple[ShardRef, ...]) -> None:
-    assert [place for _, _, place in iter_entries(tmp_path, three_shards, 1, 6)] == [1, 2, 0, 0, 1]
+    pieces = [(shard, first, len(entries)) for shard, first, entries in iter_entries(tmp_path, three_shards, 1, 6)]
+    assert pieces == [(0, 1, 2), (1, 0, 1), (2, 0, 2)]
+
+
+def test_a_large_shard_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_room, "_PIECE_BYTES", 200)
+    ref = write_entries(tmp_path, 0, *"abcdefghij")
+    pieces = list(iter_entries(tmp_path, (ref,), 3, 9))
+    assert len(pieces) > 2
+    assert [first for _, first, _ in pieces] == list(accumulate((len(e) for _, _, e in pieces[:-1]), initial=3))
+    assert [path for _, _, entries in pieces for path in entries.paths] == list("defghi")
 
 
 def test_only_the_shard_files_that_are_needed_are_read(tmp_path: Path, three_shards: tuple[ShardRef, ...]) -> None:
     for ref in (three_shards[0], three_shards[2]):
         (tmp_path / ref.file.name).unlink()
-    assert [entries.paths for _, entries, _ in iter_entries(tmp_path, three_shards, 3, 4)] == [["d"]]
+    assert [entries.paths for _, _, entries in iter_entries(tmp_path, three_shards, 3, 4)] == [["d"]]
     with pytest.raises(DamagedStateError, match="is missing"):
         list(iter_entries(tmp_path, three_shards, 3, 5))
 

@@ -21,7 +21,7 @@ from r3po.commits import Commit
 from r3po.errors import DamagedStateError
 from r3po.manifest import Entries, ShardRef, read_shard_file, write_shard_file
 from r3po.segments import Segment, list_segments, write_segment
-from r3po.shardstate import Run, ShardState, entry_builds, missing_runs, newer_segments, read_candidates, resolve_shard
+from r3po.shardstate import Run, ShardState, missing_runs, needed_builds, newer_segments, read_candidates, resolve_shard
 from r3po.storage import JobFolders, NewFile
 from r3po.tables import Failure, OutcomeBatch, Rules
 
@@ -143,15 +143,16 @@ def counts(state: ShardState) -> tuple[int, int, int]:
     ],
 )
 def test_missing_runs_lie_between_the_places(places: list[int], n_files: int, runs: list[Run]) -> None:
-    assert list(missing_runs(places, n_files)) == runs
+    assert list(missing_runs(places, [1] * n_files)) == runs
 
 
 @settings(deadline=None)
-@given(st.sets(st.integers(0, 30)), st.integers(0, 31))
-def test_missing_runs_are_all_that_is_missing(places: set[int], n_files: int) -> None:
+@given(st.sets(st.integers(0, 30)), st.integers(0, 31), st.sets(st.integers(0, 30)))
+def test_missing_runs_are_all_that_is_missing(places: set[int], n_files: int, gone: set[int]) -> None:
     present = sorted(place for place in places if place < n_files)
-    runs = list(missing_runs(present, n_files))
-    assert [place for start, stop in runs for place in range(start, stop)] == sorted({*range(n_files)} - {*present})
+    runs = list(missing_runs(present, [-1 if place in gone else 1 for place in range(n_files)]))
+    missing = sorted({*range(n_files)} - {*present} - gone)
+    assert [place for start, stop in runs for place in range(start, stop)] == missing
     assert all(start < stop for start, stop in runs)
     assert all(stop < start for (_, stop), (start, _) in pairwise(runs))
 
@@ -417,13 +418,13 @@ def test_the_shard_file_is_opened_only_if_an_outcome_is_older_than_an_entry(fold
     (folders.shards / ref.file.name).rename(folders.shards / "aside")
     young, _ = read_candidates(folders, None, [add_segment(folders, {0: ROW, 1: ROW}, 3)])
     old, _ = read_candidates(folders, None, [add_segment(folders, {0: ROW}, 2), add_segment(folders, {1: ROW}, 3)])
-    builds = entry_builds(folders, ref, young)
+    builds = needed_builds(folders, ref, young)
     assert len(builds) == 2
     assert max(builds) <= 3
     with pytest.raises(DamagedStateError, match="is missing"):
-        entry_builds(folders, ref, old)
+        needed_builds(folders, ref, old)
     (folders.shards / "aside").rename(folders.shards / ref.file.name)
-    assert entry_builds(folders, ref, old) == [2, 3]
+    assert needed_builds(folders, ref, old) == [2, 3]
 
 
 # Whole histories against the predicate in plain Python

@@ -303,9 +303,31 @@ def test_tries_of_all_outcomes_of_a_place_are_summed() -> None:
     ]
     table = tables.join_tables([table_of(origin, columns) for origin in origins])
     chosen = tables.choose(table, [1, 1], NO_RULES)
-    summed = tables.with_tries_summed(table, chosen)
+    summed = tables.with_tries_summed(table, chosen, [1, 1], NO_RULES)
     assert summed["tries"].take(chosen).to_pylist() == [3, 1]
     assert summed.schema == table.schema
+
+
+@pytest.mark.parametrize(
+    ("needed", "rules"), [([2, 1], Rules(1, 1)), ([1, 1], Rules(2, 2))], ids=["changed file", "redo"]
+)
+def test_what_was_tried_on_other_content_or_before_a_redo_is_not_summed(needed: list[int], rules: Rules) -> None:
+    columns = columns_named("number")
+    origins = [Origin(1, "a", lines=[Line(0, BROKE)]), Origin(2, "c", lines=[Line(0, BROKE)])]
+    table = tables.join_tables([table_of(origin, columns) for origin in origins])
+    chosen = tables.choose(table, needed, rules)
+    assert tables.with_tries_summed(table, chosen, needed, rules)["tries"].take(chosen).to_pylist() == [1]
+
+
+@pytest.mark.parametrize(("keeps_gone", "places"), [(False, [2]), (True, [0, 2])])
+def test_of_a_file_that_is_gone_a_row_counts_only_if_it_is_kept_and_a_failure_never(
+    keeps_gone: bool, places: list[int]
+) -> None:
+    table = table_of(Origin(1, "a", lines=[Line(0, (1,)), Line(1, BROKE), Line(2, (3,))]), columns_named("number"))
+    chosen = tables.choose(table, [-1, -1, 1], Rules(1, 1, keeps_gone=keeps_gone))
+    assert tables.places_of(table, chosen) == places
+    outdated = tables.choose(table, [-2, -1, 1], Rules(1, 1, keeps_gone=keeps_gone))
+    assert tables.places_of(table, outdated) == [2], "it had changed before it went"
 
 
 # Outcome tables
