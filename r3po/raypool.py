@@ -208,6 +208,8 @@ class RayPool:
 
     def _gone(self, what: str) -> RunStoppedError:
         self.is_gone = True
+        if self._watchdog is not None:
+            self._watchdog.known_end = what  # to shut down what is dead may take for ever, too
         return RunStoppedError(f"Ray is gone: {what}", hint="your state is safe; run again to go on")
 
     def _start_ray(self, n_workers: int) -> None:

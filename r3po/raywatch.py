@@ -83,26 +83,39 @@ class Watchdog(threading.Thread):
         super().__init__(name="r3po-ray-watchdog", daemon=True)
         self._folder, self._find_dead, self._guard = str(folder), find_dead, guard
         self.is_over = threading.Event()
+        self.known_end = ""
+        """What has ended, once this process knows by itself; `find_dead` may know nothing any more by then."""
         self._earlier = set(children_of(os.getpid()))
+        self._children: dict[int, str] = {}
+        """Names of the new ones that were alive at some time."""
 
     def run(self) -> None:
         dead_since = None
         while not self.is_over.wait(LOOK_S):
-            dead = self._find_dead()
-            if dead is None:
-                # Ray is still starting: its dead are the zombies among our new children.
-                states = [name_and_state(pid) for pid in set(children_of(os.getpid())) - self._earlier]
-                dead = [name for name, state in states if state == "Z"]
-            dead = [name for name in dead if name in VITAL]
-            if not dead:
+            what = self.known_end or self._look_for_an_end()
+            if not what:
                 dead_since = None
                 continue
             dead_since = dead_since or time.monotonic()
             if time.monotonic() - dead_since > STUCK_S:
-                self._end(dead[0])
+                self._end(what)
 
-    def _end(self, dead: str) -> None:
-        text = f"error: Ray is gone: its {dead} ended\nhint:  your state is safe; run again to go on\n"
+    def _look_for_an_end(self) -> str:
+        found = self._find_dead()
+        dead = [name for name in (self._dead_children() if found is None else found) if name in VITAL]
+        return f"its {dead[0]} ended" if dead else ""
+
+    def _dead_children(self) -> list[str]:
+        """Return the dead of a Ray that is still starting: new children of ours that are zombies, or were there."""
+        seen = {pid: name_and_state(pid) for pid in set(children_of(os.getpid())) - self._earlier}
+        alive = {pid: name for pid, (name, state) in seen.items() if state != "Z"}
+        zombies = [name for name, state in seen.values() if state == "Z"]
+        self._children.update(alive)
+        # Ray waits for some of its children itself, and then nothing is left of them.
+        return [*zombies, *(name for pid, name in self._children.items() if pid not in seen)]
+
+    def _end(self, what: str) -> None:
+        text = f"error: Ray is gone: {what}\nhint:  your state is safe; run again to go on\n"
         if sys.stderr is not None and sys.stderr.isatty():
             text = "\n\x1b[?25h" + text  # the cursor that a live line hides
         with contextlib.suppress(OSError):

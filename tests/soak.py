@@ -476,7 +476,7 @@ class Run:
         for chatter in ("Traceback (most recent call last)", "(raylet)"):
             if chatter in self.stderr:
                 found.append(f"stderr has {chatter!r}")
-        if self._died_at_start:
+        if self.died_at_start:
             # Ray ends the driver itself then, from C++ and with 1; the guard says so, and removes the folder.
             pause_until(lambda: DIED_AT_START in self.stderr and not self.left_folders, GONE_S)
             if DIED_AT_START not in self.stderr or not any(kind.endswith(RAY_STARTING) for kind in kinds):
@@ -486,7 +486,7 @@ class Run:
         return found
 
     @property
-    def _died_at_start(self) -> bool:
+    def died_at_start(self) -> bool:
         """Whether the run has the exit code of a finished one, but did not say that it finished."""
         return self.poll() in FINISHED and not any(end in self.stderr for end in ("Done in", "Nothing to do"))
 
@@ -789,7 +789,7 @@ class Soak:
                     self._write_faults(logs / "faults.jsonl", run, n_runs, started)
                 hits += run.hits
                 self._account(run, code)
-            if code in FINISHED:
+            if code in FINISHED and not run.died_at_start:
                 break
             done = self._check_progress(job, done)
         self.report.rounds += 1
