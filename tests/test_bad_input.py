@@ -79,8 +79,6 @@ def test_a_config_that_is_no_config(job: Job, text: str) -> None:
     [
         "columns",
         "source_column",
-        "on_function_change",
-        "on_deleted",
         "ray_address",
         "ray_options",
     ],
@@ -151,18 +149,6 @@ def test_a_source_whose_files_are_gone_changes_nothing(job: Job) -> None:
     assert job.parts() == before
     assert (job.working_dir / "manifest.json").read_bytes() == manifest
     assert job.status()["done"] == 6
-
-
-def test_changed_files_are_refused_and_not_half_handled(job: Job) -> None:
-    job.run()
-    before = job.parts()
-    (job.source / "003.json").write_text('{"n": 333}')
-    (job.source / "004.json").unlink()
-    job.add_files(6)
-    ended = job.run()
-    assert_refused(ended, "changed  003.json", "gone     004.json", "nothing was changed", "hint:")
-    assert job.parts() == before
-    assert job.status()["files"] == 6
 
 
 # Folders in the wrong place
@@ -322,19 +308,6 @@ def test_another_jobs_working_folder_is_left_alone(two_jobs: tuple[Job, Job], co
     ended = r3po(*command, cwd=second.folder)
     assert_refused(ended, f"{first.working_dir}: ", '"doubles"', '"others"', "hint:")
     assert snapshot(first.folder) == before
-
-
-@pytest.mark.parametrize(
-    "keys", [{"source_path": "elsewhere"}, {"source_file_part": ".txt"}], ids=["source_path", "source_file_part"]
-)
-def test_a_job_keeps_its_source(job: Job, keys: dict[str, str]) -> None:
-    job.run()
-    shutil.copytree(job.source, job.folder / "elsewhere")
-    (job.source / "note.txt").touch()
-    job.write_config(**keys)
-    before = snapshot(job.folder)
-    assert_refused(job.run(), f"{job.working_dir}: ", "this job was built", "hint:")
-    assert snapshot(job.folder) == before
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -934,6 +934,6 @@ def test_rows_of_older_code_are_told_and_stay(job: Job) -> None:
     job.write_function(DOUBLE.replace("2 * n", "3 * n"))
     idle = job.run()
     assert idle.code == 0
-    assert "warning: 6 rows were made by other code than double.py:double has now; they stay as they are" in idle.err
-    assert "hint:  r3po reset --all, then r3po run, makes all rows anew" in idle.err
+    assert "warning: double.py:double changed after 6 rows were made; they stay as they are\n" in idle.err
+    assert "hint:  r3po run --redo makes all rows with the new code" in idle.err
     assert job.parts() == before

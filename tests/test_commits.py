@@ -672,7 +672,7 @@ def test_a_damaged_claim_is_refused_by_name(folders: JobFolders, content: bytes)
 
 
 def test_the_claim_of_a_newer_r3po_is_refused(folders: JobFolders) -> None:
-    write_json(folders.claim, {"format": 2, "kind": "claim"})
+    write_json(folders.claim, {"format": 3, "kind": "claim"})
     with pytest.raises(NewerFormatError):
         check_claim(folders, JOB_ID)
 

@@ -73,6 +73,8 @@ def test_the_six_keys_of_2020_are_enough(tmp_path: Path) -> None:
         hash="content",
         timeout_seconds=None,
         max_errors=None,
+        on_function_change="warn",
+        on_deleted="drop",
     )
 
 
@@ -507,7 +509,7 @@ def test_a_wrong_optional_key_is_told_in_plain_words(tmp_path: Path, line: str, 
 
 @pytest.mark.parametrize(
     "key",
-    ["columns", "source_column", "on_function_change", "on_deleted", "ray_address"],
+    ["columns", "source_column", "ray_address"],
 )
 def test_a_key_that_resembles_none_is_not_taken_for_another(tmp_path: Path, key: str) -> None:
     assert problem_of(tmp_path, f"{key}: 1") == f"line 7   {key}: 1   unknown key"

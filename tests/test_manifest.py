@@ -102,7 +102,7 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
     told = orjson.loads((tmp_path / "manifest.json").read_bytes())
     told.pop("digest")
     assert told == {
-        "format": 1,
+        "format": 2,
         "kind": "manifest",
         "job_id": manifest.job_id,
         "job_name": "count_produce",
@@ -118,6 +118,7 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
         "count_job_files": 12,
         "size_bytes": 1000,
         "sorted_runs": [0, 12],
+        "is_redoing": False,
         "shards": [
             {
                 "shard": 0,
@@ -125,9 +126,19 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
                 "n_files": 12,
                 "last_build": 1,
                 "size_bytes": 1000,
+                "n_gone": 0,
             }
         ],
     }
+
+
+def test_a_manifest_of_format_1_is_read(tmp_path: Path) -> None:
+    manifest = some_manifest(ShardRef(0, FileRecord("00000.b1.x.jsonl", 80, "0" * 64), 12, 1, 1000))
+    write_manifest(tmp_path / "manifest.json", manifest)
+    told = orjson.loads((tmp_path / "manifest.json").read_bytes())
+    del told["digest"], told["is_redoing"], told["shards"][0]["n_gone"]
+    write_json(tmp_path / "manifest.json", {**told, "format": 1})
+    assert read_manifest(tmp_path / "manifest.json") == manifest
 
 
 def test_there_is_no_manifest_before_the_first_build(tmp_path: Path) -> None:
@@ -143,8 +154,8 @@ def test_a_damaged_manifest_is_not_a_missing_one(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_a_newer_r3po_is_refused(tmp_path: Path) -> None:
-    write_json(tmp_path / "manifest.json", {"format": 2, "kind": "manifest"})
-    with pytest.raises(NewerFormatError, match="format 2 is newer"):
+    write_json(tmp_path / "manifest.json", {"format": 3, "kind": "manifest"})
+    with pytest.raises(NewerFormatError, match="format 3 is newer"):
         read_manifest(tmp_path / "manifest.json")
 
 
@@ -303,15 +314,25 @@ def test_adopting_what_is_known_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("size", "mtime_ns", "hash_", "racy"),
-    [(101, 7, HASH, False), (100, 8, HASH, False), (100, 7, bytes(16), False), (100, 7, HASH, True)],
+    [(101, 7, bytes(16), False), (100, 8, bytes(16), False), (100, 7, bytes(16), True)],
 )
 def test_adopting_takes_over_what_f_saw(size: int, mtime_ns: int, hash_: bytes, racy: bool) -> None:
     entries = Entries()
     entries.append("a", 100, 7, 4, hash_=HASH)
     entries.append("b", 100, 7, 4, hash_=HASH)
     assert entries.adopt(0, size, mtime_ns, hash_, racy) is True
-    expected = Entries(["a", "b"], [size, 100], [mtime_ns, 7], [hash_, HASH], [4, 4], [racy, False])
-    assert entries == expected
+    flags = [racy, False], [False, False]
+    assert entries == Entries(["a", "b"], [size, 100], [mtime_ns, 7], [hash_, HASH], [4, 4], *flags)
+
+
+@pytest.mark.parametrize("racy", [False, True])
+def test_of_a_content_that_is_known_the_entry_has_the_later_look(racy: bool) -> None:
+    entries = Entries()
+    entries.append("touched since f saw it", 100, 9, 4, hash_=HASH)
+    entries.append("seen twice", 100, 7, 4, hash_=HASH, racy=True)
+    assert entries.adopt(0, 100, 7, HASH, racy) is False
+    assert entries.adopt(1, 100, 7, HASH, racy) is not racy
+    assert (entries.mtimes_ns, entries.racy) == ([9, 7], [False, racy])
 
 
 def test_a_hash_is_kept_while_size_and_mtime_are_the_same() -> None:
