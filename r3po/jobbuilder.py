@@ -249,12 +249,11 @@ def _end_if_stopped(progress: BuildProgress) -> None:
 
 def _check_found(job: Job, comparison: Comparison, accept_deletions: bool) -> None:
     """Refuse what looks like a disk that is not mounted rather than like files that were deleted."""
-    if job.manifest is None or accept_deletions:
-        if comparison.n_found == 0 and not (accept_deletions and job.manifest is not None):
-            raise _no_file(job.config)
-        return
-    n_files, n_gone = job.built.count_job_files, comparison.n_gone
-    if comparison.n_found == 0 or n_gone * 2 > n_files:
+    n_files = job.manifest.count_job_files if job.manifest is not None else 0
+    n_gone = comparison.n_gone
+    if comparison.n_found == 0 and n_files == 0:
+        raise _no_file(job.config)
+    if n_gone * 2 > n_files and not accept_deletions:
         config = job.config
         source = show_name(str(config.source_path))
         if job.built.source_file_part != config.source_file_part:

@@ -476,7 +476,7 @@ class _Run:
             staged = stage_shard(self._publisher.stage_order(state.ref, state.segments))
             if staged.commit is None:
                 raise damaged(self.job.folders.segments, "was damaged while it was read; run again")
-            self._publisher.commit(state.ref, staged)
+            self.counts.n_rows_committed += self._publisher.commit(state.ref, staged).tally.n_rows
 
     def _restage(self, refs: list[ShardRef]) -> None:
         if self._loop is None and len(refs) > FEW_SHARDS:
