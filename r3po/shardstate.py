@@ -57,10 +57,18 @@ def resolve_shard(
         return ShardState(ref, commit, (), tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, ())
     if commit is None and not segments:
         return ShardState(ref, None, (), 0, 0, {}, ((0, ref.n_files),))
+    return read_shard(folders, ref, commit, segments, rules)[0]
+
+
+def read_shard(
+    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Iterable[Segment], rules: Rules
+) -> tuple[ShardState, Table, Indices]:
+    """Return how a shard stands by its outcomes themselves, all outcomes, and the indices of those that count."""
     table, indices, present = read_counting(folders, ref, commit, segments, rules)
     tally = tables.tally(table, indices)
     pending = tuple(missing_runs(tables.places_of(table, indices), ref.n_files))
-    return ShardState(ref, commit, present, tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, pending)
+    state = ShardState(ref, commit, present, tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, pending)
+    return state, table, indices
 
 
 def newer_segments(commit: Commit | None, segments: Sequence[Segment]) -> Sequence[Segment]:
