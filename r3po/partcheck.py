@@ -266,8 +266,9 @@ def _unequal_only_text(expected: Any, cells: Any) -> list[int]:
     """The same for a table of one column, where None is written as `""`: an empty line would be no row."""
     if pa.types.is_string(expected.type):
         return _unequal(pc.fill_null(expected, ""), cells)
-    is_blank = pc.fill_null(pc.equal(cells, ""), False)
-    return _unequal_text(expected, pc.if_else(is_blank, pa.scalar(None, pa.string()), cells))
+    if pa.types.is_binary(expected.type):
+        expected = pc.if_else(pc.equal(expected, b""), pa.scalar(None, expected.type), expected)
+    return _unequal_text(expected, pc.if_else(pc.equal(cells, ""), pa.scalar(None, pa.string()), cells))
 
 
 def _is_cast_exactly(type_: Any) -> bool:
