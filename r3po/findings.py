@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from r3po.errors import R3poError
+from r3po.errors import DamagedStateError, R3poError
+
+UNREADABLE = (DamagedStateError, OSError)
+"""What reading the job's state may raise, and is a finding."""
 
 MOST_KEPT = 1000
 """Findings of one kind that are kept; the others are counted."""
@@ -45,9 +48,13 @@ class Findings:
         if len(kept) < MOST_KEPT:
             kept.append(Finding(kind, str(where), what, hint))
 
-    def add_error(self, kind: str, error: R3poError) -> None:
+    def add_error(self, kind: str, error: R3poError | OSError) -> None:
         """Add what an error says."""
-        self.add(kind, str(error.where), str(error.args[0]), error.hint or "")
+        if isinstance(error, R3poError):
+            self.add(kind, str(error.where), str(error.args[0]), error.hint or "")
+        else:
+            where = error.filename if isinstance(error.filename, str) else "a file of the job"
+            self.add(kind, where, f"cannot be read: {error.strerror or error}", "mend its permissions or its disk")
 
     def note(self, text: str) -> None:
         if len(self.notes) < MOST_KEPT:

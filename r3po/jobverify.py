@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,8 +21,8 @@ import r3po.tables as tables
 from r3po.commits import KINDS, Commit, part_name, read_commit
 from r3po.config import Config, check_source, load_config
 from r3po.ending import iter_failure_lines
-from r3po.errors import DamagedStateError, FolderError, StateError
-from r3po.findings import Finding, Findings
+from r3po.errors import DamagedStateError, FolderError
+from r3po.findings import UNREADABLE, Finding, Findings
 from r3po.job import Job, check_identity, job_folders
 from r3po.manifest import FORMAT, Entries, Manifest, columns_path, read_columns, read_manifest, read_shard_file
 from r3po.scan import walk_key
@@ -32,6 +33,9 @@ from r3po.storage import is_temporary, list_names, name_from_json, read_json, ru
 
 READ_TRIES = 5
 """How often something is looked at again because a run decided something in the middle of it."""
+
+SETTLE_S = 0.1
+"""What a run gets to complete a step in the middle of which it was looked at."""
 
 _OTHER_OUTPUT = "give this job another output_path, then: r3po run"
 
@@ -92,7 +96,12 @@ def verify_job(config: Config, *, source: bool = False) -> VerifyResult:
     """See `verify_jobs`."""
     if source:
         check_source(config)
-    return _Verify(config, source=source).run()
+    for _ in range(READ_TRIES):
+        check = _Verify(config, source=source)
+        result = check.run()
+        if result.is_good or not check.is_overtaken:
+            break
+    return result
 
 
 class _Verify:
@@ -105,6 +114,7 @@ class _Verify:
         self.source_files: int | None = None
         self.damaged_commits: set[str] = set()
         """Their file names."""
+        self.seen_first: object = None
         self.seen: object = None
         """How manifest and commits looked when they were read last."""
 
@@ -113,12 +123,18 @@ class _Verify:
         if pid is not None:
             self.findings.note(f"a run is going on: pid {pid}; what it has not done yet is to do")
         self.findings.extend(self._settled(self._read_job))
+        self.seen_first = self.seen
         if self.job.manifest is not None:
             self._check_shards()
             self.findings.extend(self._settled(self._check_job))
             if self.source:
                 self._check_source()
         return self._result()
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether a run changed the job in the middle of `run`, and has ended by now: what was found is of the past."""
+        return not self._is_running and self._look() != self.seen_first
 
     # Private methods: a run may be going on
 
@@ -128,10 +144,18 @@ class _Verify:
         for _ in range(READ_TRIES):
             found = Findings()
             check(found)
-            if not found.counts or self._look() == self.seen:
+            if not found.counts:
+                break
+            if self._is_running:
+                time.sleep(SETTLE_S)
+            elif self._look() == self.seen:
                 break
             self._read_job(Findings())
         return found
+
+    @property
+    def _is_running(self) -> bool:
+        return running_pid(self.folders.working_dir) is not None
 
     def _look(self) -> object:
         return [_identity(path) for path in (self.folders.manifest, self.folders.commits)]
@@ -154,7 +178,7 @@ class _Verify:
             found.add("reset", self.folders.reset_marker, "a reset of this job was killed", "r3po reset --all")
         try:
             manifest = read_manifest(self.folders.manifest)
-        except DamagedStateError as error:
+        except UNREADABLE as error:
             found.add_error("manifest", error)
             return None
         if manifest is None and not found.counts:
@@ -176,7 +200,7 @@ class _Verify:
                     commit = read_commit(self.folders, name, manifest.job_id)
                 except FileNotFoundError:
                     continue  # a run replaced it, or a reset is going on
-                except DamagedStateError as error:
+                except UNREADABLE as error:
                     found.add_error("commit", error)
                     self.damaged_commits.add(name)
                     continue
@@ -248,7 +272,8 @@ class _Verify:
     def _check_pending(self, found: Findings) -> None:
         n_pending, n_files = self.totals.n_pending, self.job.built.count_job_files
         if n_pending:
-            found.add("pending", self.config.job_name, f"{n_pending:,} of {n_files:,} files are to do", RUN)
+            hint = "the run that is going on does them" if self._is_running else RUN
+            found.add("pending", self.config.job_name, f"{n_pending:,} of {n_files:,} files are to do", hint)
         elif not self.totals.is_committed and not _UNKNOWN & self.findings.counts.keys():
             found.add("pending", self.config.job_name, "all files are tried, but parts are to do", RUN)
 
@@ -257,7 +282,7 @@ class _Verify:
             read_json(self.folders.suspects, kind="suspects", newest_format=FORMAT)
         except FileNotFoundError:
             pass
-        except StateError as error:
+        except DamagedStateError as error:
             what, hint = str(error.args[0]), "remove it: which files have killed is found out anew"
             found.add("suspects", self.folders.suspects, what, hint)
 
@@ -265,7 +290,7 @@ class _Verify:
         path = columns_path(self.folders.working_dir, self.job.built)
         try:
             columns = read_columns(self.folders.working_dir, self.job.built)
-        except DamagedStateError as error:
+        except UNREADABLE as error:
             found.add_error("columns", error)
             return
         for shard, commit in self.job.commits.items():
@@ -332,6 +357,8 @@ class _Verify:
             found.add("claim", path, "is missing: nothing says whose the output folder is", hint)
         except DamagedStateError as error:
             found.add("claim", path, str(error.args[0]), f"remove it; {hint}")
+        except OSError as error:
+            found.add_error("claim", error)
         else:
             if claim["job_id"] != self.job.built.job_id:
                 found.add("claim", path, f'another job claims this folder: "{claim["job_name"]}"', _OTHER_OUTPUT)
@@ -357,7 +384,7 @@ class _Verify:
                 found.add("foreign", self.folders.failures.parent / name, "r3po did not write it", "move it elsewhere")
 
     def _check_end(self, found: Findings) -> None:
-        if self.damaged_commits:
+        if self.damaged_commits or self._is_running:
             return  # nobody knows whether the job is finished
         for kind in KINDS:
             path = self.folders.success(kind)
@@ -387,7 +414,7 @@ class _Verify:
                         return
                 if file.read(1):
                     found.add("failures", path, "has more failures than the outcomes", REMOVE)
-        except DamagedStateError:
+        except UNREADABLE:
             pass  # outcomes that cannot be read are a finding already
 
     # Private methods: the source, and the answer
@@ -467,7 +494,7 @@ def _doubled_files(job: Job, order: _WalkOrder) -> Iterator[str]:
     # Two names may have one hash; the names themselves decide.
     known: dict[str, int] = {}
     for ref in job.built.shards:
-        with suppress(DamagedStateError):
+        with suppress(*UNREADABLE):
             for path in read_shard_file(job.folders.shards, ref).paths:
                 if hash(path) in doubled:
                     known[path] = known.get(path, 0) + 1

@@ -13,8 +13,7 @@ from typing import Any
 
 import r3po.tables as tables
 from r3po.commits import Commit, Part, part_name
-from r3po.errors import DamagedStateError
-from r3po.findings import Findings
+from r3po.findings import UNREADABLE, Findings
 from r3po.job import Job
 from r3po.manifest import Entries, ShardRef, read_shard_file, ref_of
 from r3po.partcheck import doubled_places, expected_rows, part_differences
@@ -79,7 +78,7 @@ class _ShardCheck:
     def _read_entries(self, ref: ShardRef) -> Entries | None:
         try:
             entries = read_shard_file(self.folders.shards, ref)
-        except DamagedStateError as error:
+        except UNREADABLE as error:
             self.findings.add_error("shard_file", error)
             return None
         found = ref_of(ref.shard, ref.file, entries)
@@ -120,8 +119,9 @@ class _ShardCheck:
         """Return the outcomes of a commit, and the indices of those that it published."""
         try:
             state, table, indices = read_shard(self.folders, commit.entries, commit, (), _AS_COMMITTED)
-        except DamagedStateError as error:
-            is_entries = error.where == self.folders.shards / commit.entries.file.name
+        except UNREADABLE as error:
+            where = error.filename if isinstance(error, OSError) else error.where
+            is_entries = str(where) == str(self.folders.shards / commit.entries.file.name)
             if not is_entries or self.report.entries is not None:
                 self.findings.add_error("shard_file" if is_entries else "outcomes", error)
             return None
@@ -171,7 +171,7 @@ class _ShardCheck:
         commit, report = self.commit, self.report
         try:
             state = resolve_shard(self.folders, self.ref, commit, self.segments, self.job.rules())
-        except DamagedStateError as error:
+        except UNREADABLE as error:
             if not self.findings.counts:
                 self.findings.add_error("outcomes", error)
             if commit is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from conftest import LONG_AGO, Job, NewJob
 from jobs import Ended, r3po, running, snapshot
 
 import r3po as package
-from r3po import FolderError, VerifyResult, partcheck, verify_jobs
+from r3po import FolderError, VerifyResult, jobverify, partcheck, verify_jobs
 from r3po.commits import read_commits
 from r3po.config import load_config
 from r3po.errors import ConfigError, NewerFormatError, SourceError
@@ -27,7 +28,7 @@ from r3po.storage import read_json, write_json
 
 KINDS_FUNCTION = """\
 import datetime as dt
-import hashlib
+import json
 import os
 from decimal import Decimal
 
@@ -594,6 +595,20 @@ def test_another_value_of_every_kind_is_seen_in_csv(new_job: NewJob, kind: str, 
     assert len(values) == 1 and f'column "{kind}"' in values[0], values
 
 
+@pytest.mark.parametrize("file", [shard_file, outcomes, lambda job: job.state / "commits" / "00001.json", csv_part])
+def test_a_file_that_the_disk_does_not_give_is_a_finding_like_another(
+    new_job: NewJob, file: Callable[[Job], Path]
+) -> None:
+    job = small_job(new_job)
+    (job.output / "parquet" / "_SUCCESS").unlink()
+    path = file(job)
+    path.unlink()
+    path.mkdir()  # so that reading it is refused, even to root
+    result = verify(job)
+    assert str(path) in {finding.where for finding in result.findings}, said(result)
+    assert all(finding.hint for finding in result.findings)
+
+
 def test_null_and_empty_text_are_told_apart(new_job: NewJob) -> None:
     job = kinds_job(new_job, "describe", n_files=5)
     job.run()
@@ -775,8 +790,6 @@ def test_a_run_that_is_going_on_is_said_and_does_no_harm(new_job: NewJob) -> Non
 
 def test_what_a_run_decides_in_the_middle_is_looked_at_again(new_job: NewJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run replaces a shard's commit, outcomes and parts after verify has read the commits."""
-    from r3po import jobverify
-
     job = small_job(new_job)
     job.mend()
     real, calls = jobverify.check_shard, 0
@@ -791,6 +804,40 @@ def test_what_a_run_decides_in_the_middle_is_looked_at_again(new_job: NewJob, mo
     monkeypatch.setattr(jobverify, "check_shard", check_shard)
     result = verify_jobs(job.config)
     assert said(result) == [] and result.failed == 0 and calls > 3
+
+
+def test_a_run_that_ends_in_the_middle_makes_verify_look_at_all_again(
+    new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = small_job(new_job)
+    package.reset_all_errors(job.config)
+    assert verify(job).pending == 2
+    real, calls = jobverify.check_shard, 0
+
+    def check_shard(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            job.run()
+        return real(*args)
+
+    monkeypatch.setattr(jobverify, "check_shard", check_shard)
+    result = verify_jobs(job.config)
+    assert said(result) == [] and result.pending == 0
+
+
+def test_a_run_gets_time_to_publish_what_it_has_decided(new_job: NewJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = small_job(new_job)
+    folders = job_folders(load_config(job.config))
+    manifest = read_manifest(folders.manifest)
+    assert manifest is not None
+    part = read_commits(folders, manifest.job_id)[1].parts[0]
+    assert part.staged is not None
+    staged = folders.staging / part.staged.name
+    csv_part(job, 1).rename(staged)
+    monkeypatch.setattr(jobverify, "running_pid", lambda folder: os.getpid())
+    monkeypatch.setattr(jobverify.time, "sleep", lambda seconds: staged.rename(csv_part(job, 1)))
+    assert said(verify_jobs(job.config)) == []
 
 
 # The command
