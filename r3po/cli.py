@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,8 +167,8 @@ def verify(
     from r3po.config import load_config
     from r3po.jobverify import verify_job
 
-    with _pandas_left_out():
-        found = verify_job(load_config(config), source=source)
+    with _pandas_left_out(), _one_line() as show:
+        found = verify_job(load_config(config), source=source, tell=show)
     if as_json:
         _print_json(found.to_json())
     else:
@@ -353,6 +353,18 @@ def _errors_text(failures: list[dict[str, Any]]) -> str:
         "       r3po run --retry-failed       tries them again as it is",
     ]
     return _plain("\n".join(lines))
+
+
+@contextmanager
+def _one_line() -> Iterator[Callable[[int, int], None]]:
+    """Give what shows how many files are checked, where stderr is a terminal, and clear the line at the end."""
+    if not sys.stderr.isatty():
+        yield lambda n_files, of: None
+        return
+    try:
+        yield lambda n_files, of: _say(f"\rChecked {n_files:,} of {of:,} files")
+    finally:
+        _say("\r\x1b[K")
 
 
 def _verify_text(found: VerifyResult) -> str:

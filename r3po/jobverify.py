@@ -31,6 +31,8 @@ from r3po.shardcheck import MOVE, REMOVE, RESTORE, RUN, ShardReport, check_shard
 from r3po.sourcecheck import check_source_files
 from r3po.storage import is_temporary, list_names, name_from_json, read_json, running_pid, show_name
 
+Tell = Callable[[int, int], None]
+
 READ_TRIES = 5
 """How often something is looked at again because a run decided something in the middle of it."""
 
@@ -92,12 +94,12 @@ def verify_jobs(config: str | os.PathLike[str], source: bool = False) -> VerifyR
     return verify_job(load_config(config), source=source)
 
 
-def verify_job(config: Config, *, source: bool = False) -> VerifyResult:
-    """See `verify_jobs`."""
+def verify_job(config: Config, *, source: bool = False, tell: Tell = lambda n_files, of: None) -> VerifyResult:
+    """See `verify_jobs`; `tell` is called with the number of files checked, and of all, after each shard."""
     if source:
         check_source(config)
     for _ in range(READ_TRIES):
-        check = _Verify(config, source=source)
+        check = _Verify(config, source=source, tell=tell)
         result = check.run()
         if result.is_good or not check.is_overtaken:
             break
@@ -105,8 +107,8 @@ def verify_job(config: Config, *, source: bool = False) -> VerifyResult:
 
 
 class _Verify:
-    def __init__(self, config: Config, *, source: bool) -> None:
-        self.config, self.source = config, source
+    def __init__(self, config: Config, *, source: bool, tell: Tell) -> None:
+        self.config, self.source, self.tell = config, source, tell
         self.folders = job_folders(config)
         self.findings = Findings()
         self.job = Job(config, self.folders, None, {})
@@ -214,6 +216,7 @@ class _Verify:
     def _check_shards(self) -> None:
         order = _WalkOrder(self.job.built)
         segments = list_segments(self.folders.segments, self.job.built.job_id)
+        n_files = 0
         for number in range(len(self.job.built.shards)):
             report = self._check_shard(number, segments)
             self.findings.extend(report.findings)
@@ -221,6 +224,8 @@ class _Verify:
             for name in ("n_rows", "n_failed", "n_pending", "n_parts", "size_bytes"):
                 setattr(self.totals, name, getattr(self.totals, name) + getattr(report, name))
             self.totals.is_committed &= report.is_committed
+            n_files += self.job.built.shards[number].n_files
+            self.tell(n_files, self.job.built.count_job_files)
         for what in (*order.problems(), *_doubled_files(self.job, order)):
             self.findings.add("manifest", self.folders.manifest, what, RESTORE)
 

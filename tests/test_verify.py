@@ -550,6 +550,60 @@ def test_damage_is_mended_by_removing_the_file_and_a_run(new_job: NewJob, name: 
     assert_good(job)
 
 
+def essential_files(job: Job) -> list[Path]:
+    """Return every file of a finished job that says something, all but the lock, the runs and old shard files."""
+    manifest = read_manifest(job.state / "manifest.json")
+    assert manifest is not None
+    in_force = {ref.file.name for ref in manifest.shards}
+    files = [path for root in (job.state, job.output) for path in sorted(root.rglob("*")) if path.is_file()]
+    return [
+        path
+        for path in files
+        if not path.name.startswith("lock")
+        and "runs" not in path.parts
+        and not (path.parent.name == "shards" and path.name not in in_force)
+    ]
+
+
+ANYWHERE: dict[str, Callable[[bytes], bytes | None]] = {
+    "the first byte": lambda data: bytes([data[0] ^ 1]) + data[1:] if data else None,
+    "a byte in the middle": lambda data: (
+        data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 4]) + data[len(data) // 2 + 1 :] if data else None
+    ),
+    "the last byte": lambda data: data[:-1] + bytes([data[-1] ^ 2]) if data else None,
+    "two bytes less": lambda data: data[:-2] if data else None,  # one could be the newline after JSON
+    "one byte more": lambda data: data + b"x",
+    "nothing in it": lambda data: b"" if data else None,
+}
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+def test_no_file_can_change_without_a_finding(new_job: NewJob, name: str) -> None:
+    job = small_job(new_job)
+    files = essential_files(job)
+    assert len(files) > 18
+    for path in files:
+        before = path.read_bytes()
+        after = ANYWHERE[name](before)
+        if after is None:
+            continue
+        path.write_bytes(after)
+        result = verify_jobs(job.config)
+        assert not result.is_good and all(finding.hint for finding in result.findings), path
+        path.write_bytes(before)
+    assert_good(job)
+
+
+def test_no_file_can_go_without_a_finding(new_job: NewJob) -> None:
+    job = small_job(new_job)
+    for path in essential_files(job):
+        path.rename(job.root / "away")
+        result = verify_jobs(job.config)
+        assert not result.is_good and all(finding.hint for finding in result.findings), path
+        (job.root / "away").rename(path)
+    assert_good(job)
+
+
 def test_a_commit_that_is_gone_leaves_files_to_do_and_parts_to_move(new_job: NewJob) -> None:
     job = small_job(new_job)
     (job.state / "commits" / "00001.json").unlink()
