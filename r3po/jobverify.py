@@ -9,11 +9,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from array import array
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +21,8 @@ from r3po.ending import iter_failure_lines
 from r3po.errors import DamagedStateError, FolderError
 from r3po.findings import UNREADABLE, Finding, Findings
 from r3po.job import Job, check_identity, job_folders
-from r3po.manifest import FORMAT, Entries, Manifest, columns_path, read_columns, read_manifest, read_shard_file
-from r3po.scan import walk_key
+from r3po.manifest import FORMAT, Manifest, columns_path, read_columns, read_manifest
+from r3po.pathcheck import WalkOrder, doubled_files
 from r3po.segments import Segment, list_segments
 from r3po.shardcheck import MOVE, REMOVE, RESTORE, RUN, ShardReport, check_shard
 from r3po.sourcecheck import check_source_files
@@ -214,7 +211,7 @@ class _Verify:
     # Private methods: the shards, one by one
 
     def _check_shards(self) -> None:
-        order = _WalkOrder(self.job.built)
+        order = WalkOrder(self.job.built)
         segments = list_segments(self.folders.segments, self.job.built.job_id)
         n_files = 0
         for number in range(len(self.job.built.shards)):
@@ -226,7 +223,7 @@ class _Verify:
             self.totals.is_committed &= report.is_committed
             n_files += self.job.built.shards[number].n_files
             self.tell(n_files, self.job.built.count_job_files)
-        for what in (*order.problems(), *_doubled_files(self.job, order)):
+        for what in (*order.problems(), *doubled_files(self.job, order)):
             self.findings.add("manifest", self.folders.manifest, what, RESTORE)
 
     def _check_shard(self, number: int, segments: dict[int, list[Segment]]) -> ShardReport:
@@ -448,64 +445,7 @@ class _Verify:
         )
 
 
-# Private functions and classes
-
-
-class _WalkOrder:
-    """Sees that each stretch of the manifest is in walk order, and remembers a hash of each path: 8 bytes a file."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self._starts = set(manifest.sorted_runs)
-        self._is_sound = _are_starts(manifest.sorted_runs, manifest.count_job_files)
-        self._n_files = 0
-        self._last: Any = None
-        self._unsorted: list[str] = []
-        self.hashes = array("q")
-
-    def add(self, entries: Entries | None, n_files: int) -> None:
-        """Take the next shard's files; None: they cannot be read."""
-        if entries is None:
-            self._n_files += n_files
-            self._last = None
-            return
-        for number, path in enumerate(entries.paths, self._n_files):
-            key = walk_key(path)
-            if self._last is not None and number not in self._starts and key <= self._last:
-                self._unsorted.append(path)
-            self._last = key
-            self.hashes.append(hash(path))
-        self._n_files += n_files
-
-    def problems(self) -> Iterator[str]:
-        if not self._is_sound:
-            yield "its sorted_runs are not ascending places of its files that begin with 0"
-        elif self._unsorted:
-            shown = ", ".join(map(show_name, self._unsorted[:3]))
-            yield f"{len(self._unsorted):,} files are not in walk order: {shown}"
-
-
-def _are_starts(starts: tuple[int, ...], n_files: int) -> bool:
-    is_ascending = all(a < b for a, b in pairwise(starts))
-    return is_ascending and starts[:1] == (0,) and starts[-1] < max(n_files, 1)
-
-
-def _doubled_files(job: Job, order: _WalkOrder) -> Iterator[str]:
-    """Yield what to say of files that the manifest has twice."""
-    ordered = sorted(order.hashes)
-    doubled = {a for a, b in pairwise(ordered) if a == b}
-    if not doubled:
-        return
-    del ordered
-    # Two names may have one hash; the names themselves decide.
-    known: dict[str, int] = {}
-    for ref in job.built.shards:
-        with suppress(*UNREADABLE):
-            for path in read_shard_file(job.folders.shards, ref).paths:
-                if hash(path) in doubled:
-                    known[path] = known.get(path, 0) + 1
-    twice = [show_name(path) for path, n in known.items() if n > 1]
-    if twice:
-        yield f"{len(twice):,} files are there twice: {', '.join(twice[:3])}"
+# Private functions
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
