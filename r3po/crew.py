@@ -231,6 +231,12 @@ class Crew:
         if ready:
             self.dismiss(min(ready, key=lambda member: len(member.tickets)))
 
+    def free_memory(self, trial: Member) -> None:
+        """Let everybody else who has called f begin anew: what they still hold must not be charged to a trial."""
+        for member in list(self.members.values()):
+            if member is not trial and member.is_ready and not member.is_fresh and not member.tickets:
+                self.dismiss(member)
+
     def longest(self) -> tuple[int, int, float] | None:
         """Return shard, place and seconds of the file that has been running for longest."""
         running = [(m.seen_at, m.seen) for m in self.members.values() if m.seen is not None and m.seen.is_in_file]

@@ -2,6 +2,9 @@
 
 It runs as a process of its own, `python guard.py FOLDER`, with the driver at the other end of its stdin: when that
 closes, the driver is gone. Standard library only, since it is started by its path and must be small.
+
+While Ray starts it also has the driver's stderr: a raylet that dies then takes the driver along from C++, with the exit
+code 1 and no word, and somebody has to say what happened.
 """
 
 from __future__ import annotations
@@ -14,8 +17,19 @@ import stat
 import sys
 import time
 
+STARTED = b"started\n"
+"""What a driver says once its Ray has started."""
+
 DONE = b"done\n"
-"""What a driver says that has ended its Ray itself."""
+"""What a driver says that has ended its Ray itself, and well."""
+
+ENDED = b"ended\n"
+"""What it says where its Ray did not start or did not end well: somebody may be left."""
+
+DIED_AT_START = (
+    "error: this run ended while Ray was starting; its raylet, or r3po itself, was killed\n"
+    "hint:  your state is safe; run again to go on\n"
+)
 
 TEMPORARY_PREFIX = "r3po-ray-"
 """Begins the name of every temporary folder that a private Ray of ours has."""
@@ -61,7 +75,13 @@ def sweep_temporary(note_file: str | os.PathLike[str]) -> None:
 def main(folder: str) -> None:
     """Wait for the driver's end, then end the rest and remove the folder."""
     driver = os.getppid()  # it may go on, with another Ray
-    if sys.stdin.buffer.read() == DONE:
+    word = sys.stdin.buffer.readline()
+    if not word:
+        _say(DIED_AT_START)
+    _leave_stderr()  # whoever reads it must not wait for us
+    if word == STARTED:
+        word = sys.stdin.buffer.readline()
+    if word == DONE:
         return
     deadline = time.monotonic() + PATIENCE_S
     n_quiet = 0
@@ -69,6 +89,19 @@ def main(folder: str) -> None:
         n_quiet = 0 if end_users_of(folder, driver) else n_quiet + 1
         time.sleep(LOOK_S)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _say(text: str) -> None:
+    is_terminal = os.isatty(2)  # where a live line hides the cursor
+    with contextlib.suppress(OSError):
+        os.write(2, (f"\n\x1b[?25h{text}" if is_terminal else text).encode())
+
+
+def _leave_stderr() -> None:
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
 
 
 def _has_open(pid: int, inside: str) -> bool:

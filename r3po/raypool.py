@@ -215,10 +215,11 @@ class RayPool:
             self._temporary = _make_temporary()
             self._note_file.write_text(str(self._temporary))
             self._guard = Guard(self._temporary)
-            self._watchdog = Watchdog(self._temporary, _find_dead)
+            self._watchdog = Watchdog(self._temporary, _find_dead, self._guard)
             self._watchdog.start()
             try:
                 self._init(n_workers)
+                self._guard.ray_has_started()
                 return
             except BaseException as error:
                 with contextlib.suppress(Exception):

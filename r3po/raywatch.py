@@ -18,7 +18,7 @@ from pathlib import Path
 
 from r3po import guard
 from r3po.errors import RunStoppedError
-from r3po.guard import DONE, end_users_of
+from r3po.guard import DONE, ENDED, STARTED, end_users_of
 from r3po.processes import children_of, name_and_state
 
 VITAL = ("raylet", "gcs_server")
@@ -42,19 +42,29 @@ class Guard:
             [sys.executable, "-I", "-S", guard.__file__, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
         )
 
+    def ray_has_started(self) -> None:
+        """From now on nobody has to say why this process ended: it does so itself."""
+        self._tell(STARTED)
+
     def release(self, *, is_clean: bool) -> None:
         """Let it go; unless Ray ended well, it goes on looking for a while."""
+        self._tell(DONE if is_clean else ENDED)
         with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-            if is_clean:
-                self._process.communicate(DONE, timeout=5)
-            elif self._process.stdin is not None:
+            if self._process.stdin is not None:
                 self._process.stdin.close()
+            if is_clean:
+                self._process.wait(timeout=5)
         _guards[:] = [earlier for earlier in [*_guards, self] if earlier._process.poll() is None]
+
+    def _tell(self, word: bytes) -> None:
+        with contextlib.suppress(OSError, ValueError):  # it was killed
+            if self._process.stdin is not None:
+                self._process.stdin.write(word)
+                self._process.stdin.flush()
 
 
 class Watchdog(threading.Thread):
@@ -66,11 +76,12 @@ class Watchdog(threading.Thread):
     Args:
         folder: Ray's temporary one.
         find_dead: the names of Ray's processes that have ended; None while Ray does not know them yet.
+        guard: of the same Ray.
     """
 
-    def __init__(self, folder: Path, find_dead: Callable[[], list[str] | None]) -> None:
+    def __init__(self, folder: Path, find_dead: Callable[[], list[str] | None], guard: Guard) -> None:
         super().__init__(name="r3po-ray-watchdog", daemon=True)
-        self._folder, self._find_dead = str(folder), find_dead
+        self._folder, self._find_dead, self._guard = str(folder), find_dead, guard
         self.is_over = threading.Event()
         self._earlier = set(children_of(os.getpid()))
 
@@ -96,6 +107,7 @@ class Watchdog(threading.Thread):
             text = "\n\x1b[?25h" + text  # the cursor that a live line hides
         with contextlib.suppress(OSError):
             os.write(2, text.encode())
+        self._guard.release(is_clean=False)  # it need not say anything any more
         for pid in set(children_of(os.getpid())) - self._earlier:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)

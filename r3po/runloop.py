@@ -236,6 +236,9 @@ class RunLoop:
                 call = Call("probe" if self._is_probing else "run_batch", offer)
                 if ticket.kind == "trial":
                     self._remember()  # before it begins: it may end this process, too
+                    alone = self.scheduler.trial_apart
+                    if alone is not None and alone.death.is_memory:
+                        self.crew.free_memory(member)
         self.crew.submit(member, ticket, call)
 
     def _offer(self, ref: ShardRef, places: tuple[tuple[int, int], ...], *, is_last_try: bool = False) -> Offer:

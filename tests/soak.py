@@ -66,6 +66,9 @@ RUN_LIMIT_S = 300.0
 MAX_RUNS = 60
 """Of one round: a job that needs more does not get on."""
 
+DIED_AT_START = "this run ended while Ray was starting"
+"""What a run says of which the driver was ended by Ray itself."""
+
 RAY_STARTING = ", Ray starting"
 """Ends the kind of a fault that hit Ray before there were workers."""
 
@@ -473,9 +476,19 @@ class Run:
         for chatter in ("Traceback (most recent call last)", "(raylet)"):
             if chatter in self.stderr:
                 found.append(f"stderr has {chatter!r}")
+        if self._died_at_start:
+            # Ray ends the driver itself then, from C++ and with 1; the guard says so, and removes the folder.
+            pause_until(lambda: DIED_AT_START in self.stderr and not self.left_folders, GONE_S)
+            if DIED_AT_START not in self.stderr or not any(kind.endswith(RAY_STARTING) for kind in kinds):
+                found.append(f"exit code {code} without an end after {kinds or 'no fault'}")
         if code != -signal.SIGKILL and self.left_folders:
             found.append(f"temporary folders are left after exit code {code}: {self.left_folders}")
         return found
+
+    @property
+    def _died_at_start(self) -> bool:
+        """Whether the run has the exit code of a finished one, but did not say that it finished."""
+        return self.poll() in FINISHED and not any(end in self.stderr for end in ("Done in", "Nothing to do"))
 
     def allowed_codes(self) -> set[int]:
         """Return the codes that tell the truth; a run may always have been finished just before a fault."""

@@ -325,6 +325,21 @@ def test_what_the_kernel_killed_for_memory_is_counted(stage: Stage, monkeypatch:
     assert stage.lose(2).death.is_memory
 
 
+def test_what_idle_workers_hold_in_memory_is_freed_for_a_trial(stage: Stage) -> None:
+    for worker in (0, 1, 2):
+        stage.give(worker)
+        stage.say(Answer(worker, RUN))
+        stage.crew.members[worker].tickets.clear()
+    stage.crew.members[1].is_fresh = True
+    trial = stage.crew.members[1]
+    stage.give(1, number=7)
+    stage.crew.free_memory(trial)
+    assert [worker for worker, _ in stage.pool.killed] == [0, 2]
+    stage.pass_time(0.5)
+    assert sorted(stage.crew.members) == [1, *stage.pool.added], "they are replaced: nobody works, but soon they will"
+    assert stage.crew.n_lost == 0
+
+
 @pytest.mark.parametrize(("seconds", "is_memory"), [(0.5, True), (OOM_S - 0.5, True), (OOM_S, False), (60.0, False)])
 def test_a_kill_of_the_kernel_that_was_seen_at_a_look_is_soon_forgotten(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, seconds: float, is_memory: bool
