@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import LONG_AGO, Job, NewJob
-from jobs import Ended, r3po, running, snapshot
+from jobs import Ended, kill_tree, r3po, running, snapshot
 
 import r3po as package
 from r3po import FolderError, VerifyResult, jobverify, partcheck, verify_jobs
@@ -206,6 +206,28 @@ def test_failures_that_are_tried_again_are_to_do(new_job: NewJob) -> None:
     result = verify(job)
     assert (result.rows, result.failed, result.pending) == (6, 0, 2)
     assert set(result.counts) == {"pending", "success"}
+    job.run()
+    assert_good(job)
+
+
+def test_a_damaged_segment_of_a_killed_run_is_found_and_its_files_are_done_again(new_job: NewJob) -> None:
+    job = new_job()
+    for i in range(3):
+        job.add(f"{i}.json", value=i, **({"wait_for": "gate"} if i == 2 else {}))
+    with running("run", "--engine", "serial", cwd=job.root) as process:
+        process.wait_until(lambda: "2.json" in job.calls(), "the run waits at the last file")
+        kill_tree(process.pid)
+        process.process.wait(30)
+    assert (verify(job).rows, verify(job).pending) == (2, 1)
+    segment = sorted((job.state / "segments" / "00000").iterdir())[0]
+    flip(segment)
+    result = verify(job)
+    assert said(result) == [
+        f"segment {segment}: is damaged; its files are done again (r3po run)",
+        f"pending tiny: {result.pending} of 3 files are to do (r3po run)",
+    ]
+    assert result.pending > 1
+    (job.root / "gate").touch()
     job.run()
     assert_good(job)
 
