@@ -2,6 +2,7 @@
 
     build_jobs(config)          list the source's files in the manifest
     run_jobs(config, f)         call f on every file that has no outcome yet
+    verify_jobs(config)         check all that is on disk, against itself and the source
     reset_all_errors(config)    let the next run try every failed file again
     reset_all_tracking(config)  forget everything, as if the job had never run
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from r3po.jobbuilder import build_jobs
     from r3po.jobreset import reset_all_errors, reset_all_tracking
     from r3po.jobrunner import RunResult, run_jobs
+    from r3po.jobverify import VerifyResult, verify_jobs
 
 __all__ = [
     "ConfigError",
@@ -44,17 +46,21 @@ __all__ = [
     "RunStoppedError",
     "SourceError",
     "StateError",
+    "VerifyResult",
     "__version__",
     "build_jobs",
     "reset_all_errors",
     "reset_all_tracking",
     "run_jobs",
+    "verify_jobs",
 ]
 
 _HOMES = {
     "build_jobs": "r3po.jobbuilder",
     "run_jobs": "r3po.jobrunner",
     "RunResult": "r3po.jobrunner",
+    "VerifyResult": "r3po.jobverify",
+    "verify_jobs": "r3po.jobverify",
     "reset_all_errors": "r3po.jobreset",
     "reset_all_tracking": "r3po.jobreset",
 }

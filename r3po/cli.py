@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,11 +20,15 @@ from r3po.errors import R3poError, RunStoppedError
 
 if TYPE_CHECKING:
     from r3po.config import Config
+    from r3po.jobverify import VerifyResult
 
 EXIT_FAILED_FILES = 1
 EXIT_USAGE = 2
 EXIT_BUG = 70
 EXIT_CLOSED_PIPE = 141
+
+MOST_SHOWN = 10
+"""Findings of one kind, and notes, that `verify` shows."""
 
 app = typer.Typer(
     name="r3po",
@@ -182,6 +186,29 @@ def errors(
             _print("\n".join(_path(failure["path"]) for failure in failures))
     else:
         _print(_errors_text(failures))
+
+
+@app.command()
+def verify(
+    config: ConfigArgument = CONFIG,
+    source: Annotated[bool, typer.Option("--source", help="Hash every file of the source again, too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check all that the job left on disk, and say what is wrong and what mends it.
+
+    Reads files only, also while a run is going: every digest, count, type and value.
+    """
+    from r3po.config import load_config
+    from r3po.jobverify import verify_job
+
+    with _pandas_left_out(), _one_line() as show:
+        found = verify_job(load_config(config), source=source, tell=show)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _print(_verify_text(found))
+    if not found.is_good:
+        raise typer.Exit(EXIT_FAILED_FILES)
 
 
 @app.command()
@@ -390,3 +417,58 @@ def _errors_text(failures: list[dict[str, Any]]) -> str:
         "       r3po run --retry-failed       tries them again as it is",
     ]
     return _plain("\n".join(lines))
+
+
+@contextmanager
+def _one_line() -> Iterator[Callable[[int, int], None]]:
+    """Give what shows how many files are checked, where stderr is a terminal, and clear the line at the end."""
+    if not sys.stderr.isatty():
+        yield lambda n_files, of: None
+        return
+    try:
+        yield lambda n_files, of: _say(f"\rChecked {n_files:,} of {of:,} files")
+    finally:
+        _say("\r\x1b[K")
+
+
+def _verify_text(found: VerifyResult) -> str:
+    lines = [] if found.is_good else [_findings_line(found)]
+    by_remedy: dict[tuple[str, str], list[str]] = {}
+    n_shown: dict[str, int] = {}
+    for finding in found.findings:
+        n_shown[finding.kind] = n_shown.get(finding.kind, 0) + 1
+        if n_shown[finding.kind] <= MOST_SHOWN:
+            what = f"{_where(finding.where)}: {finding.what}"
+            by_remedy.setdefault((finding.kind, finding.hint), []).append(what)
+    for (kind, hint), whats in by_remedy.items():
+        lines += [f"{kind:<11} {_path(what)}" for what in whats]
+        lines.append(f"hint:       {hint}")
+    for kind, n in found.counts.items():
+        if n > MOST_SHOWN:
+            lines.append(f"{kind:<11} and {n - MOST_SHOWN:,} more: r3po verify --json")
+    lines += _checked_lines(found)
+    lines += [f"note:       {_path(note)}" for note in found.notes[:MOST_SHOWN]]
+    if len(found.notes) > MOST_SHOWN:
+        lines.append(f"note:       and {len(found.notes) - MOST_SHOWN:,} more: r3po verify --json")
+    return _plain("\n".join(lines))
+
+
+def _findings_line(found: VerifyResult) -> str:
+    n = sum(found.counts.values())
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
+    return f"{n:,} {'finding' if n == 1 else 'findings'} in {found.job_name}: {kinds}"
+
+
+def _checked_lines(found: VerifyResult) -> list[str]:
+    verdict = "Good:      " if found.is_good else "Checked:   "
+    counts = f"{found.files:,} files: {found.rows:,} rows, {found.failed:,} failed, {found.pending:,} to do"
+    lines = [f"{verdict} {counts}; {found.parts:,} parts, {found.size_bytes:,} bytes"]
+    if found.source_files is not None:
+        lines.append(f"            {found.source_files:,} files of the source")
+    return lines
+
+
+def _where(where: str) -> str:
+    from r3po.job import tidy_path
+
+    return tidy_path(Path(os.fsdecode(where))) if where.startswith("/") else where

@@ -94,17 +94,23 @@ def read_commits(folders: JobFolders, job_id: str) -> dict[int, Commit]:
     commits = {}
     for name in list_names(folders.commits):
         if name.endswith(".json"):
-            commit = _from_json(read_json(folders.commits / name, kind="commit", newest_format=FORMAT))
-            if name != f"{commit.shard:05d}.json":
-                raise damaged(folders.commits / name, f"is damaged: it is the commit of shard {commit.shard}")
-            if commit.job_id != job_id:
-                raise DamagedStateError(
-                    "belongs to another job than manifest.json beside it",
-                    where=folders.commits / name,
-                    hint="give each job a working_dir of its own, or make this one anew: r3po reset --all",
-                )
+            commit = read_commit(folders, name, job_id)
             commits[commit.shard] = commit
     return commits
+
+
+def read_commit(folders: JobFolders, name: str, job_id: str) -> Commit:
+    """Return the job's commit of that file name. Raises like `read_commits`, or FileNotFoundError."""
+    commit = _from_json(read_json(folders.commits / name, kind="commit", newest_format=FORMAT))
+    if name != f"{commit.shard:05d}.json":
+        raise damaged(folders.commits / name, f"is damaged: it is the commit of shard {commit.shard}")
+    if commit.job_id != job_id:
+        raise DamagedStateError(
+            "belongs to another job than manifest.json beside it",
+            where=folders.commits / name,
+            hint="give each job a working_dir of its own, or make this one anew: r3po reset --all",
+        )
+    return commit
 
 
 def commit_shard(folders: JobFolders, commit: Commit, previous: Commit | None) -> None:

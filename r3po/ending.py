@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import r3po.tables as tables
@@ -60,6 +60,19 @@ def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_n
     return True
 
 
+def iter_failure_lines(job: Job) -> Iterator[bytes]:
+    """Yield failures.csv as it has to be, line by line; every shard has its commit."""
+    yield _csv_line(["path", *Failure._fields[:3], "attempts"])
+    for ref in job.built.shards:
+        commit = job.commits[ref.shard]
+        if not commit.tally.n_failed:
+            continue
+        paths = read_shard_file(job.folders.shards, ref).paths
+        for failed in tables.failures_of(read_outcomes(job.folders, commit)):
+            values = [failed[name] for name in (*Failure._fields[:3], "tries")]
+            yield _csv_line([show_name(paths[failed["place"]]), *values])
+
+
 # Private functions
 
 
@@ -85,15 +98,8 @@ def _warn_of_mixed_columns(job: Job, observer: Observer) -> None:
 def _write_failures(job: Job) -> None:
     """Write failures.csv: every failed file in row order, for people and for pandas."""
     with NewFile(job.folders.failures.parent) as new:
-        new.write(_csv_line(["path", *Failure._fields[:3], "attempts"]))
-        for ref in job.built.shards:
-            commit = job.commits[ref.shard]
-            if not commit.tally.n_failed:
-                continue
-            paths = read_shard_file(job.folders.shards, ref).paths
-            for failed in tables.failures_of(read_outcomes(job.folders, commit)):
-                values = [failed[name] for name in (*Failure._fields[:3], "tries")]
-                new.write(_csv_line([show_name(paths[failed["place"]]), *values]))
+        for line in iter_failure_lines(job):
+            new.write(line)
         new.finish(job.folders.failures.name)
 
 

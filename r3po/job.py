@@ -149,7 +149,7 @@ def read_job(config: Config) -> Job:
     manifest = read_manifest(folders.manifest)
     if manifest is None:
         return Job(config, folders, None, {})
-    _check_name(config, manifest)
+    check_identity(config, manifest)
     return Job(config, folders, manifest, read_commits(folders, manifest.job_id))
 
 
@@ -232,7 +232,8 @@ def _adopted(ref: ShardRef, commit: Commit | None) -> ShardRef:
     return commit.entries if commit is not None and commit.is_for(ref) else ref
 
 
-def _check_name(config: Config, manifest: Manifest) -> None:
+def check_identity(config: Config, manifest: Manifest) -> None:
+    """See that `manifest` is of the job that the config describes. Raises FolderError."""
     if manifest.job_name != config.job_name:
         raise FolderError(
             f'working_dir holds another job: "{manifest.job_name}"; this config says "{config.job_name}"',

@@ -245,6 +245,11 @@ def write_shard_file(folder: Path, shard: int, build: int, entries: Entries) -> 
         for line in _entry_lines(entries):
             new.write(line)
         record = new.finish(f"{shard:05d}.b{build}.{new.sha256[:12]}.jsonl")
+    return ref_of(shard, record, entries)
+
+
+def ref_of(shard: int, record: FileRecord, entries: Entries) -> ShardRef:
+    """Return how the manifest names a shard file that holds `entries`."""
     size_bytes = sum(size for size, gone in zip(entries.sizes, entries.gone, strict=True) if not gone)
     return ShardRef(shard, record, len(entries), max(entries.builds, default=0), size_bytes, sum(entries.gone))
 

@@ -330,7 +330,8 @@ def _workers(n: int) -> str:
 
 def _nothing_to_do(event: events.RunFinished) -> str:
     if not event.n_failed:
-        return f"Nothing to do: {_files(event.n_files)} {'is' if event.n_files == 1 else 'are'} done and unchanged (--redo does them again)."
+        are = "is" if event.n_files == 1 else "are"
+        return f"Nothing to do: {_files(event.n_files)} {are} done and unchanged (--redo does them again)."
     return (
         f"Nothing to do: {event.n_done:,} of {_files(event.n_files)} have a row, {event.n_failed:,} failed "
         "(r3po errors; r3po run --retry-failed)."

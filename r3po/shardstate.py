@@ -63,13 +63,21 @@ def resolve_shard(
         return ShardState(ref, commit, (), tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, ())
     if commit is None and not segments and not ref.n_gone:
         return ShardState(ref, None, (), 0, 0, {}, ((0, ref.n_files),))
+    return read_shard(folders, ref, commit, segments, rules)[0]
+
+
+def read_shard(
+    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Iterable[Segment], rules: Rules
+) -> tuple[ShardState, Table, Indices]:
+    """Return how a shard stands by its outcomes themselves, all outcomes, and the indices of those that count."""
     table, present = read_candidates(folders, commit, segments)
     needed = needed_builds(folders, ref, table)
     indices = tables.choose(table, needed, rules)
     tally = tables.tally(table, indices)
     pending = tuple(missing_runs(tables.places_of(table, indices), needed))
     is_stale = commit is not None and (tally.n_rows, tally.n_failed) != (commit.tally.n_rows, commit.tally.n_failed)
-    return ShardState(ref, commit, present, tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, pending, is_stale)
+    counts = (tally.n_rows, tally.n_failed, tally.rows_by_fingerprint)
+    return ShardState(ref, commit, present, *counts, pending, is_stale), table, indices
 
 
 def newer_segments(commit: Commit | None, segments: Sequence[Segment]) -> Sequence[Segment]:

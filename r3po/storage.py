@@ -268,12 +268,17 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a name is that of a file which `NewFile` did not finish."""
+    return _TEMPORARY_NAME.fullmatch(name) is not None
+
+
 def remove_temporaries(folder: Path) -> int:
     """Remove what a killed process left unfinished directly in `folder`. Returns how many files."""
     if not folder.is_dir():
         return 0
     with os.scandir(folder) as entries:
-        stale = [e.path for e in entries if _TEMPORARY_NAME.fullmatch(e.name)]
+        stale = [e.path for e in entries if is_temporary(e.name)]
     return sum(remove_if_there(Path(path)) for path in stale)
 
 

@@ -411,7 +411,7 @@ class CsvPart:
         sink.write(header.getvalue())
 
     def write(self, table: Table, indices: Indices) -> None:
-        part = _part_table(table, indices, self._schema)
+        part = part_table(table, indices, self._schema)
         if len(self._schema) > 1:
             pcsv.write_csv(part, self._sink, write_options=pcsv.WriteOptions(include_header=False))
             return
@@ -449,7 +449,7 @@ class ParquetPart:
         )
 
     def write(self, table: Table, indices: Indices) -> None:
-        part = _part_table(table, indices, self._schema)
+        part = part_table(table, indices, self._schema)
         self._writer.write_table(part, row_group_size=max(1, len(part)))
 
     def close(self) -> None:
@@ -641,13 +641,17 @@ def _is_storable(type_: Any, depth: int = 0) -> bool:
     return not pa.types.is_list(type_) or _is_storable(type_.value_type, depth + 1)
 
 
-# Private functions: parts
+# Part tables
 
 
-def _part_table(table: Table, indices: Indices, schema: Schema) -> Table:
+def part_table(table: Table, indices: Indices, schema: Schema) -> Table:
+    """Return the rows at `indices` as the parts hold them, in the types of `schema`."""
     arrays = [_column(table, indices, i, f.type) for i, f in enumerate(schema)]
     # In one chunk: Parquet would cut its pages at the seams of the segments.
     return pa.Table.from_arrays(arrays, schema=schema).combine_chunks()
+
+
+# Private functions: parts
 
 
 def _column(table: Table, indices: Indices, i: int, target: Any) -> Any:

@@ -42,7 +42,7 @@ from typer.main import get_command
 
 from r3po.cli import app
 
-COMMANDS = ("run", "build", "status", "errors", "reset")
+COMMANDS = ("run", "build", "status", "errors", "verify", "reset")
 
 RUN_KEYS = {
     "schema_version",
