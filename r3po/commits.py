@@ -13,6 +13,7 @@ from typing import Any
 
 from r3po.errors import DamagedStateError, FolderError
 from r3po.manifest import FORMAT, ShardRef
+from r3po.parts import schema_for_people, schema_from_text, schema_to_text
 from r3po.segments import remove_segments
 from r3po.storage import (
     FileRecord,
@@ -32,7 +33,7 @@ from r3po.storage import (
     sync_folder,
     write_json,
 )
-from r3po.tables import Schema, Table, Tally, read_table, schema_for_people, schema_from_text, schema_to_text
+from r3po.tables import Schema, Table, Tally, read_table
 
 KINDS = ("csv", "parquet")
 """The kinds of parts, which are the names of the data folders."""

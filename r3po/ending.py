@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
+import r3po.parts as parts
 import r3po.tables as tables
 from r3po import events
 from r3po.commits import KINDS, Commit, read_outcomes
@@ -77,7 +78,7 @@ def _stale_commits(publisher: Publisher) -> list[Commit]:
 
 def _warn_of_mixed_columns(job: Job, observer: Observer) -> None:
     schemas = [commit.own_schema for commit in job.commits.values() if len(commit.own_schema)]
-    for name in tables.mixed_columns(schemas) if schemas else ():
+    for name in parts.mixed_columns(schemas) if schemas else ():
         text = f'column "{name}" holds values of different kinds; it is text in all parts'
         observer(events.Notice(text, is_warning=True))
 

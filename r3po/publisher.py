@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import r3po.tables as tables
+import r3po.parts as parts
 from r3po.columns import Columns
 from r3po.commits import KINDS, Commit, commit_shard
 from r3po.job import Job
@@ -95,4 +95,4 @@ class Publisher:
         schemas = [commit.own_schema for commit in commits if len(commit.own_schema)]
         if self.schema is not None:
             schemas.append(self.schema)
-        self.schema = tables.join_schemas(schemas) if schemas else None
+        self.schema = parts.join_schemas(schemas) if schemas else None

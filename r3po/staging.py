@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import r3po.parts as parts
 import r3po.tables as tables
 from r3po.columns import Columns
 from r3po.commits import KINDS, Commit, Part, part_name
@@ -74,8 +75,8 @@ def stage_shard(order: StageOrder) -> Staged:
         adopted = _adopt_entries(order, entries, tables.seen_files(table, indices))
     else:
         outcomes, adopted = order.previous.outcomes, order.previous.entries
-    own_schema = tables.part_schema(table, indices, order.columns or Columns(()))
-    schema = own_schema if order.schema is None else tables.join_schemas([own_schema, order.schema])
+    own_schema = parts.part_schema(table, indices, order.columns or Columns(()))
+    schema = own_schema if order.schema is None else parts.join_schemas([own_schema, order.schema])
     counted = tables.tally(table, indices)
     commit = Commit(
         job_id=order.job_id,
@@ -120,7 +121,7 @@ def _adopt_entries(
 def _write_parts(
     order: StageOrder, table: Table, indices: Any, schema: Schema, fingerprints: Sequence[str]
 ) -> list[Part]:
-    groups = list(tables.row_groups(table, indices))
+    groups = list(parts.row_groups(table, indices))
     kinds = [kind for kind in KINDS if order.settings[kind] and groups]
     records: dict[str, FileRecord] = {}
     with ExitStack() as stack:
@@ -139,9 +140,9 @@ def _write_parts(
 
 def _open_part(
     order: StageOrder, kind: str, sink: NewFile, schema: Schema, fingerprints: Sequence[str]
-) -> tables.CsvPart | tables.ParquetPart:
+) -> parts.CsvPart | parts.ParquetPart:
     if kind == "csv":
-        return tables.CsvPart(sink, schema)
+        return parts.CsvPart(sink, schema)
     # No run id and no time: the same rows give the same bytes.
     metadata = {
         "r3po.job": order.job_name,
@@ -150,4 +151,4 @@ def _open_part(
         "r3po.function": ",".join(fingerprints),
     }
     options = order.settings["parquet"]
-    return tables.ParquetPart(sink, schema, metadata, options["compression"], options["level"])
+    return parts.ParquetPart(sink, schema, metadata, options["compression"], options["level"])
