@@ -41,8 +41,13 @@ class Publisher:
 
     def __post_init__(self) -> None:
         known = read_columns(self.job.config.working_dir, self.job.built)
-        self.columns = None if known is None else known[0]
+        self.columns = None if known is None else self.job.config.view.of(known[0])
         self._learn(self.job.commits.values())
+
+    @property
+    def part_schema(self) -> Schema | None:
+        """The types that all parts have at the end."""
+        return None if self.schema is None or self.columns is None else parts.part_schema(self.schema, self.columns)
 
     def set_columns(self, columns: Columns, path: str) -> None:
         """Fix the job's columns durably, as the row of the file `path` has them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import r3po.tables as tables
 from r3po.commits import Commit, read_outcomes
@@ -80,10 +81,14 @@ def read_counting(
 
 
 def read_candidates(
-    folders: JobFolders, commit: Commit | None, segments: Iterable[Segment]
+    folders: JobFolders, commit: Commit | None, segments: Iterable[Segment], scratch: Path | None = None
 ) -> tuple[Table, tuple[Segment, ...]]:
-    """Return every outcome of a shard, committed or not, and the segments that were there whole."""
-    found = [] if commit is None else [read_outcomes(folders, commit)]
+    """Return every outcome of a shard, committed or not, and the segments that were there whole.
+
+    The values of what is committed are there only with a `scratch` folder, where a copy of them is made for the while.
+    """
+    has_values = scratch is not None
+    found = [] if commit is None else [read_outcomes(folders, commit, with_values=has_values, scratch=scratch)]
     present = []
     for segment in segments:
         table = read_segment(folders.segments, segment)

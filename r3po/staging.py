@@ -18,7 +18,7 @@ from r3po.commits import KINDS, Commit, Part, part_name
 from r3po.manifest import Entries, ShardRef, read_shard_file, write_shard_file
 from r3po.segments import Segment
 from r3po.shardstate import Run, missing_runs, read_candidates
-from r3po.storage import FileRecord, JobFolders, NewFile
+from r3po.storage import FileRecord, JobFolders, NewFile, show_name
 from r3po.tables import Rules, Schema, Table
 
 
@@ -40,7 +40,7 @@ class StageOrder:
     rules: Rules
     columns: Columns | None
     settings: dict[str, Any]
-    """What parts to make: `csv` true or false, `parquet` false or its compression and level."""
+    """What parts to make: `csv` true or false, `parquet` false or its compression and level; and what they show."""
     schema: Schema | None
     """The types that the job's columns are known to need; the parts get the join of these and their own."""
 
@@ -64,7 +64,7 @@ def stage_shard(order: StageOrder) -> Staged:
         OSError: the disk refused.
     """
     entries = read_shard_file(order.folders.shards, order.ref)
-    table, _ = read_candidates(order.folders, order.previous, order.segments)
+    table, _ = read_candidates(order.folders, order.previous, order.segments, order.folders.outcomes)
     indices = tables.choose(table, entries.builds, order.rules)
     places = tables.places_of(table, indices)
     if len(places) != len(entries):
@@ -75,8 +75,11 @@ def stage_shard(order: StageOrder) -> Staged:
         adopted = _adopt_entries(order, entries, tables.seen_files(table, indices))
     else:
         outcomes, adopted = order.previous.outcomes, order.previous.entries
-    own_schema = parts.part_schema(table, indices, order.columns or Columns(()))
-    schema = own_schema if order.schema is None else parts.join_schemas([own_schema, order.schema])
+    columns = order.columns or Columns(())
+    own_schema = parts.own_schema(table, indices, columns)
+    joined = own_schema if order.schema is None else parts.join_schemas([own_schema, order.schema])
+    schema = parts.part_schema(joined, columns) if len(own_schema) else own_schema
+    shown = parts.shown_table(table, columns, [show_name(path) for path in entries.paths] if columns.source else ())
     counted = tables.tally(table, indices)
     commit = Commit(
         job_id=order.job_id,
@@ -89,7 +92,7 @@ def stage_shard(order: StageOrder) -> Staged:
         first_build=tables.lowest_build(table.select(["build"]).take(indices)),
         own_schema=own_schema,
         schema=schema,
-        parts=tuple(_write_parts(order, table, indices, schema, sorted(counted.rows_by_fingerprint))),
+        parts=tuple(_write_parts(order, shown, indices, schema, sorted(counted.rows_by_fingerprint))),
         part_settings=order.settings,
     )
     return Staged(order.ref.shard, commit)

@@ -185,6 +185,11 @@ class NewFile:
         """The digest of what was written so far."""
         return self._digest.hexdigest()
 
+    def written(self) -> Path:
+        """Return where everything that was written can be read; it is gone with the `with` block, unless mapped."""
+        self._stream.flush()
+        return self._temporary
+
     def finish(self, name: str) -> FileRecord:
         """Make the file durable under `name`, replacing what has that name, and return its record.
 

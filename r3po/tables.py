@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r3po.columns import BadRowError, Columns, Nested, check_value, ends_worker, variant_of
+from r3po.columns import BadRowError, Column, Columns, Nested, check_value, ends_worker, variant_of
 
 # pyarrow ships no types; the names say what is meant.
 Table: TypeAlias = Any
@@ -61,6 +61,15 @@ _FAST: dict[str, dict[type, str]] = {
     "bytes": {bytes: "bytes"},
 }
 """Families whose values Arrow takes without a look at each."""
+
+_FAST_PINS: dict[str, dict[type, str]] = {
+    "int64": {int: "int"},
+    "float64": {float: "float"},
+    "string": {str: "text"},
+    "bool": {bool: "bool"},
+    "binary": {bytes: "bytes"},
+}
+"""The same for types that `columns:` gives, which hold any value of their Python type."""
 
 FIXED = pa.schema(
     [
@@ -226,8 +235,11 @@ def variants_in(table: Table, i: int) -> list[str]:
     return [variant for variant in VARIANT_TYPES if table.schema.get_field_index(f"{i}.{variant}") >= 0]
 
 
-def read_table(path: Path) -> tuple[Table, dict[str, str]]:
+def read_table(path: Path, *, with_values: bool = True) -> tuple[Table, dict[str, str]]:
     """Return an outcome table and its metadata. Uncompressed values stay on disk until they are touched (mmap).
+
+    Args:
+        with_values: False: only the fixed columns, which are small; compressed values stay on disk that way, too.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -235,11 +247,32 @@ def read_table(path: Path) -> tuple[Table, dict[str, str]]:
     """
     with pa.memory_map(str(path)) as source:
         try:
-            table = pa.ipc.open_file(source).read_all()
+            reader = pa.ipc.open_file(source)
+            if not with_values:
+                fixed = [i for i, name in enumerate(reader.schema.names) if name in FIXED.names]
+                reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fixed))
+            table = reader.read_all()
         except pa.ArrowException as error:
             raise ValueError(f"no Arrow file: {error}") from error
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     return table.replace_schema_metadata(None), metadata
+
+
+def unpack_table(path: Path, sink: Any) -> None:
+    """Write a compressed outcome table anew without compression, so that it can be mapped; one record batch at a time.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no Arrow IPC file.
+    """
+    with pa.memory_map(str(path)) as source:
+        try:
+            reader = pa.ipc.open_file(source)
+            with pa.ipc.new_file(sink, reader.schema) as writer:
+                for i in range(reader.num_record_batches):
+                    writer.write_batch(reader.get_batch(i))
+        except pa.ArrowException as error:
+            raise ValueError(f"no Arrow file: {error}") from error
 
 
 def join_tables(tables: Sequence[Table]) -> Table:
@@ -360,7 +393,7 @@ def _value_arrays(batch: OutcomeBatch, columns: Columns) -> dict[str, Any]:
         rows = [blank if row is None else row for row in batch.rows]
         by_column = zip(*rows, strict=True) if rows else iter([()] * len(columns.items))
         for i, (column, values) in enumerate(zip(columns.items, by_column, strict=True)):
-            variants = _fast_arrays(values, column.family)
+            variants = _fast_arrays(values, column)
             if variants is None:
                 variants = _checked_arrays(values, column, rejected)
             arrays.update((f"{i}.{variant}", array) for variant, array in variants.items())
@@ -371,9 +404,9 @@ def _value_arrays(batch: OutcomeBatch, columns: Columns) -> dict[str, Any]:
             batch.failures[index] = Failure("BadRow", message, "", "")
 
 
-def _fast_arrays(values: Sequence[Any], family: str) -> dict[str, Any] | None:
+def _fast_arrays(values: Sequence[Any], column: Column) -> dict[str, Any] | None:
     """Return the arrays of a column whose values are all of one variant, or None: look at each value."""
-    known = _FAST.get(family)
+    known = _FAST.get(column.family) if column.pin is None else _FAST_PINS.get(column.pin.kind)
     if known is None:
         return None
     try:

@@ -507,7 +507,7 @@ def test_a_wrong_optional_key_is_told_in_plain_words(tmp_path: Path, line: str, 
 
 @pytest.mark.parametrize(
     "key",
-    ["columns", "source_column", "on_function_change", "on_deleted", "ray_address"],
+    ["on_function_change", "on_deleted", "ray_address"],
 )
 def test_a_key_that_resembles_none_is_not_taken_for_another(tmp_path: Path, key: str) -> None:
     assert problem_of(tmp_path, f"{key}: 1") == f"line 7   {key}: 1   unknown key"

@@ -94,7 +94,7 @@ def commit(
     with NewFile(folders.outcomes) as new:
         tables.write_table(chosen, new, {}, is_compressed=True)
         outcomes = new.finish(f"00000.b{build}.{new.sha256[:8]}.arrow")
-    schema = parts.part_schema(table, indices, COLUMNS)
+    schema = parts.own_schema(table, indices, COLUMNS)
     return Commit(
         job_id=JOB_ID,
         shard=0,

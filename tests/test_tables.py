@@ -108,15 +108,20 @@ def parquet_bytes(table: Table, indices: Any, schema: Any) -> bytes:
     return sink.getvalue()
 
 
+def schema_of(table: Table, columns: Columns) -> Any:
+    """Return the types of a part with all rows of a table."""
+    return parts.part_schema(parts.own_schema(table, all_of(table), columns), columns)
+
+
 def csv_of(rows: Sequence[Sequence[Any]], columns: Columns) -> bytes:
     table = rows_table(rows, columns)
-    return csv_bytes(table, all_of(table), parts.part_schema(table, all_of(table), columns))
+    return csv_bytes(table, all_of(table), schema_of(table, columns))
 
 
 def parquet_of(rows: Sequence[Sequence[Any]], columns: Columns) -> Any:
     """Return the rows as they read back from a Parquet part."""
     table = rows_table(rows, columns)
-    content = parquet_bytes(table, all_of(table), parts.part_schema(table, all_of(table), columns))
+    content = parquet_bytes(table, all_of(table), schema_of(table, columns))
     return pq.read_table(io.BytesIO(content))
 
 
@@ -124,7 +129,7 @@ def type_of(values: Sequence[Any], family: str) -> Any:
     """Return the type that values give to a column of their own."""
     columns = columns_named(family)
     table = rows_table([(value,) for value in values], columns)
-    return parts.part_schema(table, all_of(table), columns).field(0).type
+    return parts.own_schema(table, all_of(table), columns).field(0).type
 
 
 def read_csv(content: bytes) -> list[list[str]]:
@@ -595,7 +600,6 @@ def test_joined_tables_are_null_where_one_lacks_a_variant() -> None:
         ("list", [[1], [], None], pa.list_(pa.int64())),
         ("list", [[1], [0.5]], pa.list_(pa.float64())),
         ("list", [[1], ["a"]], pa.string()),
-        ("list", [[1 << 63], [1]], pa.string()),
         ("dict", [{"b": "x"}, {"a": 1}], pa.struct([("a", pa.int64()), ("b", pa.string())])),
         ("dict", [{"a": 1}, {"a": "x"}], pa.string()),
         # a column that was null in the first row takes the join of all its values, and text if they conflict
@@ -614,7 +618,9 @@ def test_joined_tables_are_null_where_one_lacks_a_variant() -> None:
     ids=repr,
 )
 def test_a_column_gets_the_join_of_its_values_types(family: str, values: list[Any], expected: Any) -> None:
-    assert type_of(values, family) == expected
+    columns = columns_named(family)
+    table = rows_table([(value,) for value in values], columns)
+    assert schema_of(table, columns).field(0).type == expected
 
 
 def test_the_order_of_rows_does_not_change_a_flat_type() -> None:
@@ -630,7 +636,7 @@ def test_only_the_chosen_rows_give_types() -> None:
             table_of(Origin(2, lines=[Line(0, (2, 7))]), columns),
         ]
     )
-    schema = parts.part_schema(table, tables.choose(table, [1], NO_RULES), columns)
+    schema = parts.own_schema(table, tables.choose(table, [1], NO_RULES), columns)
     assert schema.types == [pa.int64(), pa.int64()]
 
 
@@ -651,6 +657,9 @@ FLAT = [
     *[type_of([v], NULL) for v in (1, 1.5, "a", True, b"a", dt.date(1, 1, 1), dt.datetime(1, 1, 1), UTC, dt.time(1))],
     *[type_of([Decimal(v)], NULL) for v in ("1", "0.001", "1E+30", "1E-30", "9" * 38, "9" * 60, "NaN")],
     *[type_of([v], NULL) for v in ([], [1], [1.5], ["a"], [[1]], [None], [1, "a"], [True])],
+    *[type_of([v], NULL) for v in ((1 << 53) + 1, [(1 << 53) + 1], [dt.date(1, 1, 1)], [Decimal("1.5")], [UTC], {})],
+    parts.ROUNDED,
+    pa.list_(parts.ROUNDED),
 ]
 STRUCTS = [
     type_of([v], NULL)
@@ -665,7 +674,7 @@ def join_types(*types: Any) -> Any:
 
 def test_null_gives_way_int_and_float_are_float_all_else_is_text() -> None:
     for a, b in itertools.combinations(FLAT[:10], 2):
-        expected = b if a == pa.null() else pa.float64() if {a, b} == {pa.int64(), pa.float64()} else pa.string()
+        expected = b if a == pa.null() else pa.float64() if {a, b} == {pa.int64(), pa.float64()} else parts.MIXED
         assert join_types(a, b) == expected
 
 
@@ -710,10 +719,21 @@ def test_columns_that_became_text_by_conflict_are_named() -> None:
     def schema(*types: Any) -> Any:
         return pa.schema(zip("abcd", types, strict=True))
 
+    columns = Columns(tuple(Column(name, NULL) for name in "abcd"))
     one = schema(pa.int64(), pa.string(), pa.int64(), pa.null())
     two = schema(pa.float64(), pa.null(), pa.string(), pa.string())
-    assert parts.mixed_columns([one, two]) == ["c"]
-    assert parts.mixed_columns([one, one]) == []
+    assert parts.mixed_columns(parts.join_schemas([one, two]), columns) == ["c"]
+    assert parts.mixed_columns(parts.join_schemas([one, one]), columns) == []
+
+
+def test_columns_whose_ints_are_rounded_are_named() -> None:
+    big, columns = (1 << 53) + 1, columns_named("number", "list", "dict", "number", "number")
+    rows = [(big, [big], {"a": big, "b": 0.5}, big, 1 << 60), (0.5, [0.5], {"a": 1, "b": 1}, 7, 0.5)]
+    for ordered in (rows, rows[::-1]):
+        joined = parts.own_schema(table := rows_table(ordered, columns), all_of(table), columns)
+        assert parts.rounded_columns(joined, columns) == ["c0", "c1"]
+        apart = [parts.own_schema(t := rows_table([row], columns), all_of(t), columns) for row in ordered]
+        assert parts.rounded_columns(parts.join_schemas(apart), columns) == ["c0", "c1"]
 
 
 # Values in parts
@@ -941,9 +961,10 @@ NESTED = [
 def test_two_shards_can_both_be_written_with_the_join_of_their_types(family: str, one: Any, other: Any) -> None:
     columns = columns_named(family)
     shards = [rows_table([(value,)], columns) for value in (one, other)]
-    joined = parts.join_schemas([parts.part_schema(shard, all_of(shard), columns) for shard in shards])
-    found = [pq.read_table(io.BytesIO(parquet_bytes(shard, all_of(shard), joined))) for shard in shards]
-    assert found[0].schema.types == found[1].schema.types == joined.types
+    joined = parts.join_schemas([parts.own_schema(shard, all_of(shard), columns) for shard in shards])
+    types = parts.part_schema(joined, columns)
+    found = [pq.read_table(io.BytesIO(parquet_bytes(shard, all_of(shard), types))) for shard in shards]
+    assert found[0].schema.types == found[1].schema.types == parts.part_schema(joined, columns).types
     for value, table in zip((one, other), found, strict=True):
         back = table["c0"].to_pylist()[0]
         if isinstance(value, Decimal):
@@ -974,8 +995,8 @@ def test_an_int_that_no_float_is_equal_to_is_rounded_where_the_job_has_floats(
 ) -> None:
     columns = columns_named(family)
     table = rows_table([(value,)], columns)
-    joined = join_types(type_of([value], family), type_of([other], family))
-    content = parquet_bytes(table, all_of(table), pa.schema([("c0", joined)]))
+    joined = pa.schema([("c0", join_types(type_of([value], family), type_of([other], family)))])
+    content = parquet_bytes(table, all_of(table), parts.part_schema(joined, columns))
     assert pq.read_table(io.BytesIO(content))["c0"].to_pylist() == [expected]
 
 
@@ -1130,7 +1151,7 @@ def digests(segments: Sequence[Origin], n_places: int) -> tuple[str, str, Any]:
     table = tables.join_tables([table_of(segment, SAME_COLUMNS) for segment in segments])
     indices = tables.choose(table, [0] * n_places, NO_RULES)
     assert tables.places_of(table, indices) == list(range(n_places))
-    schema = parts.part_schema(table, indices, SAME_COLUMNS)
+    schema = parts.part_schema(parts.own_schema(table, indices, SAME_COLUMNS), SAME_COLUMNS)
     made = csv_bytes(table, indices, schema), parquet_bytes(table, indices, schema)
     return hashlib.sha256(made[0]).hexdigest(), hashlib.sha256(made[1]).hexdigest(), schema
 
