@@ -238,9 +238,10 @@ def _own_type(table: Table, groups: Sequence[Indices], i: int) -> Any:
         values = table[f"{i}.{variant}"]
         if variant in AS_TEXT:
             joined = _join_types(joined, _decoded_type(values, groups, variant))
-        elif any(pc.any(pc.is_valid(gather(values, group))).as_py() for group in groups):
+        elif values.null_count == 0 or any(gather(values, g).null_count < len(g) for g in groups):
             joined = _join_types(joined, VARIANT_TYPES[variant])
-            if variant == "int" and any(_has_inexact(gather(values, group)) for group in groups):
+            # First over all outcomes, which is cheap: there is a look at those that count only if it may matter.
+            if variant == "int" and _has_inexact(values) and any(_has_inexact(gather(values, g)) for g in groups):
                 joined = _join_types(joined, INEXACT)
     return joined
 
@@ -366,7 +367,7 @@ def _decimal_type(n_before: int, scale: int) -> Any:
     precision = max(1, n_before + scale)
     if precision > MOST_DIGITS:
         raise _MixedError
-    return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
+    return pa.decimal128(precision, scale)
 
 
 def _join_types(a: Any, b: Any) -> Any:
@@ -438,8 +439,7 @@ def _has_empty_struct(type_: Any) -> bool:
 def _pinned_type(pin: Pin) -> Any:
     """Return the type of a pinned column, or None for lists and dicts of whatever they hold."""
     if pin.kind == "decimal":
-        make = pa.decimal128 if pin.precision <= 38 else pa.decimal256
-        return make(pin.precision, pin.scale)
+        return pa.decimal128(pin.precision, pin.scale)
     if pin.item is not None:
         return pa.list_(_pinned_type(pin.item))
     return _PINNED.get(pin.kind)
@@ -520,7 +520,7 @@ def _convert(values: Any, variant: str, target: Any) -> Any:
             return pa.chunked_array([_as_type(_decode(values, variant), target)])
         return values if variant == "decimal" else _shown_texts(values)
     if variant == "int" and pa.types.is_decimal(target):
-        return values.cast(pa.decimal256(MOST_DIGITS, 0)).cast(pa.decimal256(MOST_DIGITS, target.scale)).cast(target)
+        return values.cast(pa.decimal128(19, 0)).cast(target)
     if variant == "bytes" and target == pa.string():
         encoded = [None if v is None else base64.b64encode(v).decode("ascii") for v in values.to_pylist()]
         return pa.chunked_array([pa.array(encoded, pa.string())])

@@ -37,8 +37,8 @@ _KNOWN = (
 _DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 _LIST = re.compile(r"list<(.*)>", re.DOTALL)
 
-MOST_DIGITS = 76
-"""Of a decimal: Arrow has no longer ones."""
+MOST_DIGITS = 38
+"""Of a decimal: of longer ones polars reads none, and DuckDB makes floats."""
 
 _MOST_DEPTH = 8
 """Of list<list<...>>; nobody means more."""
@@ -143,14 +143,14 @@ def _is_float(value: Any, pin: Pin) -> _Verdict:
         return False, ""
     try:
         if pin.kind == "float32":
-            struct.pack("f", value)
+            struct.pack("<f", value)
     except OverflowError:
         return False, "it is beyond the largest float32"
     return True, ""
 
 
 def _rounded(value: int, pin: Pin) -> float:
-    rounded: float = struct.unpack("f", struct.pack("f", value))[0] if pin.kind == "float32" else float(value)
+    rounded: float = struct.unpack("<f", struct.pack("<f", value))[0] if pin.kind == "float32" else float(value)
     return rounded
 
 
