@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ from typing import Any
 
 import compare_parts
 import duckdb
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -26,6 +28,7 @@ import r3po.parts as parts
 import r3po.storage as storage
 import r3po.tables as tables
 from r3po.columns import NULL, BadRowError, Column, Columns, View, columns_of, plain_value
+from r3po.commits import read_outcomes
 from r3po.nested import decode, show
 from r3po.pins import parse_pin
 
@@ -418,3 +421,127 @@ def test_5000_columns_go_through(tmp_path: Path) -> None:
     table = shard.parquet(shard.stage())
     assert table.num_columns == 5_000
     assert table["c4999"].to_pylist() == [4_999] * 2
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Tags(dict[str, Any]):
+    pass
+
+
+BIG = (1 << 53) + 1
+NOON = dt.datetime(2020, 1, 2, 12)
+CET = dt.timezone(dt.timedelta(hours=1))
+
+RULES: list[tuple[str, Any, str, Any, str]] = [
+    ("None", None, "null", None, '""'),
+    ("an empty text", "", "string", "", '""'),
+    ("control characters", "a\r\n\x00b", "string", "a\r\n\x00b", '"a\r\n\x00b"'),
+    ("an int", 1 << 62, "int64", 1 << 62, str(1 << 62)),
+    ("a bool", True, "bool", True, "true"),
+    ("NaN", math.nan, "double", math.nan, "nan"),
+    ("inf", -math.inf, "double", -math.inf, "-inf"),
+    ("numpy float32", np.float32(0.1), "double", 0.10000000149011612, "0.10000000149011612"),
+    ("numpy int", np.uint8(3), "int64", 3, "3"),
+    ("Decimal", Decimal("1.50"), "decimal128(3, 2)", Decimal("1.50"), '"1.50"'),
+    ("Decimal of 39 digits", Decimal("9" * 39), "string", "9" * 39, f'"{"9" * 39}"'),
+    ("Decimal NaN", Decimal("NaN"), "string", "NaN", '"NaN"'),
+    ("bytes", b"\xff\x00", "binary", b"\xff\x00", '"/wA="'),
+    ("a date", dt.date(2020, 1, 2), "date32[day]", dt.date(2020, 1, 2), "2020-01-02"),
+    ("a time", dt.time(1, 2), "time64[us]", dt.time(1, 2), "01:02:00.000000"),
+    ("a datetime", NOON, "timestamp[us]", NOON, "2020-01-02 12:00:00.000000"),
+    (
+        "a datetime with a zone",
+        NOON.replace(tzinfo=CET),
+        "timestamp[us, tz=UTC]",
+        NOON.replace(hour=11, tzinfo=dt.UTC),
+        "2020-01-02 11:00:00.000000Z",
+    ),
+    ("pandas Timestamp", pd.Timestamp(NOON), "timestamp[us]", NOON, "2020-01-02 12:00:00.000000"),
+    (
+        "nanoseconds",
+        pd.Timestamp("2020-01-02T12:00:00.000000999"),
+        "timestamp[us]",
+        NOON,
+        "2020-01-02 12:00:00.000000",
+    ),
+    ("pandas NaT", pd.NaT, "null", None, '""'),
+    ("numpy NaT", np.datetime64("NaT"), "null", None, '""'),
+    ("an IntEnum", Level.HIGH, "int64", 3, "3"),
+    ("a subclass of dict", Tags(a=1), "struct<a: int64>", {"a": 1}, '"{""a"":1}"'),
+    ("an empty dict", {}, "string", "{}", '"{}"'),
+    ("a tuple", (1, None), "list<item: int64>", [1, None], '"[1,null]"'),
+    ("an array of two dimensions", np.ones((1, 2)), "list<item: list<item: double>>", [[1.0, 1.0]], '"[[1.0,1.0]]"'),
+    ("NaN in a list", [math.nan, None, math.inf], "list<item: double>", [math.nan, None, math.inf],
+     '"[NaN,null,Infinity]"'),
+    ("dates in a list", [dt.date(2020, 1, 2)], "list<item: date32[day]>", [dt.date(2020, 1, 2)],
+     '"[""2020-01-02""]"'),
+    ("numpy moments in a list", np.array([NOON], "datetime64[ns]"), "list<item: timestamp[us]>", [NOON],
+     '"[""2020-01-02T12:00:00""]"'),
+    ("a zone in a dict", {"t": NOON.replace(tzinfo=CET)}, "struct<t: timestamp[us, tz=UTC]>",
+     {"t": NOON.replace(hour=11, tzinfo=dt.UTC)}, '"{""t"":""2020-01-02T11:00:00Z""}"'),
+    ("Decimal and bytes in a dict", {"d": Decimal("1.50"), "b": b"\xff"}, "struct<b: binary, d: decimal128(3, 2)>",
+     {"d": Decimal("1.50"), "b": b"\xff"}, '"{""d"":""1.50"",""b"":""/w==""}"'),
+    ("keys that begin with a dollar", {"$": 1, "$$a": 2}, "struct<$: int64, $$a: int64>", {"$": 1, "$$a": 2},
+     '"{""$"":1,""$$a"":2}"'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "type_", "back", "cell"), [rule[1:] for rule in RULES], ids=[r[0] for r in RULES])
+def test_the_rules_of_values(tmp_path: Path, value: Any, type_: str, back: Any, cell: str) -> None:
+    shard = make_shard(tmp_path, 1, columns=columns_of({"x": value}))
+    shard.write({0: (value,)})
+    commit = shard.stage()
+    table = shard.parquet(commit)
+    assert str(table.schema.field("x").type).replace("element", "item") == type_
+    assert is_same(back, table["x"][0].as_py())
+    assert shard.part(commit, "csv").decode() == f'"x"\n{cell}\n'.replace('"x"', "x", 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "value", "why"),
+    [
+        (1, 1 << 63, "does not fit 64 bit"),
+        ([1], [1 << 63], "does not fit 64 bit"),
+        (1, True, "expected number, found bool True"),
+        (True, 1, "expected bool, found number 1"),
+        ("a", "\ud800", "is not valid Unicode text"),
+        (["a"], ["\ud800"], "surrogates"),
+        (NOON, NOON.replace(tzinfo=CET), "expected timestamp, found timestamp_utc"),
+        (dt.time(1), dt.time(1, tzinfo=CET), "a time of day with a zone"),
+        ([1], [dt.time(1, tzinfo=CET)], "a time of day with a zone"),
+        ({"a": 1}, {1: "a"}, "the key 1 in it is not text"),
+        ({"a": 1}, {"a": {None: 1}}, "the key None in it is not text"),
+        ([1], [dt.timedelta(1)], "it holds a timedelta"),
+        ([1], [{1}], "it holds a set"),
+        (1, 1j, "a value of type complex cannot be stored"),
+    ],
+)
+def test_the_rules_of_what_is_a_failure(tmp_path: Path, first: Any, value: Any, why: str) -> None:
+    shard = make_shard(tmp_path, 2, columns=columns_of({"x": first}))
+    try:
+        segment = shard.write({0: (first,), 1: (value,)})
+    except BadRowError as error:  # the collector finds some of them
+        assert why in str(error)
+        return
+    assert (segment.n_rows, segment.n_failed) == (1, 1)
+    (failed,) = tables.failures_of(read_outcomes(shard.folders, shard.stage()))
+    assert why in failed["message"]
+
+
+@pytest.mark.parametrize("row", [{}, {1: "a"}, {"\ud800": 1}, {None: 1}], ids=repr)
+def test_rows_without_text_for_keys_are_none(row: Any) -> None:
+    with pytest.raises(BadRowError):
+        View().first(row)
+
+
+def test_ints_beyond_2_53_beside_floats_are_marked_whatever_the_order() -> None:
+    columns = Columns((Column("x", NULL),))
+    for values in ((BIG, 0.5, 1), ([BIG], [0.5]), ({"a": BIG}, {"a": 0.5}, {"a": None})):
+        joined = types_of(*values)
+        assert parts.rounded_columns(joined, columns) == ["x"]
+        assert "double" in str(parts.part_schema(joined, columns).field(0).type)
+    for values in ((BIG, 1), (1 << 60, 0.5), ({"a": BIG}, {"b": 0.5}), (1, 0.5)):
+        assert parts.rounded_columns(types_of(*values), columns) == []
