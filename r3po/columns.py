@@ -23,6 +23,8 @@ config says is a `View`. What is on disk (names, order, families) never changes 
 from __future__ import annotations
 
 import datetime as dt
+import enum
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -432,11 +434,19 @@ def _freeze_nested(value: Any) -> Nested:
 
 def _plain_item(value: Any) -> Any:
     """Return what is in a list or dict as a plain value, or as a list or dict."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, uuid.UUID):
+        return str(value)
     if not isinstance(value, (list, tuple, Mapping)):
         plain = _items_of_array(value) if _is_numpy(value) and value.shape else _unwrap(value)
         if plain is _CANNOT:
             raise NestedError(f"it holds a {type_name(value)}")
         return plain
+    if isinstance(value, dict):
+        return dict(dict.items(value))  # what a subclass says of its items does not count
+    if isinstance(value, list):
+        return list.copy(value)
     return dict(value) if isinstance(value, Mapping) else list(value)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import orjson
 
-MOST_DEPTH = 200
-"""Levels of lists and dicts; orjson and the readers of Parquet give up soon after."""
+MOST_DEPTH = 254
+"""Levels of lists and dicts; orjson has no more."""
 
 _SIGN = "$"
 _MARK = '"$'
@@ -42,9 +42,24 @@ def encode(value: Any, plain: Callable[[Any], Any]) -> str:
         NestedError: it holds what cannot be stored.
     """
     try:
+        text = orjson.dumps(value, option=_STRICT)
+        if b"null" not in text and b'"$' not in text:  # null may be a NaN
+            return text.decode()
+    except TypeError:
+        pass  # there is something in it that needs a closer look
+    try:
         return orjson.dumps(_encoded(value, plain, 1)).decode()
     except TypeError as error:
         raise NestedError(str(error)) from error
+
+
+_STRICT = (
+    orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+    | orjson.OPT_STRICT_INTEGER
+)
+"""Refuse all but what JSON holds exactly, Enum and UUID excepted: their value and text are `plain`'s, too."""
 
 
 def decode(text: str) -> Any:
@@ -85,9 +100,14 @@ def _encoded(value: Any, plain: Callable[[Any], Any], depth: int) -> Any:
         types = set(map(type, value))
         if types <= _EASY or (types == {float} and all(map(math.isfinite, value))):
             return value
-        return [_encoded(item, plain, depth + 1) for item in value]
+        return [item if type(item) in _EASY else _encoded(item, plain, depth + 1) for item in value]
     if kind is dict:
-        return {_key(key): _encoded(item, plain, depth + 1) for key, item in value.items()}
+        return {
+            key if type(key) is str and key[:1] != _SIGN else _key(key): item
+            if type(item) in _EASY
+            else _encoded(item, plain, depth + 1)
+            for key, item in value.items()
+        }
     return _encoded(plain(value), plain, depth)
 
 

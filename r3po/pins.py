@@ -125,8 +125,8 @@ def _decimal(precision: int, scale: int) -> Pin:
 
 
 def _is_int(value: Any, pin: Pin) -> _Verdict:
-    if type(value) is Decimal and pin.kind == "uint64" and value == value.to_integral_value():
-        value = int(value)  # beyond 63 bit, as outcomes keep it
+    if type(value) is Decimal and pin.kind == "uint64" and value.is_finite() and value >= 1 << 63:
+        value = int(value) if value == value.to_integral_value() else None  # beyond 63 bit, as outcomes keep it
     if type(value) is not int:
         return False, ""
     sign, bits = _INTS[pin.kind]

@@ -111,6 +111,7 @@ def test_parts_follow_the_config_without_a_call_of_f(folder: Path) -> None:
     CALLS.clear()
     for keys, expected in (
         (f"columns: {FULL}\n", ["tags", "n", "price", "day"]),
+        ('columns: {n: "decimal(38,30)", day: date}\n', ["n", "day"]),
         ('columns: {price: "decimal(38,20)", n: float64}\n', ["price", "n"]),
         ("columns: {n: uint8}\nsource_column: file\n", ["file", "n"]),
         ("source_column: from\n", ["from", *inferred]),
