@@ -88,8 +88,10 @@ def parse_pin(text: str, depth: int = 0) -> Pin:
         if item.kind == "dict" or (item.kind == "list" and item.item is None):
             raise ValueError(f"list<{item}> cannot be pinned; write list, and its items are as they come")
         return Pin("list", item=item)
-    likely = difflib.get_close_matches(text, [*(_FAMILIES.keys() - {"decimal"}), "decimal(10,2)"], n=1)
-    raise ValueError(f'"{text}" is no type; ' + (f'did you mean "{likely[0]}"?' if likely else f"there are {_KNOWN}"))
+    if text.startswith("decimal(") and not text.endswith(")"):
+        raise ValueError('quote it: "decimal(10,2)"; within {...} a comma ends the value')
+    likely = _likely_pin(text)
+    raise ValueError(f'"{text}" is no type; ' + (f'did you mean "{likely}"?' if likely else f"there are {_KNOWN}"))
 
 
 def why_unfit(value: Any, pin: Pin) -> str | None:
@@ -112,6 +114,27 @@ def as_pinned(value: Any, pin: Pin) -> Any:
 
 
 # Private functions
+
+
+def _likely_pin(text: str) -> str | None:
+    names = [*sorted(_FAMILIES.keys() - {"decimal"}), "decimal(10,2)"]
+    found = _ALIASES.get(text.lower()) or next(iter(difflib.get_close_matches(text.lower(), names, n=1)), None)
+    return found
+
+
+_ALIASES = {
+    "int": "int64",
+    "integer": "int64",
+    "long": "int64",
+    "float": "float64",
+    "double": "float64",
+    "number": "float64",
+    "str": "string",
+    "text": "string",
+    "bytes": "binary",
+    "datetime": "timestamp",
+}
+"""What other tools call the types; only for hints."""
 
 _Verdict = tuple[bool, str]
 
