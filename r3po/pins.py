@@ -118,8 +118,7 @@ def as_pinned(value: Any, pin: Pin) -> Any:
 
 def _likely_pin(text: str) -> str | None:
     names = [*sorted(_FAMILIES.keys() - {"decimal"}), "decimal(10,2)"]
-    found = _ALIASES.get(text.lower()) or next(iter(difflib.get_close_matches(text.lower(), names, n=1)), None)
-    return found
+    return _ALIASES.get(text.lower()) or next(iter(difflib.get_close_matches(text.lower(), names, n=1)), None)
 
 
 _ALIASES = {

@@ -97,7 +97,9 @@ class Publisher:
     # Private methods
 
     def _learn(self, commits: Iterable[Commit]) -> None:
-        schemas = [commit.own_schema for commit in commits if len(commit.own_schema)]
+        # Commits of before a redo have other columns; each is replaced in this run.
+        since = self.job.built.redo_since
+        schemas = [c.own_schema for c in commits if len(c.own_schema) and c.first_build >= since]
         if self.schema is not None:
             schemas.append(self.schema)
         self.schema = parts.join_schemas(schemas) if schemas else None

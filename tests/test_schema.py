@@ -15,7 +15,9 @@ import pytest
 
 import r3po
 import r3po.storage as storage
+from r3po.config import load_config
 from r3po.errors import ConfigError
+from r3po.job import open_job
 
 CONFIG = """\
 job_name: t
@@ -221,3 +223,19 @@ def test_what_parts_do_not_hold_as_it_is_is_warned_of_at_the_end(
     events = "".join(path.read_text() for path in (folder / "work" / "runs").rglob("events.jsonl"))
     assert events.count(text.replace('"', '\\"')) == 1
     assert 'column \\"y\\"' not in events and 'column \\"n\\"' not in events
+
+
+def other(filepath: str) -> dict[str, Any]:
+    return {"name": Path(filepath).name, "n": str(Path(filepath).read_text())}
+
+
+def test_once_rows_are_made_anew_columns_may_be_others(folder: Path) -> None:
+    run(folder)
+    keys = "columns: {n: string, name: string}\n"
+    with pytest.raises(ConfigError):
+        run(folder, keys, other)
+    with open_job(load_config(folder / "config.yaml")) as job:
+        job.raise_build(redo=True)
+    assert run(folder, keys, other).rows == 5
+    assert types(folder) == {"n": "string", "name": "string"}
+    assert table(folder)["n"].to_pylist() == ["0", "1", "2", "3", "4"]
