@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import enum
 import itertools
@@ -27,10 +28,10 @@ from test_staging import Shard, make_shard
 import r3po.parts as parts
 import r3po.storage as storage
 import r3po.tables as tables
-from r3po.columns import NULL, BadRowError, Column, Columns, View, columns_of, plain_value
+from r3po.columns import NULL, BadRowError, Column, Columns, Nested, View, columns_of, plain_value
 from r3po.commits import read_outcomes
 from r3po.nested import decode, show
-from r3po.pins import parse_pin
+from r3po.pins import parse_pin, why_unfit
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,6 +45,7 @@ def without_fsync() -> Iterator[None]:
 SOME = settings(derandomize=True, max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 FEW = settings(SOME, max_examples=25)
 
+BIG = (1 << 53) + 1
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 EXACT = st.integers(-(1 << 53), 1 << 53)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('",\r\n\x00$\ufeff'), max_size=8)
@@ -364,6 +366,47 @@ def test_what_does_not_fit_a_pinned_type_is_refused(name: str, value: Any, why: 
         View((("x", parse_pin(name)),)).first({"x": value})
 
 
+PIN_NAMES = [
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    *("float32", "float64", "string", "bool", "binary", "date", "timestamp", "timestamp_utc", "time", "list", "dict"),
+    *("decimal(38,3)", "decimal(5,0)", "decimal(3,3)", "list<float32>", "list<int64>", "list<decimal(20,2)>"),
+    *("list<list<uint64>>", "list<string>", "list<timestamp_utc>", "list<list<float64>>"),
+]
+NUMBERS = st.sampled_from([0, -1, 127, 255, 1 << 24, BIG, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, 1 << 64, 0.1, -0.0])
+NUMBERS |= st.sampled_from([math.nan, math.inf, 1e300, 3.4028235677973366e38, 3.4028236e38, 1e-46])
+NUMBERS |= st.sampled_from(
+    [Decimal(d) for d in ("0", "-0.0", "0E+9", "0E-9", "1E+2", "99999", "0.999", "1E-400", "NaN")]
+)
+VALUES = NUMBERS | DECIMALS | ANYTHING | st.lists(NUMBERS | DECIMALS) | st.lists(st.lists(NUMBERS, max_size=2))
+
+
+@SOME
+@given(st.sampled_from(PIN_NAMES), st.lists(VALUES, min_size=1, max_size=12), st.booleans())
+def test_what_fits_a_type_can_be_written_whether_it_was_pinned_at_first_or_later(
+    tmp_path_factory: pytest.TempPathFactory, name: str, values: list[Any], is_later: bool
+) -> None:
+    pin, fitting = parse_pin(name), []
+    for value in values:
+        with contextlib.suppress(BadRowError):
+            columns_of({"x": value}) if is_later else View((("x", pin),)).first({"x": value})
+            stored = plain_value(value, "x")
+            if why_unfit(decode(stored.text) if isinstance(stored, Nested) else stored, pin) is None:
+                fitting.append(value)
+    pinned = Columns((Column("x", pin.family, pin),), (0,))
+    folder = tmp_path_factory.mktemp("job")
+    shard = make_shard(folder, len(fitting) + 1, columns=Columns((Column("x", NULL),)) if is_later else pinned)
+    shard.write({place: (value,) for place, value in enumerate([*fitting, None])})
+    first = shard.stage()
+    assert first.tally.n_failed == 0
+    for kind in ("csv", "parquet"):
+        (folder / "out" / kind).mkdir()
+    publish(shard, shard.stage(previous=first, segments=(), columns=pinned, attempt="again"))
+    assert compare_parts.compare_parts(folder / "out") == []
+    if "float32" not in name:
+        found = read_parquet(folder / "out")
+        assert all(is_same(value, back) or value == back for value, back in zip(fitting, found, strict=False)), found
+
+
 @pytest.mark.parametrize("name", sorted({name for name, _ in PINNED}))
 def test_a_pinned_type_is_written_as_it_is_read(name: str) -> None:
     assert str(parse_pin(name)) == name
@@ -434,7 +477,6 @@ class Tags(dict[str, Any]):
     pass
 
 
-BIG = (1 << 53) + 1
 NOON = dt.datetime(2020, 1, 2, 12)
 CET = dt.timezone(dt.timedelta(hours=1))
 
