@@ -13,13 +13,18 @@ value, so that the join of a column's types can be made, and made anew, at any t
     timestamp   timestamp (no zone), timestamp_utc (any zone, kept as UTC) are two families of one variant each
     time        time
     decimal     decimal
-    list, dict  list (tuples, arrays), dict: of JSON values
+    list, dict  list (tuples, arrays), dict: of any of these
     null        any: the first row had None there
+
+`columns:` pins names, order and types instead, and `source_column` adds a column that is no value of the row: what the
+config says is a `View`. What is on disk (names, order, families) never changes for it; what parts show does.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import enum
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,8 +32,8 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Any, Self
 
-import orjson
-
+from r3po.nested import NestedError, decode, encode
+from r3po.pins import Pin, as_pinned, why_unfit
 from r3po.stopsignals import StopNow
 from r3po.timelimit import TimedOut
 
@@ -69,24 +74,89 @@ class BadRowError(Exception):
 class Column:
     name: str
     family: str
+    pin: Pin | None = None
+    """The type that `columns:` gives it."""
+
+    @property
+    def kind(self) -> str:
+        """What its values are, for people."""
+        return self.family if self.pin is None else str(self.pin)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names and families of the job's columns, in order."""
+    """Names and families of the job's columns, in order; and what the parts show of them."""
 
     items: tuple[Column, ...]
+    shown: tuple[int, ...] | None = None
+    """Numbers of the columns that parts show, in their order. None: all, as they are."""
+    source: str | None = None
+    """The column before all these, for each row's path."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.items)
 
     def to_json(self) -> list[dict[str, str]]:
+        # Without types: these are the config's, which may change.
         return [{"name": column.name, "family": column.family} for column in self.items]
 
     @classmethod
     def from_json(cls, data: list[dict[str, str]]) -> Self:
         return cls(tuple(Column(item["name"], item["family"]) for item in data))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the config says of the columns."""
+
+    pins: tuple[tuple[str, Pin], ...] | None = None
+    """`columns:`; None: the first row sets them."""
+    source: str | None = None
+    """`source_column`."""
+
+    def first(self, row: dict[str, Any]) -> Columns:
+        """Return the columns that a job with this first row has.
+
+        Raises:
+            BadRowError: the row is none.
+        """
+        if self.pins is None:
+            columns = columns_of(row)
+            if self.source in columns.names:
+                raise BadRowError(f"f returned a column {self.source!r}, which is source_column, too; rename either")
+            return self.of(columns)
+        columns = self.of(Columns(tuple(Column(name, pin.family) for name, pin in self.pins)))
+        RowCollector(columns).take(row)
+        for column in columns.items:
+            check_value(row[column.name], column)
+        return columns
+
+    def would_set(self, columns: Columns) -> bool:
+        """Whether a first row could have set these columns under this config."""
+        if self.pins is None:
+            return self.source not in columns.names
+        return [(name, pin.family) for name, pin in self.pins] == [(c.name, c.family) for c in columns.items]
+
+    def of(self, columns: Columns) -> Columns:
+        """Return the job's columns with the types and the order that parts are to have.
+
+        Every name of `pins` is one of them.
+        """
+        if self.pins is None:
+            return Columns(columns.items, None, self.source)
+        pins = dict(self.pins)
+        items = tuple(Column(column.name, column.family, pins.get(column.name)) for column in columns.items)
+        return Columns(items, tuple(columns.names.index(name) for name in pins), self.source)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the bytes of parts depend on, as a commit records it; nothing where nothing is said."""
+        said: dict[str, Any] = {}
+        if self.pins is not None:
+            said["columns"] = [[name, str(pin)] for name, pin in self.pins]
+        if self.source is not None:
+            said["source_column"] = self.source
+        return said
 
 
 def columns_of(row: dict[str, Any]) -> Columns:
@@ -183,7 +253,7 @@ class RowCollector:
         """
         row = returned if type(returned) is dict else dict(returned)
         if row.keys() != self._names:
-            raise BadRowError(_describe_keys(self.columns.names, row))
+            raise BadRowError(_describe_keys(self.columns, row))
         values = self._take(row)
         self.size_bytes += self._fixed_bytes
         if self._mutable:
@@ -207,7 +277,7 @@ class RowCollector:
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """A list or dict as JSON text: frozen, exact, and free of pickle."""
+    """A list or dict as text (see `nested`): frozen, exact, and free of pickle."""
 
     text: str
     variant: str
@@ -253,13 +323,16 @@ def check_value(value: Any, column: Column) -> Any:
     """Return a value as `column` keeps it, or raise.
 
     Raises:
-        BadRowError: the value is of another family, is an int beyond 64 bit, or text that is no Unicode.
+        BadRowError: the value is of another family or does not fit the pinned type, is an int beyond 64 bit, or text
+            that is no Unicode.
     """
     value = plain_value(value, column.name)
     if value is None:
         return None
+    if column.pin is not None:
+        value = _pinned(value, column.name, column.pin)
     variant = variant_of(value)
-    if column.family not in (NULL, family_of(variant)):
+    if column.pin is None and column.family not in (NULL, family_of(variant)):
         found = _shown(value.text if type(value) is Nested else value)
         raise BadRowError(f"column {column.name!r}: expected {column.family}, found {family_of(variant)} {found}")
     if variant == "int" and not -(1 << 63) <= value < 1 << 63:
@@ -279,24 +352,45 @@ def _unwrap(value: Any) -> Any:
     for base, convert in _PLAIN:
         if isinstance(value, base):
             return convert(value)
-    if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
+    if _is_numpy(value):
         return _unwrap_numpy(value)
     if isinstance(value, (list, tuple, Mapping)):
         return _freeze_nested(value)
     return _CANNOT
 
 
+def _is_numpy(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist")
+
+
 def _unwrap_numpy(value: Any) -> Any:
+    if value.shape:
+        return _CANNOT if value.dtype.kind == "m" else _freeze_nested(_items_of_array(value))
     plain = value.tolist()
     if value.dtype.kind == "M" and type(plain) is int:
         # tolist gives a bare number for nanoseconds and below, which have no datetime, and for years that have none.
-        if value.dtype.str[-3:] in ("ns]", "ps]", "fs]", "as]"):
+        if value.dtype.str[-3:] in _FINER:
             plain = value.astype("datetime64[us]").tolist()
         if type(plain) is int:
             raise _CannotStoreError(f"the moment {value} cannot be stored; the years 1 to 9999 can")
-    elif value.dtype.kind == "m" or (value.dtype.kind == "M" and value.shape) or type(plain) is type(value):
+    elif value.dtype.kind == "m" or type(plain) is type(value):
         return _CANNOT
     return _unwrap_or_none(plain)
+
+
+_FINER = ("ns]", "ps]", "fs]", "as]")
+"""How the types of numpy moments end that Python's datetime has no digits for; they are cut to microseconds."""
+
+
+def _items_of_array(value: Any) -> Any:
+    if value.dtype.kind == "m":
+        return _CANNOT
+    if value.dtype.kind == "M":
+        value = value.astype("datetime64[us]") if value.dtype.str[-3:] in _FINER else value
+        items = value.reshape(-1).tolist()
+        if any(type(item) is int for item in items):
+            raise _CannotStoreError("a moment in it cannot be stored; the years 1 to 9999 can")
+    return value.tolist()
 
 
 def _unwrap_or_none(value: Any) -> Any:
@@ -332,19 +426,42 @@ _PLAIN: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 
 def _freeze_nested(value: Any) -> Nested:
     variant = "dict" if isinstance(value, Mapping) else "list"
-    plain = value if isinstance(value, (dict, list)) else dict(value) if variant == "dict" else list(value)
     try:
-        text = orjson.dumps(plain, default=_nested_default, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
-    except TypeError as error:
+        return Nested(encode(value, _plain_item), variant)
+    except NestedError as error:
         raise _CannotStoreError(f"this {variant} cannot be stored: {error}") from error
-    return Nested(text, variant)
 
 
-def _nested_default(value: Any) -> Any:
-    is_numpy = type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist")
-    if is_numpy and value.dtype.kind not in "mM":  # moments and durations would become bare numbers
-        return value.tolist()
-    raise TypeError(f"it holds a {type_name(value)}")
+def _plain_item(value: Any) -> Any:
+    """Return what is in a list or dict as a plain value, or as a list or dict."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if not isinstance(value, (list, tuple, Mapping)):
+        plain = _items_of_array(value) if _is_numpy(value) and value.shape else _unwrap(value)
+        if plain is _CANNOT:
+            raise NestedError(f"it holds a {type_name(value)}")
+        return plain
+    if isinstance(value, dict):
+        return dict(dict.items(value))  # what a subclass says of its items does not count
+    if isinstance(value, list):
+        return list.copy(value)
+    return dict(value) if isinstance(value, Mapping) else list(value)
+
+
+def _pinned(value: Any, name: str, pin: Pin) -> Any:
+    why = why_unfit(decode(value.text) if type(value) is Nested and pin.item is not None else _bare(value), pin)
+    if why is not None:
+        found = _shown(value.text if type(value) is Nested else value)
+        more = f": {why}" if why else ""
+        raise BadRowError(f"column {name!r}: expected {pin}, found {family_of(variant_of(value))} {found}{more}")
+    return as_pinned(value, pin)
+
+
+def _bare(value: Any) -> Any:
+    """Return a value whose insides do not matter as one of the type that it is."""
+    return ([] if value.variant == "list" else {}) if type(value) is Nested else value
 
 
 def _family_of_value(name: str, value: Any) -> str:
@@ -359,15 +476,19 @@ def _taker(names: tuple[str, ...]) -> Callable[[dict[str, Any]], tuple[Any, ...]
     return itemgetter(*names)
 
 
-def _describe_keys(names: tuple[str, ...], row: dict[Any, Any]) -> str:
+def _describe_keys(columns: Columns, row: dict[Any, Any]) -> str:
+    names = columns.names
+    by = "which its first row set" if columns.shown is None else "which the config's `columns` and its first row set"
+    if columns.shown is not None and len(columns.shown) == len(names):
+        by = "which the config's `columns` set"
     missing = [repr(name) for name in names if name not in row]
     extra = [repr(key) for key in row if key not in names]
     parts = []
     if missing:
-        parts.append(f"missing {_shorten(', '.join(missing))}")
+        parts.append(f"missing {shorten(', '.join(missing))}")
     if extra:
-        parts.append(f"not a column of this job: {_shorten(', '.join(extra))}")
-    return f"the row's keys differ from the job's columns, which its first row set: {'; '.join(parts)}"
+        parts.append(f"not a column of this job: {shorten(', '.join(extra))}")
+    return f"the row's keys differ from the job's columns, {by}: {'; '.join(parts)}"
 
 
 def _is_unicode(text: str) -> bool:
@@ -379,16 +500,17 @@ def _is_unicode(text: str) -> bool:
 
 
 def _message_of(error: BaseException) -> str:
-    return _shorten(text_of(str, error, "(no message)").encode("utf-8", "backslashreplace").decode())
+    return shorten(text_of(str, error, "(no message)").encode("utf-8", "backslashreplace").decode())
 
 
 def _shown(value: Any) -> str:
     """Return a plain value in short."""
     try:
-        return _shorten(repr(value))
+        return shorten(repr(value))
     except ValueError:  # Python gives no more than 4,300 digits of an int
-        return _shorten(hex(value))
+        return shorten(hex(value))
 
 
-def _shorten(text: str, limit: int = 100) -> str:
+def shorten(text: str, limit: int = 100) -> str:
+    """Return text for a message."""
     return text if len(text) <= limit else text[:limit] + "..."

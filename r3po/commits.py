@@ -9,14 +9,17 @@ Source: FORMAT.md, "Commits".
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from r3po.errors import DamagedStateError, FolderError
 from r3po.manifest import FORMAT, ShardRef
+from r3po.parts import schema_for_people, schema_from_text, schema_to_text
 from r3po.segments import remove_segments
 from r3po.storage import (
     FileRecord,
     JobFolders,
+    NewFile,
     damaged,
     digest_file,
     has_size,
@@ -32,7 +35,7 @@ from r3po.storage import (
     sync_folder,
     write_json,
 )
-from r3po.tables import Schema, Table, Tally, read_table, schema_for_people, schema_from_text, schema_to_text
+from r3po.tables import Schema, Table, Tally, read_table, unpack_table
 
 KINDS = ("csv", "parquet")
 """The kinds of parts, which are the names of the data folders."""
@@ -187,8 +190,14 @@ def sweep_temporaries(folders: JobFolders) -> None:
         remove_temporaries(folder)
 
 
-def read_outcomes(folders: JobFolders, commit: Commit) -> Table:
+def read_outcomes(
+    folders: JobFolders, commit: Commit, *, with_values: bool = True, scratch: Path | None = None
+) -> Table:
     """Return all outcomes of a committed shard.
+
+    Args:
+        with_values: False: without the values of the rows.
+        scratch: a folder for a copy that takes disk rather than memory: the values, which can be a gigabyte.
 
     Raises:
         DamagedStateError: the file is gone or is not the one that the commit names.
@@ -197,7 +206,12 @@ def read_outcomes(folders: JobFolders, commit: Commit) -> Table:
     try:
         if digest_file(path) != (commit.outcomes.size_bytes, commit.outcomes.sha256):
             raise damaged(path, "is damaged: its digest is not the one that its commit names")
-        table, _ = read_table(path)
+        if scratch is None:
+            table, _ = read_table(path, with_values=with_values)
+        else:
+            with NewFile(scratch) as new:
+                unpack_table(path, new)
+                table, _ = read_table(new.written())  # which stays mapped when its name goes
     except FileNotFoundError as error:
         raise damaged(path, "is missing") from error
     except ValueError as error:
@@ -383,5 +397,5 @@ def _from_json(data: dict[str, Any]) -> Commit:
             for p in data["parts"]
         ),
         part_settings=data["part_settings"],
-        keeps_gone=data.get("keeps_gone", False),
+        keeps_gone=data["keeps_gone"],
     )

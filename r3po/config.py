@@ -26,7 +26,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from r3po.columns import View
 from r3po.errors import ConfigError, SourceError
+from r3po.pins import Pin, parse_pin
 
 MAX_PROCESSES = 4096
 MAX_TIMEOUT_S = 31 * 24 * 3600.0
@@ -116,6 +118,8 @@ class Config:
     max_errors: MaxErrors | None  # None: only the guard of the first files
     on_function_change: Literal["warn", "stop", "redo"]  # what happens to rows that other code made
     on_deleted: Literal["drop", "keep"]  # what happens to rows of files that are gone
+    columns: tuple[tuple[str, Pin], ...] | None = None  # names and types, in order; None: the first row sets them
+    source_column: str | None = None  # the name of a column for each row's path
     notices: tuple[str, ...] = field(default=(), compare=False)  # to be said to the user, once a run
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)  # key: its line in the file, from 1
     source_written: str = field(default="", compare=False)  # source_path as the file has it, for messages
@@ -124,6 +128,11 @@ class Config:
     def base_dir(self) -> Path:
         """The folder of the config file; what is relative in the file starts here."""
         return self.path.parent
+
+    @property
+    def view(self) -> View:
+        """What `columns` and `source_column` say together."""
+        return View(self.columns, self.source_column)
 
     def with_overrides(
         self, *, processes: int | None = None, function: str | None = None, max_errors: int | str | None = None
@@ -165,6 +174,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
 
     keys = _check_keys(_Keys, entries, problems)
     parquet = _check_parquet(keys, entries.get("parquet"), problems)
+    columns = _check_columns(keys, entries, problems)
     folders = _expand_folders(keys, entries, file.parent, problems)
     _check_folders(folders, entries, problems)
     _check_formats(keys, entries, problems)
@@ -172,7 +182,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     if problems:
         raise _config_error(file, problems)
 
-    settings = keys.model_dump() | folders | {"parquet": parquet, "max_errors": keys.max_errors}
+    settings = keys.model_dump() | folders | {"parquet": parquet, "columns": columns, "max_errors": keys.max_errors}
     lines = {key: entry.line for key, entry in (entries | ignored).items()}
     return Config(path=file, **settings, notices=_notices(file, ignored), lines=lines, source_written=keys.source_path)
 
@@ -221,6 +231,20 @@ def _resolve_max_errors(value: Any) -> Any:
     return None if value is None else parse_max_errors(value)
 
 
+def _resolve_columns(value: Any) -> Any:
+    if value == {}:
+        raise ValueError("names no column; take the key out, or name one: {fruits: int64}")
+    return value
+
+
+def _check_column(name: str) -> str:
+    if not name:
+        raise ValueError("must not be empty")
+    if any(unicodedata.category(char) == "Cs" for char in name):  # half a character
+        raise ValueError("is not valid Unicode text")
+    return name
+
+
 def _is_on(value: Any) -> Any:
     return True if isinstance(value, dict) else value  # what is in {compression: ...} has a model of its own
 
@@ -258,6 +282,8 @@ class _Keys(BaseModel):
     max_errors: Annotated[MaxErrors | None, BeforeValidator(_resolve_max_errors)] = None
     on_function_change: Literal["warn", "stop", "redo"] = "warn"
     on_deleted: Literal["drop", "keep"] = "drop"
+    columns: Annotated[dict[str, Any] | None, BeforeValidator(_resolve_columns)] = None
+    source_column: Annotated[str, AfterValidator(_check_column)] | None = None
 
 
 class _ParquetKeys(BaseModel):
@@ -272,7 +298,8 @@ class _ParquetKeys(BaseModel):
 # What a value of another type must be: pydantic's finding in our words, and the keys that take more than one type.
 _TYPES = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}
 _MIXED = {"processes": "a whole number, or auto", "parquet": "true, false or {compression: zstd, level: 3}"} | {
-    "timeout_seconds": "a number of seconds, or null"
+    "timeout_seconds": "a number of seconds, or null",
+    "columns": "a mapping such as {fruits: int64, name: string}, or null",
 }
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -296,7 +323,7 @@ class _Entry:
     line: int
     shown: str
     written: str  # the value as the file has it
-    value: Any  # for `parquet: {...}`: the entries in it, by key
+    value: Any  # for `parquet: {...}` and `columns: {...}`: the entries in it, by key
 
     def problem(self, reason: str) -> _Problem:
         return _Problem(self.line, self.shown, reason)
@@ -368,7 +395,7 @@ def _read_mapping(
         elif key in entries:
             problems.append(_Problem(line, shown, f"{key} is given twice; line {entries[key].line} has it, too"))
         else:
-            is_nested = key == "parquet" and isinstance(node, yaml.MappingNode)
+            is_nested = key in ("parquet", "columns") and isinstance(node, yaml.MappingNode)
             value = _read_mapping(loader, node, text, problems) if is_nested else _construct(loader, node)
             entries[key] = _Entry(line, shown, text[node.start_mark.index : node.end_mark.index], value)
     return entries
@@ -473,6 +500,26 @@ def _check_parquet(keys: _Keys, entry: _Entry | None, problems: list[_Problem]) 
     if level is not None and not lowest <= level <= highest:
         problems.append(entries["level"].problem(f"must be from {lowest} to {highest} for {codec}"))
     return ParquetOptions(codec, default if level is None else level)
+
+
+def _check_columns(
+    keys: _Keys, entries: dict[str, _Entry], problems: list[_Problem]
+) -> tuple[tuple[str, Pin], ...] | None:
+    if keys.columns is None:
+        return None
+    pins = []
+    for name, entry in keys.columns.items():
+        try:
+            _check_column(name)
+            if not isinstance(entry.value, str):
+                raise ValueError('must be a type such as int64, string or "decimal(10,2)"')
+            pins.append((name, parse_pin(entry.value)))
+        except ValueError as error:
+            problems.append(entry.problem(str(error)))
+    if keys.source_column in keys.columns:
+        reason = f"columns (line {entries['columns'].line}) has that name, too; give one of them another"
+        problems.append(entries["source_column"].problem(reason))
+    return tuple(pins)
 
 
 def _expand_folders(keys: _Keys, entries: dict[str, _Entry], base: Path, problems: list[_Problem]) -> dict[str, Path]:

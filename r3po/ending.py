@@ -10,8 +10,10 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import r3po.parts as parts
 import r3po.tables as tables
 from r3po import events
+from r3po.columns import Columns
 from r3po.commits import KINDS, Commit, read_outcomes
 from r3po.events import Observer
 from r3po.job import Job
@@ -48,7 +50,7 @@ def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_n
     restage([refs[commit.shard] for commit in stale])
     if broken:
         observer(events.PartsRepaired(tuple(f"part-{shard:05d}" for shard in broken)))
-    _warn_of_mixed_columns(job, observer)
+    _warn_of_columns(job, publisher.columns, observer)
     _write_failures(job)
     job.note_end()
     for kind in KINDS:
@@ -68,7 +70,7 @@ def iter_failure_lines(job: Job) -> Iterator[bytes]:
         if not commit.tally.n_failed:
             continue
         paths = read_shard_file(job.folders.shards, ref).paths
-        for failed in tables.failures_of(read_outcomes(job.folders, commit)):
+        for failed in tables.failures_of(read_outcomes(job.folders, commit, with_values=False)):
             values = [failed[name] for name in (*Failure._fields[:3], "tries")]
             yield _csv_line([show_name(paths[failed["place"]]), *values])
 
@@ -84,15 +86,23 @@ def _stale_commits(publisher: Publisher) -> list[Commit]:
         for commit in job.commits.values()
         if commit.part_settings != job.part_settings
         or commit.shard in job.broken_shards
-        or (publisher.schema is not None and commit.schema != publisher.schema)
+        or (publisher.schema is not None and commit.schema != publisher.part_schema)
     ]
 
 
-def _warn_of_mixed_columns(job: Job, observer: Observer) -> None:
+def _warn_of_columns(job: Job, columns: Columns | None, observer: Observer) -> None:
+    """Say which columns of the parts are not what their values are; the same whatever the order of the rows."""
     schemas = [commit.own_schema for commit in job.commits.values() if len(commit.own_schema)]
-    for name in tables.mixed_columns(schemas) if schemas else ():
-        text = f'column "{name}" holds values of different kinds; it is text in all parts'
+    if not schemas or columns is None:
+        return
+    joined = parts.join_schemas(schemas)
+    for name in parts.mixed_columns(joined, columns):
+        text = f'column "{name}" holds values of different kinds, or too many keys; it is text in all parts'
         observer(events.Notice(text, is_warning=True))
+    for name in parts.rounded_columns(joined, columns):
+        text = f'column "{name}" holds floats beside ints beyond 2^53, which are rounded in all parts'
+        hint = "return these ints as text, or pin the column's type with columns: in the config"
+        observer(events.Notice(text, hint=hint, is_warning=True))
 
 
 def _write_failures(job: Job) -> None:

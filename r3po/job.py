@@ -56,6 +56,7 @@ class Job:
         return {
             "csv": self.config.csv,
             "parquet": False if parquet is None else {"compression": parquet.compression, "level": parquet.level},
+            **self.config.view.to_json(),
         }
 
     def rules(self, fingerprint: str | None = None) -> Rules:

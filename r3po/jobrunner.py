@@ -30,6 +30,7 @@ from r3po.crew import Crew
 from r3po.ending import make_end
 from r3po.errors import ConfigError, R3poError, RunStoppedError, SourceError, StateError
 from r3po.events import Event, Observer
+from r3po.fitting import check_view
 from r3po.guard import sweep_temporary
 from r3po.job import Job, disk_error, open_job, tidy_path
 from r3po.jobbuilder import (
@@ -298,6 +299,8 @@ class _Run:
         if not is_known and not self.options.build:
             raise StateError("there is no manifest yet", hint="r3po build makes it; or run without --no-build")
         states = self._reopened_states() if is_known else {}
+        if is_known and not self._is_redo_due(states):
+            check_view(job)
         # 2. The walk, beside the start of Ray.
         if self.options.build:
             tell_moved_source(job, self.emit)
@@ -341,8 +344,9 @@ class _Run:
         self._judge_older_code(standing)
         known = read_columns(self.config.working_dir, job.built)
         has_row = any(state.n_done for state in standing.values())
-        if known is not None and known[1] != self.spec.fingerprint and not has_row:
-            # A kill came between the columns and their first row, and f was mended since: it sets them anew.
+        is_stale = known is not None and (known[1] != self.spec.fingerprint or not self.config.view.would_set(known[0]))
+        if is_stale and not has_row:
+            # A kill came between the columns and their first row, and f or the config was mended since: they set them.
             job.raise_build(redo=True)
             return job.resolve(self.spec.fingerprint)
         if not any(state.n_failed for state in standing.values()):
@@ -522,6 +526,7 @@ class _Run:
             stop_file=self.folder / "stop",
             workers_folder=self.workers,
             timeout_s=config.timeout_seconds,
+            view=config.view,
         )
         with self.stop.interrupting():  # a start can hang, and nothing of f is in flight yet
             self._pool.start(setup, self._n_workers)

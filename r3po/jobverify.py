@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import r3po.tables as tables
+import r3po.parts as parts
+from r3po.columns import Columns
 from r3po.commits import KINDS, Commit, part_name, read_commit
 from r3po.config import Config, check_source, load_config
 from r3po.ending import iter_failure_lines
@@ -231,7 +232,7 @@ class _Verify:
 
         def check(found: Findings) -> None:
             ref = self.job.built.shards[number]
-            report = check_shard(self.job, ref, segments.get(ref.shard, ()))
+            report = check_shard(self.job, ref, segments.get(ref.shard, ()), self._columns)
             if f"{ref.shard:05d}.json" in self.damaged_commits:
                 report.n_pending = 0  # nobody knows
             found.extend(report.findings)
@@ -288,6 +289,16 @@ class _Verify:
             what, hint = str(error.args[0]), "remove it: which files have killed is found out anew"
             found.add("suspects", self.folders.suspects, what, hint)
 
+    @property
+    def _columns(self) -> Columns | None:
+        """The columns of the parts as the config has them; None: they are not known, or not as the config says."""
+        try:
+            known = read_columns(self.folders.working_dir, self.job.built)
+        except UNREADABLE:
+            return None
+        is_known = known is not None and {name for name, _ in self.config.view.pins or ()} <= set(known[0].names)
+        return self.config.view.of(known[0]) if known is not None and is_known else None
+
     def _check_columns(self, found: Findings) -> None:
         path = columns_path(self.folders.working_dir, self.job.built)
         try:
@@ -301,17 +312,18 @@ class _Verify:
             if columns is None:
                 found.add("columns", path, "is missing or another job's, but there are rows", RESTORE)
                 return
-            names = [column.name for column in columns[0].items]
-            if names != commit.schema.names:
-                what = f"the columns of shard {shard} are {commit.schema.names}, but here they are {names}"
+            names = list(columns[0].names)
+            if names != commit.own_schema.names:
+                what = f"the columns of shard {shard} are {commit.own_schema.names}, but here they are {names}"
                 found.add("columns", path, what, RESTORE)
 
     def _check_types(self, found: Findings) -> None:
         """See that all parts of a finished job have the types that all its rows need."""
         commits = [commit for commit in self.job.commits.values() if len(commit.own_schema)]
-        if not commits or not self._is_finished or "columns" in found.counts:
+        columns = self._columns
+        if not commits or not self._is_finished or columns is None or "columns" in found.counts:
             return
-        needed = tables.join_schemas([commit.own_schema for commit in commits])
+        needed = parts.part_schema(parts.join_schemas([commit.own_schema for commit in commits]), columns)
         for commit in commits:
             if commit.schema != needed:
                 where = self.folders.commits / f"{commit.shard:05d}.json"

@@ -32,7 +32,7 @@ from r3po.storage import (
 )
 
 FORMAT = 2
-"""Version of every JSON file of the job; older ones are read, too."""
+"""Version of every JSON file of the job."""
 
 HASH_ALGORITHM = "blake2b-128"
 
@@ -231,7 +231,7 @@ def read_manifest(path: Path) -> Manifest | None:
         hash=data["hash"],
         count_all_files=data["count_all_files"],
         sorted_runs=tuple(data["sorted_runs"]),
-        is_redoing=data.get("is_redoing", False),
+        is_redoing=data["is_redoing"],
         shards=tuple(ShardRef.from_json(ref) for ref in data["shards"]),
     )
 

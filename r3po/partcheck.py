@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
-from r3po.tables import Indices, Schema, Table, part_table, row_groups
+from r3po.parts import part_table, row_groups
+from r3po.tables import Indices, Schema, Table
 
 MOST_DIFFERENCES = 5
 """Kept of one part: in a part with the rows of another one every value differs."""
@@ -42,7 +43,7 @@ _Unequal = Callable[[Any, Any], list[int]]
 
 
 def expected_rows(table: Table, indices: Indices, schema: Schema) -> Iterator[Table]:
-    """Yield the rows that the parts have to hold, by row groups, in the types of `schema`."""
+    """Yield the rows of a `shown_table` that the parts have to hold, by row groups, in the types of `schema`."""
     for group in row_groups(table, indices):
         yield part_table(table, group, schema)
 

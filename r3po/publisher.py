@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import r3po.tables as tables
+import r3po.parts as parts
 from r3po.columns import Columns
 from r3po.commits import KINDS, Commit, commit_shard, withdraw_parts
 from r3po.job import Job
@@ -41,8 +41,13 @@ class Publisher:
 
     def __post_init__(self) -> None:
         known = read_columns(self.job.config.working_dir, self.job.built)
-        self.columns = None if known is None else known[0]
+        self.columns = None if known is None else self.job.config.view.of(known[0])
         self._learn(self.job.commits.values())
+
+    @property
+    def part_schema(self) -> Schema | None:
+        """The types that all parts have at the end."""
+        return None if self.schema is None or self.columns is None else parts.part_schema(self.schema, self.columns)
 
     def set_columns(self, columns: Columns, path: str) -> None:
         """Fix the job's columns durably, as the row of the file `path` has them.
@@ -50,7 +55,7 @@ class Publisher:
         Parts of before a redo that have other columns are withdrawn: beside the new ones they would be no table.
         """
         former = read_former_columns(self.job.config.working_dir, self.job.built)
-        if former is not None and former != columns:
+        if former is not None and former.to_json() != columns.to_json():
             for shard, commit in self.job.commits.items():
                 if not self._is_current(commit) and any(part.staged for part in commit.parts):
                     self._begin_publishing()
@@ -111,4 +116,4 @@ class Publisher:
         schemas = [commit.own_schema for commit in commits if len(commit.own_schema) and self._is_current(commit)]
         if self.schema is not None:
             schemas.append(self.schema)
-        self.schema = tables.join_schemas(schemas) if schemas else None
+        self.schema = parts.join_schemas(schemas) if schemas else None

@@ -335,7 +335,7 @@ class RunLoop:
         if probed.columns is not None:
             # Durable before anything else is handed out: every row of the job is held against these columns.
             self.publisher.set_columns(probed.columns, probed.first_row_path)
-            named = tuple((column.name, column.family) for column in probed.columns.items)
+            named = tuple((column.name, column.kind) for column in probed.columns.items)
             self.observer(events.ColumnsSet(named, show_name(probed.first_row_path)))
         self._is_probing = False
         # The ticket stays: the answer to this call settles it.

@@ -6,12 +6,14 @@ It reads and never writes. What has to have an outcome, and which outcomes are p
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import r3po.parts as parts
 import r3po.tables as tables
+from r3po.columns import Columns
 from r3po.commits import Commit, Part, part_name
 from r3po.findings import UNREADABLE, Findings
 from r3po.job import Job
@@ -48,16 +50,22 @@ class ShardReport:
     """Whether a commit says all there is to say."""
 
 
-def check_shard(job: Job, ref: ShardRef, segments: Sequence[Segment]) -> ShardReport:
-    """Return how a shard stands, and all that is wrong with it."""
-    check = _ShardCheck(job, ref, job.commits.get(ref.shard), segments)
+def check_shard(job: Job, ref: ShardRef, segments: Sequence[Segment], columns: Columns | None) -> ShardReport:
+    """Return how a shard stands, and all that is wrong with it.
+
+    Args:
+        columns: of the parts, as the config has them by now; None: they are not known.
+    """
+    check = _ShardCheck(job, ref, job.commits.get(ref.shard), segments, columns)
     check.run()
     return check.report
 
 
 class _ShardCheck:
-    def __init__(self, job: Job, ref: ShardRef, commit: Commit | None, segments: Sequence[Segment]) -> None:
-        self.job, self.ref, self.commit, self.segments = job, ref, commit, segments
+    def __init__(
+        self, job: Job, ref: ShardRef, commit: Commit | None, segments: Sequence[Segment], columns: Columns | None
+    ) -> None:
+        self.job, self.ref, self.commit, self.segments, self.columns = job, ref, commit, segments, columns
         self.folders = job.folders
         self.findings = Findings()
         self.report = ShardReport(self.findings)
@@ -117,7 +125,7 @@ class _ShardCheck:
         """Return the outcomes of a commit, and the indices of those that it published."""
         try:
             rules = dataclasses.replace(_AS_COMMITTED, keeps_gone=commit.keeps_gone)
-            state, table, indices = read_shard(self.folders, commit.entries, commit, (), rules)
+            state, table, indices = read_shard(self.folders, commit.entries, commit, (), rules, with_values=True)
         except UNREADABLE as error:
             where = error.filename if isinstance(error, OSError) else error.where
             is_entries = str(where) == str(self.folders.shards / commit.entries.file.name)
@@ -206,10 +214,23 @@ class _ShardCheck:
         self.report.n_parts = len(readable)
         if not len(commit.schema):
             return
-        expected = None if published is None else expected_rows(*published, commit.schema)
+        expected = None if published is None else self._expected_rows(commit, *published)
         differences = part_differences(readable.get("csv"), readable.get("parquet"), commit.schema, expected)
         for path, what in differences:
             self.findings.add("values", path, what, hints.get(path, REMOVE))
+
+    def _expected_rows(self, commit: Commit, table: Table, indices: Indices) -> Iterator[Table] | None:
+        """Return the rows that the parts have to hold; None where the config says something else by now."""
+        columns = self.columns
+        if columns is None or commit.part_settings != self.job.part_settings:
+            return None
+        paths: list[str] = []
+        if columns.source is not None:
+            try:
+                paths = [show_name(path) for path in read_shard_file(self.folders.shards, commit.entries).paths]
+            except UNREADABLE:
+                return None  # which is told already
+        return expected_rows(parts.shown_table(table, columns, paths), indices, commit.schema)
 
     def _part_problem(self, part: Part, path: Path) -> tuple[str, str] | None:
         """Return what is wrong with the file of a part, and what mends it."""

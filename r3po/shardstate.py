@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import r3po.tables as tables
 from r3po.commits import Commit, read_outcomes
@@ -67,10 +68,16 @@ def resolve_shard(
 
 
 def read_shard(
-    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Iterable[Segment], rules: Rules
+    folders: JobFolders,
+    ref: ShardRef,
+    commit: Commit | None,
+    segments: Iterable[Segment],
+    rules: Rules,
+    *,
+    with_values: bool = False,
 ) -> tuple[ShardState, Table, Indices]:
     """Return how a shard stands by its outcomes themselves, all outcomes, and the indices of those that count."""
-    table, present = read_candidates(folders, commit, segments)
+    table, present = read_candidates(folders, commit, segments, with_values=with_values)
     needed = needed_builds(folders, ref, table)
     indices = tables.choose(table, needed, rules)
     tally = tables.tally(table, indices)
@@ -97,10 +104,20 @@ def read_counting(
 
 
 def read_candidates(
-    folders: JobFolders, commit: Commit | None, segments: Iterable[Segment]
+    folders: JobFolders,
+    commit: Commit | None,
+    segments: Iterable[Segment],
+    *,
+    with_values: bool = False,
+    scratch: Path | None = None,
 ) -> tuple[Table, tuple[Segment, ...]]:
-    """Return every outcome of a shard, committed or not, and the segments that were there whole."""
-    found = [] if commit is None else [read_outcomes(folders, commit)]
+    """Return every outcome of a shard, committed or not, and the segments that were there whole.
+
+    Args:
+        with_values: the values of the rows of what is committed, too, in memory.
+        scratch: the same, but in a copy on the disk, in this folder, that goes with the table.
+    """
+    found = [] if commit is None else [read_outcomes(folders, commit, with_values=with_values, scratch=scratch)]
     present = []
     for segment in segments:
         table = read_segment(folders.segments, segment)

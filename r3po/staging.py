@@ -11,13 +11,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import r3po.parts as parts
 import r3po.tables as tables
 from r3po.columns import Columns
 from r3po.commits import KINDS, Commit, Part, part_name
 from r3po.manifest import Entries, ShardRef, read_shard_file, write_shard_file
 from r3po.segments import Segment
 from r3po.shardstate import Run, missing_runs, read_candidates
-from r3po.storage import FileRecord, JobFolders, NewFile
+from r3po.storage import FileRecord, JobFolders, NewFile, show_name
 from r3po.tables import Rules, Schema, Table
 
 
@@ -39,7 +40,7 @@ class StageOrder:
     rules: Rules
     columns: Columns | None
     settings: dict[str, Any]
-    """What parts to make: `csv` true or false, `parquet` false or its compression and level."""
+    """What parts to make: `csv` true or false, `parquet` false or its compression and level; and what they show."""
     schema: Schema | None
     """The types that the job's columns are known to need; the parts get the join of these and their own."""
 
@@ -63,7 +64,7 @@ def stage_shard(order: StageOrder) -> Staged:
         OSError: the disk refused.
     """
     entries = read_shard_file(order.folders.shards, order.ref)
-    table, _ = read_candidates(order.folders, order.previous, order.segments)
+    table, _ = read_candidates(order.folders, order.previous, order.segments, scratch=order.folders.outcomes)
     needed = entries.needed_builds
     indices = tables.choose(table, needed, order.rules)
     places = tables.places_of(table, indices)
@@ -76,8 +77,11 @@ def stage_shard(order: StageOrder) -> Staged:
     else:
         outcomes = order.previous.outcomes
     adopted = _adopt_entries(order, entries, places, tables.seen_files(table, indices))
-    own_schema = tables.part_schema(table, indices, order.columns or Columns(()))
-    schema = own_schema if order.schema is None else tables.join_schemas([own_schema, order.schema])
+    columns = order.columns or Columns(())
+    own_schema = parts.own_schema(table, indices, columns)
+    joined = own_schema if order.schema is None else parts.join_schemas([own_schema, order.schema])
+    schema = parts.part_schema(joined, columns) if len(own_schema) else own_schema
+    shown = parts.shown_table(table, columns, [show_name(path) for path in entries.paths] if columns.source else ())
     counted = tables.tally(table, indices)
     commit = Commit(
         job_id=order.job_id,
@@ -90,7 +94,7 @@ def stage_shard(order: StageOrder) -> Staged:
         first_build=tables.lowest_build(table.select(["build"]).take(indices)) or order.build,
         own_schema=own_schema,
         schema=schema,
-        parts=tuple(_write_parts(order, table, indices, schema, sorted(counted.rows_by_fingerprint))),
+        parts=tuple(_write_parts(order, shown, indices, schema, sorted(counted.rows_by_fingerprint))),
         part_settings=order.settings,
         keeps_gone=order.rules.keeps_gone,
     )
@@ -123,7 +127,7 @@ def _adopt_entries(
 def _write_parts(
     order: StageOrder, table: Table, indices: Any, schema: Schema, fingerprints: Sequence[str]
 ) -> list[Part]:
-    groups = list(tables.row_groups(table, indices))
+    groups = list(parts.row_groups(table, indices))
     kinds = [kind for kind in KINDS if order.settings[kind] and groups]
     records: dict[str, FileRecord] = {}
     with ExitStack() as stack:
@@ -142,9 +146,9 @@ def _write_parts(
 
 def _open_part(
     order: StageOrder, kind: str, sink: NewFile, schema: Schema, fingerprints: Sequence[str]
-) -> tables.CsvPart | tables.ParquetPart:
+) -> parts.CsvPart | parts.ParquetPart:
     if kind == "csv":
-        return tables.CsvPart(sink, schema)
+        return parts.CsvPart(sink, schema)
     # No run id and no time: the same rows give the same bytes.
     metadata = {
         "r3po.job": order.job_name,
@@ -153,4 +157,4 @@ def _open_part(
         "r3po.function": ",".join(fingerprints),
     }
     options = order.settings["parquet"]
-    return tables.ParquetPart(sink, schema, metadata, options["compression"], options["level"])
+    return parts.ParquetPart(sink, schema, metadata, options["compression"], options["level"])

@@ -185,6 +185,11 @@ class NewFile:
         """The digest of what was written so far."""
         return self._digest.hexdigest()
 
+    def written(self) -> Path:
+        """Return where everything that was written can be read; it is gone with the `with` block, unless mapped."""
+        self._stream.flush()
+        return self._temporary
+
     def finish(self, name: str) -> FileRecord:
         """Make the file durable under `name`, replacing what has that name, and return its record.
 
@@ -353,7 +358,7 @@ def read_json(path: Path, *, kind: str, newest_format: int) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedStateError: it is not what was written: no JSON, another digest, another kind of file.
+        DamagedStateError: it is not what was written (no JSON, another digest, another kind of file), or too old.
         NewerFormatError: its `format` is newer than `newest_format`.
     """
     try:
@@ -369,6 +374,12 @@ def read_json(path: Path, *, kind: str, newest_format: int) -> dict[str, Any]:
             f"format {content['format']} is newer than this r3po reads ({newest_format})",
             where=path,
             hint="upgrade r3po, or give this job another working_dir",
+        )
+    if content["format"] < newest_format:
+        raise DamagedStateError(
+            f"format {content['format']} is of a r3po before 0.3.0, and is not read any more ({newest_format} is)",
+            where=path,
+            hint="make the job anew: r3po reset --all, then r3po run",
         )
     digest = content.pop("digest", None)
     if digest != _digest_of(content):

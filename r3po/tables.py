@@ -1,4 +1,4 @@
-"""Outcomes as Arrow tables, the predicate that chooses among them, and the parts made from them. pyarrow's only door.
+"""Outcomes as Arrow tables, and the predicate that chooses among them. Pyarrow's other door is `parts`.
 
 An *outcome table* has one line an outcome. The fixed columns are `FIXED`; the values of row number i of the job's
 columns lie in `<i>.<variant>`, one Arrow column a variant that occurs, null elsewhere: so an int stays an int beside a
@@ -10,23 +10,16 @@ Tables go in and out as opaque values; other rooms keep the `Table` alias and ne
 from __future__ import annotations
 
 import array as machine
-import base64
-import contextlib
-import io
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pcsv
-import pyarrow.parquet as pq
 
-from r3po.columns import BadRowError, Columns, Nested, check_value, ends_worker, variant_of
+from r3po.columns import BadRowError, Column, Columns, Nested, check_value, ends_worker, variant_of
 
 # pyarrow ships no types; the names say what is meant.
 Table: TypeAlias = Any
@@ -39,7 +32,7 @@ ROW_GROUP_ROWS = 10_000
 ROW_GROUP_BYTES = 32 << 20
 """Most bytes of text and binary values of one row group (a single larger row is a group of its own)."""
 
-_VARIANT_TYPES: dict[str, Any] = {
+VARIANT_TYPES: dict[str, Any] = {
     "int": pa.int64(),
     "float": pa.float64(),
     "text": pa.string(),
@@ -55,10 +48,7 @@ _VARIANT_TYPES: dict[str, Any] = {
 }
 """How each variant is stored. Decimals, lists and dicts are text: exact, whatever else the column holds."""
 
-_AS_TEXT = ("decimal", "list", "dict")
-
-_DEEPEST = 40
-"""Lists and dicts nested deeper stay JSON text; Parquet readers give up at about 100 levels of their own counting."""
+AS_TEXT = ("decimal", "list", "dict")
 
 _MOST_STRETCHES = 256
 _TAKE_BYTES = 1 << 30
@@ -71,6 +61,15 @@ _FAST: dict[str, dict[type, str]] = {
     "bytes": {bytes: "bytes"},
 }
 """Families whose values Arrow takes without a look at each."""
+
+_FAST_PINS: dict[str, dict[type, str]] = {
+    "int64": {int: "int"},
+    "float64": {float: "float"},
+    "string": {str: "text"},
+    "bool": {bool: "bool"},
+    "binary": {bytes: "bytes"},
+}
+"""The same for types that `columns:` gives, which hold any value of their Python type."""
 
 FIXED = pa.schema(
     [
@@ -200,11 +199,49 @@ class TableWriter:
 
 def outcomes_at(table: Table, indices: Indices) -> Table:
     """Return the outcomes at `indices`, in their order."""
-    return _gather(table, indices)
+    return gather(table, indices)
 
 
-def read_table(path: Path) -> tuple[Table, dict[str, str]]:
+def outcome_groups(table: Table, indices: Indices) -> Iterator[Indices]:
+    """Yield `indices` in pieces of at most `ROW_GROUP_ROWS` outcomes and about `ROW_GROUP_BYTES` bytes."""
+    sizes = _row_sizes(table, indices)
+    start = 0
+    while start < len(indices):
+        stop = min(start + ROW_GROUP_ROWS, len(indices))
+        if sizes is not None:
+            limit = (sizes[start - 1] if start else 0) + ROW_GROUP_BYTES
+            stop = max(start + 1, min(stop, bisect_right(sizes, limit)))
+        yield indices.slice(start, stop - start)
+        start = stop
+
+
+def gather(values: Any, indices: Indices) -> Any:
+    """Return the rows of a table or a chunked column at `indices`.
+
+    Stretches of neighbours, which is nearly all there is, are sliced without a copy; `take` would first make one array
+    of each column, which text of more than 2 GiB does not fit.
+    """
+    starts, stops = _stretches(indices)
+    if len(starts) > _MOST_STRETCHES and values.nbytes < _TAKE_BYTES:
+        return values.take(indices)
+    slices = [values.slice(start, stop - start) for start, stop in zip(starts, stops, strict=True)]
+    if not slices:
+        return values.slice(0, 0)
+    if isinstance(values, pa.Table):
+        return pa.concat_tables(slices)
+    return pa.chunked_array([chunk for piece in slices for chunk in piece.chunks], values.type)
+
+
+def variants_in(table: Table, i: int) -> list[str]:
+    # Asked by name: a list of all names, for each of 5,000 columns, would be slow.
+    return [variant for variant in VARIANT_TYPES if table.schema.get_field_index(f"{i}.{variant}") >= 0]
+
+
+def read_table(path: Path, *, with_values: bool = True) -> tuple[Table, dict[str, str]]:
     """Return an outcome table and its metadata. Uncompressed values stay on disk until they are touched (mmap).
+
+    Args:
+        with_values: False: only the fixed columns, which are small; compressed values stay on disk that way, too.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -212,11 +249,32 @@ def read_table(path: Path) -> tuple[Table, dict[str, str]]:
     """
     with pa.memory_map(str(path)) as source:
         try:
-            table = pa.ipc.open_file(source).read_all()
+            reader = pa.ipc.open_file(source)
+            if not with_values:
+                fixed = [i for i, name in enumerate(reader.schema.names) if name in FIXED.names]
+                reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fixed))
+            table = reader.read_all()
         except pa.ArrowException as error:
             raise ValueError(f"no Arrow file: {error}") from error
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     return table.replace_schema_metadata(None), metadata
+
+
+def unpack_table(path: Path, sink: Any) -> None:
+    """Write a compressed outcome table anew without compression, so that it can be mapped; one record batch at a time.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no Arrow IPC file.
+    """
+    with pa.memory_map(str(path)) as source:
+        try:
+            reader = pa.ipc.open_file(source)
+            with pa.ipc.new_file(sink, reader.schema) as writer:
+                for i in range(reader.num_record_batches):
+                    writer.write_batch(reader.get_batch(i))
+        except pa.ArrowException as error:
+            raise ValueError(f"no Arrow file: {error}") from error
 
 
 def join_tables(tables: Sequence[Table]) -> Table:
@@ -332,138 +390,6 @@ def with_tries_summed(table: Table, indices: Indices, needed_builds: Sequence[in
     return table.set_column(table.column_names.index("tries"), "tries", tries)
 
 
-# Part schemas: the join of the types
-
-
-def part_schema(table: Table, indices: Indices, columns: Columns) -> Schema:
-    """Return the types that the chosen rows alone give to the job's columns."""
-    return pa.schema(
-        [(column.name, _own_type(table, indices, i)) for i, column in enumerate(columns.items)],
-    )
-
-
-def join_schemas(schemas: Sequence[Schema]) -> Schema:
-    """Return the types that hold the values of all `schemas`; the order does not matter.
-
-    null gives way to anything, int and float join to float, nested types and decimals widen, all else becomes text.
-    """
-    first, *others = schemas
-    types = [f.type for f in first]
-    for schema in others:
-        types = [_join_types(a, f.type) for a, f in zip(types, schema, strict=True)]
-    return pa.schema(zip(first.names, types, strict=True))
-
-
-def schema_to_text(schema: Schema) -> str:
-    return base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
-
-
-def schema_from_text(text: str) -> Schema:
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
-
-
-def schema_for_people(schema: Schema) -> dict[str, str]:
-    return {f.name: str(f.type) for f in schema}
-
-
-def mixed_columns(schemas: Sequence[Schema]) -> list[str]:
-    """Return the columns that became text because their types have nothing in common."""
-    joined = join_schemas(schemas)
-    return [
-        f.name
-        for i, f in enumerate(joined)
-        if f.type == pa.string()
-        and any(not pa.types.is_null(s.field(i).type) and s.field(i).type != f.type for s in schemas)
-    ]
-
-
-# Parts
-
-
-def row_groups(table: Table, indices: Indices) -> Iterator[Indices]:
-    """Yield the chosen rows' indices cut into row groups; the cuts depend on the rows alone."""
-    return outcome_groups(table, indices.filter(pc.take(table["is_row"], indices)))
-
-
-def outcome_groups(table: Table, indices: Indices) -> Iterator[Indices]:
-    """Yield `indices` in pieces of at most `ROW_GROUP_ROWS` outcomes and about `ROW_GROUP_BYTES` bytes."""
-    sizes = _row_sizes(table, indices)
-    start = 0
-    while start < len(indices):
-        stop = min(start + ROW_GROUP_ROWS, len(indices))
-        if sizes is not None:
-            limit = (sizes[start - 1] if start else 0) + ROW_GROUP_BYTES
-            stop = max(start + 1, min(stop, bisect_right(sizes, limit)))
-        yield indices.slice(start, stop - start)
-        start = stop
-
-
-class CsvPart:
-    """Writes row groups as CSV (RFC 4180 quoting, `\\n` between rows, UTF-8, one header line)."""
-
-    def __init__(self, sink: Any, schema: Schema) -> None:
-        self._sink = sink
-        self._schema = pa.schema([(f.name, f.type if _is_csv_type(f.type) else pa.string()) for f in schema])
-        is_plain = all(not set(name) & set(',"\r\n') and name for name in schema.names)
-        header = io.BytesIO()
-        options = pcsv.WriteOptions(quoting_header="none" if is_plain else "needed")
-        pcsv.write_csv(self._schema.empty_table(), header, write_options=options)
-        sink.write(header.getvalue())
-
-    def write(self, table: Table, indices: Indices) -> None:
-        part = part_table(table, indices, self._schema)
-        if len(self._schema) > 1:
-            pcsv.write_csv(part, self._sink, write_options=pcsv.WriteOptions(include_header=False))
-            return
-        self._write_only_column(part)
-
-    def close(self) -> None:
-        """Do nothing: each write went to the sink whole."""
-
-    def abandon(self) -> None:
-        """Do nothing, for the same reason."""
-
-    def _write_only_column(self, part: Table) -> None:
-        """Write None as `""`, as Python's csv module does: of one column, an empty field would be an empty line."""
-        if pa.types.is_string(self._schema.field(0).type):
-            part = part.set_column(0, self._schema.field(0), pc.fill_null(part.column(0), ""))
-        rows = io.BytesIO()
-        pcsv.write_csv(part, rows, write_options=pcsv.WriteOptions(include_header=False))
-        if pa.types.is_string(self._schema.field(0).type):
-            self._sink.write(rows.getvalue())
-            return
-        lines = rows.getvalue().split(b"\n")[:-1]
-        self._sink.write(b"".join((line or b'""') + b"\n" for line in lines))
-
-
-class ParquetPart:
-    """Writes row groups as Parquet."""
-
-    def __init__(
-        self, sink: Any, schema: Schema, metadata: dict[str, str], compression: str, level: int | None
-    ) -> None:
-        self._schema = schema
-        self._is_open = True
-        self._writer = pq.ParquetWriter(
-            sink, schema.with_metadata(metadata), compression=compression, compression_level=level
-        )
-
-    def write(self, table: Table, indices: Indices) -> None:
-        part = part_table(table, indices, self._schema)
-        self._writer.write_table(part, row_group_size=max(1, len(part)))
-
-    def close(self) -> None:
-        """Write the footer."""
-        self._is_open = False
-        self._writer.close()
-
-    def abandon(self) -> None:
-        """End the writer after an error, unless it was closed: nobody will read what it wrote."""
-        if self._is_open:
-            with contextlib.suppress(OSError, ValueError):
-                self.close()
-
-
 # Private functions: values to arrays
 
 
@@ -475,7 +401,7 @@ def _value_arrays(batch: OutcomeBatch, columns: Columns) -> dict[str, Any]:
         rows = [blank if row is None else row for row in batch.rows]
         by_column = zip(*rows, strict=True) if rows else iter([()] * len(columns.items))
         for i, (column, values) in enumerate(zip(columns.items, by_column, strict=True)):
-            variants = _fast_arrays(values, column.family)
+            variants = _fast_arrays(values, column)
             if variants is None:
                 variants = _checked_arrays(values, column, rejected)
             arrays.update((f"{i}.{variant}", array) for variant, array in variants.items())
@@ -486,9 +412,9 @@ def _value_arrays(batch: OutcomeBatch, columns: Columns) -> dict[str, Any]:
             batch.failures[index] = Failure("BadRow", message, "", "")
 
 
-def _fast_arrays(values: Sequence[Any], family: str) -> dict[str, Any] | None:
+def _fast_arrays(values: Sequence[Any], column: Column) -> dict[str, Any] | None:
     """Return the arrays of a column whose values are all of one variant, or None: look at each value."""
-    known = _FAST.get(family)
+    known = _FAST.get(column.family) if column.pin is None else _FAST_PINS.get(column.pin.kind)
     if known is None:
         return None
     try:
@@ -504,7 +430,7 @@ def _fast_arrays(values: Sequence[Any], family: str) -> dict[str, Any] | None:
         return {}
     variant = known[types.pop()]
     try:
-        return {variant: pa.array(values, _VARIANT_TYPES[variant], from_pandas=False)}
+        return {variant: pa.array(values, VARIANT_TYPES[variant], from_pandas=False)}
     except (OverflowError, UnicodeEncodeError, pa.ArrowException):
         return None  # some value does not fit; the careful way finds out which
 
@@ -520,7 +446,7 @@ def _checked_arrays(values: Sequence[Any], column: Any, rejected: dict[int, str]
         if value is not None:
             variant = variant_of(value)
             by_variant.setdefault(variant, [None] * len(values))[index] = _stored(value, variant)
-    return {v: pa.array(items, _VARIANT_TYPES[v], from_pandas=False) for v, items in sorted(by_variant.items())}
+    return {v: pa.array(items, VARIANT_TYPES[v], from_pandas=False) for v, items in sorted(by_variant.items())}
 
 
 def _stored(value: Any, variant: str) -> Any:
@@ -570,135 +496,7 @@ def _counts(values: Any) -> dict[str, int]:
     return dict(sorted((item["values"].as_py(), item["counts"].as_py()) for item in counted))
 
 
-# Private functions: types
-
-
-def _variants_in(table: Table, i: int) -> list[str]:
-    # Asked by name: a list of all names, for each of 5,000 columns, would be slow.
-    return [variant for variant in _VARIANT_TYPES if table.schema.get_field_index(f"{i}.{variant}") >= 0]
-
-
-def _own_type(table: Table, indices: Indices, i: int) -> Any:
-    joined = pa.null()
-    for variant in _variants_in(table, i):
-        values = table[f"{i}.{variant}"]
-        if variant in _AS_TEXT:
-            joined = _join_types(joined, _decoded_type(_gather(values, indices), variant))
-        elif values.null_count == 0 or pc.any(pc.take(pc.is_valid(values), indices)).as_py():
-            joined = _join_types(joined, _VARIANT_TYPES[variant])
-    return joined
-
-
-def _join_types(a: Any, b: Any) -> Any:
-    if a == b or pa.types.is_null(b):
-        return a
-    if pa.types.is_null(a):
-        return b
-    if {a, b} == {pa.int64(), pa.float64()}:
-        return pa.float64()
-    if (pa.types.is_nested(a) and pa.types.is_nested(b)) or (pa.types.is_decimal(a) and pa.types.is_decimal(b)):
-        try:
-            fields = [pa.schema([("x", t)]) for t in sorted((a, b), key=str)]
-            return _canonical(pa.unify_schemas(fields, promote_options="permissive").field(0).type)
-        except (pa.ArrowException, TypeError):
-            pass  # nothing in common
-    return pa.string()
-
-
-def _decode(texts: Any, variant: str) -> list[Any]:
-    """Return decimals, lists or dicts from their text."""
-    read = Decimal if variant == "decimal" else orjson.loads
-    return [None if text is None else read(text) for text in texts.to_pylist()]
-
-
-def _decoded_type(texts: Any, variant: str) -> Any:
-    """Return the Arrow type of decimals, lists or dicts; text if there is none, or none that Parquet can hold."""
-    try:
-        found = _canonical(pa.array(_decode(texts, variant)).type)
-    except (pa.ArrowException, TypeError, OverflowError):
-        return pa.string()
-    return found if _is_storable(found) else pa.string()
-
-
-def _canonical(type_: Any) -> Any:
-    """Return a type with the fields of its structs by name, so that it does not depend on which row came first."""
-    if pa.types.is_struct(type_):
-        fields = sorted((type_.field(i) for i in range(type_.num_fields)), key=lambda f: f.name)
-        return pa.struct([(f.name, _canonical(f.type)) for f in fields])
-    if pa.types.is_list(type_):
-        return pa.list_(_canonical(type_.value_type))
-    return type_
-
-
-def _is_storable(type_: Any, depth: int = 0) -> bool:
-    """Whether Parquet can hold a type: no struct without fields, and not deeper than its readers go."""
-    if depth > _DEEPEST:
-        return False
-    if pa.types.is_struct(type_):
-        names = [type_.field(i).name for i in range(type_.num_fields)]
-        is_named = bool(names) and len(set(names)) == len(names)
-        return is_named and all(_is_storable(type_.field(i).type, depth + 1) for i in range(type_.num_fields))
-    return not pa.types.is_list(type_) or _is_storable(type_.value_type, depth + 1)
-
-
-# Part tables
-
-
-def part_table(table: Table, indices: Indices, schema: Schema) -> Table:
-    """Return the rows at `indices` as the parts hold them, in the types of `schema`."""
-    arrays = [_column(table, indices, i, f.type) for i, f in enumerate(schema)]
-    # In one chunk: Parquet would cut its pages at the seams of the segments.
-    return pa.Table.from_arrays(arrays, schema=schema).combine_chunks()
-
-
-# Private functions: parts
-
-
-def _column(table: Table, indices: Indices, i: int, target: Any) -> Any:
-    found = [
-        _convert(_gather(table[f"{i}.{variant}"], indices), variant, target)
-        for variant in _variants_in(table, i)
-        if not pa.types.is_null(target)
-    ]
-    if not found:
-        return pa.nulls(len(indices), target)
-    return found[0] if len(found) == 1 else pc.coalesce(*found)
-
-
-def _convert(values: Any, variant: str, target: Any) -> Any:
-    if values.null_count == len(values):
-        return pa.chunked_array([pa.nulls(len(values), target)])
-    if variant in _AS_TEXT:
-        return values if target == pa.string() else pa.chunked_array([_as_type(_decode(values, variant), target)])
-    if variant == "bytes" and target == pa.string():
-        encoded = [None if v is None else base64.b64encode(v).decode("ascii") for v in values.to_pylist()]
-        return pa.chunked_array([pa.array(encoded, pa.string())])
-    return values if values.type == target else values.cast(target, safe=False)
-
-
-def _as_type(values: list[Any], target: Any) -> Any:
-    try:
-        return pa.array(values, target)
-    except (pa.ArrowException, TypeError, OverflowError):
-        # An int beyond 2^53 among floats: refused as such, rounded like everywhere else when it is cast.
-        return pa.array(values).cast(target, safe=False)
-
-
-def _gather(values: Any, indices: Indices) -> Any:
-    """Return the rows of a table or a chunked column at `indices`.
-
-    Stretches of neighbours, which is nearly all there is, are sliced without a copy; `take` would first make one array
-    of each column, which text of more than 2 GiB does not fit.
-    """
-    starts, stops = _stretches(indices)
-    if len(starts) > _MOST_STRETCHES and values.nbytes < _TAKE_BYTES:
-        return values.take(indices)
-    slices = [values.slice(start, stop - start) for start, stop in zip(starts, stops, strict=True)]
-    if not slices:
-        return values.slice(0, 0)
-    if isinstance(values, pa.Table):
-        return pa.concat_tables(slices)
-    return pa.chunked_array([chunk for piece in slices for chunk in piece.chunks], values.type)
+# Private functions: rows of a table
 
 
 def _stretches(indices: Indices) -> tuple[list[int], list[int]]:
@@ -712,10 +510,6 @@ def _stretches(indices: Indices) -> tuple[list[int], list[int]]:
     firsts = [0, *(b + 1 for b in breaks)]
     lasts = [*breaks, n - 1]
     return [indices[i].as_py() for i in firsts], [indices[i].as_py() + 1 for i in lasts]
-
-
-def _is_csv_type(type_: Any) -> bool:
-    return not (pa.types.is_nested(type_) or pa.types.is_decimal(type_) or pa.types.is_binary(type_))
 
 
 def _row_sizes(table: Table, rows: pa.Array) -> list[int] | None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import r3po.tables as tables
 from r3po.beacon import Beacon, Phase
-from r3po.columns import BadRowError, Columns, RowCollector, columns_of, ends_worker, is_row, text_of, type_name
+from r3po.columns import BadRowError, Columns, RowCollector, View, ends_worker, is_row, text_of, type_name
 from r3po.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
 from r3po.manifest import Entries, ShardRef, read_shard_file
 from r3po.scan import BLOCK_BYTES, HASH_BYTES, RACY_NS, open_regular
@@ -64,6 +64,8 @@ class WorkerSetup:
     """Where each worker keeps its beacon."""
     timeout_s: float | None = None
     """For one call of f."""
+    view: View = field(default_factory=View)
+    """What the config says of the columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +265,7 @@ class Worker:
                 continue
             if failure is None and not is_row(returned):
                 not_a_dict = not_a_dict or (path, type_name(returned), _safe_repr(returned))
-            row, failure = _first_row(returned, failure)
+            row, failure = _first_row(returned, failure, self._setup.view)
             if row is None:
                 _append(opened.batch, None, failure)
                 if opened.is_spent:
@@ -493,13 +495,15 @@ def _take_row(returned: Any, collector: RowCollector | None) -> tuple[tuple[Any,
         return None, _no_row(error)
 
 
-def _first_row(returned: Any, failure: Failure | None) -> tuple[tuple[Columns, tuple[Any, ...]] | None, Failure | None]:
+def _first_row(
+    returned: Any, failure: Failure | None, view: View
+) -> tuple[tuple[Columns, tuple[Any, ...]] | None, Failure | None]:
     if failure is not None:
         return None, failure
     if not is_row(returned):
         return None, _no_dict(returned)
     try:
-        columns = columns_of(dict(returned))
+        columns = view.first(dict(returned))
         return (columns, RowCollector(columns).take(returned)), None
     except BaseException as error:
         return None, _no_row(error)

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FORMATS = (1, 2)
+FORMAT = 2
 KINDS = ("csv", "parquet")
 STATE_NAMES = {"manifest.json", "shards", "segments", "commits", "outcomes", "runs", "lock", "lock.holder.json"}
 OUTPUT_NAMES = {*KINDS, "failures", ".r3po.json", ".staging"}
@@ -95,7 +95,7 @@ class _Check:
             return None
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         self._expect(digest == hashlib.sha256(text.encode()).hexdigest(), path, "its digest does not fit")
-        self._expect(content["format"] in FORMATS and content["kind"] == kind, path, "another format or kind")
+        self._expect((content["format"], content["kind"]) == (FORMAT, kind), path, "another format or kind")
         return content
 
     def _read_csv(self, path: Path) -> list[list[str]]:

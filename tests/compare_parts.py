@@ -14,6 +14,7 @@ import base64
 import csv
 import datetime as dt
 import json
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal, InvalidOperation
@@ -149,7 +150,7 @@ def is_equal(cell: Cell, value: Any, type_: Any, *, is_only: bool) -> bool:
     if is_text(type_):
         return bool(cell.text == value and cell.is_quoted)
     try:
-        return bool(READERS_BY_KIND[kind_of(type_)](cell.text, value))
+        return bool(READERS_BY_KIND[kind_of(type_)](cell.text, value, type_))
     except (ValueError, InvalidOperation):
         return False
 
@@ -178,41 +179,49 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def is_same_float(text: str, value: float) -> bool:
+def is_same_float(text: str, value: float, type_: Any) -> bool:
     read = float(text)
+    if pa.types.is_float32(type_):
+        read = struct.unpack("f", struct.pack("f", read))[0]
     return (read != read and value != value) or (read == value and str(read)[0] == str(value)[0])
 
 
-def is_same_moment(text: str, value: dt.datetime) -> bool:
+def is_same_moment(text: str, value: dt.datetime, _: Any) -> bool:
     if (value.tzinfo is not None) != text.endswith("Z"):
         return False
     return dt.datetime.fromisoformat(text.replace("Z", "+00:00")) == value
 
 
-def is_same_nested(value: Any, read: Any) -> bool:
+def is_same_nested(value: Any, read: Any, type_: Any) -> bool:
     """Whether Parquet's nested value is what the JSON text says; what a dict lacks is null in a struct."""
-    if isinstance(value, dict):
+    if value is None or read is None:
+        return value is None and read is None
+    if pa.types.is_struct(type_):
         if not isinstance(read, dict) or not read.keys() <= value.keys():
             return False
-        return all(is_same_nested(item, read.get(key)) for key, item in value.items())
-    if isinstance(value, list):
-        return isinstance(read, list) and len(value) == len(read) and all(map(is_same_nested, value, read))
-    if isinstance(value, float):
-        # An int beside floats is one of them.
-        return isinstance(read, (int, float)) and not isinstance(read, bool) and float(read) == value
-    return type(value) is type(read) and bool(value == read)
+        return all(is_same_nested(value[field.name], read.get(field.name), field.type) for field in type_)
+    if pa.types.is_list(type_):
+        is_list = isinstance(read, list) and len(value) == len(read)
+        return is_list and all(is_same_nested(*pair, type_.value_type) for pair in zip(value, read, strict=True))
+    if is_text(type_) or pa.types.is_boolean(type_) or pa.types.is_integer(type_):
+        return type(value) is type(read) and bool(value == read)
+    if pa.types.is_floating(type_):
+        # An int beside floats is one of them; json reads NaN and Infinity.
+        return type(read) in (int, float) and is_same_float(repr(float(read)), value, type_)
+    is_number = pa.types.is_decimal(type_) and type(read) is int  # beside decimals
+    return (isinstance(read, str) or is_number) and bool(READERS_BY_KIND[kind_of(type_)](str(read), value, type_))
 
 
-READERS_BY_KIND: dict[str, Callable[[str, Any], bool]] = {
-    "int": lambda text, value: int(text) == value,
+READERS_BY_KIND: dict[str, Callable[[str, Any, Any], bool]] = {
+    "int": lambda text, value, _: int(text) == value,
     "float": is_same_float,
-    "bool": lambda text, value: text == ("true" if value else "false"),
-    "bytes": lambda text, value: base64.b64decode(text, validate=True) == value,
-    "decimal": lambda text, value: Decimal(text) == value,  # 1.5 is 1.50 in a column of that scale
-    "date": lambda text, value: dt.date.fromisoformat(text) == value,
-    "time": lambda text, value: dt.time.fromisoformat(text) == value,
+    "bool": lambda text, value, _: text == ("true" if value else "false"),
+    "bytes": lambda text, value, _: base64.b64decode(text, validate=True) == value,
+    "decimal": lambda text, value, _: Decimal(text) == value,  # 1.5 is 1.50 in a column of that scale
+    "date": lambda text, value, _: dt.date.fromisoformat(text) == value,
+    "time": lambda text, value, _: dt.time.fromisoformat(text) == value,
     "moment": is_same_moment,
-    "nested": lambda text, value: is_same_nested(value, json.loads(text)),
+    "nested": lambda text, value, type_: is_same_nested(value, json.loads(text), type_),
 }
 
 

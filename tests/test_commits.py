@@ -31,6 +31,7 @@ from r3po.commits import (
 )
 from r3po.errors import DamagedStateError, FolderError, NewerFormatError
 from r3po.manifest import Entries, write_shard_file
+from r3po.parts import join_schemas, own_schema
 from r3po.segments import list_segments, write_segment
 from r3po.storage import JobFolders, NewFile, list_names, write_json, write_whole
 from r3po.tables import Failure, OutcomeBatch, Rules, Schema, Table
@@ -77,7 +78,7 @@ def wider_schema() -> Schema:
     """Return the types of a shard in which n is a float."""
     batch = OutcomeBatch([0], [1], [1], [None], [False], [0.5], [(0.5, "apple")])
     table = with_origin(tables.outcome_table(batch, COLUMNS))
-    return tables.part_schema(table, tables.choose(table, [0], Rules(0, 0)), COLUMNS)
+    return own_schema(table, tables.choose(table, [0], Rules(0, 0)), COLUMNS)
 
 
 def stage(
@@ -99,8 +100,8 @@ def stage(
         if content is not None
     }
     indices = tables.choose(table, [0] * 3, Rules(0, 0))
-    schema = tables.part_schema(table, indices, columns)
-    wider = tables.join_schemas([schema, wider_schema()]) if columns.items else schema
+    schema = own_schema(table, indices, columns)
+    wider = join_schemas([schema, wider_schema()]) if columns.items else schema
     return Commit(
         job_id=JOB_ID,
         shard=shard,

@@ -509,7 +509,7 @@ def test_a_wrong_optional_key_is_told_in_plain_words(tmp_path: Path, line: str, 
 
 @pytest.mark.parametrize(
     "key",
-    ["columns", "source_column", "ray_address"],
+    ["ray_address"],
 )
 def test_a_key_that_resembles_none_is_not_taken_for_another(tmp_path: Path, key: str) -> None:
     assert problem_of(tmp_path, f"{key}: 1") == f"line 7   {key}: 1   unknown key"
@@ -752,3 +752,66 @@ def test_a_source_that_cannot_be_reached_is_not_said_to_be_missing(tmp_path: Pat
         f"  {os.strerror(errno.ELOOP)}\n"
         "hint:  look at its permissions and its disk"
     )
+
+
+# Columns
+
+
+def test_columns_are_taken_in_their_order(tmp_path: Path) -> None:
+    config = load(tmp_path, 'columns: {b: int8, a: "decimal(10,2)", t: list<list<date>>}\nsource_column: file')
+    assert config.columns is not None
+    assert [(name, str(pin)) for name, pin in config.columns] == [
+        ("b", "int8"),
+        ("a", "decimal(10,2)"),
+        ("t", "list<list<date>>"),
+    ]
+    assert config.source_column == "file"
+    assert config.view.to_json() == {
+        "columns": [["b", "int8"], ["a", "decimal(10,2)"], ["t", "list<list<date>>"]],
+        "source_column": "file",
+    }
+    assert load(tmp_path, "columns: null\nsource_column: null").view.to_json() == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("str", '"str" is no type; did you mean "string"?'),
+        ("INT64", '"INT64" is no type; did you mean "int64"?'),
+        ("double", '"double" is no type; did you mean "float64"?'),
+        ("timestmp", '"timestmp" is no type; did you mean "timestamp"?'),
+        ("decimal", '"decimal" is no type; did you mean "decimal(10,2)"?'),
+        ('"decimal(39,0)"', "a decimal has 1 to 38 digits in all, not 39"),
+        ('"decimal(3,9)"', "a decimal of 3 digits cannot have 9 of them behind the point"),
+        ("list<dict>", "list<dict> cannot be pinned; write list, and its items are as they come"),
+        ("list<map>", '"map" is no type; there are int8 to int64, uint8 to uint64, float32,'),
+        ("5", 'must be a type such as int64, string or "decimal(10,2)"'),
+    ],
+)
+def test_a_type_that_there_is_not_is_refused_with_its_line(tmp_path: Path, written: str, reason: str) -> None:
+    assert reason in problem_of(tmp_path, f"columns:\n  name: {written}")
+    assert problem_of(tmp_path, f"columns:\n  name: {written}").startswith("line 8 ")
+
+
+def test_all_problems_of_columns_are_told_at_once(tmp_path: Path) -> None:
+    text = "source_column: b\ncolumns:\n  a: strng\n  b: int8\n  a: int8\n  c: int128"
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    lines = str(caught.value.evidence).splitlines()
+    assert [line.split("   ")[0] for line in lines] == ["line 7", "line 9", "line 11", "line 12"]
+    assert "columns (line 8) has that name, too" in lines[0]
+    assert 'did you mean "string"' in lines[1]
+    assert "a is given twice; line 9 has it, too" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("columns: {}", "names no column"),
+        ("columns: [a]", "must be a mapping such as {fruits: int64, name: string}, or null"),
+        ("source_column: ''", "must not be empty"),
+        ("source_column: 5", 'must be text; quote it: "5"'),
+    ],
+)
+def test_what_is_no_column_is_refused(tmp_path: Path, line: str, reason: str) -> None:
+    assert reason in problem_of(tmp_path, line)

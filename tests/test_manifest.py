@@ -18,6 +18,7 @@ import r3po.manifest as manifest_room
 from r3po.columns import columns_of
 from r3po.errors import DamagedStateError, NewerFormatError
 from r3po.manifest import (
+    FORMAT,
     Entries,
     Manifest,
     ShardRef,
@@ -132,13 +133,11 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
     }
 
 
-def test_a_manifest_of_format_1_is_read(tmp_path: Path) -> None:
-    manifest = some_manifest(ShardRef(0, FileRecord("00000.b1.x.jsonl", 80, "0" * 64), 12, 1, 1000))
-    write_manifest(tmp_path / "manifest.json", manifest)
-    told = orjson.loads((tmp_path / "manifest.json").read_bytes())
-    del told["digest"], told["is_redoing"], told["shards"][0]["n_gone"]
-    write_json(tmp_path / "manifest.json", {**told, "format": 1})
-    assert read_manifest(tmp_path / "manifest.json") == manifest
+def test_a_manifest_of_a_format_before_the_release_is_refused_with_the_way_on(tmp_path: Path) -> None:
+    write_json(tmp_path / "manifest.json", {"format": 1, "kind": "manifest"})
+    with pytest.raises(DamagedStateError, match="format 1 is of a r3po before") as caught:
+        read_manifest(tmp_path / "manifest.json")
+    assert "r3po reset --all" in str(caught.value)
 
 
 def test_there_is_no_manifest_before_the_first_build(tmp_path: Path) -> None:
@@ -160,7 +159,7 @@ def test_a_manifest_of_a_newer_r3po_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_file_under_the_name_of_the_manifest_is_refused(tmp_path: Path) -> None:
-    write_json(tmp_path / "manifest.json", {"format": 1, "kind": "columns", "job_id": "", "columns": []})
+    write_json(tmp_path / "manifest.json", {"format": FORMAT, "kind": "columns", "job_id": "", "columns": []})
     with pytest.raises(DamagedStateError, match="it holds a 'columns', not a 'manifest'"):
         read_manifest(tmp_path / "manifest.json")
 

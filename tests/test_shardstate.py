@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import r3po.parts as parts
 import r3po.tables as tables
 from r3po import storage
 from r3po.columns import columns_of
@@ -93,7 +94,7 @@ def commit(
     with NewFile(folders.outcomes) as new:
         tables.write_table(chosen, new, {}, is_compressed=True)
         outcomes = new.finish(f"00000.b{build}.{new.sha256[:8]}.arrow")
-    schema = tables.part_schema(table, indices, COLUMNS)
+    schema = parts.own_schema(table, indices, COLUMNS)
     return Commit(
         job_id=JOB_ID,
         shard=0,

@@ -445,19 +445,3 @@ def test_what_becomes_of_rows_of_other_code_is_a_setting(job: Job, policy: str) 
     job.forget_calls()
     job.run(**options)
     assert job.calls() == []
-
-
-def test_a_job_of_format_1_goes_on(job: Job) -> None:
-    import orjson
-
-    for path in [job.state / "manifest.json", job.output / ".r3po.json", *(job.state / "commits").iterdir()]:
-        content = orjson.loads(path.read_bytes())
-        content.pop("digest")
-        for name in ("is_redoing", "keeps_gone"):
-            content.pop(name, None)
-        for ref in [*content.get("shards", []), *([content["entries"]] if "entries" in content else [])]:
-            del ref["n_gone"]
-        storage.write_json(path, {**content, "format": 1})
-    (job.source / "4.json").unlink()
-    assert job.run().done == 4
-    assert job.calls() == []

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import r3po.parts as parts
 import r3po.staging as staging
 import r3po.storage as storage
 import r3po.tables as tables
@@ -570,6 +571,47 @@ def test_a_shard_with_more_text_than_one_arrow_array_holds_can_be_staged(
     one = shard.write({0: ("x" * (60 << 20),)})
     table, _ = staging.read_candidates(shard.folders, None, [one])
     copies = [table.set_column(0, "place", pa.array([place], pa.int32())) for place in range(n_files)]
-    monkeypatch.setattr(staging, "read_candidates", lambda *_: (tables.join_tables(copies), ()))
+    monkeypatch.setattr(staging, "read_candidates", lambda *_, **__: (tables.join_tables(copies), ()))
     commit = shard.stage(settings={"csv": False, "parquet": False})
     assert commit.tally.n_rows == n_files
+
+
+# Memory
+
+
+def test_outcomes_that_are_read_again_take_disk_and_not_memory(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path, 40)
+    shard.write({i: (i, f"{i:02}" * 500_000) for i in range(40)})
+    commit = shard.stage()
+    names = tree(shard.folders)
+
+    def allocated(**options: Any) -> tuple[int, Any]:
+        gc.collect()
+        before = pa.total_allocated_bytes()
+        table = read_outcomes(shard.folders, commit, **options)
+        return pa.total_allocated_bytes() - before, table
+
+    in_memory, whole = allocated()
+    on_disk, mapped = allocated(scratch=shard.folders.outcomes)
+    without, fixed = allocated(with_values=False)
+    assert in_memory > 40_000_000
+    assert on_disk < 1_000_000 and without < 1_000_000
+    assert mapped.equals(whole)
+    assert fixed.equals(whole.select([name for name in whole.column_names if name in tables.FIXED.names]))
+    assert tree(shard.folders) == names
+
+
+def test_lists_are_decoded_one_row_group_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROW_GROUP_BYTES", 2_000)
+    decoded: list[int] = []
+
+    def decode(texts: Any, variant: str) -> list[Any]:
+        decoded.append(sum(map(len, filter(None, texts.to_pylist()))))
+        return original(texts, variant)
+
+    original = parts._decode
+    monkeypatch.setattr(parts, "_decode", decode)
+    shard = make_shard(tmp_path, 50, columns=columns_of({"x": [1]}))
+    shard.write({i: ([i] * 100,) for i in range(50)})
+    assert len(shard.parquet(shard.stage())) == 50
+    assert len(decoded) > 10 and max(decoded) <= 2_000

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import r3po.parts as parts
 import r3po.tables as tables
 from r3po.columns import NULL, Column, Columns, RowCollector, columns_of
 from r3po.stopsignals import StopNow
@@ -91,8 +92,8 @@ def columns_named(*families: str) -> Columns:
 
 def csv_bytes(table: Table, indices: Any, schema: Any) -> bytes:
     sink = io.BytesIO()
-    part = tables.CsvPart(sink, schema)
-    for group in tables.row_groups(table, indices):
+    part = parts.CsvPart(sink, schema)
+    for group in parts.row_groups(table, indices):
         part.write(table, group)
     part.close()
     return sink.getvalue()
@@ -100,22 +101,27 @@ def csv_bytes(table: Table, indices: Any, schema: Any) -> bytes:
 
 def parquet_bytes(table: Table, indices: Any, schema: Any) -> bytes:
     sink = io.BytesIO()
-    part = tables.ParquetPart(sink, schema, {"r3po.shard": "0"}, "zstd", 3)
-    for group in tables.row_groups(table, indices):
+    part = parts.ParquetPart(sink, schema, {"r3po.shard": "0"}, "zstd", 3)
+    for group in parts.row_groups(table, indices):
         part.write(table, group)
     part.close()
     return sink.getvalue()
 
 
+def schema_of(table: Table, columns: Columns) -> Any:
+    """Return the types of a part with all rows of a table."""
+    return parts.part_schema(parts.own_schema(table, all_of(table), columns), columns)
+
+
 def csv_of(rows: Sequence[Sequence[Any]], columns: Columns) -> bytes:
     table = rows_table(rows, columns)
-    return csv_bytes(table, all_of(table), tables.part_schema(table, all_of(table), columns))
+    return csv_bytes(table, all_of(table), schema_of(table, columns))
 
 
 def parquet_of(rows: Sequence[Sequence[Any]], columns: Columns) -> Any:
     """Return the rows as they read back from a Parquet part."""
     table = rows_table(rows, columns)
-    content = parquet_bytes(table, all_of(table), tables.part_schema(table, all_of(table), columns))
+    content = parquet_bytes(table, all_of(table), schema_of(table, columns))
     return pq.read_table(io.BytesIO(content))
 
 
@@ -123,7 +129,7 @@ def type_of(values: Sequence[Any], family: str) -> Any:
     """Return the type that values give to a column of their own."""
     columns = columns_named(family)
     table = rows_table([(value,) for value in values], columns)
-    return tables.part_schema(table, all_of(table), columns).field(0).type
+    return parts.own_schema(table, all_of(table), columns).field(0).type
 
 
 def read_csv(content: bytes) -> list[list[str]]:
@@ -616,7 +622,6 @@ def test_joined_tables_are_null_where_one_lacks_a_variant() -> None:
         ("list", [[1], [], None], pa.list_(pa.int64())),
         ("list", [[1], [0.5]], pa.list_(pa.float64())),
         ("list", [[1], ["a"]], pa.string()),
-        ("list", [[1 << 63], [1]], pa.string()),
         ("dict", [{"b": "x"}, {"a": 1}], pa.struct([("a", pa.int64()), ("b", pa.string())])),
         ("dict", [{"a": 1}, {"a": "x"}], pa.string()),
         # a column that was null in the first row takes the join of all its values, and text if they conflict
@@ -635,7 +640,9 @@ def test_joined_tables_are_null_where_one_lacks_a_variant() -> None:
     ids=repr,
 )
 def test_a_column_gets_the_join_of_its_values_types(family: str, values: list[Any], expected: Any) -> None:
-    assert type_of(values, family) == expected
+    columns = columns_named(family)
+    table = rows_table([(value,) for value in values], columns)
+    assert schema_of(table, columns).field(0).type == expected
 
 
 def test_the_order_of_rows_does_not_change_a_flat_type() -> None:
@@ -651,7 +658,7 @@ def test_only_the_chosen_rows_give_types() -> None:
             table_of(Origin(2, lines=[Line(0, (2, 7))]), columns),
         ]
     )
-    schema = tables.part_schema(table, tables.choose(table, [1], NO_RULES), columns)
+    schema = parts.own_schema(table, tables.choose(table, [1], NO_RULES), columns)
     assert schema.types == [pa.int64(), pa.int64()]
 
 
@@ -672,6 +679,9 @@ FLAT = [
     *[type_of([v], NULL) for v in (1, 1.5, "a", True, b"a", dt.date(1, 1, 1), dt.datetime(1, 1, 1), UTC, dt.time(1))],
     *[type_of([Decimal(v)], NULL) for v in ("1", "0.001", "1E+30", "1E-30", "9" * 38, "9" * 60, "NaN")],
     *[type_of([v], NULL) for v in ([], [1], [1.5], ["a"], [[1]], [None], [1, "a"], [True])],
+    *[type_of([v], NULL) for v in ((1 << 53) + 1, [(1 << 53) + 1], [dt.date(1, 1, 1)], [Decimal("1.5")], [UTC], {})],
+    parts.ROUNDED,
+    pa.list_(parts.ROUNDED),
 ]
 STRUCTS = [
     type_of([v], NULL)
@@ -681,12 +691,12 @@ OTHER_STRUCTS = [type_of([v], NULL) for v in ({"b": 1}, {"c": 1}, {"b": 1, "a": 
 
 
 def join_types(*types: Any) -> Any:
-    return tables.join_schemas([pa.schema([("x", t)]) for t in types]).field(0).type
+    return parts.join_schemas([pa.schema([("x", t)]) for t in types]).field(0).type
 
 
 def test_null_gives_way_int_and_float_are_float_all_else_is_text() -> None:
     for a, b in itertools.combinations(FLAT[:10], 2):
-        expected = b if a == pa.null() else pa.float64() if {a, b} == {pa.int64(), pa.float64()} else pa.string()
+        expected = b if a == pa.null() else pa.float64() if {a, b} == {pa.int64(), pa.float64()} else parts.MIXED
         assert join_types(a, b) == expected
 
 
@@ -713,28 +723,39 @@ def test_joining_is_associative() -> None:
 )
 def test_whole_schemas_join_to_the_same_in_any_order_and_grouping(types: list[list[Any]], data: st.DataObject) -> None:
     schemas = [pa.schema(zip("abc", line, strict=True)) for line in types]
-    joined = tables.join_schemas(schemas)
+    joined = parts.join_schemas(schemas)
     assert joined.names == ["a", "b", "c"]
-    assert tables.join_schemas(data.draw(st.permutations(schemas))) == joined
+    assert parts.join_schemas(data.draw(st.permutations(schemas))) == joined
     cut = data.draw(st.integers(0, len(schemas) - 1))
     groups = [group for group in (schemas[:cut], schemas[cut:]) if group]
-    assert tables.join_schemas([tables.join_schemas(group) for group in groups]) == joined
+    assert parts.join_schemas([parts.join_schemas(group) for group in groups]) == joined
 
 
 def test_a_schema_survives_as_text() -> None:
     schema = pa.schema([(f"c{i}, ü", t) for i, t in enumerate([*FLAT, *STRUCTS, *OTHER_STRUCTS])])
-    assert tables.schema_from_text(tables.schema_to_text(schema)) == schema
-    assert tables.schema_for_people(pa.schema([("n", pa.int64()), ("t", pa.null())])) == {"n": "int64", "t": "null"}
+    assert parts.schema_from_text(parts.schema_to_text(schema)) == schema
+    assert parts.schema_for_people(pa.schema([("n", pa.int64()), ("t", pa.null())])) == {"n": "int64", "t": "null"}
 
 
 def test_columns_that_became_text_by_conflict_are_named() -> None:
     def schema(*types: Any) -> Any:
         return pa.schema(zip("abcd", types, strict=True))
 
+    columns = Columns(tuple(Column(name, NULL) for name in "abcd"))
     one = schema(pa.int64(), pa.string(), pa.int64(), pa.null())
     two = schema(pa.float64(), pa.null(), pa.string(), pa.string())
-    assert tables.mixed_columns([one, two]) == ["c"]
-    assert tables.mixed_columns([one, one]) == []
+    assert parts.mixed_columns(parts.join_schemas([one, two]), columns) == ["c"]
+    assert parts.mixed_columns(parts.join_schemas([one, one]), columns) == []
+
+
+def test_columns_whose_ints_are_rounded_are_named() -> None:
+    big, columns = (1 << 53) + 1, columns_named("number", "list", "dict", "number", "number")
+    rows = [(big, [big], {"a": big, "b": 0.5}, big, 1 << 60), (0.5, [0.5], {"a": 1, "b": 1}, 7, 0.5)]
+    for ordered in (rows, rows[::-1]):
+        joined = parts.own_schema(table := rows_table(ordered, columns), all_of(table), columns)
+        assert parts.rounded_columns(joined, columns) == ["c0", "c1"]
+        apart = [parts.own_schema(t := rows_table([row], columns), all_of(t), columns) for row in ordered]
+        assert parts.rounded_columns(parts.join_schemas(apart), columns) == ["c0", "c1"]
 
 
 # Values in parts
@@ -905,7 +926,7 @@ def test_parquet_keeps_nan_apart_from_null_and_decimals_as_decimals() -> None:
 def test_parquet_carries_its_metadata_and_no_other() -> None:
     table = rows_table([(1,)], columns_named("number"))
     sink = io.BytesIO()
-    part = tables.ParquetPart(sink, pa.schema([("c0", pa.int64())]), {"r3po.job": "ü"}, "zstd", 3)
+    part = parts.ParquetPart(sink, pa.schema([("c0", pa.int64())]), {"r3po.job": "ü"}, "zstd", 3)
     part.write(table, all_of(table))
     part.close()
     metadata = pq.read_metadata(io.BytesIO(sink.getvalue())).metadata
@@ -917,7 +938,7 @@ def test_parquet_is_compressed_as_asked(compression: str) -> None:
     table = rows_table([("x" * 1000,)], columns_named("text"))
     sink = io.BytesIO()
     level = 3 if compression == "zstd" else None
-    part = tables.ParquetPart(sink, pa.schema([("c0", pa.string())]), {}, compression, level)
+    part = parts.ParquetPart(sink, pa.schema([("c0", pa.string())]), {}, compression, level)
     part.write(table, all_of(table))
     part.close()
     found = pq.read_metadata(io.BytesIO(sink.getvalue())).row_group(0).column(0).compression
@@ -962,9 +983,10 @@ NESTED = [
 def test_two_shards_can_both_be_written_with_the_join_of_their_types(family: str, one: Any, other: Any) -> None:
     columns = columns_named(family)
     shards = [rows_table([(value,)], columns) for value in (one, other)]
-    joined = tables.join_schemas([tables.part_schema(shard, all_of(shard), columns) for shard in shards])
-    found = [pq.read_table(io.BytesIO(parquet_bytes(shard, all_of(shard), joined))) for shard in shards]
-    assert found[0].schema.types == found[1].schema.types == joined.types
+    joined = parts.join_schemas([parts.own_schema(shard, all_of(shard), columns) for shard in shards])
+    types = parts.part_schema(joined, columns)
+    found = [pq.read_table(io.BytesIO(parquet_bytes(shard, all_of(shard), types))) for shard in shards]
+    assert found[0].schema.types == found[1].schema.types == parts.part_schema(joined, columns).types
     for value, table in zip((one, other), found, strict=True):
         back = table["c0"].to_pylist()[0]
         if isinstance(value, Decimal):
@@ -995,8 +1017,8 @@ def test_an_int_that_no_float_is_equal_to_is_rounded_where_the_job_has_floats(
 ) -> None:
     columns = columns_named(family)
     table = rows_table([(value,)], columns)
-    joined = join_types(type_of([value], family), type_of([other], family))
-    content = parquet_bytes(table, all_of(table), pa.schema([("c0", joined)]))
+    joined = pa.schema([("c0", join_types(type_of([value], family), type_of([other], family)))])
+    content = parquet_bytes(table, all_of(table), parts.part_schema(joined, columns))
     assert pq.read_table(io.BytesIO(content))["c0"].to_pylist() == [expected]
 
 
@@ -1020,7 +1042,7 @@ def model_row_groups(sizes: Sequence[int], most_rows: int, most_bytes: int) -> l
 
 
 def groups_of(table: Table, indices: Any) -> list[list[int]]:
-    return [group.to_pylist() for group in tables.row_groups(table, indices)]
+    return [group.to_pylist() for group in parts.row_groups(table, indices)]
 
 
 @SOME
@@ -1078,7 +1100,7 @@ def test_more_text_than_one_arrow_array_holds_can_be_written_in_row_groups() -> 
     """Arrow's text arrays end at 2 GiB; a shard of 10,000 files is there with 215 kB a file."""
     table = shared_texts(n_texts=80, text_bytes=30 << 20)
     n_rows = 0
-    for group in tables.row_groups(table, all_of(table)):
+    for group in parts.row_groups(table, all_of(table)):
         n_rows += len(group)
         assert len(group) == 1
     assert n_rows == 80
@@ -1151,9 +1173,9 @@ def digests(segments: Sequence[Origin], n_places: int) -> tuple[str, str, Any]:
     table = tables.join_tables([table_of(segment, SAME_COLUMNS) for segment in segments])
     indices = tables.choose(table, [0] * n_places, NO_RULES)
     assert tables.places_of(table, indices) == list(range(n_places))
-    schema = tables.part_schema(table, indices, SAME_COLUMNS)
-    parts = csv_bytes(table, indices, schema), parquet_bytes(table, indices, schema)
-    return hashlib.sha256(parts[0]).hexdigest(), hashlib.sha256(parts[1]).hexdigest(), schema
+    schema = parts.part_schema(parts.own_schema(table, indices, SAME_COLUMNS), SAME_COLUMNS)
+    made = csv_bytes(table, indices, schema), parquet_bytes(table, indices, schema)
+    return hashlib.sha256(made[0]).hexdigest(), hashlib.sha256(made[1]).hexdigest(), schema
 
 
 @SOME

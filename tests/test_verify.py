@@ -248,7 +248,7 @@ def test_another_job_in_the_folder_is_refused(new_job: NewJob) -> None:
 def test_a_newer_format_is_refused(new_job: NewJob) -> None:
     job = small_job(new_job)
     path = job.state / "manifest.json"
-    write_json(path, {**read_json(path, kind="manifest", newest_format=9), "format": 9})
+    write_json(path, {**read_json(path, kind="manifest", newest_format=FORMAT), "format": 9})
     with pytest.raises(NewerFormatError):
         verify_jobs(job.config)
 
@@ -778,7 +778,7 @@ def test_a_part_that_is_decided_but_not_renamed_is_found_and_a_run_publishes_it(
 
 def test_a_reset_that_was_killed_is_found(new_job: NewJob) -> None:
     job = small_job(new_job)
-    write_json(job.state / "reset", {"format": 1, "kind": "reset", "job_id": None})
+    write_json(job.state / "reset", {"format": FORMAT, "kind": "reset", "job_id": None})
     assert "reset" in verify(job).counts
 
 

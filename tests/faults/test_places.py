@@ -432,13 +432,13 @@ def test_a_manifest_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path)
     assert job.run().code == 143
     manifest = job.working_dir / "manifest.json"
     good = manifest.read_bytes()
-    manifest.write_bytes(good.replace(b'"format": 1', b'"format": 2', 1))
+    manifest.write_bytes(good.replace(b'"format": 2', b'"format": 3', 1))
     assert manifest.read_bytes() != good
     before = job.parts()
     for command in (("run", "--engine", "serial"), ("build",), ("status",)):
         ended = r3po(*command, cwd=job.folder)
         assert ended.code == 2
-        assert_told(ended, str(manifest), "format 2 is newer", "upgrade r3po")
+        assert_told(ended, str(manifest), "format 3 is newer", "upgrade r3po")
     assert job.parts() == before
     manifest.write_bytes(good)
     assert_goes_on(job)

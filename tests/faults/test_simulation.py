@@ -285,7 +285,7 @@ class World:
 
     # What the rooms call instead of the disk
 
-    def read_outcomes(self, _: object, commit: Commit) -> Table:
+    def read_outcomes(self, _: object, commit: Commit, **_options: object) -> Table:
         return self.disk.outcomes[commit.outcomes.name]
 
     def read_segment(self, _: object, segment: Segment) -> Table | None:

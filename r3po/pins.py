@@ -1,0 +1,232 @@
+"""The types that `columns:` may give to a column, and whether a value fits one. Plain Python: no Arrow, no disk.
+
+Source: README.md, "Values".
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+_INTS = {f"{sign}int{bits}": (sign, bits) for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_FAMILIES = {
+    **dict.fromkeys(_INTS, "number"),
+    "float32": "number",
+    "float64": "number",
+    "string": "text",
+    "bool": "bool",
+    "binary": "bytes",
+    "date": "date",
+    "timestamp": "timestamp",
+    "timestamp_utc": "timestamp_utc",
+    "time": "time",
+    "decimal": "decimal",
+    "list": "list",
+    "dict": "dict",
+}
+_KNOWN = (
+    "int8 to int64, uint8 to uint64, float32, float64, string, bool, binary, date, timestamp, timestamp_utc, time, "
+    "decimal(10,2), list, dict, or list<T> of one of these"
+)
+_DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)")
+_LIST = re.compile(r"list<(.*)>", re.DOTALL)
+
+MOST_DIGITS = 38
+"""Of a decimal: of longer ones polars reads none, and DuckDB makes floats."""
+
+_MOST_DEPTH = 8
+"""Of list<list<...>>; nobody means more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A type that `columns:` gives to a column."""
+
+    kind: str
+    """`int32`, `decimal`, `list` ..."""
+    precision: int = 0
+    """Digits of a decimal, in all."""
+    scale: int = 0
+    """Digits of a decimal behind the point."""
+    item: Pin | None = None
+    """What the items of a list are; None: as they come."""
+
+    @property
+    def family(self) -> str:
+        return _FAMILIES[self.kind]
+
+    @property
+    def innermost(self) -> Pin:
+        """What lists of lists end in; the type itself if it is no list."""
+        return self if self.item is None else self.item.innermost
+
+    def __str__(self) -> str:
+        if self.kind == "decimal":
+            return f"decimal({self.precision},{self.scale})"
+        return self.kind if self.item is None else f"list<{self.item}>"
+
+
+def parse_pin(text: str, depth: int = 0) -> Pin:
+    """Return the type that `text` names.
+
+    Raises:
+        ValueError: it names none; what is raised says which there are.
+    """
+    text = text.strip()
+    if text in _FAMILIES and text != "decimal":
+        return Pin(text)
+    if match := _DECIMAL.fullmatch(text):
+        return _decimal(int(match[1]), int(match[2]))
+    if (match := _LIST.fullmatch(text)) and depth < _MOST_DEPTH:
+        item = parse_pin(match[1], depth + 1)
+        if item.kind == "dict" or (item.kind == "list" and item.item is None):
+            raise ValueError(f"list<{item}> cannot be pinned; write list, and its items are as they come")
+        return Pin("list", item=item)
+    if text.startswith("decimal(") and not text.endswith(")"):
+        raise ValueError('quote it: "decimal(10,2)"; within {...} a comma ends the value')
+    likely = _likely_pin(text)
+    raise ValueError(f'"{text}" is no type; ' + (f'did you mean "{likely}"?' if likely else f"there are {_KNOWN}"))
+
+
+def why_unfit(value: Any, pin: Pin) -> str | None:
+    """Return why a plain value, which may hold lists and dicts, does not fit a type; None: it fits.
+
+    None fits everything. Nothing is rounded but a float in float32: an int among floats has to have an equal there.
+    """
+    if value is None:
+        return None
+    fits, why = _FITS[pin.kind](value, pin)
+    return None if fits else why
+
+
+def as_pinned(value: Any, pin: Pin) -> Any:
+    """Return a plain value that fits as outcomes keep it: an int as a Decimal, where the type calls for that."""
+    is_int = type(value) is int
+    if is_int and (pin.kind == "decimal" or (pin.kind == "uint64" and value >= 1 << 63)):
+        return Decimal(value)
+    return value
+
+
+# Private functions
+
+
+def _likely_pin(text: str) -> str | None:
+    names = [*sorted(_FAMILIES.keys() - {"decimal"}), "decimal(10,2)"]
+    return _ALIASES.get(text.lower()) or next(iter(difflib.get_close_matches(text.lower(), names, n=1)), None)
+
+
+_ALIASES = {
+    "int": "int64",
+    "integer": "int64",
+    "long": "int64",
+    "float": "float64",
+    "double": "float64",
+    "number": "float64",
+    "str": "string",
+    "text": "string",
+    "bytes": "binary",
+    "datetime": "timestamp",
+}
+"""What other tools call the types; only for hints."""
+
+_Verdict = tuple[bool, str]
+
+
+def _decimal(precision: int, scale: int) -> Pin:
+    if not 1 <= precision <= MOST_DIGITS:
+        raise ValueError(f"a decimal has 1 to {MOST_DIGITS} digits in all, not {precision}")
+    if scale > precision:
+        raise ValueError(f"a decimal of {precision} digits cannot have {scale} of them behind the point")
+    return Pin("decimal", precision, scale)
+
+
+def _is_int(value: Any, pin: Pin) -> _Verdict:
+    if type(value) is Decimal and pin.kind == "uint64" and value.is_finite() and value >= 1 << 63:
+        value = int(value) if value == value.to_integral_value() else None  # beyond 63 bit, as outcomes keep it
+    if type(value) is not int:
+        return False, ""
+    sign, bits = _INTS[pin.kind]
+    low, high = (0, (1 << bits) - 1) if sign else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+    return low <= value <= high, f"it is not within {low} to {high}"
+
+
+def _is_float(value: Any, pin: Pin) -> _Verdict:
+    if type(value) is int:
+        most = 1 << (24 if pin.kind == "float32" else 53)
+        is_exact = -most <= value <= most or (abs(value) < 1 << 64 and int(_rounded(value, pin)) == value)
+        return is_exact, "no such float is equal to it"
+    if type(value) is not float:
+        return False, ""
+    try:
+        if pin.kind == "float32":
+            struct.pack("<f", value)
+    except OverflowError:
+        return False, "it is beyond the largest float32"
+    return True, ""
+
+
+def _rounded(value: int, pin: Pin) -> float:
+    rounded: float = struct.unpack("<f", struct.pack("<f", value))[0] if pin.kind == "float32" else float(value)
+    return rounded
+
+
+def _is_decimal(value: Any, pin: Pin) -> _Verdict:
+    if type(value) not in (int, Decimal):
+        return False, ""
+    value = Decimal(value)
+    if not value.is_finite():
+        return False, "a decimal column holds finite numbers"
+    _, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int), "the exponent of a finite number is one"
+    n_behind = max(0, -exponent - _n_trailing_zeros(digits)) if value else 0
+    n_before = max(0, value.adjusted() + 1) if value else 0
+    if n_behind > pin.scale:
+        return False, f"it has {n_behind} digits behind the point"
+    return n_before <= pin.precision - pin.scale, f"it has {n_before} digits before the point"
+
+
+def _n_trailing_zeros(digits: tuple[int, ...]) -> int:
+    return len(digits) - len("".join(map(str, digits)).rstrip("0"))
+
+
+def _is_list(value: Any, pin: Pin) -> _Verdict:
+    if type(value) is not list:
+        return False, ""
+    if pin.item is None:
+        return True, ""
+    for index, item in enumerate(value):
+        why = why_unfit(item, pin.item)
+        if why is not None:
+            return False, f"item {index} is no {pin.item}" + (f": {why}" if why else "")
+    return True, ""
+
+
+def _of(*types: type) -> Callable[[Any, Pin], _Verdict]:
+    return lambda value, pin: (type(value) in types, "")
+
+
+def _has_zone(is_aware: bool) -> Callable[[Any, Pin], _Verdict]:
+    return lambda value, pin: (type(value) is dt.datetime and (value.tzinfo is not None) == is_aware, "")
+
+
+_FITS: dict[str, Callable[[Any, Pin], _Verdict]] = {
+    **dict.fromkeys(_INTS, _is_int),
+    "float32": _is_float,
+    "float64": _is_float,
+    "string": _of(str),
+    "bool": _of(bool),
+    "binary": _of(bytes),
+    "date": _of(dt.date),
+    "timestamp": _has_zone(False),
+    "timestamp_utc": _has_zone(True),
+    "time": _of(dt.time),
+    "decimal": _is_decimal,
+    "list": _is_list,
+    "dict": _of(dict),
+}
