@@ -41,7 +41,7 @@ from r3po.runloop import DRAIN_S, Counts, RunLoop
 from r3po.scheduler import Scheduler
 from r3po.shardstate import ShardState
 from r3po.staging import stage_shard
-from r3po.stopsignals import StopNow, StopSignals
+from r3po.stopsignals import START_S, StopNow, StopSignals
 from r3po.storage import check_space, damaged, list_names, make_folder, remove_if_there, remove_tree
 from r3po.suspects import SuspectBook, forget_beacons
 from r3po.timelimit import is_possible
@@ -436,7 +436,7 @@ class _Run:
             workers_folder=self.workers,
             timeout_s=config.timeout_seconds,
         )
-        with self.stop.interrupting():  # a start can hang, and nothing of f is in flight yet
+        with self.stop.interrupting():  # a start can take long, and nothing of f is in flight yet
             self._pool.start(setup, self._n_workers)
         self.stop.install()  # Ray replaces the handler of SIGTERM
         self._started_event = events.WorkersStarted(self._n_workers, self._pool.description, time.monotonic() - started)
@@ -487,7 +487,8 @@ class _Run:
         self._observer(event)
 
     def _on_signal(self, name: str) -> None:
-        self._observer(events.StopRequested(name, None if self.options.engine == "serial" else DRAIN_S))
+        limit_s = START_S if self.stop.is_starting else None if self.options.engine == "serial" else DRAIN_S
+        self._observer(events.StopRequested(name, limit_s, self.stop.is_starting))
 
     def _stopped(self) -> RunStoppedError:
         result = self._summarize(True, f"stopped by {self.stop.signal_name}")
