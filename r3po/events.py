@@ -146,6 +146,8 @@ class StopRequested:
     signal_name: str
     limit_s: float | None
     """How long the files in hand are waited for; None: until they are done."""
+    is_starting: bool = False
+    """No file is in hand yet: the start of the workers is waited for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ from r3po.runloop import DRAIN_S, Counts, RunLoop
 from r3po.scheduler import Scheduler
 from r3po.shardstate import ShardState, count_kept_rows
 from r3po.staging import stage_shard
-from r3po.stopsignals import StopNow, StopSignals
+from r3po.stopsignals import START_S, StopNow, StopSignals
 from r3po.storage import check_space, damaged, list_names, make_folder, remove_if_there, remove_tree
 from r3po.suspects import SuspectBook, forget_beacons
 from r3po.timelimit import is_possible
@@ -528,7 +528,7 @@ class _Run:
             timeout_s=config.timeout_seconds,
             view=config.view,
         )
-        with self.stop.interrupting():  # a start can hang, and nothing of f is in flight yet
+        with self.stop.interrupting():  # a start can take long, and nothing of f is in flight yet
             self._pool.start(setup, self._n_workers)
         self.stop.install()  # Ray replaces the handler of SIGTERM
         self._started_event = events.WorkersStarted(self._n_workers, self._pool.description, time.monotonic() - started)
@@ -585,7 +585,8 @@ class _Run:
         return "r3po run" if name == "config.yaml" else f"r3po run {tidy_path(self.config.path)}"
 
     def _on_signal(self, name: str) -> None:
-        self._observer(events.StopRequested(name, None if self.options.engine == "serial" else DRAIN_S))
+        limit_s = START_S if self.stop.is_starting else None if self.options.engine == "serial" else DRAIN_S
+        self._observer(events.StopRequested(name, limit_s, self.stop.is_starting))
 
     def _stopped(self) -> RunStoppedError:
         result = self._summarize(True, f"stopped by {self.stop.signal_name}")

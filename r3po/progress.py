@@ -319,8 +319,10 @@ def _workers_started(event: events.WorkersStarted) -> str:
 
 
 def _stopping(event: events.StopRequested) -> str:
-    what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
     limit = "" if event.limit_s is None else f", at most {event.limit_s:.0f} s"
+    if event.is_starting:
+        return f"Stopping ({event.signal_name}): Ray is just starting{limit} (Ctrl-C again: stop now)"
+    what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
     return f"Stopping ({event.signal_name}): {what}{limit} (Ctrl-C again: stop now, what is in hand will be done again)"
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+START_S = 8.0
+"""How long a start that was asked to stop may go on."""
 
 
 class StopNow(BaseException):
@@ -28,6 +32,10 @@ class StopSignals:
     def __init__(self, stop_file: Path, tell: Callable[[str], None], *, interrupts: bool) -> None:
         self._stop_file, self._tell, self._interrupts = stop_file, tell, interrupts
         self._is_closing = False
+        self.is_starting = False
+        """The workers are being started, so that no file is in hand."""
+        self._timer: threading.Timer | None = None
+        """Sends the second signal if the start goes on for too long after the first."""
         self.is_urgent = False
         """A second signal arrived: do not wait for what is in flight."""
         self._previous: dict[int, Any] = {}
@@ -59,12 +67,17 @@ class StopSignals:
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let the second signal raise StopNow within this block, wherever this process is."""
-        before, self._interrupts = self._interrupts, True
+        """Let the second signal raise StopNow within this block, wherever this process is, and the first one in time.
+
+        At once would be too early: a library that is interrupted while it starts may crash when it ends.
+        """
+        self.is_starting = True
         try:
             yield
         finally:
-            self._interrupts = before
+            self.is_starting = False
+            if self._timer is not None:
+                self._timer.cancel()
 
     def tell_workers(self) -> None:
         """Let the workers end their batches at the file they are in."""
@@ -86,9 +99,13 @@ class StopSignals:
             return
         if self._received is not None:
             self.is_urgent = True
-            if self._interrupts:
+            if self._interrupts or self.is_starting:
                 raise StopNow
             return
         self._received = signal.Signals(number)
         self.tell_workers()
         self._tell(self.signal_name)
+        if self.is_starting:
+            self._timer = threading.Timer(START_S, os.kill, (os.getpid(), number))
+            self._timer.daemon = True
+            self._timer.start()
