@@ -6,7 +6,7 @@ Workers prepare, the publisher decides; nobody else writes columns or commits. O
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import r3po.parts as parts
 from r3po.columns import Columns
@@ -14,9 +14,12 @@ from r3po.commits import KINDS, Commit, commit_shard, withdraw_parts
 from r3po.job import Job
 from r3po.manifest import ShardRef, read_columns, read_former_columns, write_columns
 from r3po.segments import Segment
-from r3po.staging import Staged, StageOrder
-from r3po.storage import remove_durably
+from r3po.staging import Staged, StageOrder, stage_shard
+from r3po.storage import remove_durably, remove_if_there
 from r3po.tables import Schema
+
+MOST_WIDENED = 32
+"""So often in a run the first part is made again for the types of others; it takes the driver's own time."""
 
 
 @dataclass(slots=True)
@@ -38,6 +41,7 @@ class Publisher:
     schema: Schema | None = None
     """The join of the types that the committed shards need."""
     _is_published: bool = False
+    _n_widened: int = 0
 
     def __post_init__(self) -> None:
         known = read_columns(self.job.config.working_dir, self.job.built)
@@ -94,13 +98,46 @@ class Publisher:
         if commit.shard != ref.shard or not ref.n_present <= n_outcomes <= ref.n_files:
             raise AssertionError(f"shard {ref.shard}: {n_outcomes} outcomes for {ref.n_present} files")
         self._begin_publishing()
-        commit_shard(self.job.folders, commit, self.job.commits.get(commit.shard))
-        self.job.commits[commit.shard] = commit
-        self.job.broken_shards.discard(commit.shard)
         self._learn([commit])
+        first = self._first_part()
+        if first is None or commit.shard <= first.shard:
+            commit = self._widened(commit)
+        elif self._is_current(first) and first.schema != self.part_schema:
+            self._commit(self._widened(first))
+        self._commit(commit)
         return commit
 
     # Private methods
+
+    def _commit(self, commit: Commit) -> None:
+        commit_shard(self.job.folders, commit, self.job.commits.get(commit.shard))
+        self.job.commits[commit.shard] = commit
+        self.job.broken_shards.discard(commit.shard)
+
+    def _first_part(self) -> Commit | None:
+        """Return the commit of the first part that is there."""
+        published = (commit for commit in self.job.commits.values() if any(part.staged for part in commit.parts))
+        return min(published, key=lambda commit: commit.shard, default=None)
+
+    def _widened(self, first: Commit) -> Commit:
+        """Return the commit of what is or comes to be the first part, with types that hold the values of all others.
+
+        pandas, pyarrow and DuckDB take the types of a folder from its first part: as long as these are the widest, all
+        parts load together while the run goes on. The other parts follow at its end.
+        """
+        is_wide = not first.tally.n_rows or first.schema == self.part_schema
+        if is_wide or self._n_widened >= MOST_WIDENED:
+            return first
+        self._n_widened += 1
+        ref = next(ref for ref in self.job.built.shards if ref.shard == first.shard)
+        # From its own outcomes, which are durable, whether it is decided already or not.
+        staged = stage_shard(replace(self.stage_order(ref), previous=first))
+        if staged.commit is None:
+            return first
+        for part in first.parts:
+            if part.staged is not None:
+                remove_if_there(self.job.folders.staging / part.staged.name)
+        return staged.commit
 
     def _begin_publishing(self) -> None:
         if not self._is_published:

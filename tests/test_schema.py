@@ -7,10 +7,13 @@ import os
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import compare_parts
+import duckdb
+import pandas as pd
 import pyarrow.dataset
+import pyarrow.dataset as ds
 import pytest
 
 import r3po
@@ -18,6 +21,9 @@ import r3po.storage as storage
 from r3po.config import load_config
 from r3po.errors import ConfigError
 from r3po.job import open_job
+
+if TYPE_CHECKING:
+    from conftest import NewJob
 
 CONFIG = """\
 job_name: t
@@ -239,3 +245,41 @@ def test_once_rows_are_made_anew_columns_may_be_others(folder: Path) -> None:
     assert run(folder, keys, other).rows == 5
     assert types(folder) == {"n": "string", "name": "string"}
     assert table(folder)["n"].to_pylist() == ["0", "1", "2", "3", "4"]
+
+
+# While a run goes on
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 2, 3, 4.5, 5, 6], [1, 2, 3, 4.5, 5, 6]),
+        ([None, None, None, "x", None, None], [None, None, None, "x", None, None]),
+        ([[1], [2], [3], [4.5], [5], [6]], [[1], [2], [3], [4.5], [5], [6]]),
+        ([None, 2, 3.5, {"a": 1}, None, 6], [None, "2", "3.5", '{"a":1}', None, "6"]),
+    ],
+    ids=["int, then float", "null, then text", "lists", "what has nothing in common"],
+)
+def test_parts_load_together_at_every_moment_of_a_run(new_job: NewJob, values: list[Any], expected: list[Any]) -> None:
+    """The first part has the widest types whenever a part is published: readers take the types from it."""
+    job = new_job()
+    job.configure(shard_size=2, csv=False)
+    for n, value in enumerate(values):
+        job.add(f"{n}.json", value=value)
+    folder, seen = job.output / "parquet", []
+    replace = storage._replace
+
+    def look_after(source: Path, target: Path) -> None:
+        replace(source, target)
+        if target.parent == folder:
+            table = ds.dataset(folder, exclude_invalid_files=True).to_table()
+            assert duckdb.sql(f"select count(*) from '{folder}/*.parquet'").fetchall() == [(len(table),)]
+            assert len(pd.read_parquet(folder)) == len(table)
+            seen.append(table["value"].to_pylist())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "_replace", look_after)
+        job.run()
+    assert seen[-1] == expected
+    for column in seen:
+        assert all(value in [*expected, *values] for value in column)
