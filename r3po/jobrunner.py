@@ -512,7 +512,6 @@ class _Run:
         for folder in (config.working_dir, config.output_path):
             check_space(folder)
         self.emit(events.WorkersStarting(self._n_workers, self.options.engine))
-        self._pool = self._make_pool()
         if config.timeout_seconds is not None and self.options.engine == "serial" and not is_possible():
             text = "timeout_seconds does nothing here: in the serial engine it needs Python's main thread"
             self.emit(events.Notice(text, is_warning=True))
@@ -529,6 +528,7 @@ class _Run:
             view=config.view,
         )
         with self.stop.interrupting():  # a start can take long, and nothing of f is in flight yet
+            self._pool = self._make_pool()
             self._pool.start(setup, self._n_workers)
         self.stop.install()  # Ray replaces the handler of SIGTERM
         self._started_event = events.WorkersStarted(self._n_workers, self._pool.description, time.monotonic() - started)

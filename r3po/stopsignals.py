@@ -70,9 +70,14 @@ class StopSignals:
         """Let the second signal raise StopNow within this block, wherever this process is, and the first one in time.
 
         At once would be too early: a library that is interrupted while it starts may crash when it ends.
+
+        Raises:
+            StopNow: there was a signal before, so that nothing is to be started.
         """
         self.is_starting = True
         try:
+            if self.is_requested:
+                raise StopNow
             yield
         finally:
             self.is_starting = False

@@ -54,3 +54,10 @@ def test_a_start_that_ends_in_time_is_only_followed_by_an_orderly_end(
         os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.5)
     assert stop.is_requested and not stop.is_urgent
+
+
+def test_nothing_is_started_after_a_signal(stop: StopSignals) -> None:
+    os.kill(os.getpid(), signal.SIGHUP)
+    with pytest.raises(StopNow), stop.interrupting():
+        raise AssertionError("it was started")
+    assert stop.exit_code == 129
