@@ -68,6 +68,9 @@ KEPT_RUNS = 20
 FEW_SHARDS = 8
 """So many shards are staged here, where no file is to be done: a start of Ray would take longer."""
 
+WALK_END_S = 10.0
+"""What a walk gets to end in; it may hang on a disk that does not answer."""
+
 ENGINES = ("ray", "serial")
 
 _UNLOGGED = (events.ScanProgressed, events.BatchFinished, events.LongestRunning, events.OutputSeen)
@@ -418,7 +421,8 @@ class _Run:
 
     def _build(self, has_pending: bool) -> BuildResult:
         """Walk in a helper thread and start the workers on this one as soon as there is work for them."""
-        progress = BuildProgress(stop=lambda: self.stop.is_requested)
+        is_over = threading.Event()
+        progress = BuildProgress(stop=lambda: self.stop.is_requested or is_over.is_set())
         outcome: list[BuildResult | BaseException] = []
 
         def build() -> None:
@@ -429,14 +433,18 @@ class _Run:
 
         thread = threading.Thread(target=build, name="r3po-walk", daemon=True)
         thread.start()
-        while not has_pending and thread.is_alive() and not progress.has_work.wait(0.05):
-            self.emit(events.ScanProgressed(progress.n_files))
-        failed_already = bool(outcome) and isinstance(outcome[0], BaseException)
-        if (has_pending or progress.has_work.is_set()) and not failed_already:
-            self._start_workers()
-        while thread.is_alive():
-            thread.join(0.2)
-            self.emit(events.ScanProgressed(progress.n_files))
+        try:
+            while not has_pending and thread.is_alive() and not progress.has_work.wait(0.05):
+                self.emit(events.ScanProgressed(progress.n_files))
+            failed_already = bool(outcome) and isinstance(outcome[0], BaseException)
+            if (has_pending or progress.has_work.is_set()) and not failed_already:
+                self._start_workers()
+            while thread.is_alive():
+                thread.join(0.2)
+                self.emit(events.ScanProgressed(progress.n_files))
+        finally:
+            is_over.set()
+            thread.join(WALK_END_S)  # it must write nothing any more once the lock is free
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0]
