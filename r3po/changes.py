@@ -64,6 +64,8 @@ class Comparison:
     manifest: Manifest | None
     shards: dict[int, ShardChanges] = field(init=False)
     n_found: int = 0
+    size_bytes: int = 0
+    """Of the files that were found."""
     n_gone: int = 0
     """Files that the manifest has and the walk did not meet; those that were gone before do not count."""
     shown: list[str] = field(default_factory=list)
@@ -86,6 +88,7 @@ class Comparison:
         stretches = _Stretches(self.folder, self.manifest)
         for block in _larger(blocks):
             self.n_found += len(block)
+            self.size_bytes += sum([size for _, size, _ in block])
             yield from self._compare(block, stretches)
         for piece in stretches.take_until(None):
             for at in range(len(piece.entries)):

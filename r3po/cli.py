@@ -343,11 +343,9 @@ def _status_text(config: Config, found: dict[str, Any]) -> str:
     files = found["files"]
     percent = 100 * (found["done"] + found["failed"]) / files if files else 0.0
     kinds = [kind for kind, is_on in (("csv", config.csv), ("parquet", config.parquet is not None)) if is_on]
-    versions = len(found["functions"])
     lines = [
         f"job        {found['job_name']}, build {found['build']}                 {found['last_run']}",
-        f"function   {config.function or '(given at the run)'}"
-        + ("" if versions < 2 else f"            rows by {versions} versions of it"),
+        f"function   {config.function or '(given at the run)'}{_versions_text(config, found['functions'])}",
         f"source     {config.source_path}/**{config.source_file_part}",
         f"files      {found['done']:,} done   {found['failed']:,} failed   {found['pending']:,} to do"
         f"          {int(percent * 10) / 10} %",
@@ -357,6 +355,18 @@ def _status_text(config: Config, found: dict[str, Any]) -> str:
     if not found["build"]:
         lines = [lines[0], "Nothing was built yet: r3po run"]
     return _plain("\n".join(lines))
+
+
+def _versions_text(config: Config, rows_by_fingerprint: dict[str, int]) -> str:
+    """Say which rows are of which code, where that is not the same for all."""
+    today = _fingerprint_today(config)
+    n_rows = sum(rows_by_fingerprint.values())
+    n_older = n_rows - rows_by_fingerprint.get(today or "", 0)
+    if today is None or not n_older:
+        return "" if len(rows_by_fingerprint) < 2 else f"            rows by {len(rows_by_fingerprint)} versions of it"
+    n_versions = len(rows_by_fingerprint.keys() - {today})
+    versions = "another version" if n_versions == 1 else f"{n_versions:,} other versions"
+    return f"            {n_older:,} of {n_rows:,} rows by {versions} of it"
 
 
 def _fingerprint_today(config: Config) -> str | None:

@@ -86,6 +86,7 @@ class Job:
         manifest = self.built.replace(shards=shards, is_redoing=False)
         if manifest != self.built:
             self.put_in_force(manifest)
+        self.sweep_columns()
 
     def adopt_commits(self, states: dict[int, ShardState], fingerprint: str | None) -> None:
         """Let the commits of shards that a build only wrote anew name today's shard files.
@@ -119,6 +120,13 @@ class Job:
         """Remove what workers that died had begun; nobody may be at work."""
         sweep_leftovers(self.folders, self.commits)
         self.sweep_shard_files()
+
+    def sweep_columns(self) -> None:
+        """Remove the columns of before a redo, once it has come to its end."""
+        columns = columns_path(self.folders.working_dir, self.built).name
+        for name in list_names(self.folders.working_dir) if not self.built.is_redoing else ():
+            if name.startswith("columns.b") and name != columns:
+                remove_if_there(self.folders.working_dir / name)
 
     def sweep_shard_files(self) -> None:
         """Remove the shard files that neither the manifest nor a commit names."""
@@ -222,10 +230,7 @@ def _complete(job: Job) -> None:
             remove_segments(job.folders.segments, shard)
     job.broken_shards = {shard for shard, commit in job.commits.items() if not broken.isdisjoint(commit.parts)}
     job.adopt_entries()
-    columns = columns_path(job.folders.working_dir, job.built).name
-    for name in list_names(job.folders.working_dir) if not job.built.is_redoing else ():
-        if name.startswith("columns.b") and name != columns:
-            remove_if_there(job.folders.working_dir / name)  # of before a redo
+    job.sweep_columns()
     job.sweep_shard_files()
 
 

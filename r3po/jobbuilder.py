@@ -75,6 +75,8 @@ class BuildResult:
     counts: WalkCounts
     n_files: int
     """That the walk found."""
+    size_bytes: int
+    """Of these."""
 
 
 def build_jobs(config: str | os.PathLike[str], *, accept_deletions: bool = False) -> Manifest:
@@ -171,7 +173,9 @@ def plan_build(
     build.change_files(comparison)
     count_all_files = comparison.n_found + counts.other
     manifest = build.manifest(count_all_files)
-    return BuildResult(manifest, manifest is not job.manifest, build.found, counts, comparison.n_found)
+    return BuildResult(
+        manifest, manifest is not job.manifest, build.found, counts, comparison.n_found, comparison.size_bytes
+    )
 
 
 def apply_build(job: Job, result: BuildResult) -> None:
@@ -207,7 +211,7 @@ def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
         source=str(job.config.source_path),
         suffix=job.config.source_file_part,
         n_files=result.n_files,
-        size_bytes=result.manifest.size_bytes if result.manifest is not None else 0,
+        size_bytes=result.size_bytes,
         n_new=found.n_new,
         n_changed=found.n_changed,
         n_touched=found.n_touched,

@@ -352,8 +352,6 @@ def test_a_redo_makes_every_row_again_and_sets_columns_anew(job: Job, tmp_path: 
     assert (result.done, result.failed) == (6, 0)
     assert rows(job) == [{"path": f"{n}.json", "is_new": "true"} for n in range(6)]
     assert job.findings() == []
-    assert len(list(job.state.glob("columns.*"))) == 2
-    job.run(function=f"{other}:describe")
     assert len(list(job.state.glob("columns.*"))) == 1
 
 
