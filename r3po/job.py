@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from r3po.commits import (
     KINDS,
@@ -24,13 +24,18 @@ from r3po.commits import (
     write_commit,
 )
 from r3po.config import Config
-from r3po.errors import FolderError, RunStoppedError
+from r3po.errors import DamagedStateError, FolderError, RunStoppedError
 from r3po.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
 from r3po.reset import complete_reset
 from r3po.segments import list_segments, remove_segments, sweep_foreign_segments
 from r3po.shardstate import ShardState, newer_segments, resolve_shard
 from r3po.storage import JobFolders, JobLock, list_names, make_folder, remove_if_there, show_name
 from r3po.tables import Rules
+
+T = TypeVar("T")
+
+READ_TRIES = 5
+"""How often a read begins again because a run replaced a file in the middle of it."""
 
 
 @dataclass(slots=True)
@@ -160,6 +165,17 @@ def read_job(config: Config) -> Job:
         return Job(config, folders, None, {})
     check_identity(config, manifest)
     return Job(config, folders, manifest, read_commits(folders, manifest.job_id))
+
+
+def read_again(read: Callable[[], T]) -> T:
+    """Return what `read` returns; a run may have replaced a file between two of its reads, and then it begins again."""
+    for attempt in range(1, READ_TRIES + 1):
+        try:
+            return read()
+        except (FileNotFoundError, DamagedStateError):
+            if attempt == READ_TRIES:
+                raise
+    raise AssertionError("unreachable")
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from r3po.changes import ABSENT, LOOK, Comparison, ShardChanges
 from r3po.config import Config, check_source, load_config
 from r3po.errors import SourceError
 from r3po.events import Observer
-from r3po.job import Job, open_job, read_job
+from r3po.job import Job, open_job, read_again, read_job
 from r3po.manifest import Entries, Manifest, ShardRef, new_job_id, read_shard_file, write_shard_file
 from r3po.scan import Found, HashedFile, WalkCounts, count_suffixes, hash_files, walk_blocks
+from r3po.shardstate import ShardState
 from r3po.storage import show_name
 
 FEW_FILES = 500
@@ -123,12 +124,8 @@ def preview_build(config: Config, fingerprint: str | None, observer: Observer) -
     """
     progress = BuildProgress(tell=lambda n_files: observer(events.ScanProgressed(n_files)))
     check_source(config)
-    job = read_job(config)
-    # Whatever the guards would say: this is how to find out.
-    result = plan_build(job, progress, accept_deletions=True, is_dry=True)
+    job, result, standing, today = read_again(lambda: _look_ahead(config, fingerprint, progress))
     observer(scan_finished(job, result))
-    standing = list(job.resolve(None).values()) if job.manifest is not None else []
-    today = list(job.resolve(fingerprint).values()) if job.manifest is not None else []
     n_pending = sum(state.n_pending for state in standing)
     n_to_retry = sum(state.n_pending for state in today) - n_pending
     found = result.found
@@ -219,6 +216,21 @@ def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
         n_returned=found.n_returned,
         passed_over={reason: n for reason, n in passed_over.items() if n},
     )
+
+
+# Private: a look ahead
+
+
+def _look_ahead(
+    config: Config, fingerprint: str | None, progress: BuildProgress
+) -> tuple[Job, BuildResult, list[ShardState], list[ShardState]]:
+    """Return the job, what a build would find, and how the shards stand, for any function and for today's."""
+    job = read_job(config)
+    # Whatever the guards would say: this is how to find out.
+    result = plan_build(job, progress, accept_deletions=True, is_dry=True)
+    if job.manifest is None:
+        return job, result, [], []
+    return job, result, list(job.resolve(None).values()), list(job.resolve(fingerprint).values())
 
 
 # Private: watching

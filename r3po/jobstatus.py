@@ -6,24 +6,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import orjson
 
 import r3po.tables as tables
 from r3po.config import Config
-from r3po.errors import DamagedStateError
-from r3po.job import Job, read_job
+from r3po.job import Job, read_again, read_job
 from r3po.manifest import read_shard_file
 from r3po.segments import list_segments
 from r3po.shardstate import newer_segments, read_counting
 from r3po.storage import ago, list_names, running_pid, show_name
-
-T = TypeVar("T")
-
-READ_TRIES = 5
-"""How often a read begins again because a run replaced a file in the middle of it."""
 
 
 def read_status(config: Config) -> dict[str, Any]:
@@ -36,7 +30,7 @@ def read_status(config: Config) -> dict[str, Any]:
     Raises:
         StateError: the state is damaged or too new.
     """
-    return _again(lambda: _status(config))
+    return read_again(lambda: _status(config))
 
 
 def read_failures(config: Config) -> Iterator[dict[str, Any]]:
@@ -45,21 +39,10 @@ def read_failures(config: Config) -> Iterator[dict[str, Any]]:
     Raises:
         StateError: the state is damaged or too new.
     """
-    yield from _again(lambda: list(_failures(read_job(config))))
+    yield from read_again(lambda: list(_failures(read_job(config))))
 
 
 # Private functions
-
-
-def _again(read: Callable[[], T]) -> T:
-    for attempt in range(1, READ_TRIES + 1):
-        try:
-            return read()
-        except (FileNotFoundError, DamagedStateError):
-            # A run may have replaced a file between two reads; then the next look is consistent.
-            if attempt == READ_TRIES:
-                raise
-    raise AssertionError("unreachable")
 
 
 def _status(config: Config) -> dict[str, Any]:
