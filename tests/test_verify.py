@@ -9,12 +9,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import LONG_AGO, Job, NewJob
 from jobs import Ended, kill_tree, r3po, running, snapshot
 
 import r3po as package
@@ -25,6 +24,12 @@ from r3po.errors import ConfigError, NewerFormatError, SourceError
 from r3po.job import job_folders
 from r3po.manifest import FORMAT, Entries, read_manifest, read_shard_file, write_manifest, write_shard_file
 from r3po.storage import read_json, write_json
+
+if TYPE_CHECKING:
+    from conftest import Job, NewJob
+
+LONG_AGO = 1_600_000_000
+"""As in conftest: nobody takes the source files for young ones."""
 
 KINDS_FUNCTION = """\
 import datetime as dt
@@ -342,7 +347,7 @@ def drop_hashes(job: Job) -> None:
     rewrite(commit, "commit", entries=refs[0].to_json())
 
 
-def change_manifest(**changes: Any) -> Callable[[Job], None]:
+def change_manifest(**changes: Any) -> Callable[["Job"], None]:
     def change(job: Job) -> None:
         path = job.state / "manifest.json"
         manifest = read_manifest(path)
@@ -352,7 +357,7 @@ def change_manifest(**changes: Any) -> Callable[[Job], None]:
     return change
 
 
-def change_ref(**changes: Any) -> Callable[[Job], None]:
+def change_ref(**changes: Any) -> Callable[["Job"], None]:
     def change(job: Job) -> None:
         path = job.state / "manifest.json"
         manifest = read_manifest(path)
@@ -392,7 +397,7 @@ def drop_a_row(job: Job) -> None:
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
 
 
-Damage = Callable[[Job], object]
+Damage = Callable[["Job"], object]
 
 RESTORED: dict[str, tuple[Damage, str]] = {
     "manifest flipped": (lambda job: flip(job.state / "manifest.json"), r"manifest .*manifest.json: is damaged"),
@@ -673,7 +678,7 @@ def test_another_value_of_every_kind_is_seen_in_csv(new_job: NewJob, kind: str, 
 
 @pytest.mark.parametrize("file", [shard_file, outcomes, lambda job: job.state / "commits" / "00001.json", csv_part])
 def test_a_file_that_the_disk_does_not_give_is_a_finding_like_another(
-    new_job: NewJob, file: Callable[[Job], Path]
+    new_job: NewJob, file: Callable[["Job"], Path]
 ) -> None:
     job = small_job(new_job)
     (job.output / "parquet" / "_SUCCESS").unlink()
