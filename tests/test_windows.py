@@ -430,6 +430,23 @@ def test_a_shard_of_which_nothing_was_done_may_go_and_come_back(new_job: NewJob)
     assert job.findings(check_source=True) == []
 
 
+def test_columns_that_do_not_fit_a_redo_under_way_are_set_by_what_is_told(new_job: NewJob) -> None:
+    job = new_shards(new_job)
+    job.run()
+    kill(lambda: job.run(redo=True), puts("commits"))
+    job.configure(columns={"path": "string", "value": "int64", "new": "bool"})
+    function = job.function.with_name("tiny_function_new.py")
+    function.write_text(
+        job.function.read_text().replace('"other": wanted.get("other", 0), "text": "plain"', '"new": True')
+    )
+    with pytest.raises(r3po.ConfigError, match="no such column") as caught:
+        job.run()
+    assert "r3po run --redo --restart" in str(caught.value)
+    job.run(function=f"{function}:describe", redo=True, restart=True)
+    assert job.published()["csv/part-00001.csv"] == b'path,value,new\n"3.json",3,true\n'
+    assert job.findings(check_source=True) == []
+
+
 @pytest.mark.parametrize("last", ["commits", "csv", "manifest.json", "failures.csv"])
 def test_a_config_that_changes_and_changes_back_around_a_kill_leaves_no_trace(last: str, new_job: NewJob) -> None:
     job, undisturbed = new_shards(new_job), new_shards(new_job, "undisturbed")
