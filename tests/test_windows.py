@@ -430,6 +430,24 @@ def test_a_shard_of_which_nothing_was_done_may_go_and_come_back(new_job: NewJob)
     assert job.findings(check_source=True) == []
 
 
+def test_a_redo_under_way_does_not_drop_rows_that_would_be_kept_unasked(new_job: NewJob) -> None:
+    job = new_shards(new_job, on_deleted="keep")
+    job.run()
+    kill(lambda: job.run(redo=True), puts("segments"))
+    (job.source / "0.json").unlink()  # which the redo has come to
+    build(job)
+    (job.source / "3.json").unlink()
+    before = job.published()
+    for act in (job.run, lambda: build(job)):
+        with pytest.raises(r3po.SourceError, match="1 file is gone of which a redo under way") as caught:
+            act()
+        assert "gone  3.json" in str(caught.value) and "--accept-deletions" in str(caught.value)
+    assert job.published() == before
+    kill(lambda: job.run(accept_deletions=True), puts("manifest.json"))
+    assert job.run().rows == 3
+    assert job.findings() == []
+
+
 def test_columns_that_do_not_fit_a_redo_under_way_are_set_by_what_is_told(new_job: NewJob) -> None:
     job = new_shards(new_job)
     job.run()
