@@ -59,7 +59,7 @@ class Commit:
     job_id: str
     shard: int
     build: int
-    """The job's build when the shard was staged."""
+    """The job's build when the shard was staged, or when the commit was found to say all of it still."""
     made_from: str
     """sha256 of the shard file that listed the places."""
     entries: ShardRef

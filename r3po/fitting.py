@@ -52,10 +52,11 @@ def check_view(job: Job) -> None:
 
 def _unfit(job: Job, found: dict[str, str]) -> ConfigError:
     width = max(len(name) for name in found)
+    redo = "--redo --restart" if job.built.is_redoing else "--redo"  # which else goes on with the same columns
     return ConfigError(
         f"{job.config.path.name} and the rows that are there do not go together; nothing was changed",
         evidence="\n".join(f"{name:{width}}   {why}" for name, why in found.items()),
-        hint="change `columns` or `source_column`, or make all rows anew: r3po run --redo",
+        hint=f"change `columns` or `source_column`, or make all rows anew: r3po run {redo}",
     )
 
 

@@ -96,7 +96,8 @@ class Job:
     def adopt_commits(self, states: dict[int, ShardState], fingerprint: str | None) -> None:
         """Let the commits of shards that a build only wrote anew name today's shard files.
 
-        Nothing else of such a shard changes: its files were touched, or went without having had an outcome.
+        Nothing else of such a shard changes: its files were touched, or went without having had an outcome. What a late
+        worker records for one of these is of a build that the commit covers by now.
         """
         rules = self.rules(fingerprint)
         for shard, state in states.items():
@@ -104,6 +105,7 @@ class Job:
                 continue
             commit = dataclasses.replace(
                 self.commits[shard],
+                build=self.built.build,
                 made_from=state.ref.file.sha256,
                 entries=state.ref,
                 keeps_gone=rules.keeps_gone,

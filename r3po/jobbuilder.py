@@ -15,14 +15,15 @@ from threading import Event as Flag
 from typing import Any
 
 from r3po import events
-from r3po.changes import ABSENT, LOOK, Comparison, ShardChanges
+from r3po.changes import ABSENT, LOOK, SHOWN, Comparison, ShardChanges
 from r3po.config import Config, check_source, load_config
 from r3po.errors import SourceError
 from r3po.events import Observer
 from r3po.job import Job, open_job, read_again, read_job
 from r3po.manifest import Entries, Manifest, ShardRef, new_job_id, read_shard_file, write_shard_file
 from r3po.scan import Found, HashedFile, WalkCounts, count_suffixes, hash_files, walk_blocks
-from r3po.shardstate import ShardState
+from r3po.segments import list_segments
+from r3po.shardstate import ShardState, find_unredone_rows
 from r3po.storage import show_name
 
 FEW_FILES = 500
@@ -168,6 +169,8 @@ def plan_build(
     build.add_files(_announced(new_files, progress))
     _check_found(job, comparison, accept_deletions)
     build.change_files(comparison)
+    if not accept_deletions:
+        _check_redo(job, build.manifest(0))
     count_all_files = comparison.n_found + counts.other
     manifest = build.manifest(count_all_files)
     return BuildResult(
@@ -279,6 +282,28 @@ def _check_found(job: Job, comparison: Comparison, accept_deletions: bool) -> No
             evidence="\n".join(f"gone  {path}" for path in comparison.shown),
             hint="is the disk mounted? r3po run --accept-deletions goes on without them"
             + ("" if config.on_deleted == "keep" else ", and removes their rows"),
+        )
+
+
+def _check_redo(job: Job, built: Manifest) -> None:
+    """Refuse to drop what `on_deleted: keep` would keep, if a redo had not begun to make all rows anew."""
+    if job.manifest is None or not job.built.is_redoing or job.config.on_deleted != "keep":
+        return
+    listed = list_segments(job.folders.segments, job.built.job_id)
+    lost: list[str] = []
+    for refs in zip(job.built.shards, built.shards, strict=False):  # those that are new have lost nothing
+        old, new = refs
+        if new.n_gone and new != old:
+            commit, segments = job.commits.get(old.shard), listed.get(old.shard, ())
+            places = find_unredone_rows(job.folders, refs, commit, segments, job.rules())
+            paths = read_shard_file(job.folders.shards, new).paths if places else []
+            lost += [show_name(paths[place]) for place in places]
+    if lost:
+        rows = "1 file is" if len(lost) == 1 else f"{len(lost):,} files are"
+        raise SourceError(
+            f"{rows} gone of which a redo under way has not made the row again; nothing was changed",
+            evidence="\n".join(f"gone  {path}" for path in lost[:SHOWN]),
+            hint="r3po run --accept-deletions goes on without them, and without the rows that on_deleted: keep kept",
         )
 
 

@@ -6,7 +6,7 @@ It reads manifest, commits and segments and decides nothing. `jobrunner` starts 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import r3po.tables as tables
@@ -134,6 +134,27 @@ def count_kept_rows(folders: JobFolders, state: ShardState, rules: Rules) -> int
     table, indices, _ = read_counting(folders, state.ref, state.commit, state.segments, rules)
     gone = read_shard_file(folders.shards, state.ref).gone
     return sum(gone[place] for place in tables.places_of(table, indices))
+
+
+def find_unredone_rows(
+    folders: JobFolders,
+    refs: tuple[ShardRef, ShardRef],
+    commit: Commit | None,
+    segments: Sequence[Segment],
+    rules: Rules,
+) -> list[int]:
+    """Return the places whose files went, and with them rows of before a redo that had not come to them.
+
+    Args:
+        refs: the shard before they went, and after it.
+        rules: those under which the rows of files that are gone are kept.
+    """
+    table, _ = read_candidates(folders, commit, newer_segments(commit, segments))
+    before, after = (read_shard_file(folders.shards, ref) for ref in refs)
+    redone = tables.places_of(table, tables.choose(table, before.needed_builds, rules))
+    kept = tables.places_of(table, tables.choose(table, after.needed_builds, replace(rules, redo_since=1)))
+    is_new = [now and place < len(before) and not before.gone[place] for place, now in enumerate(after.gone)]
+    return [place for place in kept if is_new[place] and place not in redone]
 
 
 def needed_builds(folders: JobFolders, ref: ShardRef, candidates: Table) -> list[int]:

@@ -7,6 +7,7 @@ Nothing is really synced: what is tested is the order of the steps, and the unsy
 
 from __future__ import annotations
 
+import csv
 import errno
 import gc
 import os
@@ -31,7 +32,8 @@ import r3po
 from r3po import jobbuilder, jobrunner, runloop, storage, worker
 from r3po.config import load_config
 from r3po.job import open_job
-from r3po.scan import hash_file
+from r3po.manifest import read_manifest
+from r3po.scan import hash_files
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob
@@ -41,6 +43,9 @@ pytestmark = pytest.mark.faults
 SEAMS = ("_create", "_fsync", "_replace", "_unlink")
 REAL = {name: getattr(storage, name) for name in SEAMS}
 RMDIR = os.rmdir
+
+LATER = 1_700_000_000
+"""When a file was touched, in seconds."""
 
 FileId = tuple[int, int]
 """Device and inode."""
@@ -244,6 +249,10 @@ class Operation:
     """What the user does after `act` was killed, or once it is done. It ends with a run."""
     reference: Callable[[Job], object] | None = None
     """What comes to the same job without any death; None: the three above do."""
+    is_looked_into: bool = False
+    """Look at the table right after the start that follows a death, too."""
+    withdraws: bool = False
+    """Rows may be out of the table for a while: it gets other columns."""
 
     def carry_out_undisturbed(self, job: Job) -> None:
         for step in (self.reference,) if self.reference else (self.prepare, self.act, self.finish):
@@ -257,7 +266,7 @@ def run(job: Job) -> None:
 def build(job: Job) -> None:
     """`build_jobs`, which hashes, but in this process: the steps are the same, and a start of processes takes long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobbuilder, "hash_files", lambda paths, processes: map(hash_file, paths))
+        patch.setattr(jobbuilder, "hash_files", lambda paths, processes: hash_files(paths, 0))
         r3po.build_jobs(job.config)
 
 
@@ -332,6 +341,119 @@ def both(first: Callable[[Job], object], second: Callable[[Job], object]) -> Cal
     return act
 
 
+def configured(prepare: Callable[[Job], object], **settings: Any) -> Callable[[Job], None]:
+    """Do the same under other settings of the config."""
+
+    def prepare_configured(job: Job) -> None:
+        job.configure(**settings)
+        prepare(job)
+
+    return prepare_configured
+
+
+def change_files(job: Job) -> None:
+    """Finish seven files, one of them gone; then one changes, one is touched, one goes, one returns, two are new.
+
+    A file that failed stays as it is, and of the new files, of which one fails, the first fills the last shard.
+    """
+    for n in (0, 1, 2, 3, 5):
+        job.add(f"{n}.json", **({"error": "bad"} if n == 1 else {"value": n}))
+    job.run()
+    (job.source / "5.json").unlink()
+    job.run()
+    job.add("0.json", value=100)
+    touch(job, "2.json")
+    (job.source / "3.json").unlink()
+    job.add("5.json", value=5)
+    job.add("4.json", value=4)
+    job.add("6.json", error="bad as well")
+
+
+def touch(job: Job, *names: str) -> None:
+    for name in names:
+        os.utime(job.source / name, (LATER, LATER))
+
+
+def touch_files(job: Job) -> None:
+    """Touch a file with a row and one that failed, in two shards."""
+    for n in range(5):
+        job.add(f"{n}.json", **({"error": "bad"} if n == 1 else {"value": n}))
+    job.run()
+    touch(job, "1.json", "3.json")
+
+
+def keep_then_drop(job: Job) -> None:
+    """Keep two rows of files that are gone, and be about to drop them."""
+    job.configure(on_deleted="keep")
+    finish_first_files(job)
+    for name in ("0.json", "4.json"):
+        (job.source / name).unlink()
+    job.run()
+    job.configure(on_deleted="drop")
+
+
+def show_otherwise(job: Job) -> None:
+    job.configure(
+        source_column="file", columns={"text": "string", "value": "float64", "other": "float64", "path": "string"}
+    )
+
+
+def lose_a_shard(job: Job) -> None:
+    for n in range(3):
+        (job.source / f"{n}.json").unlink()
+
+
+def run_accepting(job: Job) -> None:
+    """Accept the deletions, as long as no build is in force that did."""
+    manifest = read_manifest(job.state / "manifest.json")
+    assert manifest is not None
+    job.run(accept_deletions=not any(ref.n_gone for ref in manifest.shards))
+
+
+def redo(function: Callable[[Job], str]) -> Callable[[Job], None]:
+    """Run with `--redo` until a redo was begun; from then on a plain run goes on with it."""
+
+    def run_or_redo(job: Job) -> None:
+        manifest = read_manifest(job.state / "manifest.json")
+        assert manifest is not None
+        job.run(function=function(job), redo=manifest.redo_since == 1)
+
+    return run_or_redo
+
+
+def same_function(job: Job) -> str:
+    return str(job.settings["function"])
+
+
+def wider_function(job: Job) -> str:
+    """Return a function that gives one column more."""
+    wider = job.function.with_name("tiny_function_wider.py")
+    wider.write_text(job.function.read_text().replace('"text": "plain"', '"text": "plain", "more": True'))
+    return f"{wider}:describe"
+
+
+REDO, REDO_WIDER = redo(same_function), redo(wider_function)
+
+CHANGES = {
+    "run that finds changes": Operation(change_files, run, run, is_looked_into=True),
+    "run that finds changes and keeps": Operation(
+        configured(change_files, on_deleted="keep"), run, run, is_looked_into=True
+    ),
+    "run that finds touched files": Operation(touch_files, run, run, is_looked_into=True),
+    "build that finds changes": Operation(change_files, build, run, is_looked_into=True),
+    "run after that build": Operation(both(change_files, build), run, run, is_looked_into=True),
+    "redo": Operation(finish_first_files, REDO, REDO, is_looked_into=True),
+    "redo with other columns": Operation(
+        finish_first_files, REDO_WIDER, REDO_WIDER, is_looked_into=True, withdraws=True
+    ),
+    "run that drops what was kept": Operation(keep_then_drop, run, run, is_looked_into=True),
+    "run that shows other columns": Operation(finish_then(show_otherwise), run, run, is_looked_into=True),
+    "run that accepts deletions": Operation(
+        finish_then(lose_a_shard), run_accepting, run_accepting, is_looked_into=True
+    ),
+}
+"""What follows the source, or makes the table anew."""
+
 OPERATIONS = {
     "first run": Operation(add_first_files, run, run),
     "run that adds files": Operation(add_more_files, run, run),
@@ -345,6 +467,9 @@ OPERATIONS = {
     "reset": Operation(finish_first_files, reset_all, run),
     "reset, twice": Operation(finish_first_files, reset_all, both(reset_all, run)),
 }
+
+
+OPERATIONS |= CHANGES
 
 
 def is_commit(step: Step) -> bool:
@@ -419,11 +544,13 @@ class Arena:
             if folder.is_dir():
                 shutil.copytree(folder, self._base / folder.name)
         self.restore()
+        self._rows_at_begin = rows_by_path(job)
         with World(look=self._look) as world:
             operation.act(job)
         self.steps, self._seen = world.steps, world.seen
         operation.finish(job)
         self.n_calls = len(job.calls())
+        self._rows_at_end = rows_by_path(job)
         operation.carry_out_undisturbed(other)
         self.expected = other.published()
         assert_none(_differences(job.published(), self.expected))
@@ -436,15 +563,13 @@ class Arena:
                 shutil.copytree(self._base / folder.name, folder)
 
     def deaths(self) -> Iterator[World]:
-        """Yield a world for every moment to die at.
-
-        Before every step; and after a step, if what is on disk changed between it and the next one. Else both deaths
-        leave the same.
-        """
-        for n in range(1, len(self.steps) + 1):
-            yield World(n)
-            if n == len(self.steps) or self._seen[n - 1][1] != self._seen[n][0]:
-                yield World(n, is_after=True)
+        """Yield a world for every moment to die at: before and after every step, unless the last one left the same."""
+        left: object = None
+        for n, seen in enumerate(self._seen, 1):
+            for is_after in (False, True):
+                if seen[is_after] != left:
+                    left = seen[is_after]
+                    yield World(n, is_after=is_after)
 
     def problems(self, *worlds: World, is_power_cut: bool = False, is_idle_after: bool = False) -> Iterator[str]:
         """Kill the operation in the first world and the run after it in the second; yield what is wrong at the end."""
@@ -458,6 +583,8 @@ class Arena:
             most_calls += len(self.job.calls()) - n_before - world.n_durable
             if is_power_cut:
                 most_calls += world.cut_power()
+        if self.operation.is_looked_into:
+            yield from self._problems_of_a_start()
         try:
             self.operation.finish(self.job)
         except Exception as error:
@@ -482,8 +609,23 @@ class Arena:
             for folder, folders, names in os.walk(root):
                 if "runs" in folders:
                     folders.remove("runs")
-                found += [(folder, name, os.stat(os.path.join(folder, name)).st_size) for name in [*names, *folders]]
+                for name in [*names, *folders]:
+                    status = os.stat(os.path.join(folder, name))
+                    found.append((folder, name, status.st_ino, status.st_size, status.st_mtime_ns))
         return sorted(found)
+
+    def _problems_of_a_start(self) -> Iterator[str]:
+        """Start and do no more; whoever reads the table now finds no row twice, and misses none that stays."""
+        roll_forward(self.job)
+        for problem in self.job.findings(is_finished=False):
+            yield f"after the start: {problem}"
+        found = rows_by_path(self.job)
+        begin, end = self._rows_at_begin, self._rows_at_end
+        for path in sorted(begin.keys() | end.keys() | found.keys()):
+            rows, known = found.get(path, []), [*begin.get(path, []), *end.get(path, [])]
+            is_due = path in begin and path in end and not self.operation.withdraws
+            if len(rows) > 1 or (is_due and not rows) or any(row not in known for row in rows):
+                yield f"after the start: {path} has the rows {rows}, of {known}"
 
     def _problems_of_an_idle_run(self) -> Iterator[str]:
         self.job.forget_calls()
@@ -492,6 +634,16 @@ class Arena:
             yield f"the idle run called f on {self.job.calls()}"
         yield from _differences(self.job.published(), self.expected)
         yield from self.job.findings(is_swept=True)
+
+
+def rows_by_path(job: Job) -> dict[str, list[tuple[float, float]]]:
+    """Return the values that the table has for each file, whatever else it shows, and in which order and type."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for part in sorted((job.output / "csv").glob("part-*.csv")):
+        with open(part, newline="") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["path"], []).append((float(row["value"] or 0), float(row["other"])))
+    return found
 
 
 def _differences(found: dict[str, bytes], expected: dict[str, bytes]) -> Iterator[str]:

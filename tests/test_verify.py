@@ -347,7 +347,7 @@ def drop_hashes(job: Job) -> None:
     rewrite(commit, "commit", entries=refs[0].to_json())
 
 
-def change_manifest(**changes: Any) -> Callable[["Job"], None]:
+def change_manifest(**changes: Any) -> Callable[[Job], None]:
     def change(job: Job) -> None:
         path = job.state / "manifest.json"
         manifest = read_manifest(path)
@@ -357,7 +357,7 @@ def change_manifest(**changes: Any) -> Callable[["Job"], None]:
     return change
 
 
-def change_ref(**changes: Any) -> Callable[["Job"], None]:
+def change_ref(**changes: Any) -> Callable[[Job], None]:
     def change(job: Job) -> None:
         path = job.state / "manifest.json"
         manifest = read_manifest(path)
@@ -678,7 +678,7 @@ def test_another_value_of_every_kind_is_seen_in_csv(new_job: NewJob, kind: str, 
 
 @pytest.mark.parametrize("file", [shard_file, outcomes, lambda job: job.state / "commits" / "00001.json", csv_part])
 def test_a_file_that_the_disk_does_not_give_is_a_finding_like_another(
-    new_job: NewJob, file: Callable[["Job"], Path]
+    new_job: NewJob, file: Callable[[Job], Path]
 ) -> None:
     job = small_job(new_job)
     (job.output / "parquet" / "_SUCCESS").unlink()

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jobs
 import pytest
 from jobs import make_job
-from test_crash_points import Killed, Step, World
+from test_crash_points import Killed, Step, World, build, wider_function
 
 import r3po
 from r3po import storage
@@ -326,7 +327,9 @@ def test_the_guard_of_the_first_hundred_still_stops_a_resumed_run_whose_f_never_
 # The source
 
 
-def test_a_file_that_changes_before_its_shard_is_committed_is_no_refusal(jobs_folder: Path) -> None:
+def test_a_file_that_changes_before_its_shard_is_committed_is_done_again_once_it_changes_back(
+    jobs_folder: Path,
+) -> None:
     body = """\
 other = filepath.replace("000.json", "005.json")
     if n == 0:
@@ -341,10 +344,143 @@ other = filepath.replace("000.json", "005.json")
         assert resumed.code == 0, resumed.err
     assert [row["n"] for row in job.rows()] == ["0", "1", "2", "3", "4", "50"]  # as f saw it
     job.source.joinpath("005.json").write_text('{"n": 5}')
-    refused = job.run()
-    assert refused.code == 2, refused.said
-    assert "changed  005.json" in refused.err
-    assert [row["n"] for row in job.rows()][-1] == "50"
+    assert job.run().code == 0
+    assert [row["n"] for row in job.rows()][-1] == "5"
+
+
+def hold_back(job: Job) -> Callable[[], None]:
+    """Take away the one segment of a killed run; return what lets it arrive: its worker lived on, and was slow."""
+    (late,) = (job.state / "segments").glob("*/*.arrow")
+    content = late.read_bytes()
+    late.unlink()
+
+    def arrive() -> None:
+        late.parent.mkdir(exist_ok=True)
+        late.write_bytes(content)
+
+    return arrive
+
+
+@pytest.mark.parametrize("on_deleted", ["drop", "keep"])
+def test_a_late_row_of_a_new_file_that_went_meanwhile_does_not_bring_it_back(on_deleted: str, new_job: NewJob) -> None:
+    job = new_shards(new_job, on_deleted=on_deleted, shard_size=6)
+    job.run()
+    job.add("4.json", value=4)
+    kill(job.run, puts("segments"))
+    arrive = hold_back(job)
+    (job.source / "4.json").unlink()
+    assert job.run().rows == 4
+    before = {path: path.stat().st_mtime_ns for path in job.output.rglob("*") if path.is_file()}
+    arrive()
+    assert job.run().rows == 4
+    assert {path: path.stat().st_mtime_ns for path in job.output.rglob("*") if path.is_file()} == before
+    assert job.findings() == []
+
+
+@pytest.mark.parametrize("on_deleted", ["drop", "keep"])
+def test_a_late_row_of_old_content_counts_neither_before_nor_after_the_new_one(
+    on_deleted: str, new_job: NewJob
+) -> None:
+    job = new_shards(new_job, on_deleted=on_deleted)
+    job.run()
+    job.add("3.json", value=33)
+    kill(job.run, puts("segments"))
+    arrive = hold_back(job)
+    job.add("3.json", value=333)
+    build(job)
+    arrive()
+    for _ in range(2):
+        job.run()
+        assert b'"3.json",333,' in job.published()["csv/part-00001.csv"]
+        assert job.findings(check_source=True) == []
+        arrive()
+
+
+@pytest.mark.parametrize("how", [{}, {"restart": True}], ids=["once", "restarted"])
+def test_a_late_row_of_before_a_redo_is_none_of_its_rows(how: dict[str, Any], new_job: NewJob) -> None:
+    job = new_shards(new_job, shard_size=6)
+    job.run()
+    if how:
+        kill(lambda: job.run(redo=True), puts("segments"))
+    else:
+        job.add("4.json", value=4)
+        kill(job.run, puts("segments"))
+    arrive = hold_back(job)
+    (job.source / "1.json").unlink()
+    kill(lambda: job.run(redo=True, function=wider_function(job), **how), puts("commits"))
+    arrive()
+    job.run(function=wider_function(job))
+    assert job.published()["csv/part-00000.csv"].count(b"true") == job.published()["csv/part-00000.csv"].count(b"json")
+    assert job.findings(check_source=True) == []
+
+
+def test_a_shard_of_which_nothing_was_done_may_go_and_come_back(new_job: NewJob) -> None:
+    job, undisturbed = new_shards(new_job, shard_size=2), new_shards(new_job, "undisturbed", shard_size=2)
+    undisturbed.run()
+    build(job)
+    for n in range(4):
+        (job.source / f"{n}.json").unlink()
+        if n % 2:
+            assert job.run(accept_deletions=True).rows == 3 - n
+            assert job.findings() == []
+    for n in range(4):
+        job.add(f"{n}.json", value=n)
+    job.run()
+    assert job.published() == undisturbed.published()
+    assert job.findings(check_source=True) == []
+
+
+def test_a_redo_under_way_does_not_drop_rows_that_would_be_kept_unasked(new_job: NewJob) -> None:
+    job = new_shards(new_job, on_deleted="keep")
+    job.run()
+    kill(lambda: job.run(redo=True), puts("segments"))
+    (job.source / "0.json").unlink()  # which the redo has come to
+    build(job)
+    (job.source / "3.json").unlink()
+    before = job.published()
+    for act in (job.run, lambda: build(job)):
+        with pytest.raises(r3po.SourceError, match="1 file is gone of which a redo under way") as caught:
+            act()
+        assert "gone  3.json" in str(caught.value) and "--accept-deletions" in str(caught.value)
+    assert job.published() == before
+    kill(lambda: job.run(accept_deletions=True), puts("manifest.json"))
+    assert job.run().rows == 3
+    assert job.findings() == []
+
+
+def test_columns_that_do_not_fit_a_redo_under_way_are_set_by_what_is_told(new_job: NewJob) -> None:
+    job = new_shards(new_job)
+    job.run()
+    kill(lambda: job.run(redo=True), puts("commits"))
+    job.configure(columns={"path": "string", "value": "int64", "new": "bool"})
+    function = job.function.with_name("tiny_function_new.py")
+    function.write_text(
+        job.function.read_text().replace('"other": wanted.get("other", 0), "text": "plain"', '"new": True')
+    )
+    with pytest.raises(r3po.ConfigError, match="no such column") as caught:
+        job.run()
+    assert "r3po run --redo --restart" in str(caught.value)
+    job.run(function=f"{function}:describe", redo=True, restart=True)
+    assert job.published()["csv/part-00001.csv"] == b'path,value,new\n"3.json",3,true\n'
+    assert job.findings(check_source=True) == []
+
+
+@pytest.mark.parametrize("last", ["commits", "csv", "manifest.json", "failures.csv"])
+def test_a_config_that_changes_and_changes_back_around_a_kill_leaves_no_trace(last: str, new_job: NewJob) -> None:
+    job, undisturbed = new_shards(new_job), new_shards(new_job, "undisturbed")
+    undisturbed.run()
+    job.run()
+    usual = dict(job.settings)
+    job.configure(source_column="file", columns={"value": "float64", "path": "string"}, parquet=False)
+    with suppress(Killed), World(kill_if=puts(last)):
+        job.run()
+    job.settings = usual
+    job.configure()
+    job.forget_calls()
+    job.run()
+    assert job.calls() == []
+    assert job.published() == undisturbed.published()
+    assert job.findings(check_source=True) == []
 
 
 # Folders and leftovers
