@@ -109,7 +109,6 @@ class Job:
                 made_from=state.ref.file.sha256,
                 entries=state.ref,
                 keeps_gone=rules.keeps_gone,
-                first_build=max(self.commits[shard].first_build, rules.redo_since),
             )
             write_commit(self.folders, commit)
             self.commits[shard] = commit

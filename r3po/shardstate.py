@@ -34,7 +34,7 @@ class ShardState:
     pending: tuple[Run, ...]
     """Places of files that are in the source and have no outcome that counts."""
     is_stale: bool = False
-    """The commit counts something else than counts by now: files went."""
+    """The commit counts something else than counts by now, since files went; or it is of before a redo."""
 
     @property
     def n_pending(self) -> int:
@@ -82,7 +82,10 @@ def read_shard(
     indices = tables.choose(table, needed, rules)
     tally = tables.tally(table, indices)
     pending = tuple(missing_runs(tables.places_of(table, indices), needed))
-    is_stale = commit is not None and (tally.n_rows, tally.n_failed) != (commit.tally.n_rows, commit.tally.n_failed)
+    is_stale = commit is not None and (
+        commit.first_build < rules.redo_since  # without an outcome it is of the columns of then all the same
+        or (tally.n_rows, tally.n_failed) != (commit.tally.n_rows, commit.tally.n_failed)
+    )
     counts = (tally.n_rows, tally.n_failed, tally.rows_by_fingerprint)
     return ShardState(ref, commit, present, *counts, pending, is_stale), table, indices
 

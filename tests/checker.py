@@ -247,7 +247,9 @@ class _Check:
     def _check_leftovers(self) -> None:
         for path in _walk(self.state, self.output):
             is_temporary = path.name.startswith(".") and path.name.endswith(".tmp")
-            self._expect(not is_temporary, path, "a temporary file is left")
+            # The folders of segments go with their commits.
+            is_in_use = not self.is_finished and path.parent.parent == self.state / "segments"
+            self._expect(not is_temporary or is_in_use, path, "a temporary file is left")
         for folder in (self.output / ".staging", *([self.state / "segments"] if self.is_finished else [])):
             for path in _files(folder):
                 self._expect(_is_temporary(path), path, "is left")

@@ -239,6 +239,10 @@ def _remove_tree_by_the_seam(folder: Path, ignore_errors: bool = False) -> None:
 # What may die
 
 
+def run(job: Job) -> None:
+    job.run()
+
+
 @dataclass(frozen=True)
 class Operation:
     """Something that r3po does, from a job in which it is about to be done to the job that comes of it."""
@@ -251,16 +255,14 @@ class Operation:
     """What comes to the same job without any death; None: the three above do."""
     is_looked_into: bool = False
     """Look at the table right after the start that follows a death, too."""
+    idle: Callable[[Job], object] = run
+    """A run that finds nothing to do afterwards."""
     withdraws: bool = False
     """Rows may be out of the table for a while: it gets other columns."""
 
     def carry_out_undisturbed(self, job: Job) -> None:
         for step in (self.reference,) if self.reference else (self.prepare, self.act, self.finish):
             step(job)
-
-
-def run(job: Job) -> None:
-    job.run()
 
 
 def build(job: Job) -> None:
@@ -398,6 +400,15 @@ def show_otherwise(job: Job) -> None:
     )
 
 
+def finish_few_files(job: Job) -> None:
+    """Two shards, and a failure in the first."""
+    job.configure(shard_size=2)
+    job.add("0.json", value=0)
+    job.add("1.json", error="bad")
+    job.add("2.json", value=2)
+    job.run()
+
+
 def lose_a_shard(job: Job) -> None:
     for n in range(3):
         (job.source / f"{n}.json").unlink()
@@ -442,9 +453,9 @@ CHANGES = {
     "run that finds touched files": Operation(touch_files, run, run, is_looked_into=True),
     "build that finds changes": Operation(change_files, build, run, is_looked_into=True),
     "run after that build": Operation(both(change_files, build), run, run, is_looked_into=True),
-    "redo": Operation(finish_first_files, REDO, REDO, is_looked_into=True),
+    "redo": Operation(finish_few_files, REDO, REDO, is_looked_into=True),
     "redo with other columns": Operation(
-        finish_first_files, REDO_WIDER, REDO_WIDER, is_looked_into=True, withdraws=True
+        finish_few_files, REDO_WIDER, REDO_WIDER, is_looked_into=True, idle=REDO_WIDER, withdraws=True
     ),
     "run that drops what was kept": Operation(keep_then_drop, run, run, is_looked_into=True),
     "run that shows other columns": Operation(finish_then(show_otherwise), run, run, is_looked_into=True),
@@ -629,7 +640,7 @@ class Arena:
 
     def _problems_of_an_idle_run(self) -> Iterator[str]:
         self.job.forget_calls()
-        self.job.run()
+        self.operation.idle(self.job)
         if self.job.calls():
             yield f"the idle run called f on {self.job.calls()}"
         yield from _differences(self.job.published(), self.expected)
@@ -750,7 +761,19 @@ def test_a_power_cut_that_undoes_what_was_not_synced_is_healed_by_the_next_run(n
 
 @pytest.mark.parametrize(
     ("name", "n_pairs"),
-    [("first run", 30), ("run that adds files", 15), ("run with a mended function", 10), ("run without csv", 10)],
+    [
+        ("first run", 30),
+        ("run that adds files", 15),
+        ("run with a mended function", 10),
+        ("run without csv", 10),
+        ("run that finds changes", 15),
+        ("run that finds changes and keeps", 10),
+        ("run that finds touched files", 10),
+        ("redo with other columns", 15),
+        ("run that drops what was kept", 5),
+        ("run that shows other columns", 5),
+        ("run that accepts deletions", 5),
+    ],
 )
 def test_a_kill_of_the_recovery_is_healed_too(name: str, n_pairs: int, new_arena: NewArena) -> None:
     arena = new_arena(OPERATIONS[name])
@@ -770,7 +793,9 @@ def test_a_kill_of_the_recovery_is_healed_too(name: str, n_pairs: int, new_arena
     assert_none(problems())
 
 
-@pytest.mark.parametrize("name", ["retry", "build that adds files"])
+@pytest.mark.parametrize(
+    "name", ["retry", "build that adds files", "build that finds changes", "redo with other columns"]
+)
 def test_a_disk_that_refuses_a_step_stops_the_run_and_nothing_is_lost(name: str, new_arena: NewArena) -> None:
     arena = new_arena(OPERATIONS[name])
 
@@ -782,7 +807,19 @@ def test_a_disk_that_refuses_a_step_stops_the_run_and_nothing_is_lost(name: str,
     assert_none(problems())
 
 
-@pytest.mark.parametrize("name", ["retry", "build that adds files", "reset of errors", "reset"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "retry",
+        "build that adds files",
+        "reset of errors",
+        "reset",
+        "run that finds changes",
+        "run that finds touched files",
+        "build that finds changes",
+        "run that accepts deletions",
+    ],
+)
 def test_a_disk_that_refuses_a_step_is_no_bug_of_r3po(name: str, new_arena: NewArena) -> None:
     arena = new_arena(OPERATIONS[name])
 

@@ -430,6 +430,23 @@ def test_a_shard_of_which_nothing_was_done_may_go_and_come_back(new_job: NewJob)
     assert job.findings(check_source=True) == []
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_redo_sets_other_columns_also_beside_a_shard_whose_files_are_all_gone(
+    is_killed: bool, new_job: NewJob
+) -> None:
+    job = new_shards(new_job, shard_size=2)
+    job.run()
+    for n in range(2):
+        (job.source / f"{n}.json").unlink()
+    job.run()
+    function = wider_function(job)
+    if is_killed:
+        kill(lambda: job.run(redo=True, function=function), puts("segments"))
+    job.run(redo=not is_killed, function=function)
+    assert job.published()["csv/part-00001.csv"].count(b"true") == 2
+    assert job.findings(check_source=True) == []
+
+
 def test_a_redo_under_way_does_not_drop_rows_that_would_be_kept_unasked(new_job: NewJob) -> None:
     job = new_shards(new_job, on_deleted="keep")
     job.run()
