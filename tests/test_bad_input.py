@@ -77,8 +77,6 @@ def test_a_config_that_is_no_config(job: Job, text: str) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "columns",
-        "source_column",
         "ray_address",
         "ray_options",
     ],

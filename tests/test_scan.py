@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from r3po import scan
 from r3po.errors import SourceError
 from r3po.scan import (
     BLOCK_BYTES,
+    RACY_NS,
     ChangingFileError,
     HashedFile,
     WalkCounts,
@@ -353,7 +355,9 @@ def test_suffixes_are_counted_up_to_a_limit(tmp_path: Path) -> None:
 
 
 def hashed(content: bytes, path: Path) -> HashedFile:
-    return HashedFile(hashlib.blake2b(content, digest_size=16).digest(), len(content), path.stat().st_mtime_ns)
+    mtime_ns = path.stat().st_mtime_ns
+    is_racy = mtime_ns > time.time_ns() - RACY_NS
+    return HashedFile(hashlib.blake2b(content, digest_size=16).digest(), len(content), mtime_ns, is_racy)
 
 
 @pytest.mark.parametrize("size", [0, 1, 300, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES + 7])
