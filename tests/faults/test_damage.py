@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from conftest import Draw
 
 N_FILES = 22
+LONG_AGO = 1_600_000_000
 N_CASES = 200
 
 FUNCTION = """\
@@ -185,6 +186,8 @@ class Arena:
 def arena(memory_folder: Path) -> Arena:
     folder = memory_folder / "damage"
     job = make_job(folder / "job", N_FILES, FUNCTION, shard_size=5, batch_seconds=0.0001)
+    for path in job.source.iterdir():
+        os.utime(path, (LONG_AGO, LONG_AGO))  # young files are looked at once more, and then the manifest changes
     arena = Arena(job, folder / "copies")
     arena.make()
     return arena
