@@ -8,6 +8,7 @@ refuse, and go on as if nothing had happened once the file is back.
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
