@@ -434,13 +434,13 @@ class _Run:
         thread = threading.Thread(target=build, name="r3po-walk", daemon=True)
         thread.start()
         try:
-            while not has_pending and thread.is_alive() and not progress.has_work.wait(0.05):
+            while not has_pending and thread.is_alive() and not progress.has_work.wait(0.01):
                 self.emit(events.ScanProgressed(progress.n_files))
             failed_already = bool(outcome) and isinstance(outcome[0], BaseException)
             if (has_pending or progress.has_work.is_set()) and not failed_already:
                 self._start_workers()
             while thread.is_alive():
-                thread.join(0.2)
+                thread.join(0.1)
                 self.emit(events.ScanProgressed(progress.n_files))
         finally:
             is_over.set()
