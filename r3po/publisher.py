@@ -113,7 +113,8 @@ class Publisher:
         return commit.first_build >= self.job.built.redo_since
 
     def _learn(self, commits: Iterable[Commit]) -> None:
-        schemas = [commit.own_schema for commit in commits if len(commit.own_schema) and self._is_current(commit)]
+        # A shard without rows may have seen other columns.
+        schemas = [commit.own_schema for commit in commits if commit.tally.n_rows and self._is_current(commit)]
         if self.schema is not None:
             schemas.append(self.schema)
         self.schema = parts.join_schemas(schemas) if schemas else None

@@ -291,6 +291,22 @@ def test_even_all_files_may_go_if_that_is_accepted(job: Job) -> None:
         job.run()
 
 
+def test_columns_of_before_do_not_bind_a_job_that_has_no_row_left(job: Job) -> None:
+    for n in range(6):
+        (job.source / f"{n}.json").unlink()
+    job.run(accept_deletions=True)
+    other = job.function.with_name("tiny_function_other.py")
+    other.write_text("def describe(path):\n    return {'path': path.rsplit('/', 1)[1]}\n")
+    assert job.run(build=False, function=f"{other}:describe").files == 0
+    job.add("6.json", value=6)
+    job.run(function=f"{other}:describe")
+    assert rows(job) == [{"path": "6.json"}]
+    job.configure(columns={"path": "string"})
+    assert job.run(function=f"{other}:describe").rows == 1
+    assert job.findings() == []
+    assert r3po.verify_jobs(job.config).is_good
+
+
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_a_moved_source_is_a_build_under_the_guards(job: Job, is_gone: bool) -> None:
     elsewhere = job.root / "elsewhere"
