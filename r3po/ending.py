@@ -40,6 +40,7 @@ def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_n
     """
     job = publisher.job
     job.adopt_entries()
+    publisher.forget_replaced()
     stale = _stale_commits(publisher)
     kinds = [kind for kind in KINDS if job.part_settings[kind]]
     is_proven = all(job.folders.success(kind).exists() for kind in kinds) and job.folders.failures.exists()

@@ -36,7 +36,7 @@ class Publisher:
     columns: Columns | None = field(init=False)
     """The job's columns, once a row has set them."""
     schema: Schema | None = None
-    """The join of the types that the committed shards need."""
+    """The join of the types that the committed shards need, and maybe of those that they needed before this run."""
     _is_published: bool = False
 
     def __post_init__(self) -> None:
@@ -62,6 +62,11 @@ class Publisher:
                     self.job.commits[shard] = withdraw_parts(self.job.folders, commit)
         write_columns(self.job.config.working_dir, self.job.built, columns, path, self.fingerprint)
         self.columns = columns
+
+    def forget_replaced(self) -> None:
+        """Let the types be what the rows that are committed now need; those that they replaced may have needed more."""
+        self.schema = None
+        self._learn(self.job.commits.values())
 
     def stage_order(self, ref: ShardRef, segments: Iterable[Segment] = ()) -> StageOrder:
         """Return the order to stage a shard as it stands now; without segments, only its parts are made again."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import checker
+import pyarrow.parquet
 import pytest
 
 import r3po
@@ -58,6 +59,11 @@ def failed(job: Job) -> dict[str, int]:
 
 def mtimes(job: Job) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (job.output / "csv").glob("part-*")}
+
+
+def types_of_value(job: Job) -> list[str]:
+    parts = sorted((job.output / "parquet").glob("part-*"))
+    return [str(pyarrow.parquet.read_schema(part).field("value").type) for part in parts]
 
 
 def touch(job: Job, *files: str) -> None:
@@ -225,6 +231,19 @@ def test_many_builds_of_new_files_are_compared_as_one_sorted_list(job: Job) -> N
     job.run()
     assert [row["value"] for row in rows(job)] == [*"12345", "9", "99", "7", "8", "8", "11", "10", "10"]
     assert checker.check_job(job.state, job.output, check_source=True) == []
+
+
+def test_types_become_narrow_again_in_the_run_that_replaces_what_was_wide(job: Job) -> None:
+    job.add("4.json", value=4.5)
+    touch(job, "4.json")
+    job.run()
+    assert types_of_value(job) == ["double", "double"]
+    job.add("4.json", value=44)
+    job.run()
+    assert types_of_value(job) == ["int64", "int64"]
+    before = mtimes(job)
+    job.run()
+    assert mtimes(job) == before
 
 
 def test_a_changed_file_begins_its_attempts_anew(job: Job) -> None:
