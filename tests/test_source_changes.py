@@ -458,6 +458,52 @@ def test_a_redo_does_not_drop_kept_rows_unasked(job: Job) -> None:
     assert job.findings() == []
 
 
+def test_a_refused_run_leaves_failures_to_be_tried_when_it_is_asked_again(job: Job) -> None:
+    before = (job.state / "manifest.json").read_bytes()
+    hidden = job.root / "hidden"
+    job.source.rename(hidden)
+    job.source.mkdir()
+    with pytest.raises(r3po.SourceError, match="6 of 6"):
+        job.run(retry_failed=True)
+    job.source.rmdir()
+    hidden.rename(job.source)
+    job.configure(columns={"value": "string"})
+    with pytest.raises(r3po.ConfigError):
+        job.run(retry_failed=True)
+    assert (job.state / "manifest.json").read_bytes() == before
+    job.configure(columns=None)
+    job.run()
+    assert job.calls() == []
+
+
+def test_a_refused_redo_does_not_even_list_what_it_found(job: Job) -> None:
+    job.configure(on_deleted="keep")
+    (job.source / "4.json").unlink()
+    job.run()
+    before = (job.state / "manifest.json").read_bytes()
+    job.add("6.json", value=6)
+    with pytest.raises(r3po.SourceError, match="1 row is of a file that is gone"):
+        job.run(redo=True)
+    assert (job.state / "manifest.json").read_bytes() == before
+
+
+def test_columns_are_looked_at_although_a_redo_was_due_before_the_walk(job: Job) -> None:
+    job.configure(on_function_change="redo")
+    (job.source / "0.json").unlink()
+    for n in (1, 2, 3):
+        (job.source / f"{n}.json").unlink()
+    job.run(accept_deletions=True)
+    job.configure(on_function_change="warn")
+    job.add("6.json", value=6)
+    job.run(function=job.mended_function)
+    job.configure(on_function_change="redo", columns={"value": "string"})
+    job.forget_calls()
+    (job.source / "6.json").unlink()
+    with pytest.raises(r3po.ConfigError, match="do not go together"):
+        job.run()
+    assert job.calls() == []
+
+
 def test_a_restart_is_of_a_redo(job: Job) -> None:
     with pytest.raises(r3po.ConfigError, match="--restart"):
         job.run(restart=True)
