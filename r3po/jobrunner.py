@@ -317,6 +317,9 @@ class _Run:
         if self._is_redo_due(states):
             self._plan_redo(states)
             states = job.resolve(self.spec.fingerprint)
+        elif self._has_stale_columns(states):
+            job.manifest = job.raised(redo=True)  # the last rows went, or are to be made again
+            states = job.resolve(self.spec.fingerprint)
         elif not is_checked:
             check_view(job)  # what was to be made again is gone by now
         # Not before: up to here the run may be refused, and then nothing has changed.
@@ -351,10 +354,7 @@ class _Run:
         job = self.job
         standing = job.resolve(None)
         self._judge_older_code(standing)
-        known = read_columns(self.config.working_dir, job.built)
-        has_row = any(state.n_done for state in standing.values())
-        is_stale = known is not None and (known[1] != self.spec.fingerprint or not self.config.view.would_set(known[0]))
-        if is_stale and not has_row:
+        if self._has_stale_columns(standing):
             # A kill came between the columns and their first row, and f or the config was mended since: they set them.
             job.manifest = job.raised(redo=True)
             return job.resolve(self.spec.fingerprint)
@@ -368,6 +368,13 @@ class _Run:
             # Failures of other code are tried again: their new outcomes must outrank the old ones for everybody.
             job.manifest = job.raised()
         return states
+
+    def _has_stale_columns(self, states: dict[int, ShardState]) -> bool:
+        """Whether the job's columns are of other code, or of another config, and no row has them."""
+        known = read_columns(self.config.working_dir, self.job.built)
+        if known is None or any(state.n_done for state in states.values()):
+            return False
+        return known[1] != self.spec.fingerprint or not self.config.view.would_set(known[0])
 
     # Other code, and a redo
 

@@ -326,6 +326,17 @@ def test_columns_of_before_do_not_bind_a_job_that_has_no_row_left(job: Job) -> N
     assert r3po.verify_jobs(job.config).is_good
 
 
+def test_columns_are_set_anew_by_the_run_in_which_the_last_rows_are_replaced(job: Job) -> None:
+    for n in range(6):
+        job.add(f"{n}.json", value=70 + n)
+    other = job.function.with_name("tiny_function_other.py")
+    other.write_text("def describe(path):\n    return {'path': path.rsplit('/', 1)[1]}\n")
+    result = job.run(function=f"{other}:describe")
+    assert (result.done, result.failed) == (6, 0)
+    assert rows(job) == [{"path": f"{n}.json"} for n in range(6)]
+    assert job.findings(check_source=True) == []
+
+
 @pytest.mark.parametrize("is_gone", [True, False])
 def test_a_moved_source_is_a_build_under_the_guards(job: Job, is_gone: bool) -> None:
     elsewhere = job.root / "elsewhere"
