@@ -40,6 +40,7 @@ def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_n
     """
     job = publisher.job
     job.adopt_entries()
+    publisher.forget_replaced()
     stale = _stale_commits(publisher)
     kinds = [kind for kind in KINDS if job.part_settings[kind]]
     is_proven = all(job.folders.success(kind).exists() for kind in kinds) and job.folders.failures.exists()
@@ -86,13 +87,13 @@ def _stale_commits(publisher: Publisher) -> list[Commit]:
         for commit in job.commits.values()
         if commit.part_settings != job.part_settings
         or commit.shard in job.broken_shards
-        or (publisher.schema is not None and commit.schema != publisher.part_schema)
+        or (commit.tally.n_rows and commit.schema != publisher.part_schema)
     ]
 
 
 def _warn_of_columns(job: Job, columns: Columns | None, observer: Observer) -> None:
     """Say which columns of the parts are not what their values are; the same whatever the order of the rows."""
-    schemas = [commit.own_schema for commit in job.commits.values() if len(commit.own_schema)]
+    schemas = [commit.own_schema for commit in job.commits.values() if commit.tally.n_rows]
     if not schemas or columns is None:
         return
     joined = parts.join_schemas(schemas)

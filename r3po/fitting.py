@@ -90,7 +90,7 @@ def _to_look_at(
 
 
 def _may_misfit(commit: Commit, columns: Columns, pins: dict[int, Pin]) -> bool:
-    if not len(commit.own_schema):
+    if not commit.tally.n_rows:
         return False
     held = {name: pin for name, pin in commit.part_settings.get("columns", ())}
     return any(

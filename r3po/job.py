@@ -75,7 +75,11 @@ class Job:
         self.manifest = manifest
 
     def raise_build(self, *, retry: bool = False, redo: bool = False) -> None:
-        """Put the next build in force: what is tried again outranks what was there.
+        """Put the next build in force; see `raised`."""
+        self.put_in_force(self.raised(retry=retry, redo=redo))
+
+    def raised(self, *, retry: bool = False, redo: bool = False) -> Manifest:
+        """Return the manifest of the next build: what is tried again outranks what was there.
 
         Args:
             retry: failures of earlier builds do not count any more.
@@ -83,7 +87,7 @@ class Job:
         """
         build = self.built.build + 1
         since = {name: build for name, is_on in (("retry_since", retry or redo), ("redo_since", redo)) if is_on}
-        self.put_in_force(self.built.replace(build=build, is_redoing=redo or self.built.is_redoing, **since))
+        return self.built.replace(build=build, is_redoing=redo or self.built.is_redoing, **since)
 
     def note_end(self) -> None:
         """Let the manifest say what the end of a run is: all shard files with their hashes, and no redo under way."""

@@ -37,7 +37,6 @@ from r3po.jobbuilder import (
     BuildProgress,
     BuildResult,
     BuildStopped,
-    apply_build,
     plan_build,
     scan_finished,
     tell_moved_source,
@@ -301,15 +300,17 @@ class _Run:
         is_known = job.manifest is not None
         if not is_known and not self.options.build:
             raise StateError("there is no manifest yet", hint="r3po build makes it; or run without --no-build")
+        in_force = job.manifest
         states = self._reopened_states() if is_known else {}
-        if is_known and not self._is_redo_due(states):
+        is_checked = not self._is_redo_due(states)
+        if is_known and is_checked:
             check_view(job)
         # 2. The walk, beside the start of Ray.
         if self.options.build:
             tell_moved_source(job, self.emit)
             built = self._build(self._is_redo_due(states) or any(state.pending for state in states.values()))
             if built.is_changed:
-                apply_build(job, built)
+                job.manifest = built.manifest
                 states = job.resolve(self.spec.fingerprint)
             self.emit(scan_finished(job, built))
             self._tell_started()
@@ -317,8 +318,16 @@ class _Run:
             raise StateError("source_path is another one than that of the manifest", hint="run without --no-build")
         # 3. A redo; and everything else that has no outcome that counts.
         if self._is_redo_due(states):
-            self._begin_redo(states)
+            self._plan_redo(states)
             states = job.resolve(self.spec.fingerprint)
+        elif self._has_stale_columns(states):
+            job.manifest = job.raised(redo=True)  # the last rows went, or are to be made again
+            states = job.resolve(self.spec.fingerprint)
+        elif not is_checked:
+            check_view(job)  # what was to be made again is gone by now
+        # Not before: up to here the run may be refused, and then nothing has changed.
+        if job.built is not in_force:
+            job.put_in_force(job.built)
         job.adopt_commits(states, self.spec.fingerprint)
         self._count(states)
         self._publisher = Publisher(
@@ -341,27 +350,34 @@ class _Run:
         return bool(to_do) or ended
 
     def _reopened_states(self) -> dict[int, ShardState]:
-        """Return how the shards stand for today's function; failures that are tried again raise the build first."""
+        """Return how the shards stand for today's function; failures that are tried again raise the build first.
+
+        The raised build is not in force yet.
+        """
         job = self.job
         standing = job.resolve(None)
         self._judge_older_code(standing)
-        known = read_columns(self.config.working_dir, job.built)
-        has_row = any(state.n_done for state in standing.values())
-        is_stale = known is not None and (known[1] != self.spec.fingerprint or not self.config.view.would_set(known[0]))
-        if is_stale and not has_row:
+        if self._has_stale_columns(standing):
             # A kill came between the columns and their first row, and f or the config was mended since: they set them.
-            job.raise_build(redo=True)
+            job.manifest = job.raised(redo=True)
             return job.resolve(self.spec.fingerprint)
         if not any(state.n_failed for state in standing.values()):
             return standing
         if self.options.retry_failed:
-            job.raise_build(retry=True)
+            job.manifest = job.raised(retry=True)
             return job.resolve(self.spec.fingerprint)
         states = job.resolve(self.spec.fingerprint)
         if sum(s.n_pending for s in states.values()) > sum(s.n_pending for s in standing.values()):
             # Failures of other code are tried again: their new outcomes must outrank the old ones for everybody.
-            job.raise_build()
+            job.manifest = job.raised()
         return states
+
+    def _has_stale_columns(self, states: dict[int, ShardState]) -> bool:
+        """Whether the job's columns are of other code, or of another config, and no row has them."""
+        known = read_columns(self.config.working_dir, self.job.built)
+        if known is None or any(state.n_done for state in states.values()):
+            return False
+        return known[1] != self.spec.fingerprint or not self.config.view.would_set(known[0])
 
     # Other code, and a redo
 
@@ -403,7 +419,7 @@ class _Run:
             return True  # a redo that was begun under other code, too
         return self.options.redo and (self.options.restart or not self.job.built.is_redoing)
 
-    def _begin_redo(self, states: dict[int, ShardState]) -> None:
+    def _plan_redo(self, states: dict[int, ShardState]) -> None:
         """Let no outcome of today count any more, unless rows would be lost that nobody asked to drop.
 
         Raises:
@@ -417,7 +433,7 @@ class _Run:
                 f"{rows}; a redo cannot make them again, and nothing was changed",
                 hint=f"{self._command} --redo --accept-deletions drops them",
             )
-        self.job.raise_build(redo=True)
+        self.job.manifest = self.job.raised(redo=True)
 
     def _build(self, has_pending: bool) -> BuildResult:
         """Walk in a helper thread and start the workers on this one as soon as there is work for them."""

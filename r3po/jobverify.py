@@ -319,7 +319,7 @@ class _Verify:
 
     def _check_types(self, found: Findings) -> None:
         """See that all parts of a finished job have the types that all its rows need."""
-        commits = [commit for commit in self.job.commits.values() if len(commit.own_schema)]
+        commits = [commit for commit in self.job.commits.values() if commit.tally.n_rows]
         columns = self._columns
         if not commits or not self._is_finished or columns is None or "columns" in found.counts:
             return

@@ -39,7 +39,7 @@ class Publisher:
     columns: Columns | None = field(init=False)
     """The job's columns, once a row has set them."""
     schema: Schema | None = None
-    """The join of the types that the committed shards need."""
+    """The join of the types that the committed shards need, and maybe of those that they needed before this run."""
     _is_published: bool = False
     _n_widened: int = 0
 
@@ -66,6 +66,11 @@ class Publisher:
                     self.job.commits[shard] = withdraw_parts(self.job.folders, commit)
         write_columns(self.job.config.working_dir, self.job.built, columns, path, self.fingerprint)
         self.columns = columns
+
+    def forget_replaced(self) -> None:
+        """Let the types be what the rows that are committed now need; those that they replaced may have needed more."""
+        self.schema = None
+        self._learn(self.job.commits.values())
 
     def stage_order(self, ref: ShardRef, segments: Iterable[Segment] = ()) -> StageOrder:
         """Return the order to stage a shard as it stands now; without segments, only its parts are made again."""
@@ -150,7 +155,8 @@ class Publisher:
         return commit.first_build >= self.job.built.redo_since
 
     def _learn(self, commits: Iterable[Commit]) -> None:
-        schemas = [commit.own_schema for commit in commits if len(commit.own_schema) and self._is_current(commit)]
+        # A shard without rows may have seen other columns.
+        schemas = [commit.own_schema for commit in commits if commit.tally.n_rows and self._is_current(commit)]
         if self.schema is not None:
             schemas.append(self.schema)
         self.schema = parts.join_schemas(schemas) if schemas else None

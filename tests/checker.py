@@ -288,12 +288,12 @@ class _Check:
         columns = self._read_json(path, "columns")
         if columns is not None:
             names = [column["name"] for column in columns["columns"]]
+            said = with_rows[0]["part_settings"]
+            shown = [name for name, _ in said.get("columns", ())] or names
             self._expect(columns["job_id"] == self.manifest["job_id"], path, "another job's")
-            shown = with_rows[0]["part_settings"]
-            pinned = [name for name, _ in shown.get("columns", ())]
-            self._expect(not set(pinned) - set(names), path, f"no columns for {sorted(set(pinned) - set(names))}")
-            expected = [*([shown["source_column"]] if shown.get("source_column") else []), *(pinned or names)]
-            self._expect(expected == list(with_rows[0]["columns"]), path, "other columns than the parts'")
+            self._expect(set(shown) <= set(names), path, "lacks columns that the parts show")
+            shown = [said["source_column"], *shown] if "source_column" in said else shown
+            self._expect(shown == list(with_rows[0]["columns"]), path, "other columns than the parts'")
 
     def _check_failures(self) -> None:
         path = self.output / "failures" / "failures.csv"

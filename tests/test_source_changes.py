@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import checker
+import pyarrow.parquet
 import pytest
 
 import r3po
@@ -58,6 +59,11 @@ def failed(job: Job) -> dict[str, int]:
 
 def mtimes(job: Job) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (job.output / "csv").glob("part-*")}
+
+
+def types_of_value(job: Job) -> list[str]:
+    parts = sorted((job.output / "parquet").glob("part-*"))
+    return [str(pyarrow.parquet.read_schema(part).field("value").type) for part in parts]
 
 
 def touch(job: Job, *files: str) -> None:
@@ -227,6 +233,19 @@ def test_many_builds_of_new_files_are_compared_as_one_sorted_list(job: Job) -> N
     assert checker.check_job(job.state, job.output, check_source=True) == []
 
 
+def test_types_become_narrow_again_in_the_run_that_replaces_what_was_wide(job: Job) -> None:
+    job.add("4.json", value=4.5)
+    touch(job, "4.json")
+    job.run()
+    assert types_of_value(job) == ["double", "double"]
+    job.add("4.json", value=44)
+    job.run()
+    assert types_of_value(job) == ["int64", "int64"]
+    before = mtimes(job)
+    job.run()
+    assert mtimes(job) == before
+
+
 def test_a_changed_file_begins_its_attempts_anew(job: Job) -> None:
     job.run(retry_failed=True)
     assert failed(job) == {"0.json": 2}
@@ -289,6 +308,33 @@ def test_even_all_files_may_go_if_that_is_accepted(job: Job) -> None:
     assert job.findings() == []
     with pytest.raises(r3po.SourceError, match="no file"):
         job.run()
+
+
+def test_columns_of_before_do_not_bind_a_job_that_has_no_row_left(job: Job) -> None:
+    for n in range(6):
+        (job.source / f"{n}.json").unlink()
+    job.run(accept_deletions=True)
+    other = job.function.with_name("tiny_function_other.py")
+    other.write_text("def describe(path):\n    return {'path': path.rsplit('/', 1)[1]}\n")
+    assert job.run(build=False, function=f"{other}:describe").files == 0
+    job.add("6.json", value=6)
+    job.run(function=f"{other}:describe")
+    assert rows(job) == [{"path": "6.json"}]
+    job.configure(columns={"path": "string"})
+    assert job.run(function=f"{other}:describe").rows == 1
+    assert job.findings() == []
+    assert r3po.verify_jobs(job.config).is_good
+
+
+def test_columns_are_set_anew_by_the_run_in_which_the_last_rows_are_replaced(job: Job) -> None:
+    for n in range(6):
+        job.add(f"{n}.json", value=70 + n)
+    other = job.function.with_name("tiny_function_other.py")
+    other.write_text("def describe(path):\n    return {'path': path.rsplit('/', 1)[1]}\n")
+    result = job.run(function=f"{other}:describe")
+    assert (result.done, result.failed) == (6, 0)
+    assert rows(job) == [{"path": f"{n}.json"} for n in range(6)]
+    assert job.findings(check_source=True) == []
 
 
 @pytest.mark.parametrize("is_gone", [True, False])
@@ -419,6 +465,52 @@ def test_a_redo_does_not_drop_kept_rows_unasked(job: Job) -> None:
     assert job.calls() == []
     assert job.run(redo=True, accept_deletions=True).done == 4
     assert job.findings() == []
+
+
+def test_a_refused_run_leaves_failures_to_be_tried_when_it_is_asked_again(job: Job) -> None:
+    before = (job.state / "manifest.json").read_bytes()
+    hidden = job.root / "hidden"
+    job.source.rename(hidden)
+    job.source.mkdir()
+    with pytest.raises(r3po.SourceError, match="6 of 6"):
+        job.run(retry_failed=True)
+    job.source.rmdir()
+    hidden.rename(job.source)
+    job.configure(columns={"value": "string"})
+    with pytest.raises(r3po.ConfigError):
+        job.run(retry_failed=True)
+    assert (job.state / "manifest.json").read_bytes() == before
+    job.configure(columns=None)
+    job.run()
+    assert job.calls() == []
+
+
+def test_a_refused_redo_does_not_even_list_what_it_found(job: Job) -> None:
+    job.configure(on_deleted="keep")
+    (job.source / "4.json").unlink()
+    job.run()
+    before = (job.state / "manifest.json").read_bytes()
+    job.add("6.json", value=6)
+    with pytest.raises(r3po.SourceError, match="1 row is of a file that is gone"):
+        job.run(redo=True)
+    assert (job.state / "manifest.json").read_bytes() == before
+
+
+def test_columns_are_looked_at_although_a_redo_was_due_before_the_walk(job: Job) -> None:
+    job.configure(on_function_change="redo")
+    (job.source / "0.json").unlink()
+    for n in (1, 2, 3):
+        (job.source / f"{n}.json").unlink()
+    job.run(accept_deletions=True)
+    job.configure(on_function_change="warn")
+    job.add("6.json", value=6)
+    job.run(function=job.mended_function)
+    job.configure(on_function_change="redo", columns={"value": "string"})
+    job.forget_calls()
+    (job.source / "6.json").unlink()
+    with pytest.raises(r3po.ConfigError, match="do not go together"):
+        job.run()
+    assert job.calls() == []
 
 
 def test_a_restart_is_of_a_redo(job: Job) -> None:
