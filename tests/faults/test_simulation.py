@@ -259,12 +259,15 @@ class World:
             self.disk.segments.get(shard, {}).pop(self.rng.choice(present).name, None)
             self.happened["damaged"] += 1
         table, _ = shardstate.read_candidates(FOLDERS, order.previous, present)
-        indices = tables.choose(table, [file.build for file in self.files[shard]], order.rules)
+        needed = [file.build for file in self.files[shard]]
+        indices = tables.choose(table, needed, order.rules)
         places = tables.places_of(table, indices)
         if len(places) != order.ref.n_files:
-            return Staged(shard, None, tuple(missing_runs(places, order.ref.n_files)))
+            return Staged(shard, None, tuple(missing_runs(places, needed)))
         record = FileRecord(f"{shard}.{order.attempt}", 0, "")
-        self.disk.outcomes[record.name] = tables.outcomes_at(tables.with_tries_summed(table, indices), indices)
+        self.disk.outcomes[record.name] = tables.outcomes_at(
+            tables.with_tries_summed(table, indices, needed, order.rules), indices
+        )
         counted = tables.tally(table, indices)
         first_build = tables.lowest_build(table.select(["build"]).take(indices))
         commit = Commit(
@@ -293,7 +296,8 @@ class World:
 
     def read_shard_file(self, _: object, ref: ShardRef) -> Any:
         files = self.files[ref.shard]
-        return SimpleNamespace(paths=[f"{place}" for place in range(len(files))], builds=[f.build for f in files])
+        paths, builds = [f"{place}" for place in range(len(files))], [f.build for f in files]
+        return SimpleNamespace(paths=paths, builds=builds, needed_builds=builds)
 
     def read_json(self, path: Path, **_: object) -> dict[str, Any]:
         if path not in self.disk.json:
