@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
+from threading import Event as Flag
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
@@ -437,7 +438,7 @@ class _Run:
 
     def _build(self, has_pending: bool) -> BuildResult:
         """Walk in a helper thread and start the workers on this one as soon as there is work for them."""
-        is_over = threading.Event()
+        is_over = Flag()
         progress = BuildProgress(stop=lambda: self.stop.is_requested or is_over.is_set())
         outcome: list[BuildResult | BaseException] = []
 
