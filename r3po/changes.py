@@ -15,11 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from r3po.manifest import Entries, Manifest, ShardRef, iter_entries
-from r3po.scan import Found, walk_key
+from r3po.scan import BLOCK_FILES, Found, walk_key
 from r3po.storage import show_name
-
-BLOCK_FILES = 4096
-"""Files of the walk that are compared at once; smaller folders are put together."""
 
 SHOWN = 5
 """Files that are named, of those that are gone."""
@@ -214,7 +211,7 @@ def _are_like(pieces: list[_Piece], block: list[tuple[str, int, int]]) -> bool:
 
 
 def _larger(blocks: Iterable[list[tuple[str, int, int]]]) -> Iterator[list[tuple[str, int, int]]]:
-    """Put the blocks of small folders together."""
+    """Put the blocks of small folders together, up to about the size of a large one."""
     collected: list[tuple[str, int, int]] = []
     for block in blocks:
         collected += block
