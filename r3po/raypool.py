@@ -291,29 +291,34 @@ class _Actor:
         self._setup = setup
         self._number = number
         self._worker: Worker | None = None
-        redirect_output(setup.workers_folder, number)
-        self._crash_file = watch_for_crashes(setup.workers_folder, number, on_request=True)
 
     def perform(self, call: Call) -> Answer:
         number = self._number
-        restore_streams()
-        if call.method == "load":
-            try:
-                self._worker = Worker(_with_value(self._setup, self._pickled), number)
-                _note_exits(self._worker.beacon, self._crash_file)
-            except OSError as error:  # the beacon's disk
-                return Answer(number, call, error=error)
-            except Exception as error:
-                text = "".join(traceback.format_exception(error))
-                what = f"{self._setup.function.label} does not arrive in the workers: {type(error).__name__}: {error}"
-                hint = "put the function into a module beside your script, and import it from there"
-                return Answer(number, call, error=FunctionError(what, evidence=text, hint=hint))
+        try:
+            if call.method == "load":
+                self._load()
+            else:
+                restore_streams()
+        except OSError as error:  # the disk of beacon and log
+            return Answer(number, call, error=error)
+        except Exception as error:
+            text = "".join(traceback.format_exception(error))
+            what = f"{self._setup.function.label} does not arrive in the workers: {type(error).__name__}: {error}"
+            hint = "put the function into a module beside your script, and import it from there"
+            return Answer(number, call, error=FunctionError(what, evidence=text, hint=hint))
         answered = answer(self._worker, number, call)
         if answered.error is not None and not isinstance(answered.error, (R3poError, OSError)):
             # A bug of ours, with whatever it carries: as text it survives the way to the driver.
             text = "".join(traceback.format_exception(answered.error))
             return Answer(number, call, error=RuntimeError(f"in a worker:\n{text}"))
         return answered
+
+    def _load(self) -> None:
+        """Not in `__init__`: what that raises is one more dead worker, without a word of the disk."""
+        redirect_output(self._setup.workers_folder, self._number)
+        crash_file = watch_for_crashes(self._setup.workers_folder, self._number, on_request=True)
+        self._worker = Worker(_with_value(self._setup, self._pickled), self._number)
+        _note_exits(self._worker.beacon, crash_file)
 
 
 def _note_exits(beacon: Beacon, crash_file: IO[bytes]) -> None:

@@ -487,7 +487,9 @@ class Run:
 
     @property
     def died_at_start(self) -> bool:
-        """Whether the run has the exit code of a finished one, but did not say that it finished."""
+        """Whether the run ended like a finished one, but did not say so (where it can be heard)."""
+        if self.stdio is not None:
+            return False
         return self.poll() in FINISHED and not any(end in self.stderr for end in ("Done in", "Nothing to do"))
 
     def allowed_codes(self) -> set[int]:

@@ -372,6 +372,21 @@ def double(filepath):
 
 
 @pytest.mark.ray
+def test_a_worker_without_a_folder_for_log_and_beacon_says_so(cluster: None, tmp_path: Path) -> None:
+    with as_new_process(tmp_path):
+        bench = make_bench(tmp_path)
+        bench.setup.workers_folder.rmdir()
+        pool = make_pool("ray", tmp_path)
+        try:
+            pool.start(bench.setup, 1)
+            (loaded,) = wait_for(pool, 1)
+        finally:
+            pool.close()
+    assert isinstance(loaded, Answer), "no dead worker"
+    assert isinstance(loaded.error, FileNotFoundError)
+    assert str(bench.setup.workers_folder) in str(loaded.error)
+
+
 def test_a_run_on_ray_gives_the_bytes_of_a_serial_run(cluster: None, tmp_path: Path) -> None:
     jobs = {}
     for engine in ("ray", "serial"):
