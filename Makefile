@@ -8,6 +8,7 @@ SMALL  := -name __pycache__ -o -name '*.egg-info'
 
 .DEFAULT_GOAL := help
 .PHONY: help sample test faults check format real real-synthetic soak clean
+.PHONY: bench bench-millions bench-cold bench-resume bench-scale bench-workers bench-start bench-pieces
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,31 @@ real-synthetic: $(VENV)/.installed  ## 300,000 synthetic files, undisturbed and 
 soak: $(VENV)/.installed-dev  ## kill r3po for MINUTES (60), drawn from SEED: every file has one outcome, in equal bytes
 	@$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
 
+bench: $(VENV)/.installed-bench  ## 100,000 files: r3po, the limit and all peers (minutes; 2 GB of disk, 500,000 inodes)
+	@$(BIN)/python benchmarks/bench.py peers
+
+bench-millions: $(VENV)/.installed-bench  ## 1,000,000 and 3,000,000 files (about an hour; 20 GB of disk, 5,000,000 inodes)
+	@$(BIN)/python benchmarks/bench.py millions
+
+bench-cold: $(VENV)/.installed-bench  ## 100,000 files, page cache dropped before each run (as root, on Linux)
+	@$(BIN)/python benchmarks/bench.py cold
+
+bench-resume: $(VENV)/.installed-bench  ## killed half way and started again, beside Pool, which starts anew
+	@$(BIN)/python benchmarks/bench.py resume
+
+bench-scale: $(VENV)/.installed-bench  ## 10,000,000 names (hard links): memory of the driver and the workers
+	@$(BIN)/python benchmarks/bench.py scale
+
+bench-workers: $(VENV)/.installed-bench  ## a function that waits for 20 ms, 1 to 64 workers
+	@$(BIN)/python benchmarks/bench.py workers
+
+bench-start: $(VENV)/.installed-bench  ## what a user waits for at the least: the sample, --help
+	@$(BIN)/python benchmarks/bench.py start
+
+bench-pieces: $(VENV)/.installed-bench  ## the hot pieces one by one, compared with the saved baseline
+	@$(BIN)/python -m pytest -q benchmarks/pieces.py --benchmark-storage=file://benchmarks/results/pieces \
+		--benchmark-compare --benchmark-columns=min,median,iqr,rounds
+
 clean:  ## remove .venv, caches and what the sample left (data/ stays)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
 	rm -rf sample/working_dir sample/output_dir
@@ -57,6 +83,12 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
 	@echo 'Installing what the tests need ...'
 	@$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed
+	@echo 'Installing the peers of the benchmarks ...'
+	@$(PIP) install -e '.[bench]'
+	@$(PIP) install --no-deps --target data/r3po-0.2.0 --upgrade r3po==0.2.0
 	@touch $@
 
 $(BIN)/python:

@@ -60,9 +60,16 @@ def log_content(seed: int, i: int, size_range: tuple[int, int] | None = None) ->
     return small[:-1] + b', "harvests": [' + harvests + b" " * (n_spaces + 2) + b"]}\n"
 
 
-def log_path(i: int, per_folder: int = 0) -> str:
-    """Return where log i lies in its tree; with `per_folder` 0 all lie in one folder."""
-    return f"{i // per_folder:05d}/{i:08d}.json" if per_folder else f"{i:08d}.json"
+def log_path(i: int, per_folder: int = 0, deep: bool = False) -> str:
+    """Return where log i lies in its tree; with `per_folder` 0 all lie in one folder.
+
+    Args:
+        deep: the five digits of the folder's number are five folders, one in the other.
+    """
+    if not per_folder:
+        return f"{i:08d}.json"
+    folder = f"{i // per_folder:05d}"
+    return f"{'/'.join(folder) if deep else folder}/{i:08d}.json"
 
 
 def write_tree(
@@ -73,6 +80,7 @@ def write_tree(
     per_folder: int = 0,
     size_range: tuple[int, int] | None = None,
     links: bool = False,
+    deep: bool = False,
 ) -> None:
     """Write logs 0 to `n_files` - 1 into `out`, which is made and must be empty.
 
@@ -82,6 +90,7 @@ def write_tree(
         seed: another seed, another tree.
         per_folder: files a subfolder; 0: all in `out` itself.
         size_range: as for `log_content`.
+        deep: as for `log_path`; needs `per_folder`.
         links: write a few thousand files only; all other names are hard links to them. For trees of many millions.
 
     Raises:
@@ -92,13 +101,14 @@ def write_tree(
         raise FileExistsError(f"{out} is not empty")
     if per_folder:
         for first in range(0, n_files, per_folder):
-            (out / log_path(first, per_folder)).parent.mkdir()
+            (out / log_path(first, per_folder, deep)).parent.mkdir(parents=deep)
     n_written = min(n_files, max(DISTINCT_FILES, -(-n_files // MAX_LINKS))) if links else n_files
     with ProcessPoolExecutor() as pool:
         tasks = _split(0, n_written)
-        list(pool.map(_write_files, repeat(str(out)), tasks, repeat(seed), repeat(per_folder), repeat(size_range)))
+        where = repeat(per_folder), repeat(deep)
+        list(pool.map(_write_files, repeat(str(out)), tasks, *where, repeat(seed), repeat(size_range)))
         tasks = _split(n_written, n_files)  # only now: every file that is linked to is there
-        list(pool.map(_link_files, repeat(str(out)), tasks, repeat(n_written), repeat(per_folder)))
+        list(pool.map(_link_files, repeat(str(out)), tasks, *where, repeat(n_written)))
 
 
 # Private functions
@@ -108,10 +118,12 @@ def _split(start: int, stop: int) -> Iterator[range]:
     return (range(i, min(i + FILES_PER_TASK, stop)) for i in range(start, stop, FILES_PER_TASK))
 
 
-def _write_files(out: str, numbers: range, seed: int, per_folder: int, size_range: tuple[int, int] | None) -> None:
+def _write_files(
+    out: str, numbers: range, per_folder: int, deep: bool, seed: int, size_range: tuple[int, int] | None
+) -> None:
     for i in numbers:
         content = log_content(seed, i, size_range)
-        file = os.open(f"{out}/{log_path(i, per_folder)}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        file = os.open(f"{out}/{log_path(i, per_folder, deep)}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             written = os.write(file, content)
             while written < len(content):
@@ -120,9 +132,9 @@ def _write_files(out: str, numbers: range, seed: int, per_folder: int, size_rang
             os.close(file)
 
 
-def _link_files(out: str, numbers: range, n_written: int, per_folder: int) -> None:
+def _link_files(out: str, numbers: range, per_folder: int, deep: bool, n_written: int) -> None:
     for i in numbers:
-        os.link(f"{out}/{log_path(i % n_written, per_folder)}", f"{out}/{log_path(i, per_folder)}")
+        os.link(f"{out}/{log_path(i % n_written, per_folder, deep)}", f"{out}/{log_path(i, per_folder, deep)}")
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -136,12 +148,15 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--bytes", type=int, nargs=2, metavar=("LO", "HI"), help="log-uniform sizes, 300 on (about 300 each)"
     )
+    parser.add_argument("--deep", action="store_true", help="each folder five levels down; needs --per-folder")
     parser.add_argument("--links", action="store_true", help="a few thousand files, all other names hard links to them")
     arguments = parser.parse_args()
     if arguments.files < 1 or (arguments.per_folder or 0) < 0:
         parser.error("--files must be 1 or more, --per-folder 0 or more")
     if arguments.bytes and not MIN_SIZE_BYTES <= arguments.bytes[0] <= arguments.bytes[1]:
         parser.error(f"--bytes needs {MIN_SIZE_BYTES} <= LO <= HI")
+    if arguments.deep and not arguments.per_folder:
+        parser.error("--deep needs --per-folder")
     if arguments.per_folder is None:
         arguments.per_folder = LINKED_PER_FOLDER if arguments.links else 0
     return arguments
@@ -158,6 +173,7 @@ def main() -> None:
             per_folder=arguments.per_folder,
             size_range=tuple(arguments.bytes) if arguments.bytes else None,
             links=arguments.links,
+            deep=arguments.deep,
         )
     except FileExistsError as error:
         raise SystemExit(f"error: {error}") from None

@@ -15,29 +15,26 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from compare import DifferenceError, compare_output
-from generate import write_tree
 from plain_loop import out_paths, run_plain_loop
+from processes import kill_tree
+from trees import DATA, made_tree
 from warm import warm_tree
 
 BENCHMARKS = Path(__file__).resolve().parent
-DATA = BENCHMARKS.parent / "data"
 R3PO = Path(sys.executable).with_name("r3po")
 CLDR_PACKAGE = "cldr-dates-full"
 PROCESSES = 2  # of the plain loop, and r3po's workers
 N_SHARDS = 30  # at least, so that there is something between the kills
 POLL_S = 0.02
-DEATH_TIMEOUT_S = 10.0
 
 
 class RunError(Exception):
@@ -130,7 +127,7 @@ def check_cldr() -> None:
 
 def check_synthetic(n_files: int) -> None:
     """Count produce logs: equal to a plain loop, and byte-identical after three kills of the whole process tree."""
-    source = _generate(n_files)
+    source = made_tree(n_files, _say)
     shard_size = max(1, min(10_000, n_files // N_SHARDS))
     n_shards = -(-n_files // shard_size)
     undisturbed = Job(DATA / "real" / "synthetic", source, "count_produce", shard_size)
@@ -174,18 +171,6 @@ def _fetch_cldr() -> Path:
 def _call(command: list[str], cwd: str) -> None:
     if subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode:
         raise RunError(f"{' '.join(command)} failed")
-
-
-def _generate(n_files: int) -> Path:
-    """Return a tree of `n_files` produce logs in folders of 700, made when it is not there yet."""
-    source = DATA / f"synthetic-{n_files}"
-    if not source.is_dir():
-        _say(f"writing {n_files:,} produce logs")
-        partial = DATA / f"synthetic-{n_files}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        write_tree(partial, n_files, per_folder=700)  # folders and shards end at different files
-        partial.rename(source)
-    return source
 
 
 # Private functions: runs
@@ -248,7 +233,7 @@ def _kill_one_run(job: Job, moment: Moment) -> None:
             raise RunError(f"{what}\n{_last_lines(job.log)}")
         time.sleep(POLL_S)
     seconds = time.perf_counter() - start
-    n_killed = _kill_tree(process.pid)
+    n_killed = kill_tree(process.pid)
     process.communicate()
     left = progress.look()
     _say(
@@ -260,63 +245,6 @@ def _kill_one_run(job: Job, moment: Moment) -> None:
 def _last_lines(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
     return "\n".join([f"{log} ends with:", *(f"  {line}" for line in lines)])
-
-
-# Private functions: processes
-
-
-def _kill_tree(root: int) -> int:
-    """SIGKILL `root` and all that descends from it; return how many processes that were.
-
-    All are stopped first, so that none can start another, or notice a death, before its own.
-    """
-    stopped: set[int] = set()
-    while new := _descendants(root) - stopped:
-        for pid in new:
-            _send(pid, signal.SIGSTOP)
-        stopped |= new
-    for pid in stopped:
-        _send(pid, signal.SIGKILL)
-    deadline = time.monotonic() + DEATH_TIMEOUT_S
-    while alive := stopped & _processes().keys():
-        if time.monotonic() > deadline:
-            raise RunError(f"still alive {DEATH_TIMEOUT_S:.0f} s after SIGKILL: {sorted(alive)}")
-        time.sleep(POLL_S)
-    return len(stopped)
-
-
-def _descendants(root: int) -> set[int]:
-    """Return `root` and the processes below it, as far as they live."""
-    parents = _processes()
-    found = {root} & parents.keys()
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
-def _processes() -> dict[int, int]:
-    """Return the parent of every process that lives; zombies do not."""
-    if not Path("/proc/self/stat").exists():
-        return _processes_by_ps()
-    parents = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with suppress(OSError):  # it has just ended
-                state, parent = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    parents[int(name)] = int(parent)
-    return parents
-
-
-def _processes_by_ps() -> dict[int, int]:
-    listing = subprocess.run(["ps", "-axo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split() for line in listing.splitlines()]
-    return {int(pid): int(parent) for pid, parent, state in rows if not state.startswith("Z")}
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 # Private functions: output
