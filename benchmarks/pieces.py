@@ -22,7 +22,7 @@ from generate import write_tree
 from r3po.columns import Columns
 from r3po.config import load_config
 from r3po.job import Job, job_folders, open_job
-from r3po.jobbuilder import build_jobs
+from r3po.jobbuilder import BuildProgress, apply_build, plan_build
 from r3po.scan import hash_file, walk_blocks
 from r3po.segments import Segment, write_segment
 from r3po.staging import StageOrder, stage_shard
@@ -72,7 +72,6 @@ def opened(kind: str, tree: Path, folder: Path) -> Iterator[Bench]:
     }
     file = folder / "config.yaml"
     file.write_text("".join(f"{key}: {value}\n" for key, value in keys.items()))
-    build_jobs(str(file))
     config = load_config(str(file))
     (folder / "workers").mkdir()
     setup = WorkerSetup(
@@ -86,6 +85,7 @@ def opened(kind: str, tree: Path, folder: Path) -> Iterator[Bench]:
         workers_folder=folder / "workers",
     )
     with open_job(config) as job:
+        apply_build(job, plan_build(job, BuildProgress()))  # as a run does it: hashing is left to the workers
         worker = Worker(setup)
         worker.load()
         bench = Bench(job, worker, setup, Columns(()))

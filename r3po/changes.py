@@ -159,7 +159,7 @@ class _Piece:
 
     def split(self, n: int) -> tuple[_Piece, _Piece]:
         """Return the first n entries, and the others."""
-        head, tail = _slice(self.entries, 0, n), _slice(self.entries, n, len(self.entries))
+        head, tail = self.entries.between(0, n), self.entries.between(n, len(self.entries))
         return _Piece(self.shard, self.first, head), _Piece(self.shard, self.first + n, tail)
 
 
@@ -232,15 +232,3 @@ def _count_until(paths: list[str], bound: Any) -> int:
         else:
             high = middle
     return low
-
-
-def _slice(entries: Entries, start: int, stop: int) -> Entries:
-    return Entries(
-        entries.paths[start:stop],
-        entries.sizes[start:stop],
-        entries.mtimes_ns[start:stop],
-        entries.hashes[start:stop],
-        entries.builds[start:stop],
-        entries.racy[start:stop],
-        entries.gone[start:stop],
-    )

@@ -91,8 +91,7 @@ class Job:
 
     def note_end(self) -> None:
         """Let the manifest say what the end of a run is: all shard files with their hashes, and no redo under way."""
-        shards = tuple(_adopted(ref, self.commits.get(ref.shard)) for ref in self.built.shards)
-        manifest = self.built.replace(shards=shards, is_redoing=False)
+        manifest = self.built.replace(shards=self._adopted_shards, is_redoing=False)
         if manifest != self.built:
             self.put_in_force(manifest)
         self.sweep_columns()
@@ -147,9 +146,15 @@ class Job:
 
     def adopt_entries(self) -> None:
         """Let the manifest name the shard files that the commits say: with the hashes that f's reading gave."""
-        shards = tuple(_adopted(ref, self.commits.get(ref.shard)) for ref in self.built.shards)
-        if shards != self.built.shards:
-            self.put_in_force(self.built.replace(shards=shards))
+        if self._adopted_shards != self.built.shards:
+            self.put_in_force(self.built.replace(shards=self._adopted_shards))
+
+    # Private methods
+
+    @property
+    def _adopted_shards(self) -> tuple[ShardRef, ...]:
+        """The shard files that the commits say, where there is one."""
+        return tuple(_adopted(ref, self.commits.get(ref.shard)) for ref in self.built.shards)
 
 
 def job_folders(config: Config) -> JobFolders:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event as Flag
-from typing import Any
 
 from r3po import events
 from r3po.changes import ABSENT, LOOK, SHOWN, Comparison, ShardChanges
@@ -362,7 +361,7 @@ class _Build:
                 entries = read_shard_file(self._job.folders.shards, self._refs[shard])
                 is_changed = self._settle(entries, comparison.shards[shard], looks)
                 if shard == last and len(self._tail):
-                    _extend(entries, self._tail)
+                    entries.extend(self._tail)
                     is_changed = True
                 if is_changed and not self._is_dry:
                     self._refs[shard] = write_shard_file(self._job.folders.shards, shard, self._build, entries)
@@ -510,17 +509,3 @@ def _places_of(changes: ShardChanges, what: int) -> list[int]:
     if what not in changes.seen:
         return []
     return [place for place, seen in enumerate(changes.seen) if seen == what]
-
-
-def _extend(entries: Entries, tail: Entries) -> None:
-    columns: tuple[tuple[list[Any], list[Any]], ...] = (
-        (entries.paths, tail.paths),
-        (entries.sizes, tail.sizes),
-        (entries.mtimes_ns, tail.mtimes_ns),
-        (entries.hashes, tail.hashes),
-        (entries.builds, tail.builds),
-        (entries.racy, tail.racy),
-        (entries.gone, tail.gone),
-    )
-    for known, new in columns:
-        known += new

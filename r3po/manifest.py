@@ -10,8 +10,9 @@ import dataclasses
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -159,6 +160,33 @@ class Entries:
         self.racy.append(racy)
         self.gone.append(gone)
 
+    def extend(self, more: Entries) -> None:
+        for own, others in zip(self._columns, more._columns, strict=True):
+            own += others
+
+    def between(self, start: int, stop: int) -> Entries:
+        """Return a copy of the entries `start` to `stop` - 1."""
+        return Entries(*(column[start:stop] for column in self._columns))
+
+    @property
+    def _columns(self) -> list[list[Any]]:
+        return [getattr(self, column.name) for column in dataclasses.fields(self)]
+
+    def adopt_all(self, places: Sequence[int], seen: Sequence[tuple[int, int, bytes | None, bool]]) -> bool:
+        """Take over what f saw of many files, as `adopt` does of one. Returns whether any entry says something else."""
+        sizes, mtimes_ns, hashes, racy = self.sizes, self.mtimes_ns, self.hashes, self.racy
+        is_changed = False
+        for place, file in zip(places, seen, strict=True):
+            known = (sizes[place], mtimes_ns[place], hashes[place], racy[place])
+            if file == known:
+                continue
+            if known[2] is None and (file[0], file[1], file[3]) == (known[0], known[1], known[3]):
+                hashes[place] = file[2]  # the usual first look: only the hash is new
+                is_changed = True
+            else:
+                is_changed |= self.adopt(place, *file)
+        return is_changed
+
     def adopt(self, place: int, size: int, mtime_ns: int, hash_: bytes | None, racy: bool) -> bool:
         """Take over what f saw of the file. Returns whether the entry says something else now.
 
@@ -242,8 +270,9 @@ def read_manifest(path: Path) -> Manifest | None:
 def write_shard_file(folder: Path, shard: int, build: int, entries: Entries) -> ShardRef:
     """Write a shard's entries durably under a name with their digest, and return how the manifest names them."""
     with NewFile(folder) as new:
-        for line in _entry_lines(entries):
-            new.write(line)
+        lines = _entry_lines(entries)
+        while block := b"".join(islice(lines, _LINES_AT_ONCE)):
+            new.write(block)
         record = new.finish(f"{shard:05d}.b{build}.{new.sha256[:12]}.jsonl")
     return ref_of(shard, record, entries)
 
@@ -355,6 +384,9 @@ def columns_path(working_dir: Path, manifest: Manifest) -> Path:
 
 # Private functions
 
+
+_LINES_AT_ONCE = 1000
+"""Of a shard file, given to the disk's stream in one piece: a call for each would cost more than the line."""
 
 _PIECE_BYTES = 128 << 10
 """Of a shard file that is read piece by piece: about 800 entries."""

@@ -172,6 +172,8 @@ def needed_builds(folders: JobFolders, ref: ShardRef, candidates: Table) -> list
 
 def missing_runs(places: Sequence[int], needed_builds: Sequence[int]) -> Iterator[Run]:
     """Yield what lies between ascending `places` in 0 ... n_files, without the places of files that are gone."""
+    if len(places) == len(needed_builds):
+        return  # each place is there once
     covered = set(places)
     start = None
     for place, needed in enumerate(needed_builds):

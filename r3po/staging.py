@@ -56,14 +56,18 @@ class Staged:
     """Places that no outcome covers, since a segment turned out to be damaged."""
 
 
-def stage_shard(order: StageOrder) -> Staged:
+def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
     """Make the outcomes file and the parts of one shard durable, under names that nobody looks at yet.
+
+    Args:
+        entries: what the shard file holds, if it was read already; they will be changed.
 
     Raises:
         DamagedStateError: the shard file or the last outcomes file is not what the manifest or commit names.
         OSError: the disk refused.
     """
-    entries = read_shard_file(order.folders.shards, order.ref)
+    if entries is None:
+        entries = read_shard_file(order.folders.shards, order.ref)
     table, _ = read_candidates(order.folders, order.previous, order.segments, scratch=order.folders.outcomes)
     needed = entries.needed_builds
     indices = tables.choose(table, needed, order.rules)
@@ -117,9 +121,7 @@ def _adopt_entries(
     order: StageOrder, entries: Entries, places: Sequence[int], seen: Sequence[tuple[int, int, bytes | None, bool]]
 ) -> ShardRef:
     """Return the shard file that says what f saw: a new one, or the old one if that says it already."""
-    # A list, not a generator: every entry must be adopted, not only those up to the first change.
-    changed = [entries.adopt(place, *file) for place, file in zip(places, seen, strict=True)]
-    if not any(changed):
+    if not entries.adopt_all(places, seen):
         return order.ref
     return write_shard_file(order.folders.shards, order.ref.shard, order.build, entries)
 

@@ -1,4 +1,4 @@
-"""What happens inside a worker: read a file, call f, look again, and make a batch's outcomes durable.
+"""What happens inside a worker: look at a file, call f, look again, and make a batch's outcomes durable.
 
 No Ray here: the same code runs in Ray's actors and in the serial engine. A worker decides nothing and publishes
 nothing; it answers with what it made durable, and gives back the places that it did not come to.
@@ -6,10 +6,7 @@ nothing; it answers with what it made durable, and gives back the places that it
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
-import stat
 import sys
 import time
 import traceback
@@ -24,7 +21,8 @@ from r3po.beacon import Beacon, Phase
 from r3po.columns import BadRowError, Columns, RowCollector, View, ends_worker, is_row, text_of, type_name
 from r3po.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
 from r3po.manifest import Entries, ShardRef, read_shard_file
-from r3po.scan import BLOCK_BYTES, HASH_BYTES, RACY_NS, open_regular
+from r3po.reading import Look, look_at, read_file
+from r3po.scan import RACY_NS
 from r3po.segments import Segment, write_segment
 from r3po.shardstate import Run
 from r3po.staging import Staged, StageOrder, stage_shard
@@ -170,6 +168,9 @@ class Worker:
         self._umask = os.umask(0o022)
         os.umask(self._umask)
         self._should_stop = should_stop or setup.stop_file.exists
+        self._wants_data = setup.input == "bytes"
+        self._wants_digest = setup.hash == "content"
+        self._is_read = self._wants_data or self._wants_digest
         self._prefix = setup.source_path.rstrip("/") + "/"
         self._function: Callable[..., Any] | None = None
         self._shard: tuple[str, Entries] | None = None
@@ -225,7 +226,9 @@ class Worker:
     def stage(self, order: StageOrder) -> Staged:
         """Stage a shard; see `staging`."""
         with self._busy(Phase.STAGING):
-            return stage_shard(order)
+            entries = self._read_entries(order.ref)
+            self._shard = None  # staging changes them
+            return stage_shard(order, entries)
 
     def close(self) -> None:
         """Let the beacon go; what it says last is that nothing is going on."""
@@ -293,14 +296,16 @@ class Worker:
         next_check = opened.started + STOP_CHECK_S
         failure_bytes = 0
         for place in opened.places:
+            row = None
             returned, failure = self._process(opened, place)
-            if not self._is_deferred(opened, place, failure):
-                row = None
-                if failure is None:
-                    row, failure = _take_row(returned, collector)
-                if failure is not None:
-                    failure_bytes += len(failure.message) + len(failure.traceback)
-                _append(batch, row, failure)
+            if failure is None:
+                row, failure = _take_row(returned, collector)
+            if failure is None:
+                opened.n_deferred_last = 0
+                batch.rows.append(row)
+            elif not self._is_deferred(opened, place, failure):
+                failure_bytes += len(failure.message) + len(failure.traceback)
+                _append(batch, None, failure)
             if opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                 return
             now = time.perf_counter()
@@ -316,40 +321,38 @@ class Worker:
         entries, batch = opened.entries, opened.batch
         self.beacon.mark(Phase.READING, opened.offer.ref.shard, place)
         path = self._prefix + entries.paths[place]
-        seen: tuple[int, int, bytes | None] = (entries.sizes[place], entries.mtimes_ns[place], None)
+        size, mtime_ns, digest = entries.sizes[place], entries.mtimes_ns[place], None
         returned: Any = None
         failure: Failure | None = None
         started = time.perf_counter()
         now_ns = time.time_ns()
         try:
             for _ in range(2):
-                seen, data = self._look(path)
-                started = time.perf_counter()
-                returned, failure = self._call(opened, path, data)
-                if opened.is_spent:
-                    break
-                after = _stat_regular(path)
-                if after.st_size == seen[0] and after.st_mtime_ns == seen[1]:
-                    break
+                look = self._look(path)
+                try:
+                    size, mtime_ns, digest = look.size, look.mtime_ns, look.digest
+                    started = time.perf_counter()
+                    returned, failure = self._call(opened, path, look.data)
+                    if opened.is_spent or look.still_holds():
+                        break
+                finally:
+                    look.close()
             else:
                 failure = _CHANGED
         except (OSError, MemoryError) as error:  # a file may be larger than what `input: bytes` can hold
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
         batch.places.append(place)
-        batch.sizes.append(seen[0])
-        batch.mtimes_ns.append(seen[1])
-        batch.hashes.append(seen[2])
-        batch.racy.append(seen[2] is not None and seen[1] > now_ns - RACY_NS)
+        batch.sizes.append(size)
+        batch.mtimes_ns.append(mtime_ns)
+        batch.hashes.append(digest)
+        batch.racy.append(digest is not None and mtime_ns > now_ns - RACY_NS)
         batch.seconds.append(time.perf_counter() - started)
         return returned, failure
 
-    def _look(self, path: str) -> tuple[tuple[int, int, bytes | None], bytes | None]:
-        """Return size, mtime_ns and hash of a file as it is before f is called, and its content if f wants it."""
-        setup = self._setup
-        if setup.hash == "stat" and setup.input == "path":
-            status = _stat_regular(path)  # f would wait for ever for the writer of what became a FIFO
-            return (status.st_size, status.st_mtime_ns, None), None
-        return _read(path, setup.input == "bytes", setup.hash == "content")
+    def _look(self, path: str) -> Look:
+        if self._is_read:
+            return read_file(path, wants_data=self._wants_data, wants_digest=self._wants_digest)
+        return look_at(path)
 
     def _note_unread(self, opened: _Open, place: int) -> None:
         """Put what is known of a file into the batch without opening it: reading it may be what ends a worker."""
@@ -441,44 +444,6 @@ class Worker:
             fingerprint=self._setup.function.fingerprint,
             n_failed=len(batch.failures),
         )
-
-
-# Private functions: reading
-
-
-def _stat_regular(path: str) -> os.stat_result:
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return status
-
-
-def _read(path: str, wants_data: bool, wants_hash: bool) -> tuple[tuple[int, int, bytes | None], bytes | None]:
-    descriptor, status = open_regular(path)
-    try:
-        if status.st_size <= BLOCK_BYTES or wants_data:
-            data = _read_whole(descriptor, status.st_size)
-            digest = hashlib.blake2b(data, digest_size=HASH_BYTES).digest() if wants_hash else None
-            return (len(data), status.st_mtime_ns, digest), data if wants_data else None
-        hasher = hashlib.blake2b(digest_size=HASH_BYTES)
-        size = 0
-        while block := os.read(descriptor, BLOCK_BYTES):
-            hasher.update(block)
-            size += len(block)
-        return (size, status.st_mtime_ns, hasher.digest()), None
-    finally:
-        os.close(descriptor)
-
-
-def _read_whole(descriptor: int, size: int) -> bytes:
-    # One byte more than there should be: a file that grew shows it in the same call.
-    data = os.read(descriptor, size + 1)
-    if len(data) == size:
-        return data
-    blocks = [data]
-    while block := os.read(descriptor, BLOCK_BYTES):
-        blocks.append(block)
-    return b"".join(blocks)
 
 
 # Private functions: rows and failures

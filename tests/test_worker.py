@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import r3po.reading as reading
 import r3po.worker as worker_module
 from r3po.beacon import Phase, read_beacon
 from r3po.columns import Columns, columns_of
@@ -630,14 +631,14 @@ def test_a_file_that_may_not_be_read_is_a_failure(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_for_memory_is_a_failure(
     tmp_path: Path, hash: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_whole = worker_module._read_whole
+    read_whole = reading._read_whole
 
     def read(descriptor: int, size: int) -> bytes:
         if size == 5:
             raise MemoryError
         return read_whole(descriptor, size)
 
-    monkeypatch.setattr(worker_module, "_read_whole", read)
+    monkeypatch.setattr(reading, "_read_whole", read)
     source = "CALLS = []\ndef f(path, data):\n    CALLS.append(path)\n    return {'x': len(data)}"
     job = Job(tmp_path, source, {"a": b"1", "large": b"12345", "z": b"22"}, input="bytes", hash=hash)
     done = job.run()
@@ -1156,15 +1157,15 @@ def test_after_a_call_under_a_time_limit_the_file_is_no_longer_in_f(
 ) -> None:
     """The driver would end the worker over what comes after the call."""
     job = Job(tmp_path, f"def f(path):\n    {body}", {"a": b""}, timeout_s=30.0)
-    phases, stat_regular = [], worker_module._stat_regular
+    phases, still_holds = [], reading.Look.still_holds
 
-    def spy(path: str) -> os.stat_result:
+    def spy(look: reading.Look) -> bool:
         seen = read_beacon(tmp_path / "workers", 0)
         assert seen is not None
         phases.append((seen.phase, seen.shard, seen.place))
-        return stat_regular(path)
+        return still_holds(look)
 
-    monkeypatch.setattr(worker_module, "_stat_regular", spy)
+    monkeypatch.setattr(reading.Look, "still_holds", spy)
     job.run()
     assert phases == [(Phase.READING, 3, 0)]
 

@@ -1,0 +1,141 @@
+"""Looks at a file around a call of f: what may happen to the file meanwhile, and to our descriptor."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from r3po.reading import Look, look_at, read_file
+from r3po.scan import BLOCK_BYTES
+
+OLD_NS = 1_700_000_000_000_000_000
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"12345")
+    os.utime(path, ns=(OLD_NS, OLD_NS))
+    return path
+
+
+@pytest.fixture(params=["opened", "by path"])
+def look(request: pytest.FixtureRequest, file: Path) -> Iterator[Look]:
+    taken = (
+        read_file(str(file), wants_data=False, wants_digest=True) if request.param == "opened" else look_at(str(file))
+    )
+    yield taken
+    taken.close()
+
+
+def descriptors(of: Path | None = None) -> set[int]:
+    """Return what this process has open, or only what it has open of one file."""
+    found = set()
+    for number in range(256):
+        with contextlib.suppress(OSError):
+            status = os.fstat(number)
+            if of is None or os.path.samestat(status, os.stat(of)):
+                found.add(number)
+    return found
+
+
+def blake(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+@pytest.mark.parametrize("wants_data", [True, False])
+@pytest.mark.parametrize("wants_digest", [True, False])
+@pytest.mark.parametrize("size", [0, 5, BLOCK_BYTES, BLOCK_BYTES + 1])
+def test_a_look_holds_what_is_wanted(tmp_path: Path, size: int, wants_data: bool, wants_digest: bool) -> None:
+    data = os.urandom(size)
+    (tmp_path / "a").write_bytes(data)
+    look = read_file(str(tmp_path / "a"), wants_data=wants_data, wants_digest=wants_digest)
+    look.close()
+    assert (look.size, look.mtime_ns) == (size, os.stat(tmp_path / "a").st_mtime_ns)
+    assert look.data == (data if wants_data else None)
+    if wants_digest:
+        assert look.digest == blake(data)
+
+
+def replace_with(file: Path, content: bytes, mtime_ns: int) -> None:
+    other = file.with_suffix(".new")
+    other.write_bytes(content)
+    os.utime(other, ns=(mtime_ns, mtime_ns))
+    other.rename(file)
+
+
+def write_within_the_same_mtime(file: Path) -> None:
+    """Another size: the mtime alone would not tell."""
+    file.write_bytes(b"123456")
+    os.utime(file, ns=(OLD_NS, OLD_NS))
+
+
+@pytest.mark.parametrize(
+    ("happens", "holds"),
+    [
+        (lambda file: None, True),
+        (lambda file: file.chmod(0o600), True),
+        (lambda file: os.link(file, file.with_name("other")), True),
+        (lambda file: replace_with(file, b"12345", OLD_NS), True),  # as good as the same: so says the next build, too
+        (lambda file: os.utime(file), False),
+        (lambda file: file.write_bytes(b"54321"), False),
+        (write_within_the_same_mtime, False),
+        (lambda file: replace_with(file, b"54321", OLD_NS + 1), False),
+        (lambda file: replace_with(file, b"543210", OLD_NS), False),
+    ],
+)
+def test_a_look_holds_while_size_and_mtime_of_what_the_path_names_stay(
+    look: Look, file: Path, happens: Callable[[Path], object], holds: bool
+) -> None:
+    happens(file)
+    assert look.still_holds() is holds
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, OSError])
+def test_a_file_that_goes_or_becomes_a_fifo_is_an_error(look: Look, file: Path, error: type[OSError]) -> None:
+    file.unlink()
+    if error is OSError:
+        os.mkfifo(file)
+    with pytest.raises(error):
+        look.still_holds()
+
+
+def test_a_descriptor_that_f_closed_is_not_closed_again(file: Path) -> None:
+    """Whatever has its number by then is f's own."""
+    look = read_file(str(file), wants_data=True, wants_digest=True)
+    (ours,) = descriptors(of=file)
+    os.close(ours)
+    theirs = os.open(file.parent, os.O_RDONLY)
+    try:
+        assert theirs == ours
+        assert look.still_holds()
+        look.close()
+        assert theirs in descriptors()
+    finally:
+        os.close(theirs)
+    look.close()
+
+
+def test_a_closed_descriptor_is_asked_by_the_path(file: Path) -> None:
+    look = read_file(str(file), wants_data=True, wants_digest=True)
+    (ours,) = descriptors(of=file)
+    os.close(ours)
+    assert look.still_holds()
+    file.write_bytes(b"123")
+    assert not look.still_holds()
+
+
+def test_nothing_stays_open(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors()
+    read_file(str(file), wants_data=True, wants_digest=True).close()
+    monkeypatch.setattr("r3po.reading._read_whole", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        read_file(str(file), wants_data=True, wants_digest=True)
+    with pytest.raises(OSError):
+        read_file(str(tmp_path), wants_data=True, wants_digest=True)
+    assert descriptors() == before
