@@ -111,6 +111,8 @@ class StopSignals:
         self.tell_workers()
         self._tell(self.signal_name)
         if self.is_starting:
-            self._timer = threading.Timer(START_S, os.kill, (os.getpid(), number))
+            # SIGINT if it is ours: for a SIGTERM the Ray that is starting may have put a handler of its own before us.
+            second = signal.SIGINT if signal.SIGINT in self._previous else number
+            self._timer = threading.Timer(START_S, os.kill, (os.getpid(), second))
             self._timer.daemon = True
             self._timer.start()

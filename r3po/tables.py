@@ -145,19 +145,22 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
     """
     values = _value_arrays(batch, columns) if columns is not None else {}
     n = len(batch.places)
-    failures = [batch.failures.get(i) for i in range(n)] if batch.failures else [None] * n
     fixed = {
         "place": pa.array(batch.places, pa.int32()),
-        "is_row": pa.array([f is None for f in failures], pa.bool_()),
-        "tries": pa.array([1] * n, pa.int32()),
+        "is_row": pa.repeat(pa.scalar(True), n),
+        "tries": pa.repeat(pa.scalar(1, pa.int32()), n),
         "size": pa.array(batch.sizes, pa.int64()),
         "mtime_ns": pa.array(batch.mtimes_ns, pa.int64()),
         "hash": pa.array(batch.hashes, pa.binary()),
         "racy": pa.array(batch.racy, pa.bool_()),
         "seconds": pa.array(batch.seconds, pa.float32()),
     }
-    for i, name in enumerate(Failure._fields):
-        fixed[name] = pa.array([None if f is None else f[i] for f in failures], pa.string())
+    fixed.update(dict.fromkeys(Failure._fields, pa.nulls(n, pa.string())))
+    if batch.failures:
+        failures = [batch.failures.get(i) for i in range(n)]
+        fixed["is_row"] = pa.array([failure is None for failure in failures], pa.bool_())
+        for i, name in enumerate(Failure._fields):
+            fixed[name] = pa.array([None if failure is None else failure[i] for failure in failures], pa.string())
     return pa.table({**fixed, **values})
 
 

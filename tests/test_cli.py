@@ -937,3 +937,21 @@ def test_rows_of_older_code_are_told_and_stay(job: Job) -> None:
     assert "warning: double.py:double changed after 6 rows were made; they stay as they are\n" in idle.err
     assert "hint:  r3po run --redo makes all rows with the new code" in idle.err
     assert job.parts() == before
+
+
+@pytest.mark.parametrize(("code", "is_orderly"), [(0, True), (1, True), (3, False), (143, False)])
+def test_after_a_stopped_run_on_ray_the_process_leaves_at_once(tmp_path: Path, code: int, is_orderly: bool) -> None:
+    """A Ray that was cut off while it started can crash at Python's end: the exit code would be that of SIGSEGV."""
+    script = (
+        "import atexit, sys, types, r3po.cli\n"
+        "sys.modules['ray'] = types.ModuleType('ray')\n"
+        "atexit.register(print, 'the end of Python')\n"
+        "print('said before')\n"
+        f"r3po.cli._run = lambda: {code}\n"
+        "r3po.cli.main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert ended.returncode == code
+    assert ended.stdout.splitlines() == ["said before", *(["the end of Python"] if is_orderly else [])]

@@ -61,3 +61,15 @@ def test_nothing_is_started_after_a_signal(stop: StopSignals) -> None:
     with pytest.raises(StopNow), stop.interrupting():
         raise AssertionError("it was started")
     assert stop.exit_code == 129
+
+
+def test_what_cuts_a_start_off_is_no_sigterm(stop: StopSignals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray puts a handler of its own for that one while it starts."""
+    monkeypatch.setattr(room, "START_S", 0.05)
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
+    with stop.interrupting():
+        signal.raise_signal(signal.SIGTERM)
+        assert stop._timer is not None
+        stop._timer.join(30)
+    assert sent == [signal.SIGINT]
