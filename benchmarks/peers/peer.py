@@ -32,7 +32,9 @@ def parse_task() -> Task:
     parser.add_argument("--function", required=True, help="of benchmarks/functions.py")
     parser.add_argument("--processes", type=int, default=2, metavar="N")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    benchmarks = str(Path(__file__).resolve().parents[1])
+    sys.path.insert(0, benchmarks)
+    os.environ["PYTHONPATH"] = benchmarks  # for processes that are not forked
     function = getattr(importlib.import_module("functions"), arguments.function)
     return Task(arguments.source.resolve(), arguments.out, arguments.processes, function)
 

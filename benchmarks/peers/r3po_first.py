@@ -1,5 +1,6 @@
 """The first r3po, 0.2.0 of 2020, as its README says: a config, `build_jobs`, `run_jobs`."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ FIRST = Path(__file__).resolve().parents[2] / "data" / "r3po-0.2.0"
 if __name__ == "__main__":
     task = parse_task()
     sys.path.insert(0, str(FIRST))
+    os.environ["PYTHONPATH"] = f"{FIRST}:{os.environ['PYTHONPATH']}"
     from r3po import jobbuilder, jobrunner
 
     working_dir = task.out.with_name("working_dir")
