@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -245,7 +246,7 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     code = _run()
-    if "ray" in sys.modules and code not in (0, EXIT_FAILED_FILES):
+    if "ray" in sys.modules:
         _leave_at_once(code)
     sys.exit(code)
 
@@ -253,11 +254,13 @@ def main() -> None:
 # Private functions
 
 
-def _leave_at_once(code: int) -> None:
+def _leave_at_once(code: int) -> NoReturn:
     """End the process without what Python does at its end: a Ray that was cut off while it started may crash there.
 
-    Nothing of the run is open any more; what is left are threads of Ray's.
+    Nothing of the run is open any more, and the exit code is decided: a signal would only replace it.
     """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

@@ -490,7 +490,11 @@ class Run:
         """Whether the run ended like a finished one, but did not say so (where it can be heard)."""
         if self.stdio is not None:
             return False
-        return self.poll() in FINISHED and not any(end in self.stderr for end in ("Done in", "Nothing to do"))
+        return self.poll() in FINISHED and not self.says_the_end
+
+    @property
+    def says_the_end(self) -> bool:
+        return any(end in self.stderr for end in ("Done in", "Nothing to do"))
 
     def allowed_codes(self) -> set[int]:
         """Return the codes that tell the truth; a run may always have been finished just before a fault."""
@@ -502,7 +506,10 @@ class Run:
                 allowed.add(-signal.SIGKILL)
             name = hit.kind.split()[0]
             if name in signal.Signals.__members__:
-                allowed.add(SETTLED_CODES[signal.Signals[name]])
+                number = signal.Signals[name]
+                allowed.add(SETTLED_CODES[number])
+                if self.says_the_end:  # the signal was nobody's any more; a shell says the same code
+                    allowed.add(-number)
         return allowed
 
 
