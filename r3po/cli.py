@@ -240,15 +240,20 @@ def reset(
     _print(f"{loaded.job_name} is as if it had never run; {n_parts:,} parts were removed.")
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line and end the process with the exit code of the README's table."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    code = _run()
+    code = run_command()
     if "ray" in sys.modules:
         _leave_at_once(code)
     sys.exit(code)
+
+
+def run_command() -> int:
+    """Run the command line of this process and return the exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    return _run()
 
 
 # Private functions

@@ -196,17 +196,13 @@ def doubled(*numbers: int) -> list[dict[str, str]]:
 
 def r3po(*arguments: str, cwd: Path) -> Ended:
     """Call the command line in this process, as if it were one of its own; stdin is empty and nothing is a terminal."""
-    from r3po.cli import main
+    from r3po.cli import run_command
 
     out, err = io.StringIO(), io.StringIO()
-    code: Any = 0
     with as_new_process(cwd), redirect_stdout(out), redirect_stderr(err):
         sys.argv, sys.stdin = ["r3po", *arguments], io.StringIO()
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-    return Ended(0 if code is None else code, out.getvalue(), err.getvalue())
+        code = run_command()
+    return Ended(code, out.getvalue(), err.getvalue())
 
 
 _KEPT = (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent))

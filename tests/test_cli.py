@@ -948,7 +948,7 @@ def test_after_a_run_on_ray_the_process_leaves_at_once(tmp_path: Path, code: int
         f"if {with_ray}: sys.modules['ray'] = types.ModuleType('ray')\n"
         "atexit.register(print, 'the end of Python')\n"
         "print('said before')\n"
-        f"r3po.cli._run = lambda: {code}\n"
+        f"r3po.cli.run_command = lambda: {code}\n"
         "r3po.cli.main()\n"
     )
     ended = subprocess.run(
