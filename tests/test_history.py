@@ -589,8 +589,9 @@ class History(RuleBasedStateMachine):
 
     # The source
 
-    @initialize(texts=st.lists(st.integers(10, 99), min_size=2, max_size=6), bad=st.booleans())
-    def begin(self, texts: list[int], bad: bool) -> None:
+    @initialize(texts=st.lists(st.integers(10, 99), min_size=2, max_size=6), bad=st.booleans(), keeps=st.booleans())
+    def begin(self, texts: list[int], bad: bool, keeps: bool) -> None:
+        self.keys["on_deleted"] = "keep" if keeps else "drop"
         for path, n in zip(PATHS[1::2] + PATHS[::2], texts, strict=False):
             self.write(path, str(n))
         if bad:
@@ -650,7 +651,7 @@ class History(RuleBasedStateMachine):
     @rule(ns=st.lists(st.integers(0, 7), min_size=1, max_size=5))
     def delete_files(self, ns: list[int]) -> None:
         for n in ns if len(ns) > 3 else ns[:1]:
-            if self.files:
+            if len(self.files) > (ns[0] != 0):  # rarely all: nothing but an error comes of that
                 path = self.pick(n, self.files)
                 self.deleted[path] = self.files.pop(path)
                 (self.source / path).unlink()
