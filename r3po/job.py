@@ -146,8 +146,9 @@ class Job:
 
     def adopt_entries(self) -> None:
         """Let the manifest name the shard files that the commits say: with the hashes that f's reading gave."""
-        if self._adopted_shards != self.built.shards:
-            self.put_in_force(self.built.replace(shards=self._adopted_shards))
+        manifest = self.built.replace(shards=self._adopted_shards)
+        if manifest != self.built:
+            self.put_in_force(manifest)
 
     # Private methods
 

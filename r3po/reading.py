@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 
-from r3po.scan import BLOCK_BYTES, HASH_BYTES, open_regular
+from r3po.scan import BLOCK_BYTES, HASH_BYTES, hash_rest, open_regular
 
 
 class Look:
@@ -100,7 +100,7 @@ def read_file(path: str, *, wants_data: bool, wants_digest: bool) -> Look:
             if wants_data:
                 look.data = data
         else:
-            look.size, look.digest = _hash_in_blocks(descriptor)
+            look.digest, look.size = hash_rest(descriptor)
     except BaseException:
         look.close()
         raise
@@ -126,12 +126,3 @@ def _read_whole(descriptor: int, size: int) -> bytes:
     while block := os.read(descriptor, BLOCK_BYTES):
         blocks.append(block)
     return b"".join(blocks)
-
-
-def _hash_in_blocks(descriptor: int) -> tuple[int, bytes]:
-    hasher = hashlib.blake2b(digest_size=HASH_BYTES)
-    size = 0
-    while block := os.read(descriptor, BLOCK_BYTES):
-        hasher.update(block)
-        size += len(block)
-    return size, hasher.digest()

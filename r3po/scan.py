@@ -133,18 +133,24 @@ def hash_file(path: str) -> HashedFile:
         now_ns = time.time_ns()
         descriptor, before = open_regular(path)
         try:
-            digest = hashlib.blake2b(digest_size=HASH_BYTES)
-            size = 0
-            while block := os.read(descriptor, BLOCK_BYTES):
-                digest.update(block)
-                size += len(block)
+            digest, size = hash_rest(descriptor)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and size == after.st_size:
             is_racy = after.st_mtime_ns > now_ns - RACY_NS
-            return HashedFile(digest.digest(), size, after.st_mtime_ns, is_racy)
+            return HashedFile(digest, size, after.st_mtime_ns, is_racy)
     raise ChangingFileError(errno.EAGAIN, "the file keeps changing while it is read", path)
+
+
+def hash_rest(descriptor: int) -> tuple[bytes, int]:
+    """Return the hash of what there is still to read, and its bytes; block by block."""
+    digest = hashlib.blake2b(digest_size=HASH_BYTES)
+    size = 0
+    while block := os.read(descriptor, BLOCK_BYTES):
+        digest.update(block)
+        size += len(block)
+    return digest.digest(), size
 
 
 def open_regular(path: str) -> tuple[int, os.stat_result]:
