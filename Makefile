@@ -43,10 +43,10 @@ real-synthetic: $(VENV)/.installed  ## 300,000 synthetic files, undisturbed and 
 soak: $(VENV)/.installed-dev  ## kill r3po for MINUTES (60), drawn from SEED: every file has one outcome, in equal bytes
 	@$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
 
-bench: $(VENV)/.installed-bench  ## 100,000 files: r3po, the limit and all peers (minutes; 2 GB of disk, 500,000 inodes)
+bench: $(VENV)/.installed-bench  ## 100,000 files: r3po, the limit and all peers (400,000 inodes)
 	@$(BIN)/python benchmarks/bench.py peers
 
-bench-millions: $(VENV)/.installed-bench  ## 1,000,000 and 3,000,000 files (about an hour; 20 GB of disk, 5,000,000 inodes)
+bench-millions: $(VENV)/.installed-bench  ## 1,000,000 and 3,000,000 files (17 GB of disk, 4,100,000 inodes)
 	@$(BIN)/python benchmarks/bench.py millions
 
 bench-cold: $(VENV)/.installed-bench  ## 100,000 files, page cache dropped before each run (as root, on Linux)
@@ -64,8 +64,8 @@ bench-workers: $(VENV)/.installed-bench  ## a function that waits for 20 ms, 1 t
 bench-start: $(VENV)/.installed-bench  ## what a user waits for at the least: the sample, --help
 	@$(BIN)/python benchmarks/bench.py start
 
-bench-pieces: $(VENV)/.installed-bench  ## the hot pieces one by one, compared with the saved baseline
-	@$(BIN)/python -m pytest -q benchmarks/pieces.py --benchmark-storage=file://benchmarks/results/pieces \
+bench-pieces: $(VENV)/.installed-bench  ## the hot pieces one by one, compared with the newest saved baseline
+	@$(BIN)/python -m pytest -q -W default benchmarks/pieces.py --benchmark-storage=file://benchmarks/results/pieces \
 		--benchmark-compare --benchmark-columns=min,median,iqr,rounds
 
 clean:  ## remove .venv, caches and what the sample left (data/ stays)

@@ -24,6 +24,7 @@ import pyarrow.parquet
 
 from contestants import BENCHMARKS, PYTHON, Contestant
 from plain_loop import iter_files
+from processes import StillAliveError
 from warm import warm_tree
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
@@ -166,5 +167,5 @@ def told_errors() -> Iterator[None]:
     """Turn what a user can mend into one line and exit code 1."""
     try:
         yield
-    except ContestError as error:
+    except (ContestError, StillAliveError) as error:
         sys.exit(f"error: {error}")

@@ -13,6 +13,10 @@ DEATH_TIMEOUT_S = 10.0
 POLL_S = 0.02
 
 
+class StillAliveError(Exception):
+    """A process outlives its SIGKILL."""
+
+
 def kill_tree(root: int) -> int:
     """SIGKILL `root` and all that descends from it; return how many processes that were.
 
@@ -28,7 +32,7 @@ def kill_tree(root: int) -> int:
     deadline = time.monotonic() + DEATH_TIMEOUT_S
     while alive := stopped & _processes().keys():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"still alive {DEATH_TIMEOUT_S:.0f} s after SIGKILL: {sorted(alive)}")
+            raise StillAliveError(f"still alive {DEATH_TIMEOUT_S:.0f} s after SIGKILL: {sorted(alive)}")
         time.sleep(POLL_S)
     return len(stopped)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from compare import DifferenceError, compare_output
 from plain_loop import out_paths, run_plain_loop
-from processes import kill_tree
+from processes import StillAliveError, kill_tree
 from trees import DATA, made_tree
 from warm import warm_tree
 
@@ -299,7 +299,7 @@ def main() -> None:
             check_cldr()
         else:
             check_synthetic(arguments.files)
-    except (RunError, DifferenceError) as error:
+    except (RunError, DifferenceError, StillAliveError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
