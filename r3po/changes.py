@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from r3po.manifest import Entries, Manifest, ShardRef, iter_entries
-from r3po.scan import BLOCK_FILES, Found, walk_key
+from r3po.scan import BLOCK_FILES, Block, walk_key
 from r3po.storage import show_name
 
 SHOWN = 5
@@ -74,8 +74,8 @@ class Comparison:
         refs = self.manifest.shards if self.manifest is not None else ()
         self.shards = {ref.shard: ShardChanges(bytearray(ref.n_files)) for ref in refs}
 
-    def iter_new(self, blocks: Iterable[list[tuple[str, int, int]]]) -> Iterator[Found]:
-        """Yield the files of a walk that the manifest does not know, and note all the others.
+    def iter_new(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Yield the files of a walk that the manifest does not know, in blocks, and note all the others.
 
         Everything else here is complete once this has come to its end.
 
@@ -86,7 +86,9 @@ class Comparison:
         for block in _larger(blocks):
             self.n_found += len(block)
             self.size_bytes += sum([size for _, size, _ in block])
-            yield from self._compare(block, stretches)
+            new_files = self._compare(block, stretches)
+            if new_files:
+                yield new_files
         for piece in stretches.take_until(None):
             for at in range(len(piece.entries)):
                 self._note_absent(piece, at)
@@ -104,22 +106,27 @@ class Comparison:
         seen = self.shards[ref.shard].seen
         return LOOK in seen or seen.count(ABSENT) != ref.n_gone
 
-    def _compare(self, block: list[tuple[str, int, int]], stretches: _Stretches) -> Iterator[Found]:
+    def _compare(self, block: Block, stretches: _Stretches) -> Block:
+        """Note what the manifest knows of a block, and return the others."""
         pieces = stretches.take_until(block[-1][0])
+        if not pieces:
+            return block
         if _are_like(pieces, block):
             for piece in pieces:
                 n = len(piece.entries)
                 self.shards[piece.shard].seen[piece.first : piece.first + n] = bytes([SAME]) * n
-            return
+            return []
         known = {path: (piece, at) for piece in pieces for at, path in enumerate(piece.entries.paths)}
-        for path, size, mtime_ns in block:
-            where = known.pop(path, None)
+        new_files: Block = []
+        for file in block:
+            where = known.pop(file[0], None)
             if where is None:
-                yield Found(path, size, mtime_ns)
+                new_files.append(file)
             else:
-                self._note_found(*where, size, mtime_ns)
+                self._note_found(*where, file[1], file[2])
         for piece, at in known.values():
             self._note_absent(piece, at)
+        return new_files
 
     def _note_found(self, piece: _Piece, at: int, size: int, mtime_ns: int) -> None:
         entries, changes, place = piece.entries, self.shards[piece.shard], piece.first + at
@@ -150,7 +157,7 @@ class _Piece:
     """The place of the first."""
     entries: Entries
 
-    def is_like(self, files: list[tuple[str, int, int]]) -> bool:
+    def is_like(self, files: Block) -> bool:
         """Whether these are exactly the files that were found, unchanged."""
         entries = self.entries
         if any(entries.racy) or any(entries.gone):
@@ -197,7 +204,7 @@ class _Stretches:
             heapq.heappush(self._heads, (walk_key(piece.entries.paths[0]), number, piece, pieces))
 
 
-def _are_like(pieces: list[_Piece], block: list[tuple[str, int, int]]) -> bool:
+def _are_like(pieces: list[_Piece], block: Block) -> bool:
     """Whether the pieces, one after the other, are exactly the files of the block, unchanged: nearly always so."""
     if sum(len(piece.entries) for piece in pieces) != len(block):
         return False
@@ -210,9 +217,9 @@ def _are_like(pieces: list[_Piece], block: list[tuple[str, int, int]]) -> bool:
     return True
 
 
-def _larger(blocks: Iterable[list[tuple[str, int, int]]]) -> Iterator[list[tuple[str, int, int]]]:
+def _larger(blocks: Iterable[Block]) -> Iterator[Block]:
     """Put the blocks of small folders together, up to about the size of a large one."""
-    collected: list[tuple[str, int, int]] = []
+    collected: Block = []
     for block in blocks:
         collected += block
         if len(collected) >= BLOCK_FILES:

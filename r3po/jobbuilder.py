@@ -8,9 +8,11 @@ counts for it; a file that is gone keeps its place and is marked; one that was o
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from threading import Event as Flag
 
 from r3po import events
@@ -20,7 +22,7 @@ from r3po.errors import SourceError
 from r3po.events import Observer
 from r3po.job import Job, open_job, read_again, read_job
 from r3po.manifest import Entries, Manifest, ShardRef, new_job_id, read_shard_file, write_shard_file
-from r3po.scan import Found, HashedFile, WalkCounts, count_suffixes, hash_files, walk_blocks
+from r3po.scan import BLOCK_FILES, Block, HashedFile, WalkCounts, count_suffixes, hash_files, walk_blocks
 from r3po.segments import list_segments
 from r3po.shardstate import ShardState, find_unredone_rows
 from r3po.storage import show_name
@@ -30,8 +32,6 @@ FEW_FILES = 500
 
 TELL_FILES = 1000
 """Between two words on how far the walk is."""
-
-Block = list[tuple[str, int, int]]
 
 
 class BuildStopped(BaseException):
@@ -251,10 +251,10 @@ def _watched(blocks: Iterable[Block], progress: BuildProgress, comparison: Compa
         yield block
 
 
-def _announced(new_files: Iterable[Found], progress: BuildProgress) -> Iterator[Found]:
-    for file in new_files:
+def _announced(new_files: Iterable[Block], progress: BuildProgress) -> Iterator[Block]:
+    for block in new_files:
         progress.has_work.set()
-        yield file
+        yield block
 
 
 def _end_if_stopped(progress: BuildProgress) -> None:
@@ -334,18 +334,22 @@ class _Build:
         self._has_rewritten = False
         self.found = FileCounts()
 
-    def add_files(self, new_files: Iterable[Found]) -> None:
+    def add_files(self, new_files: Iterable[Block]) -> None:
         """Put new files into the last shard, then into new ones."""
         room = self._config.shard_size - self._refs[-1].n_files if self._refs else 0
         entries, limit = (self._tail, room) if room > 0 else (Entries(), self._config.shard_size)
-        for path, size, mtime_ns, hash_, racy in self._described(new_files):
-            self.found.n_new += 1
-            if self._is_dry:
+        for block in new_files if self._is_dry else self._described(new_files):
+            self.found.n_new += len(block)
+            if not isinstance(block, Entries):
                 continue
-            entries.append(path, size, mtime_ns, self._build, hash_=hash_, racy=racy)
-            if len(entries) >= limit:
-                self._flush(entries)
-                entries, limit = Entries(), self._config.shard_size
+            start = 0
+            while start < len(block):
+                stop = start + limit - len(entries)
+                entries.extend(block.between(start, stop))
+                start = stop
+                if len(entries) >= limit:
+                    self._flush(entries)
+                    entries, limit = Entries(), self._config.shard_size
         self._flush(entries)
 
     def change_files(self, comparison: Comparison) -> None:
@@ -406,30 +410,32 @@ class _Build:
             folder = self._job.folders.shards
             self._refs.append(write_shard_file(folder, len(self._refs), self._build, entries))
 
-    def _described(self, new_files: Iterable[Found]) -> Iterator[tuple[str, int, int, bytes | None, bool]]:
-        if not self._processes or self._is_dry:
-            for file in new_files:
-                yield *file, None, False
+    def _described(self, new_files: Iterable[Block]) -> Iterator[Entries]:
+        """Return new files as entries, in blocks; hashed, if that is due now."""
+        if not self._processes:
+            for block in new_files:
+                yield Entries.listed(block, self._build)
             return
-        pending: list[Found] = []
+        pending: deque[tuple[str, int, int]] = deque()
 
         def paths() -> Iterator[str]:
-            for file in new_files:
-                pending.append(file)
-                yield self._absolute(file.path)
+            for block in new_files:
+                for file in block:
+                    pending.append(file)
+                    yield self._absolute(file[0])
 
-        done = 0
-        for hashed in hash_files(paths(), self._processes):
-            file = pending[done]
-            done += 1
-            if done >= 10_000:  # what is hashed need not be kept
-                del pending[:done]
-                done = 0
-            # A file that cannot be read stays unhashed: it will be a failure of the run, with its reason.
-            if isinstance(hashed, OSError):
-                yield *file, None, False
-            else:
-                yield file.path, hashed.size, hashed.mtime_ns, hashed.hash, hashed.is_racy
+        with closing(hash_files(paths(), self._processes)) as hashed_files:
+            while hashed := list(islice(hashed_files, BLOCK_FILES)):
+                entries = Entries()
+                for result in hashed:
+                    path, size, mtime_ns = pending.popleft()
+                    # A file that cannot be read stays unhashed: it will be a failure of the run, with its reason.
+                    if isinstance(result, OSError):
+                        entries.append(path, size, mtime_ns, self._build)
+                    else:
+                        seen = (result.size, result.mtime_ns)
+                        entries.append(path, *seen, self._build, hash_=result.hash, racy=result.is_racy)
+                yield entries
 
     def _look_closer(self, comparison: Comparison, touched: list[ShardRef]) -> Generator[HashedFile | OSError]:
         """Return the hashes of the files of which only the content can tell, in the order of shards and places."""

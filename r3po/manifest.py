@@ -160,6 +160,13 @@ class Entries:
         self.racy.append(racy)
         self.gone.append(gone)
 
+    @classmethod
+    def listed(cls, files: Sequence[tuple[str, int, int]], build: int) -> Self:
+        """Return entries for files that nobody has read yet: of path, size and mtime_ns."""
+        n = len(files)
+        paths, sizes, mtimes_ns = map(list, zip(*files, strict=True)) if n else ([], [], [])
+        return cls(paths, sizes, mtimes_ns, [None] * n, [build] * n, [False] * n, [False] * n)
+
     def extend(self, more: Entries) -> None:
         for own, others in zip(self._columns, more._columns, strict=True):
             own += others

