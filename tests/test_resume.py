@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from jobs import Running, run_process, running
+from jobs import Running, run_process, run_python, running
 
 import r3po
 from r3po import storage
@@ -108,6 +108,39 @@ def replace_in_middle(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+AUDITED_RUN = """
+import os, sys
+
+source = sys.argv.pop(1) + "/"
+
+def note(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(source):
+        print(arguments[0].removeprefix(source))
+
+sys.addaudithook(note)
+from r3po.cli import main
+main()
+"""
+
+
+def test_a_resume_opens_no_finished_file_of_the_source(new_job: NewJob) -> None:
+    """Killed with nearly everything done: neither the walk nor the worker opens what has an outcome."""
+    job = new_job()
+    job.configure(shard_size=20)
+    names = [f"{n:03}.json" for n in range(100)]
+    for n, name in enumerate(names):
+        job.add(name, value=n)
+    with dying_over(lambda path: "segments" in path.parts and len(job.calls()) >= 99):
+        job.run()
+    assert 0 < n_pending(job) <= 2
+    done = run_python("-c", AUDITED_RUN, str(job.source), "run", "--engine", "serial", "-q", cwd=job.root)
+    assert done.code == 0, done.err
+    opened = set(done.out.split())  # without the folder itself
+    assert opened
+    assert opened <= set(names[-2:])
+    assert n_pending(job) == 0
 
 
 # Signals
