@@ -199,10 +199,9 @@ class Display:
 
     def _finished(self, event: events.RunFinished) -> None:
         if event.is_stopped:
-            self._line(
-                f"Stopped after {_duration(event.seconds)}. {event.n_done:,} files have their rows, "
-                f"{event.n_failed:,} failed, {event.n_pending:,} are to do."
-            )
+            done = "1 file has its row" if event.n_done == 1 else f"{event.n_done:,} files have their rows"
+            to_do = f"{event.n_pending:,} {'is' if event.n_pending == 1 else 'are'} to do"
+            self._line(f"Stopped after {_duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
             return
         if not event.worked:
             self._line(_nothing_to_do(event))

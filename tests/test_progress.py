@@ -149,6 +149,8 @@ def test_a_stopped_run_counts_what_is_safe(show: Show) -> None:
     assert "at most 10 s" in stopping
     assert "Ctrl-C again" in stopping
     assert stopped == "Stopped after 1:31. 920,967 files have their rows, 37 failed, 1,078,996 are to do."
+    single = show(planned(2), finished(n_done=1, n_failed=0, n_pending=1, seconds=91, is_stopped=True))
+    assert single.splitlines()[-1] == "Stopped after 1:31. 1 file has its row, 0 failed, 1 is to do."
 
 
 def test_quiet_keeps_notices_and_nothing_else(show: Show) -> None:
