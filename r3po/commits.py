@@ -8,6 +8,7 @@ Source: FORMAT.md, "Commits".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -241,8 +242,12 @@ def live_shard_files(commits: dict[int, Commit]) -> set[str]:
 # The claim on the output folder
 
 
-def check_claim(folders: JobFolders, job_id: str | None) -> None:
+def check_claim(folders: JobFolders, job_id: str | None, commits: Iterable[Commit] = ()) -> None:
     """See that `output_path` is this job's, or nobody's yet (`job_id` None: any job's is a stranger).
+
+    Args:
+        commits: of this job. What they name is ours, also where the claim is gone: a folder that was removed while a
+            run published into it holds the last part and nothing else.
 
     Raises:
         FolderError: another job writes there, or files lie there that r3po did not write.
@@ -250,7 +255,7 @@ def check_claim(folders: JobFolders, job_id: str | None) -> None:
     try:
         claim = read_json(folders.claim, kind="claim", newest_format=FORMAT)
     except FileNotFoundError:
-        _refuse_unclaimed(folders)
+        _refuse_unclaimed(folders, commits)
         return
     if job_id is None and name_from_json(claim["working_dir"]) == str(folders.working_dir):
         raise FolderError(
@@ -325,9 +330,13 @@ def _refuse_strangers(folders: JobFolders, commits: dict[int, Commit]) -> None:
                 )
 
 
-def _refuse_unclaimed(folders: JobFolders) -> None:
+def _refuse_unclaimed(folders: JobFolders, commits: Iterable[Commit]) -> None:
+    ours = {(part.kind, part.name): part.staged for commit in commits for part in commit.parts}
     for kind in KINDS:
         for name in list_names(folders.data(kind)):
+            record = ours.get((kind, name))
+            if record is not None and digest_file(folders.data(kind) / name) == (record.size_bytes, record.sha256):
+                continue
             raise FolderError(
                 f"output_path already holds files that no job of r3po claims: {kind}/{name}",
                 where=folders.output_path,

@@ -207,7 +207,7 @@ def open_job(config: Config) -> Iterator[Job]:
         job = read_job(config)
         if job.manifest is None:
             _refuse_orphans(folders)
-        check_claim(folders, None if job.manifest is None else job.manifest.job_id)
+        check_claim(folders, None if job.manifest is None else job.manifest.job_id, job.commits.values())
         # After the claim: what is unfinished in another job's folder is its own.
         if job.manifest is None:
             sweep_temporaries(folders)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from r3po.commits import KINDS, check_claim, claimed_by
+from r3po.commits import KINDS, Commit, check_claim, claimed_by
 from r3po.config import Config, load_config
 from r3po.errors import DamagedStateError, FolderError
 from r3po.job import disk_errors_told, job_folders, open_job, read_job
@@ -66,12 +66,12 @@ def _check_ours(config: Config) -> str | None:
         FolderError: working_dir or output_path belongs to another job.
     """
     folders = job_folders(config)
-    job_id = None
+    job_id, commits = None, list[Commit]()
     with suppress(DamagedStateError):
         job = read_job(config)
-        job_id = None if job.manifest is None else job.manifest.job_id
+        job_id, commits = None if job.manifest is None else job.manifest.job_id, list(job.commits.values())
     if job_id is None:
         job_id = claimed_by(folders, from_here=True)
     with suppress(DamagedStateError):
-        check_claim(folders, job_id)
+        check_claim(folders, job_id, commits)
     return job_id

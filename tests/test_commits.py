@@ -658,6 +658,21 @@ def test_data_that_no_job_claims_are_refused(folders: JobFolders, job_id: str | 
         check_claim(folders, job_id)
 
 
+def test_a_part_that_a_commit_of_ours_names_is_ours_without_a_claim(folders: JobFolders) -> None:
+    """The folder was removed while a run published into it, and only the last part is there."""
+    commit = stage(folders, csv=b"a,b", parquet=b"PAR1")
+    commit_shard(folders, commit, None)
+    kept, lost = (folders.data(part.kind) / part.name for part in commit.parts)
+    lost.unlink()
+    check_claim(folders, JOB_ID, [commit])
+    with pytest.raises(FolderError, match="no job of r3po claims"):
+        check_claim(folders, JOB_ID)
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-1] + b"?")
+    with pytest.raises(FolderError, match="no job of r3po claims"):
+        check_claim(folders, JOB_ID, [commit])
+
+
 def test_other_files_in_the_output_folder_do_not_matter(folders: JobFolders) -> None:
     (folders.output_path / "notes.txt").touch()
     folders.data("csv").mkdir()
