@@ -243,7 +243,7 @@ def reset(
 def main() -> NoReturn:
     """Run the command line and end the process with the exit code of the README's table."""
     code = run_command()
-    if "ray" in sys.modules:
+    if not sys.modules.keys().isdisjoint(("ray", "r3po.helpers")):
         _leave_at_once(code)
     sys.exit(code)
 
@@ -260,8 +260,9 @@ def run_command() -> int:
 
 
 def _leave_at_once(code: int) -> NoReturn:
-    """End the process without what Python does at its end: a Ray that was cut off while it started may crash there.
+    """End the process without what Python does at its end.
 
+    A Ray that was cut off while it started may crash there, and helpers that a disk does not answer are waited for.
     Nothing of the run is open any more, and the exit code is decided: a signal would only replace it.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -103,7 +103,13 @@ def build_job(config: Config, observer: Observer, *, accept_deletions: bool = Fa
         for notice in config.notices:
             observer(events.Notice(notice))
         tell_moved_source(job, observer)
-        result = plan_build(job, progress, processes=config.processes, accept_deletions=accept_deletions)
+        result = plan_build(
+            job,
+            progress,
+            processes=config.processes,
+            walk_processes=config.processes,
+            accept_deletions=accept_deletions,
+        )
         apply_build(job, result)
         observer(scan_finished(job, result))
         return job.built
@@ -143,13 +149,20 @@ def preview_build(config: Config, fingerprint: str | None, observer: Observer) -
 
 
 def plan_build(
-    job: Job, progress: BuildProgress, processes: int = 0, *, accept_deletions: bool = False, is_dry: bool = False
+    job: Job,
+    progress: BuildProgress,
+    processes: int = 0,
+    *,
+    walk_processes: int = 0,
+    accept_deletions: bool = False,
+    is_dry: bool = False,
 ) -> BuildResult:
     """Walk the source, write the shard files that change, and return the manifest that names them.
 
     Args:
         processes: hash new and changed files now, in so many processes; 0 leaves that to the run, which reads them
             anyway. Files that may only have been touched are hashed in any case.
+        walk_processes: see `walk_blocks`.
         accept_deletions: go on although more than half of the job's files are gone, or all.
         is_dry: write nothing; the manifest is the one in force.
 
@@ -160,8 +173,9 @@ def plan_build(
     config = job.config
     counts = WalkCounts()
     comparison = Comparison(job.folders.shards, job.manifest)
+    skip = (config.working_dir, config.output_path)
     blocks = walk_blocks(
-        config.source_path, config.source_file_part, skip=(config.working_dir, config.output_path), counts=counts
+        config.source_path, config.source_file_part, skip=skip, counts=counts, processes=walk_processes
     )
     new_files = comparison.iter_new(_watched(blocks, progress, comparison))
     build = _Build(job, processes, progress, is_dry=is_dry)
@@ -229,7 +243,7 @@ def _look_ahead(
     """Return the job, what a build would find, and how the shards stand, for any function and for today's."""
     job = read_job(config)
     # Whatever the guards would say: this is how to find out.
-    result = plan_build(job, progress, accept_deletions=True, is_dry=True)
+    result = plan_build(job, progress, walk_processes=config.processes, accept_deletions=True, is_dry=True)
     if job.manifest is None:
         return job, result, [], []
     return job, result, list(job.resolve(None).values()), list(job.resolve(fingerprint).values())

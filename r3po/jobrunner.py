@@ -444,7 +444,11 @@ class _Run:
 
         def build() -> None:
             try:
-                outcome.append(plan_build(self.job, progress, accept_deletions=self.options.accept_deletions))
+                accept_deletions = self.options.accept_deletions
+                walk_processes = 0 if self.options.engine == "serial" else self.config.processes
+                outcome.append(
+                    plan_build(self.job, progress, walk_processes=walk_processes, accept_deletions=accept_deletions)
+                )
             except BaseException as error:
                 outcome.append(error)
 

@@ -10,17 +10,14 @@ import errno
 import hashlib
 import os
 import stat
-import sys
 import time
+from array import array
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
-from multiprocessing import get_context
+from itertools import chain, islice
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 from r3po.errors import SourceError
@@ -37,6 +34,15 @@ BLOCK_FILES = 4096
 
 Block = list[tuple[str, int, int]]
 """Files of a walk: path, size in bytes, mtime_ns."""
+
+LONG_WALK_FILES = 200_000
+"""After so many files a walk has helpers; a shorter one is over before they have started."""
+
+MOST_HELPERS = 3
+"""More than the driver can keep busy: it reads the folders."""
+
+_TASK_FILES = 2000
+"""Files that a helper looks at in one call, at least."""
 
 _FEW_NAMES = 8
 """Of one folder: too few to open it for them."""
@@ -96,7 +102,12 @@ def walk(
 
 
 def walk_blocks(
-    source: Path, suffix: str, *, skip: Collection[Path] = (), counts: WalkCounts | None = None
+    source: Path,
+    suffix: str,
+    *,
+    skip: Collection[Path] = (),
+    counts: WalkCounts | None = None,
+    processes: int = 0,
 ) -> Iterator[Block]:
     """Yield the files of `walk` in lists of path, size and mtime_ns, each of at most `BLOCK_FILES` of one folder.
 
@@ -104,22 +115,24 @@ def walk_blocks(
         source: the folder; it may itself be a link.
         skip: folders that are never entered (working_dir, output_path), compared by device and inode.
         counts: filled with what was passed over.
+        processes: of this machine that the job may use. With two or more, a long walk leaves most of the work, the look
+            at each file, to helpers.
 
     Raises:
         SourceError: a folder cannot be read: its files must not be taken for deleted ones.
     """
     counts = WalkCounts() if counts is None else counts
-    skipped = {(s.st_dev, s.st_ino) for s in map(_stat_or_none, skip) if s is not None}
-    # A stack of folders still to enter, deepest first; folders of one parent are pushed in reverse order.
-    folders = [""]
-    while folders:
-        prefix = folders.pop()
-        names, subfolders = _read_folder(source, prefix, suffix, skipped, counts)
-        for start in range(0, len(names), BLOCK_FILES):
-            block = _look_at_files(source, prefix, names[start : start + BLOCK_FILES], counts)
-            if block:
-                yield block
-        folders.extend(reversed(subfolders))
+    listings = _iter_listings(source, suffix, skip, counts)
+    n_files = 0
+    for prefix, names in listings:
+        with _folder_errors_told(source, prefix):
+            block = _look_at_files(source, prefix, names, counts)
+        if block:
+            yield block
+        n_files += len(names)
+        if processes > 1 and n_files >= LONG_WALK_FILES:
+            break
+    yield from _helped(source, listings, counts, min(processes, MOST_HELPERS))
 
 
 def walk_key(path: str) -> tuple[tuple[bool, bytes], ...]:
@@ -182,17 +195,13 @@ def hash_files(paths: Iterable[str], processes: int) -> Generator[HashedFile | O
         for path in paths:
             yield from _hash_chunk([path])
         return
-    # spawn: a forked child would share the job's lock and keep it when this process dies.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        remaining = iter(paths)
-        window: deque[Future[list[HashedFile | OSError]]] = deque()
-        while chunk := list(islice(remaining, _CHUNK_FILES)):
-            with _script_hidden():  # a submit may start a process
-                window.append(pool.submit(_hash_chunk, chunk))
-            if len(window) >= 4 * processes:
-                yield from window.popleft().result()
-        while window:
-            yield from window.popleft().result()
+    from r3po.helpers import map_in_order
+
+    remaining = iter(paths)
+    chunks = iter(lambda: list(islice(remaining, _CHUNK_FILES)), [])
+    with closing(map_in_order(_hash_chunk, chunks, processes)) as hashed:
+        for chunk in hashed:
+            yield from chunk
 
 
 def count_suffixes(source: Path, limit: int = 100_000) -> dict[str, int]:
@@ -207,6 +216,96 @@ def count_suffixes(source: Path, limit: int = 100_000) -> dict[str, int]:
 
 
 # Private functions
+
+
+def _iter_listings(
+    source: Path, suffix: str, skip: Collection[Path], counts: WalkCounts
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder, as a prefix that ends with a slash, with at most `BLOCK_FILES` of its names at a time."""
+    skipped = {(s.st_dev, s.st_ino) for s in map(_stat_or_none, skip) if s is not None}
+    # A stack of folders still to enter, deepest first; folders of one parent are pushed in reverse order.
+    folders = [""]
+    while folders:
+        prefix = folders.pop()
+        names, subfolders = _read_folder(source, prefix, suffix, skipped, counts)
+        for start in range(0, len(names), BLOCK_FILES):
+            yield prefix, names[start : start + BLOCK_FILES]
+        folders.extend(reversed(subfolders))
+
+
+def _helped(
+    source: Path, listings: Iterator[tuple[str, list[str]]], counts: WalkCounts, processes: int
+) -> Iterator[Block]:
+    """Yield what `_look_at_files` returns for each listing, from helpers."""
+    first = next(listings, None)
+    if first is None:
+        return
+    from r3po.helpers import map_in_order
+
+    sent: deque[list[tuple[str, list[str]]]] = deque()
+
+    def tasks() -> Iterator[tuple[Path, list[tuple[str, list[str]]]]]:
+        for task in _grouped(chain([first], listings)):
+            sent.append(task)
+            yield source, task
+
+    with closing(map_in_order(_look_at_listings, tasks(), processes)) as answers:
+        for answer in answers:
+            for (prefix, names), looks in zip(sent.popleft(), answer, strict=True):
+                with _folder_errors_told(source, prefix):
+                    if isinstance(looks, OSError):
+                        raise looks
+                counts.irregular += looks.n_irregular
+                if looks.missing:
+                    names = [name for at, name in enumerate(names) if at not in looks.missing]
+                paths = [prefix + name for name in names]
+                block = list(zip(paths, looks.sizes, looks.mtimes_ns, strict=True))
+                if block:
+                    yield block
+
+
+def _grouped(listings: Iterable[tuple[str, list[str]]]) -> Iterator[list[tuple[str, list[str]]]]:
+    """Put the listings of small folders together: to ask a helper costs as much as many looks."""
+    group: list[tuple[str, list[str]]] = []
+    n_names = 0
+    for listing in listings:
+        group.append(listing)
+        n_names += len(listing[1])
+        if n_names >= _TASK_FILES:
+            yield group
+            group, n_names = [], 0
+    if group:
+        yield group
+
+
+class _Looks(NamedTuple):
+    """What a helper saw of a listing; sizes and mtimes of the files that are there, in the order of the names."""
+
+    sizes: array[int]
+    mtimes_ns: array[int]
+    missing: frozenset[int]
+    """Which of the names are no files any more."""
+    n_irregular: int
+
+
+def _look_at_listings(task: tuple[Path, list[tuple[str, list[str]]]]) -> list[_Looks | OSError]:
+    """Carry out a task of `_helped`, in a helper."""
+    source, listings = task
+    answer: list[_Looks | OSError] = []
+    for prefix, names in listings:
+        counts = WalkCounts()
+        try:
+            block = _look_at_files(source, prefix, names, counts)
+        except OSError as error:
+            answer.append(error)
+            continue
+        missing: frozenset[int] = frozenset()
+        if len(block) < len(names):
+            there = {path for path, _, _ in block}
+            missing = frozenset(at for at, name in enumerate(names) if prefix + name not in there)
+        sizes, mtimes_ns = array("q", [size for _, size, _ in block]), array("q", [mtime_ns for *_, mtime_ns in block])
+        answer.append(_Looks(sizes, mtimes_ns, missing, counts.irregular))
+    return answer
 
 
 def _read_folder(
@@ -238,7 +337,7 @@ def _look_at_files(source: Path, prefix: str, names: list[str], counts: WalkCoun
     """Return path, size and mtime_ns of those that are regular files, or links to one."""
     found: Block = []
     look, is_regular = os.stat, stat.S_ISREG
-    with _folder_errors_told(source, prefix), _base_of(os.path.join(source, prefix), len(names)) as (folder, base):
+    with _base_of(os.path.join(source, prefix), len(names)) as (folder, base):
         for name in names:
             try:
                 status = look(base + name, dir_fd=folder)
@@ -260,7 +359,11 @@ def _base_of(path: str, n_names: int) -> Iterator[tuple[int | None, str]]:
     if n_names < _FEW_NAMES:
         yield None, path
         return
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None, path  # deleted since it was read, and all its files with it
+        return
     try:
         yield folder, ""
     finally:
@@ -329,14 +432,3 @@ def _hash_chunk(paths: list[str]) -> list[HashedFile | OSError]:
         except OSError as error:
             hashed.append(error)
     return hashed
-
-
-@contextmanager
-def _script_hidden() -> Iterator[None]:
-    """Keep multiprocessing from running the user's script again in each child, as spawn does by default."""
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script

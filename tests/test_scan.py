@@ -7,12 +7,13 @@ import hashlib
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,6 +34,7 @@ from r3po.scan import (
     hash_files,
     open_regular,
     walk,
+    walk_blocks,
     walk_key,
 )
 
@@ -336,6 +338,101 @@ def test_a_file_that_is_deleted_during_the_walk_is_not_there(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert paths(tmp_path) == ["a.json", "c.json"]
+
+
+@pytest.mark.parametrize("n_files", [3, 30])
+def test_a_folder_that_is_deleted_during_the_walk_has_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_files: int
+) -> None:
+    make(tmp_path, "a.json", *(f"folder/{n}.json" for n in range(n_files)))
+    real = os.scandir
+
+    @contextmanager
+    def scandir(path: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with real(path) as entries:
+            listed = list(entries)
+        if os.path.basename(str(path).rstrip("/")) == "folder":
+            shutil.rmtree(path)
+        yield iter(listed)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert paths(tmp_path) == ["a.json"]
+
+
+# Helpers
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Folders of 1 to 13 files, of which some are links, and one whose name is no UTF-8."""
+    for folder in range(13):
+        make(tmp_path, *(f"f{folder:02}/{n}.json" for n in range(folder + 1)))
+        (tmp_path / f"f{folder:02}" / "link.json").symlink_to("0.json")
+    make(tmp_path, b"caf\xe9/1.json")
+    return tmp_path
+
+
+def test_a_long_walk_with_helpers_finds_the_same_in_the_same_order(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "LONG_WALK_FILES", 10)
+    monkeypatch.setattr(scan, "_TASK_FILES", 4)
+    alone = [file for block in walk_blocks(many, ".json") for file in block]
+    helped = [file for block in walk_blocks(many, ".json", processes=2) for file in block]
+    assert helped == alone
+    assert len(alone) == sum(range(1, 14)) + 14
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_without_processes_to_use_a_walk_has_no_helpers(
+    many: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    monkeypatch.setattr(scan, "LONG_WALK_FILES", 0)
+    monkeypatch.setattr("r3po.helpers.map_in_order", None)
+    assert len([file for block in walk_blocks(many, ".json", processes=processes) for file in block]) == 105
+
+
+@pytest.fixture
+def helped_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Helpers' work is done in this process."""
+
+    def map_here(function: Any, tasks: Any, processes: int) -> Any:
+        yield from map(function, tasks)
+
+    monkeypatch.setattr("r3po.helpers.map_in_order", map_here)
+    monkeypatch.setattr(scan, "LONG_WALK_FILES", 0)
+
+
+@pytest.mark.usefixtures("helped_here")
+def test_what_changes_before_a_helper_looks_is_passed_over_as_ever(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, counts = scan._look_at_listings, WalkCounts()
+
+    def look(task: Any) -> Any:
+        for name in ("f12/3.json", "f12/5.json"):
+            (many / name).unlink(missing_ok=True)
+        os.mkfifo(many / "f12" / "5.json") if not (many / "f12" / "5.json").exists() else None
+        return real(task)
+
+    monkeypatch.setattr(scan, "_look_at_listings", look)
+    found = [path for block in walk_blocks(many, ".json", counts=counts, processes=2) for path, *_ in block]
+    assert [path for path in found if path.startswith("f12/")] == [
+        f"f12/{name}.json" for name in sorted([*"0124", *"6789", "10", "11", "12", "link"])
+    ]
+    assert counts.irregular == 1
+
+
+@pytest.mark.usefixtures("helped_here")
+def test_a_file_that_a_helper_cannot_look_at_ends_the_walk(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = scan._look_at_listings
+
+    def look(task: Any) -> Any:
+        with suppress(FileExistsError):
+            (many / "f03" / "2.json").unlink(missing_ok=True)
+            (many / "f03" / "2.json").symlink_to("2.json")
+        return real(task)
+
+    monkeypatch.setattr(scan, "_look_at_listings", look)
+    found: list[str] = []
+    with pytest.raises(SourceError, match="f03: cannot be read"):
+        found.extend(path for block in walk_blocks(many, ".json", processes=2) for path, *_ in block)
 
 
 # The hint when no file matches

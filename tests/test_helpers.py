@@ -1,0 +1,87 @@
+"""Helper processes: in order, as asked for, and never longer there than the driver."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from jobs import environment, wait_until
+
+import r3po
+from r3po import helpers
+from r3po.helpers import map_in_order
+from r3po.processes import children_of, name_and_state
+
+DRIVER = """
+import time
+from r3po.helpers import map_in_order
+
+for answer in map_in_order(time.sleep, [0] * 2 + [3600] * 10, 2):
+    print("answered", flush=True)
+"""
+
+
+def double(n: int) -> int:
+    return 2 * n
+
+
+def fail(n: int) -> int:
+    raise OSError(n, "said so")
+
+
+def test_answers_come_in_the_order_of_the_tasks() -> None:
+    assert list(map_in_order(double, range(30), 2)) == [2 * n for n in range(30)]
+
+
+def test_tasks_are_asked_for_as_they_are_needed() -> None:
+    asked: list[int] = []
+
+    def tasks() -> Iterator[int]:
+        for n in range(100):
+            asked.append(n)
+            yield n
+
+    with closing(map_in_order(double, tasks(), 1)) as answers:
+        assert next(answers) == 0
+        assert len(asked) == helpers.WAITING_TASKS
+
+
+def test_what_a_task_raises_is_raised_here() -> None:
+    with pytest.raises(OSError, match="said so"):
+        list(map_in_order(fail, [5], 1))
+
+
+def test_without_a_task_no_process_is_started() -> None:
+    before = set(children_of(os.getpid()))
+    assert list(map_in_order(double, [], 2)) == []
+    assert set(children_of(os.getpid())) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_helpers_end_with_the_driver_however_it_ends(tmp_path: Path, number: signal.Signals) -> None:
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(Path(r3po.__file__).parent.parent)),
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"answered\n"
+        started = children_of(driver.pid)
+        assert len(started) >= 2
+        driver.send_signal(number)
+        driver.wait(30)
+        wait_until(lambda: all(name_and_state(pid)[1] in ("", "Z") for pid in started), "all of them are gone")
+    finally:
+        if driver.poll() is None:
+            driver.kill()
+        if driver.stdout is not None:
+            driver.stdout.close()
