@@ -21,6 +21,7 @@ from r3po.beacon import Beacon, Phase
 from r3po.columns import BadRowError, Columns, RowCollector, View, ends_worker, is_row, text_of, type_name
 from r3po.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
 from r3po.manifest import Entries, ShardRef, read_shard_file
+from r3po.readahead import ReadAhead
 from r3po.reading import Look, look_at, read_file
 from r3po.scan import RACY_NS
 from r3po.segments import Segment, write_segment
@@ -39,6 +40,17 @@ STOP_CHECK_S = 0.1
 
 ENVIRONMENTAL_RUN = 50
 """So many files in a row that fail by their environment end the batch, and over all workers the run."""
+
+_n_forks = 0
+"""Between the process that first imported this and the one that this is; `os.getpid` after each file costs more."""
+
+
+def _note_fork() -> None:
+    global _n_forks
+    _n_forks += 1
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 _CHANGED = Failure("FileChanged", "the file changed while it was read, twice", "", "")
 
@@ -164,16 +176,17 @@ class Worker:
         self._setup = setup
         self.beacon = Beacon(setup.workers_folder, number)
         self._limit = TimeLimit(setup.timeout_s) if setup.timeout_s is not None and is_possible() else None
-        self._pid = os.getpid()
+        self._n_forks = _n_forks
         self._umask = os.umask(0o022)
         os.umask(self._umask)
         self._should_stop = should_stop or setup.stop_file.exists
         self._wants_data = setup.input == "bytes"
         self._wants_digest = setup.hash == "content"
-        self._is_read = self._wants_data or self._wants_digest
+        self._look = self._look_into if self._wants_data or self._wants_digest else look_at
         self._prefix = setup.source_path.rstrip("/") + "/"
         self._function: Callable[..., Any] | None = None
         self._shard: tuple[str, Entries] | None = None
+        self._ahead = ReadAhead()
         self._probe: _Open | None = None
 
     def load(self) -> str | None:
@@ -200,6 +213,7 @@ class Worker:
             collector = RowCollector(offer.columns) if offer.columns is not None else None
             if not self._should_stop():
                 self._fill(opened, collector)
+                self._ahead.look(len(opened.batch.places) + len(opened.deferred))
             return self._record(opened, offer.columns)
 
     def probe(self, offer: Offer) -> Probed:
@@ -282,8 +296,7 @@ class Worker:
         return Probed(columns, path, len(opened.batch.failures), not_a_dict, stopped)
 
     def _open(self, offer: Offer) -> _Open:
-        places = (place for start, stop in offer.places for place in range(start, stop))
-        return _Open(offer, self._read_entries(offer.ref), places, time.perf_counter())
+        return _Open(offer, self._read_entries(offer.ref), _iter_places(offer), time.perf_counter())
 
     def _read_entries(self, ref: ShardRef) -> Entries:
         if self._shard is None or self._shard[0] != ref.file.sha256:
@@ -292,7 +305,8 @@ class Worker:
 
     def _fill(self, opened: _Open, collector: RowCollector | None) -> None:
         """Call f on one file after the other until the batch is full, the time is up or the run is to stop."""
-        batch = opened.batch
+        batch, ahead = opened.batch, self._ahead
+        ahead.begin(self._prefix + opened.entries.paths[place] for place in _iter_places(opened.offer))
         deadline = opened.started + self._setup.batch_seconds
         next_check = opened.started + STOP_CHECK_S
         failure_bytes = 0
@@ -309,11 +323,14 @@ class Worker:
                 _append(batch, None, failure)
             if opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                 return
+            if ahead.is_on:
+                ahead.advance()
             now = time.perf_counter()
             if now >= next_check:
                 next_check = now + STOP_CHECK_S
                 if now >= deadline or self._should_stop():
                     return
+                ahead.look(len(batch.places) + len(opened.deferred))
             if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
                 return
 
@@ -350,10 +367,8 @@ class Worker:
         batch.seconds.append(time.perf_counter() - started)
         return returned, failure
 
-    def _look(self, path: str) -> Look:
-        if self._is_read:
-            return read_file(path, wants_data=self._wants_data, wants_digest=self._wants_digest)
-        return look_at(path)
+    def _look_into(self, path: str) -> Look:
+        return read_file(path, wants_data=self._wants_data, wants_digest=self._wants_digest)
 
     def _note_unread(self, opened: _Open, place: int) -> None:
         """Put what is known of a file into the batch without opening it: reading it may be what ends a worker."""
@@ -403,7 +418,7 @@ class Worker:
             failure = failure_of(error, tb, ENVIRONMENTAL)
         if limit is not None:
             self.beacon.advance(Phase.READING)
-        if os.getpid() != self._pid:
+        if _n_forks != self._n_forks:
             os._exit(0)  # f forked, and this is the child: the outcome is its parent's
         return returned, failure
 
@@ -448,6 +463,10 @@ class Worker:
 
 
 # Private functions: rows and failures
+
+
+def _iter_places(offer: Offer) -> Iterator[int]:
+    return (place for start, stop in offer.places for place in range(start, stop))
 
 
 def _take_row(returned: Any, collector: RowCollector | None) -> tuple[tuple[Any, ...] | None, Failure | None]:

@@ -1,0 +1,162 @@
+"""Reading ahead: when it begins, what the kernel is told of, when it ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import r3po.readahead as readahead
+from r3po.readahead import BURST, WINDOW, ReadAhead
+
+pytestmark = pytest.mark.skipif(not readahead.IS_POSSIBLE, reason="this system cannot be asked what is in memory")
+
+PATHS = [f"/nowhere/{i:03}" for i in range(1000)]
+
+
+class Kernel:
+    """Notes what it is told of; `in_memory` are there already."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.in_memory: set[str] = set()
+
+    def __call__(self, path: str) -> bool:
+        self.asked.append(path)
+        return path in self.in_memory
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    kernel = Kernel()
+    monkeypatch.setattr(readahead, "_is_in_memory_or_told", kernel)
+    return kernel
+
+
+class Clock:
+    """Seconds that this process waited."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+
+    def __call__(self) -> float:
+        return self.waited
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(readahead, "_waited", clock)
+    return clock
+
+
+def waiting(clock: Clock, paths: list[str], n_done: int = 10) -> ReadAhead:
+    """Return one that has seen its process wait."""
+    ahead = ReadAhead()
+    ahead.begin(iter(paths))
+    clock.waited += 1.0
+    ahead.look(n_done)
+    assert ahead.is_on
+    return ahead
+
+
+def test_it_tells_of_what_comes_next_and_then_of_as_many_as_were_done(kernel: Kernel, clock: Clock) -> None:
+    ahead = waiting(clock, PATHS)
+    assert kernel.asked == PATHS[10 : 10 + WINDOW]
+    for _ in range(BURST - 1):
+        ahead.advance()
+    assert kernel.asked == PATHS[10 : 10 + WINDOW]
+    ahead.advance()
+    assert kernel.asked == PATHS[10 : 10 + WINDOW + BURST]
+
+
+def test_it_goes_on_with_the_next_batch_and_not_beyond_its_end(kernel: Kernel, clock: Clock) -> None:
+    ahead = waiting(clock, PATHS[:20])
+    assert kernel.asked == PATHS[10:20]
+    ahead.begin(iter(PATHS[20:30]))
+    for _ in range(2 * BURST):
+        ahead.advance()
+    assert kernel.asked == PATHS[10:30]
+
+
+def test_a_process_that_works_reads_nothing_ahead(kernel: Kernel, clock: Clock) -> None:
+    ahead = ReadAhead()
+    ahead.begin(iter(PATHS))
+    for n_done in (10, 10, 20):
+        clock.waited += readahead.WAITS_S * 9
+        ahead.look(n_done)
+    assert not ahead.is_on
+    assert not kernel.asked
+
+
+def test_it_begins_in_the_middle_of_a_batch_where_f_has_come_to(kernel: Kernel, clock: Clock) -> None:
+    ahead = ReadAhead()
+    ahead.begin(iter(PATHS))
+    ahead.look(100)
+    clock.waited += 1.0
+    ahead.look(200)
+    assert kernel.asked == PATHS[200 : 200 + WINDOW]
+
+
+def test_it_ends_where_files_are_in_memory_and_is_not_tried_again_for_a_while(
+    kernel: Kernel, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.in_memory = set(PATHS[50:])
+    ahead = waiting(clock, PATHS)
+    for _ in range(2 * BURST):
+        ahead.advance()
+    assert not ahead.is_on
+    assert kernel.asked == PATHS[10 : 50 + WINDOW]
+    clock.waited += 1.0
+    ahead.look(200)
+    assert not ahead.is_on
+    monkeypatch.setattr(ahead, "_not_before", 0.0)
+    kernel.in_memory.clear()
+    clock.waited += 1.0
+    ahead.look(300)
+    assert ahead.is_on
+    assert kernel.asked[-WINDOW:] == PATHS[300 : 300 + WINDOW]
+
+
+def test_what_is_in_memory_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = note_advice(monkeypatch)
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "empty").touch()
+    assert readahead._is_in_memory_or_told(str(tmp_path / "file"))
+    assert readahead._is_in_memory_or_told(str(tmp_path / "empty"))
+    assert not told
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP])
+def test_the_kernel_is_told_of_what_is_not_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    told = note_advice(monkeypatch)
+    monkeypatch.setattr(os, "preadv", refuse)
+    (tmp_path / "file").write_bytes(b"x")
+    assert not readahead._is_in_memory_or_told(str(tmp_path / "file"))
+    assert told == [(0, readahead.TOLD_BYTES, os.POSIX_FADV_WILLNEED)]
+
+
+def test_what_cannot_be_read_is_left_to_f(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    before = os.listdir("/proc/self/fd") if os.path.isdir("/proc") else []
+    assert readahead._is_in_memory_or_told(str(tmp_path / "gone"))
+    assert readahead._is_in_memory_or_told(str(tmp_path / "loop"))
+    for name in ("folder", "fifo"):
+        readahead._is_in_memory_or_told(str(tmp_path / name))
+    assert before == (os.listdir("/proc/self/fd") if os.path.isdir("/proc") else [])
+
+
+def note_advice(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    told: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *advice: told.append(advice))
+    return told
