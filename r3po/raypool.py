@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
+import gc
 import logging
 import os
 import secrets
@@ -163,9 +164,11 @@ class RayPool:
                 self.kill(worker)
             return
         self._actors.clear()
-        if self.is_gone and _global_node() is not None:
-            _global_node().kill_all_processes(check_alive=False, allow_graceful=False)
-        ray.shutdown()
+        node = _global_node()
+        if self.is_gone and node is not None:
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        with _no_grace(node):
+            ray.shutdown()
         self._remove_temporary(is_clean=not self.is_gone)
 
     # Private methods
@@ -307,6 +310,8 @@ class _Actor:
             hint = "put the function into a module beside your script, and import it from there"
             return Answer(number, call, error=FunctionError(what, evidence=text, hint=hint))
         answered = answer(self._worker, number, call)
+        if call.method == "load":
+            gc.freeze()  # Ray's modules and f's, however large, need not be gone through with every collection
         if answered.error is not None and not isinstance(answered.error, (R3poError, OSError)):
             # A bug of ours, with whatever it carries: as text it survives the way to the driver.
             text = "".join(traceback.format_exception(answered.error))
@@ -400,6 +405,23 @@ def _signals_kept() -> Iterator[None]:
         yield
     finally:
         setattr(utils, name, theirs)
+
+
+@contextlib.contextmanager
+def _no_grace(node: Any) -> Iterator[None]:
+    """Let Ray's processes end at once: it would give each a second to leave by itself, and nothing in them is kept.
+
+    Only where `end_users_of` can find the workers, which a raylet that is killed leaves behind.
+    """
+    end = getattr(node, "kill_all_processes", None)
+    if end is None or not os.path.isdir("/proc"):
+        yield
+        return
+    node.kill_all_processes = lambda **_: end(check_alive=False, allow_graceful=False)
+    try:
+        yield
+    finally:
+        del node.kill_all_processes
 
 
 def _pickle(value: Any) -> bytes:
