@@ -187,6 +187,16 @@ def test_a_shard_file_has_one_line_a_file(tmp_path: Path) -> None:
     assert lines[-1] == b""
 
 
+@pytest.mark.parametrize("name", ["a},{b.json", '"},{"', "},{},{"])
+def test_a_name_that_looks_like_two_entries_has_one_line(tmp_path: Path, name: str) -> None:
+    entries = Entries()
+    for path in ("before.json", name, "x/behind.json"):
+        entries.append(path, 1, 2, 3, hash_=b"h" * 16)
+    ref = write_shard_file(tmp_path, 0, 1, entries)
+    assert len((tmp_path / ref.file.name).read_bytes().splitlines()) == 3
+    assert read_shard_file(tmp_path, ref) == entries
+
+
 def test_a_line_of_a_shard_file_is_as_documented(tmp_path: Path) -> None:
     """FORMAT.md, "Shard files"."""
     entries = Entries()
