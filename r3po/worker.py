@@ -38,6 +38,9 @@ BATCH_BYTES = 64 << 20
 STOP_CHECK_S = 0.1
 """How often a worker looks whether the run is to stop."""
 
+KEPT_ENTRIES = 30_000
+"""Most that a worker keeps, of shards that it comes back to: that of its next batch, or one to be staged meanwhile."""
+
 ENVIRONMENTAL_RUN = 50
 """So many files in a row that fail by their environment end the batch, and over all workers the run."""
 
@@ -185,7 +188,8 @@ class Worker:
         self._look = self._look_into if self._wants_data or self._wants_digest else look_at
         self._prefix = setup.source_path.rstrip("/") + "/"
         self._function: Callable[..., Any] | None = None
-        self._shard: tuple[str, Entries] | None = None
+        self._entries: dict[str, Entries] = {}
+        """Of the shards that were worked on last, by the digest of their file; the latest last."""
         self._ahead = ReadAhead()
         self._probe: _Open | None = None
 
@@ -240,10 +244,8 @@ class Worker:
     def stage(self, order: StageOrder) -> Staged:
         """Stage a shard; see `staging`."""
         with self._busy(Phase.STAGING):
-            entries = None
-            if self._shard is not None and self._shard[0] == order.ref.file.sha256:
-                entries, self._shard = self._shard[1], None  # staging changes them
-            return stage_shard(order, entries)
+            # Staging changes them.
+            return stage_shard(order, self._entries.pop(order.ref.file.sha256, None))
 
     def close(self) -> None:
         """Let the beacon go; what it says last is that nothing is going on."""
@@ -299,9 +301,13 @@ class Worker:
         return _Open(offer, self._read_entries(offer.ref), _iter_places(offer), time.perf_counter())
 
     def _read_entries(self, ref: ShardRef) -> Entries:
-        if self._shard is None or self._shard[0] != ref.file.sha256:
-            self._shard = (ref.file.sha256, read_shard_file(self._setup.folders.shards, ref))
-        return self._shard[1]
+        entries = self._entries.pop(ref.file.sha256, None)
+        if entries is None:
+            entries = read_shard_file(self._setup.folders.shards, ref)
+            while self._entries and sum(map(len, self._entries.values())) + len(entries) > KEPT_ENTRIES:
+                del self._entries[next(iter(self._entries))]
+        self._entries[ref.file.sha256] = entries
+        return entries
 
     def _fill(self, opened: _Open, collector: RowCollector | None) -> None:
         """Call f on one file after the other until the batch is full, the time is up or the run is to stop."""
