@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r3po.errors import SourceError
+from r3po.readahead import ReadAhead
 from r3po.storage import show_name
 
 HASH_BYTES = 16
@@ -424,11 +425,19 @@ def _stat_or_none(folder: Path) -> os.stat_result | None:
         return None
 
 
+_ahead = ReadAhead()
+"""Of this process, from chunk to chunk."""
+
+
 def _hash_chunk(paths: list[str]) -> list[HashedFile | OSError]:
     hashed: list[HashedFile | OSError] = []
+    _ahead.begin(iter(paths))
     for path in paths:
         try:
             hashed.append(hash_file(path))
         except OSError as error:
             hashed.append(error)
+        if _ahead.is_on:
+            _ahead.advance()
+    _ahead.look(len(paths))
     return hashed
