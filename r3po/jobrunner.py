@@ -47,6 +47,7 @@ from r3po.outputs import Outputs
 from r3po.pool import Pool, SerialPool
 from r3po.publisher import Publisher
 from r3po.runloop import DRAIN_S, Counts, RunLoop
+from r3po.scan import mtime_of
 from r3po.scheduler import Scheduler
 from r3po.shardstate import ShardState, count_kept_rows
 from r3po.staging import stage_shard
@@ -530,7 +531,7 @@ class _Run:
             with contextlib.suppress(OSError, R3poError):
                 path = read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
                 status = os.stat(f"{self.config.source_path}/{path}")
-                return status.st_size, status.st_mtime_ns
+                return status.st_size, mtime_of(status)
         return 0, 0
 
     def _start_workers(self) -> None:

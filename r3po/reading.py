@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 
-from r3po.scan import BLOCK_BYTES, HASH_BYTES, hash_rest, open_regular
+from r3po.scan import BLOCK_BYTES, HASH_BYTES, hash_rest, mtime_of, open_regular
 
 
 class Look:
@@ -31,7 +31,7 @@ class Look:
         self._status = status
         self._descriptor = descriptor
         self.size = status.st_size
-        self.mtime_ns = status.st_mtime_ns
+        self.mtime_ns = mtime_of(status)
         self.digest: bytes | None = None
         self.data: bytes | None = None
 
@@ -44,7 +44,7 @@ class Look:
         if self._descriptor >= 0 and self._is_untouched():
             return True
         now = _stat_regular(self._path)
-        return now.st_size == self.size and now.st_mtime_ns == self.mtime_ns
+        return now.st_size == self.size and now.st_mtime_ns == self._status.st_mtime_ns
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -67,7 +67,7 @@ class Look:
             return False
         return (
             now.st_ctime_ns == before.st_ctime_ns
-            and now.st_mtime_ns == self.mtime_ns
+            and now.st_mtime_ns == before.st_mtime_ns
             and now.st_size == self.size
             and now.st_nlink == before.st_nlink
         )

@@ -51,6 +51,9 @@ _FEW_NAMES = 8
 _CHUNK_FILES = 256
 """Files that a hashing process gets in one call."""
 
+LATEST_NS = (1 << 63) - 1
+"""What every mtime after the year 2262 counts as: outcomes have 64 bits for it."""
+
 RACY_NS = 2_000_000_000
 """A file whose mtime is younger than this when it is looked at may change again within the same mtime (git's rule)."""
 
@@ -127,9 +130,8 @@ def walk_blocks(
     n_files = 0
     for prefix, names in listings:
         with _folder_errors_told(source, prefix):
-            block = _look_at_files(source, prefix, names, counts)
-        if block:
-            yield block
+            looks = _look_at_files(source, prefix, names)
+        yield from _block_of(prefix, names, looks, counts)
         n_files += len(names)
         if processes > 1 and n_files >= LONG_WALK_FILES:
             break
@@ -159,8 +161,14 @@ def hash_file(path: str) -> HashedFile:
             os.close(descriptor)
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and size == after.st_size:
             is_racy = after.st_mtime_ns > now_ns - RACY_NS
-            return HashedFile(digest, size, after.st_mtime_ns, is_racy)
+            return HashedFile(digest, size, mtime_of(after), is_racy)
     raise ChangingFileError(errno.EAGAIN, "the file keeps changing while it is read", path)
+
+
+def mtime_of(status: os.stat_result) -> int:
+    """Return the mtime in nanoseconds, `LATEST_NS` at most."""
+    mtime_ns = status.st_mtime_ns
+    return mtime_ns if mtime_ns <= LATEST_NS else LATEST_NS
 
 
 def hash_rest(descriptor: int) -> tuple[bytes, int]:
@@ -219,10 +227,22 @@ def count_suffixes(source: Path, limit: int = 100_000) -> dict[str, int]:
 # Private functions
 
 
-def _iter_listings(
-    source: Path, suffix: str, skip: Collection[Path], counts: WalkCounts
-) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder, as a prefix that ends with a slash, with at most `BLOCK_FILES` of its names at a time."""
+Listing = tuple[str, list[str]]
+"""A folder, as a prefix that ends with a slash, and names of files in it."""
+
+
+class _Looks(NamedTuple):
+    """What was seen of a listing; sizes and mtimes of the files that are there, in the order of the names."""
+
+    sizes: array[int]
+    mtimes_ns: array[int]
+    missing: set[int]
+    """Which of the names are no files any more."""
+    n_irregular: int
+
+
+def _iter_listings(source: Path, suffix: str, skip: Collection[Path], counts: WalkCounts) -> Iterator[Listing]:
+    """Yield the folders in the order of the walk, at most `BLOCK_FILES` names at a time."""
     skipped = {(s.st_dev, s.st_ino) for s in map(_stat_or_none, skip) if s is not None}
     # A stack of folders still to enter, deepest first; folders of one parent are pushed in reverse order.
     folders = [""]
@@ -234,18 +254,16 @@ def _iter_listings(
         folders.extend(reversed(subfolders))
 
 
-def _helped(
-    source: Path, listings: Iterator[tuple[str, list[str]]], counts: WalkCounts, processes: int
-) -> Iterator[Block]:
+def _helped(source: Path, listings: Iterator[Listing], counts: WalkCounts, processes: int) -> Iterator[Block]:
     """Yield what `_look_at_files` returns for each listing, from helpers."""
     first = next(listings, None)
     if first is None:
         return
     from r3po.helpers import map_in_order
 
-    sent: deque[list[tuple[str, list[str]]]] = deque()
+    sent: deque[list[Listing]] = deque()
 
-    def tasks() -> Iterator[tuple[Path, list[tuple[str, list[str]]]]]:
+    def tasks() -> Iterator[tuple[Path, list[Listing]]]:
         for task in _grouped(chain([first], listings)):
             sent.append(task)
             yield source, task
@@ -256,18 +274,21 @@ def _helped(
                 with _folder_errors_told(source, prefix):
                     if isinstance(looks, OSError):
                         raise looks
-                counts.irregular += looks.n_irregular
-                if looks.missing:
-                    names = [name for at, name in enumerate(names) if at not in looks.missing]
-                paths = [prefix + name for name in names]
-                block = list(zip(paths, looks.sizes, looks.mtimes_ns, strict=True))
-                if block:
-                    yield block
+                yield from _block_of(prefix, names, looks, counts)
 
 
-def _grouped(listings: Iterable[tuple[str, list[str]]]) -> Iterator[list[tuple[str, list[str]]]]:
+def _block_of(prefix: str, names: list[str], looks: _Looks, counts: WalkCounts) -> Iterator[Block]:
+    """Yield the files of a listing, unless there is none."""
+    counts.irregular += looks.n_irregular
+    if looks.missing:
+        names = [name for at, name in enumerate(names) if at not in looks.missing]
+    if names:
+        yield list(zip([prefix + name for name in names], looks.sizes, looks.mtimes_ns, strict=True))
+
+
+def _grouped(listings: Iterable[Listing]) -> Iterator[list[Listing]]:
     """Put the listings of small folders together: to ask a helper costs as much as many looks."""
-    group: list[tuple[str, list[str]]] = []
+    group: list[Listing] = []
     n_names = 0
     for listing in listings:
         group.append(listing)
@@ -279,33 +300,15 @@ def _grouped(listings: Iterable[tuple[str, list[str]]]) -> Iterator[list[tuple[s
         yield group
 
 
-class _Looks(NamedTuple):
-    """What a helper saw of a listing; sizes and mtimes of the files that are there, in the order of the names."""
-
-    sizes: array[int]
-    mtimes_ns: array[int]
-    missing: frozenset[int]
-    """Which of the names are no files any more."""
-    n_irregular: int
-
-
-def _look_at_listings(task: tuple[Path, list[tuple[str, list[str]]]]) -> list[_Looks | OSError]:
+def _look_at_listings(task: tuple[Path, list[Listing]]) -> list[_Looks | OSError]:
     """Carry out a task of `_helped`, in a helper."""
     source, listings = task
     answer: list[_Looks | OSError] = []
     for prefix, names in listings:
-        counts = WalkCounts()
         try:
-            block = _look_at_files(source, prefix, names, counts)
+            answer.append(_look_at_files(source, prefix, names))
         except OSError as error:
             answer.append(error)
-            continue
-        missing: frozenset[int] = frozenset()
-        if len(block) < len(names):
-            there = {path for path, _, _ in block}
-            missing = frozenset(at for at, name in enumerate(names) if prefix + name not in there)
-        sizes, mtimes_ns = array("q", [size for _, size, _ in block]), array("q", [mtime_ns for *_, mtime_ns in block])
-        answer.append(_Looks(sizes, mtimes_ns, missing, counts.irregular))
     return answer
 
 
@@ -334,21 +337,29 @@ def _read_folder(
     return names, subfolders
 
 
-def _look_at_files(source: Path, prefix: str, names: list[str], counts: WalkCounts) -> Block:
-    """Return path, size and mtime_ns of those that are regular files, or links to one."""
-    found: Block = []
+def _look_at_files(source: Path, prefix: str, names: list[str]) -> _Looks:
+    """Look at the files of one folder.
+
+    Raises:
+        OSError: one of them cannot be looked at, although it is there.
+    """
+    sizes, mtimes_ns, missing = array("q"), array("q"), set[int]()
+    n_irregular = 0
     look, is_regular = os.stat, stat.S_ISREG
     with _base_of(os.path.join(source, prefix), len(names)) as (folder, base):
-        for name in names:
+        for at, name in enumerate(names):
             try:
                 status = look(base + name, dir_fd=folder)
             except FileNotFoundError:
-                continue  # deleted since the folder was read
+                missing.add(at)  # deleted since the folder was read
+                continue
             if is_regular(status.st_mode):
-                found.append((prefix + name, status.st_size, status.st_mtime_ns))
+                sizes.append(status.st_size)
+                mtimes_ns.append(mtime_of(status))
             else:
-                counts.irregular += 1  # it has become something else
-    return found
+                missing.add(at)  # it has become something else
+                n_irregular += 1
+    return _Looks(sizes, mtimes_ns, missing, n_irregular)
 
 
 @contextmanager

@@ -110,6 +110,24 @@ def replace_in_middle(path: Path) -> None:
     path.write_bytes(content)
 
 
+def test_a_file_of_the_far_future_is_a_file_like_any_other(new_job: NewJob) -> None:
+    """Its mtime in nanoseconds has more than 64 bits."""
+    job = new_job()
+    job.add("a.json", value=1)
+    try:
+        os.utime(job.source / "a.json", ns=(0, 10**19))
+    except (OSError, OverflowError):
+        pytest.skip("no such mtime on this system")
+    if (job.source / "a.json").stat().st_mtime_ns != 10**19:
+        pytest.skip("no such mtime on this file system")
+    assert job.run().done == 1
+    assert job.calls() == ["a.json"]
+    r3po.build_jobs(job.config)
+    assert job.run().done == 1
+    assert job.calls() == ["a.json"]
+    assert r3po.verify_jobs(job.config, source=True).findings == ()
+
+
 AUDITED_RUN = """
 import os, sys
 
