@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from r3po.manifest import Entries, Manifest, ShardRef, iter_entries
+from r3po.manifest import UNSEEN, Entries, Manifest, ShardRef, iter_entries
 from r3po.scan import BLOCK_FILES, Block, walk_key
 from r3po.storage import show_name
 
@@ -54,15 +54,18 @@ class Comparison:
     Args:
         folder: of the shard files.
         manifest: in force; None: everything is new.
+        known: entries of shards that say more than their files.
         on_difference: called when a file is found that must be done again; it may be called often.
     """
 
     folder: Path
     manifest: Manifest | None
+    known: Mapping[int, Entries] = field(default_factory=dict)
     shards: dict[int, ShardChanges] = field(init=False)
     n_found: int = 0
     size_bytes: int = 0
-    """Of the files that were found."""
+    """Of the files that were found, but for `n_unseen` of them."""
+    n_unseen: int = 0
     n_gone: int = 0
     """Files that the manifest has and the walk did not meet; those that were gone before do not count."""
     shown: list[str] = field(default_factory=list)
@@ -82,10 +85,13 @@ class Comparison:
         Args:
             blocks: of `scan.walk_blocks`.
         """
-        stretches = _Stretches(self.folder, self.manifest)
+        stretches = _Stretches(self.folder, self.manifest, self.known)
         for block in _larger(blocks):
             self.n_found += len(block)
-            self.size_bytes += sum([size for _, size, _ in block])
+            sizes = [size for _, size, _ in block]
+            n_unseen = sizes.count(UNSEEN)
+            self.n_unseen += n_unseen
+            self.size_bytes += sum(sizes) - UNSEEN * n_unseen
             new_files = self._compare(block, stretches)
             if new_files:
                 yield new_files
@@ -130,6 +136,9 @@ class Comparison:
 
     def _note_found(self, piece: _Piece, at: int, size: int, mtime_ns: int) -> None:
         entries, changes, place = piece.entries, self.shards[piece.shard], piece.first + at
+        if entries.sizes[at] == UNSEEN and not entries.gone[at]:
+            changes.seen[place] = SAME  # there is no outcome that could be of another content
+            return
         is_same = (entries.sizes[at], entries.mtimes_ns[at]) == (size, mtime_ns)
         if is_same and not entries.racy[at] and not entries.gone[at]:
             changes.seen[place] = SAME
@@ -162,6 +171,8 @@ class _Piece:
         entries = self.entries
         if any(entries.racy) or any(entries.gone):
             return False
+        if entries.sizes.count(UNSEEN) == len(entries):
+            return entries.paths == [path for path, _, _ in files]
         return list(zip(entries.paths, entries.sizes, entries.mtimes_ns, strict=True)) == files
 
     def split(self, n: int) -> tuple[_Piece, _Piece]:
@@ -173,14 +184,15 @@ class _Piece:
 class _Stretches:
     """The manifest's files in walk order: each build appended one sorted stretch, and these are merged."""
 
-    def __init__(self, folder: Path, manifest: Manifest | None) -> None:
+    def __init__(self, folder: Path, manifest: Manifest | None, known: Mapping[int, Entries]) -> None:
         self._heads: list[tuple[Any, int, _Piece, Iterator[_Piece]]] = []
         """A heap: the key of the next file, a number that decides among equals, its piece, and what follows it."""
         if manifest is None:
             return
         starts = manifest.sorted_runs
         for number, (start, stop) in enumerate(zip(starts, (*starts[1:], manifest.n_places), strict=True)):
-            self._push(number, (_Piece(*piece) for piece in iter_entries(folder, manifest.shards, start, stop)))
+            pieces = iter_entries(folder, manifest.shards, start, stop, known)
+            self._push(number, (_Piece(*piece) for piece in pieces))
 
     def take_until(self, path: str | None) -> list[_Piece]:
         """Take out and return all entries up to and including `path`, None: all there are; in no particular order."""

@@ -42,7 +42,8 @@ class ScanFinished:
     source: str
     suffix: str
     n_files: int
-    size_bytes: int
+    size_bytes: int | None
+    """Of the files; None: a long first walk has only listed most of them."""
     n_new: int
     n_changed: int = 0
     n_touched: int = 0

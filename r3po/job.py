@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import r3po.tables as tables
 from r3po.commits import (
     KINDS,
     Commit,
@@ -25,10 +26,19 @@ from r3po.commits import (
 )
 from r3po.config import Config
 from r3po.errors import DamagedStateError, FolderError, RunStoppedError
-from r3po.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
+from r3po.manifest import (
+    UNSEEN,
+    Entries,
+    Manifest,
+    ShardRef,
+    columns_path,
+    read_manifest,
+    read_shard_file,
+    write_manifest,
+)
 from r3po.reset import complete_reset
 from r3po.segments import list_segments, remove_segments, sweep_foreign_segments
-from r3po.shardstate import ShardState, newer_segments, resolve_shard
+from r3po.shardstate import ShardState, newer_segments, read_candidates, resolve_shard
 from r3po.storage import JobFolders, JobLock, list_names, make_folder, remove_if_there, show_name
 from r3po.tables import Rules
 
@@ -115,6 +125,29 @@ class Job:
             )
             write_commit(self.folders, commit)
             self.commits[shard] = commit
+
+    def entries_seen_since(self) -> dict[int, Entries]:
+        """Return the entries of shards of which a run that was cut short did files that their entries do not know.
+
+        The first build may list files that nobody has looked at. What f saw of them is with their outcomes; until these
+        are committed, only they can tell whether a file has changed since.
+        """
+        found: dict[int, Entries] = {}
+        segments = list_segments(self.folders.segments, self.built.job_id)
+        for ref in self.built.shards:
+            newer = newer_segments(self.commits.get(ref.shard), segments.get(ref.shard, ()))
+            entries = read_shard_file(self.folders.shards, ref) if newer else Entries()
+            if UNSEEN not in entries.sizes:
+                continue
+            table, _ = read_candidates(self.folders, self.commits.get(ref.shard), newer)
+            indices = tables.choose(table, entries.needed_builds, self.rules())
+            seen = zip(tables.places_of(table, indices), tables.seen_files(table, indices), strict=True)
+            unknown = [(place, look) for place, look in seen if entries.sizes[place] == UNSEEN]
+            if unknown:
+                places, looks = zip(*unknown, strict=True)
+                entries.adopt_all(places, looks)
+                found[ref.shard] = entries
+        return found
 
     def resolve(self, fingerprint: str | None) -> dict[int, ShardState]:
         """Return how every shard stands, by shard."""

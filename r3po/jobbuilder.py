@@ -76,8 +76,8 @@ class BuildResult:
     counts: WalkCounts
     n_files: int
     """That the walk found."""
-    size_bytes: int
-    """Of these."""
+    size_bytes: int | None
+    """Of these; None: some of them were listed without a look."""
 
 
 def build_jobs(config: str | os.PathLike[str], *, accept_deletions: bool = False) -> Manifest:
@@ -154,6 +154,7 @@ def plan_build(
     processes: int = 0,
     *,
     walk_processes: int = 0,
+    needs_looks: bool = True,
     accept_deletions: bool = False,
     is_dry: bool = False,
 ) -> BuildResult:
@@ -163,6 +164,7 @@ def plan_build(
         processes: hash new and changed files now, in so many processes; 0 leaves that to the run, which reads them
             anyway. Files that may only have been touched are hashed in any case.
         walk_processes: see `walk_blocks`.
+        needs_looks: False: the first build of a job may leave the look at a file to whoever reads it.
         accept_deletions: go on although more than half of the job's files are gone, or all.
         is_dry: write nothing; the manifest is the one in force.
 
@@ -172,10 +174,15 @@ def plan_build(
     """
     config = job.config
     counts = WalkCounts()
-    comparison = Comparison(job.folders.shards, job.manifest)
-    skip = (config.working_dir, config.output_path)
+    known = {} if job.manifest is None else job.entries_seen_since()
+    comparison = Comparison(job.folders.shards, job.manifest, known)
     blocks = walk_blocks(
-        config.source_path, config.source_file_part, skip=skip, counts=counts, processes=walk_processes
+        config.source_path,
+        config.source_file_part,
+        skip=(config.working_dir, config.output_path),
+        counts=counts,
+        processes=walk_processes,
+        needs_looks=needs_looks or job.manifest is not None,
     )
     new_files = comparison.iter_new(_watched(blocks, progress, comparison))
     build = _Build(job, processes, progress, is_dry=is_dry)
@@ -187,7 +194,12 @@ def plan_build(
     count_all_files = comparison.n_found + counts.other
     manifest = build.manifest(count_all_files)
     return BuildResult(
-        manifest, manifest is not job.manifest, build.found, counts, comparison.n_found, comparison.size_bytes
+        manifest=manifest,
+        is_changed=manifest is not job.manifest,
+        found=build.found,
+        counts=counts,
+        n_files=comparison.n_found,
+        size_bytes=None if comparison.n_unseen else comparison.size_bytes,
     )
 
 
@@ -376,7 +388,7 @@ class _Build:
         with closing(self._look_closer(comparison, touched)) as looks:
             for shard in shards:
                 _end_if_stopped(self._progress)
-                entries = read_shard_file(self._job.folders.shards, self._refs[shard])
+                entries = self._read_entries(self._refs[shard], comparison)
                 is_changed = self._settle(entries, comparison.shards[shard], looks)
                 if shard == last and len(self._tail):
                     entries.extend(self._tail)
@@ -462,12 +474,17 @@ class _Build:
                 changes = comparison.shards[ref.shard]
                 if LOOK not in changes.seen:
                     continue
-                entries = read_shard_file(self._job.folders.shards, ref)
+                entries = self._read_entries(ref, comparison)
                 for place in _places_of(changes, LOOK):
                     if self._needs_hash(entries, place, changes):
                         yield self._absolute(entries.paths[place])
 
         return hash_files(paths(), processes)
+
+    def _read_entries(self, ref: ShardRef, comparison: Comparison) -> Entries:
+        """Return the entries that a shard was compared by; they may be changed."""
+        known = comparison.known.get(ref.shard)
+        return read_shard_file(self._job.folders.shards, ref) if known is None else known.between(0, len(known))
 
     def _needs_hash(self, entries: Entries, place: int, changes: ShardChanges) -> bool:
         if not self._hashes:

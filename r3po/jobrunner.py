@@ -46,14 +46,14 @@ from r3po.manifest import ShardRef, columns_path, read_columns, read_shard_file
 from r3po.outputs import Outputs
 from r3po.pool import Pool, SerialPool
 from r3po.publisher import Publisher
+from r3po.reading import glance
 from r3po.runloop import DRAIN_S, Counts, RunLoop
-from r3po.scan import mtime_of
 from r3po.scheduler import Scheduler
 from r3po.shardstate import ShardState, count_kept_rows
 from r3po.staging import stage_shard
 from r3po.stopsignals import START_S, StopNow, StopSignals
 from r3po.storage import check_space, damaged, list_names, make_folder, remove_if_there, remove_tree
-from r3po.suspects import SuspectBook, forget_beacons
+from r3po.suspects import SuspectBook, end_left_workers, forget_beacons
 from r3po.timelimit import is_possible
 from r3po.userfunc import FunctionSpec, describe_callable, find_function, fingerprint_of_file
 from r3po.worker import WorkerSetup
@@ -298,6 +298,7 @@ class _Run:
         self.emit(events.JobOpened(config.job_name, str(config.path), self.spec.label))
         for notice in config.notices:
             self.emit(events.Notice(notice))
+        end_left_workers(job.folders.runs, self.run_id)  # before it is seen what they did, and what changed since
         # 1. What is pending already decides whether Ray starts before the walk is over.
         is_known = job.manifest is not None
         if not is_known and not self.options.build:
@@ -445,10 +446,15 @@ class _Run:
 
         def build() -> None:
             try:
-                accept_deletions = self.options.accept_deletions
                 walk_processes = 0 if self.options.engine == "serial" else self.config.processes
                 outcome.append(
-                    plan_build(self.job, progress, walk_processes=walk_processes, accept_deletions=accept_deletions)
+                    plan_build(
+                        self.job,
+                        progress,
+                        walk_processes=walk_processes,
+                        needs_looks=False,
+                        accept_deletions=self.options.accept_deletions,
+                    )
                 )
             except BaseException as error:
                 outcome.append(error)
@@ -530,8 +536,7 @@ class _Run:
         if shard in states and place < states[shard].ref.n_files:
             with contextlib.suppress(OSError, R3poError):
                 path = read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
-                status = os.stat(f"{self.config.source_path}/{path}")
-                return status.st_size, mtime_of(status)
+                return glance(f"{self.config.source_path}/{path}")
         return 0, 0
 
     def _start_workers(self) -> None:

@@ -10,9 +10,10 @@ import dataclasses
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import orjson
@@ -36,6 +37,9 @@ FORMAT = 2
 
 HASH_ALGORITHM = "blake2b-128"
 
+UNSEEN = -1
+"""Instead of the size and the mtime of a file that nobody has looked at."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
@@ -48,7 +52,7 @@ class ShardRef:
     last_build: int
     """The highest build among its entries: outcomes that are not older count for all of them."""
     size_bytes: int
-    """Of the source files together; those that are gone have none."""
+    """Of the source files together; those that are gone have none, nor have those that nobody has looked at."""
     n_gone: int = 0
     """How many of its files are not in the source any more."""
 
@@ -123,6 +127,7 @@ class Entries:
     paths: list[str] = field(default_factory=list)
     """Relative to the source."""
     sizes: list[int] = field(default_factory=list)
+    """`UNSEEN`: the first build listed the file and nobody has looked at it since; then no outcome counts for it."""
     mtimes_ns: list[int] = field(default_factory=list)
     hashes: list[bytes | None] = field(default_factory=list)
     """None: not hashed yet, or `hash: stat`."""
@@ -186,7 +191,10 @@ class Entries:
             known = (sizes[place], mtimes_ns[place], hashes[place], racy[place])
             if file == known:
                 continue
-            if known[2] is None and (file[0], file[1], file[3]) == (known[0], known[1], known[3]):
+            if known[0] == UNSEEN:
+                sizes[place], mtimes_ns[place], hashes[place], racy[place] = file
+                is_changed = True
+            elif known[2] is None and (file[0], file[1], file[3]) == (known[0], known[1], known[3]):
                 hashes[place] = file[2]  # the usual first look: only the hash is new
                 is_changed = True
             else:
@@ -286,8 +294,8 @@ def ref_of(shard: int, record: FileRecord, entries: Entries) -> ShardRef:
     """Return how the manifest names a shard file that holds `entries`."""
     n_gone = sum(entries.gone)
     size_bytes = sum(entries.sizes)
-    if n_gone:
-        size_bytes -= sum(size for size, gone in zip(entries.sizes, entries.gone, strict=True) if gone)
+    if n_gone or UNSEEN in entries.sizes:
+        size_bytes = sum(size for size, gone in zip(entries.sizes, entries.gone, strict=True) if not gone and size > 0)
     return ShardRef(shard, record, len(entries), max(entries.builds, default=0), size_bytes, n_gone)
 
 
@@ -322,9 +330,16 @@ def parse_entries(lines: list[bytes]) -> Entries:
 
 
 def iter_entries(
-    folder: Path, shards: tuple[ShardRef, ...], start: int, stop: int
+    folder: Path,
+    shards: tuple[ShardRef, ...],
+    start: int,
+    stop: int,
+    known: Mapping[int, Entries] = MappingProxyType({}),
 ) -> Iterator[tuple[int, int, Entries]]:
     """Yield the files number `start` up to `stop`, counted over all shards, in pieces of a few hundred.
+
+    Args:
+        known: entries of some shards, which are yielded instead of what their files say.
 
     Yields:
         The shard, the first place of a piece, and its entries. Between two pieces no file is open and only one piece is
@@ -334,6 +349,9 @@ def iter_entries(
         DamagedStateError: a shard file is gone, or is not the one that the manifest names.
     """
     for ref, first, last in _places_of_stretch(shards, start, stop):
+        if ref.shard in known:
+            yield ref.shard, first, known[ref.shard].between(first, last)
+            continue
         path = folder / ref.file.name
         _check_shard_file(path, ref)
         offset = place = 0

@@ -148,7 +148,8 @@ class Display:
         }
         found = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n) or "nothing new"
         where = f"{_base(event.source)}/**{event.suffix}"
-        self._line(f"Scan      {where}       {_files(event.n_files)}, {_size(event.size_bytes)}: {found}")
+        size = "" if event.size_bytes is None else f", {_size(event.size_bytes)}"
+        self._line(f"Scan      {where}       {_files(event.n_files)}{size}: {found}")
         if event.passed_over:
             passed = ", ".join(f"{n:,} {reason}" for reason, n in event.passed_over.items())
             self._line(f"          passed over: {passed}")

@@ -82,6 +82,15 @@ def look_at(path: str) -> Look:
     return Look(path, _stat_regular(path))
 
 
+def glance(path: str) -> tuple[int, int]:
+    """Return size and mtime_ns of what a path names, without opening it; zeros if it cannot be seen."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, mtime_of(status)
+
+
 def read_file(path: str, *, wants_data: bool, wants_digest: bool) -> Look:
     """Read a file; whoever gets the look closes it.
 

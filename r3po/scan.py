@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r3po.errors import SourceError
+from r3po.manifest import UNSEEN
 from r3po.readahead import ReadAhead
 from r3po.storage import show_name
 
@@ -34,10 +35,10 @@ BLOCK_FILES = 4096
 """Most files of one block of a walk."""
 
 Block = list[tuple[str, int, int]]
-"""Files of a walk: path, size in bytes, mtime_ns."""
+"""Files of a walk: path, size in bytes, mtime_ns; the last two `UNSEEN` where nobody has looked at the file."""
 
 LONG_WALK_FILES = 200_000
-"""After so many files a walk has helpers; a shorter one is over before they have started."""
+"""After so many files a walk has helpers, or looks at no more; a shorter one is over before Ray has started."""
 
 MOST_HELPERS = 3
 """More than the driver can keep busy: it reads the folders."""
@@ -112,6 +113,7 @@ def walk_blocks(
     skip: Collection[Path] = (),
     counts: WalkCounts | None = None,
     processes: int = 0,
+    needs_looks: bool = True,
 ) -> Iterator[Block]:
     """Yield the files of `walk` in lists of path, size and mtime_ns, each of at most `BLOCK_FILES` of one folder.
 
@@ -121,6 +123,8 @@ def walk_blocks(
         counts: filled with what was passed over.
         processes: of this machine that the job may use. With two or more, a long walk leaves most of the work, the look
             at each file, to helpers.
+        needs_looks: False: a long walk lists most of the files without a look at them. One that is deleted or becomes
+            something else meanwhile is among them.
 
     Raises:
         SourceError: a folder cannot be read: its files must not be taken for deleted ones.
@@ -129,13 +133,17 @@ def walk_blocks(
     listings = _iter_listings(source, suffix, skip, counts)
     n_files = 0
     for prefix, names in listings:
-        with _folder_errors_told(source, prefix):
-            looks = _look_at_files(source, prefix, names)
-        yield from _block_of(prefix, names, looks, counts)
+        is_long = n_files >= LONG_WALK_FILES
         n_files += len(names)
-        if processes > 1 and n_files >= LONG_WALK_FILES:
-            break
-    yield from _helped(source, listings, counts, min(processes, MOST_HELPERS))
+        if is_long and not needs_looks:
+            yield [(prefix + name, UNSEEN, UNSEEN) for name in names]
+        elif is_long and processes > 1:
+            # This takes all that is left.
+            yield from _helped(source, chain([(prefix, names)], listings), counts, min(processes, MOST_HELPERS))
+        else:
+            with _folder_errors_told(source, prefix):
+                looks = _look_at_files(source, prefix, names)
+            yield from _block_of(prefix, names, looks, counts)
 
 
 def walk_key(path: str) -> tuple[tuple[bool, bytes], ...]:
@@ -256,15 +264,12 @@ def _iter_listings(source: Path, suffix: str, skip: Collection[Path], counts: Wa
 
 def _helped(source: Path, listings: Iterator[Listing], counts: WalkCounts, processes: int) -> Iterator[Block]:
     """Yield what `_look_at_files` returns for each listing, from helpers."""
-    first = next(listings, None)
-    if first is None:
-        return
     from r3po.helpers import map_in_order
 
     sent: deque[list[Listing]] = deque()
 
     def tasks() -> Iterator[tuple[Path, list[Listing]]]:
-        for task in _grouped(chain([first], listings)):
+        for task in _grouped(listings):
             sent.append(task)
             yield source, task
 

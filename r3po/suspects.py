@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from r3po.beacon import end_process, is_running, list_workers, read_beacon, read_crash, remove_worker_files
+from r3po.beacon import Sighting, end_process, is_running, list_workers, read_beacon, read_crash, remove_worker_files
 from r3po.errors import R3poError
+from r3po.processes import name_and_state
 from r3po.scheduler import Death, Suspect
 from r3po.storage import list_names, read_json, remove_durably, write_json
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+
+END_S = 2.0
+"""How long to wait until a worker that was killed is gone. One that takes longer hangs in a call of the kernel."""
 
 
 class SuspectBook:
@@ -49,16 +54,13 @@ class SuspectBook:
             runs: the folder of all runs.
             own_run: the name of this one, whose beacons are not looked at.
         """
+        end_left_workers(runs, own_run)
         suspects, alone = self._read()
-        left = [runs / name / "workers" for name in list_names(runs) if name != own_run]
+        left = _left_folders(runs, own_run)
         for folder in left:
             for worker in list_workers(folder):
                 seen = read_beacon(folder, worker)
-                if seen is None:
-                    continue
-                if is_running(seen):
-                    end_process(seen)  # a worker outlives its driver by some seconds, and nobody waits for it any more
-                if not seen.is_in_file:
+                if seen is None or not seen.is_in_file:
                     continue
                 suspect = suspects.setdefault((seen.shard, seen.place), Suspect(seen.shard, seen.place))
                 suspect.is_apart = True
@@ -154,9 +156,43 @@ def _in_turn(suspects: Iterable[Suspect]) -> list[Suspect]:
     return found[first:] + found[:first]
 
 
+def end_left_workers(runs: Path, own_run: str) -> None:
+    """End the workers of runs that were killed, and wait for that: nothing more is recorded by them.
+
+    A worker outlives its driver by some seconds. The caller holds the job's lock, so nobody waits for it any more.
+
+    Args:
+        runs: the folder of all runs.
+        own_run: the name of this one, whose workers are left alone.
+    """
+    ended = [seen for seen in _left_workers(runs, own_run) if is_running(seen) and end_process(seen)]
+    deadline = time.monotonic() + END_S
+    while any(map(_is_alive, ended)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def forget_beacons(folder: Path) -> None:
     """Remove the beacons of a run that ends in an orderly way: none of its files is to be mistrusted."""
     for worker in list_workers(folder):
         remove_worker_files(folder, worker)
     with contextlib.suppress(OSError):
         folder.rmdir()  # unless f printed something
+
+
+# Private functions
+
+
+def _left_folders(runs: Path, own_run: str) -> list[Path]:
+    return [runs / name / "workers" for name in list_names(runs) if name != own_run]
+
+
+def _left_workers(runs: Path, own_run: str) -> Iterator[Sighting]:
+    for folder in _left_folders(runs, own_run):
+        for worker in list_workers(folder):
+            seen = read_beacon(folder, worker)
+            if seen is not None:
+                yield seen
+
+
+def _is_alive(seen: Sighting) -> bool:
+    return is_running(seen) and name_and_state(seen.pid)[1] != "Z"

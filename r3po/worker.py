@@ -20,9 +20,9 @@ import r3po.tables as tables
 from r3po.beacon import Beacon, Phase
 from r3po.columns import BadRowError, Columns, RowCollector, View, ends_worker, is_row, text_of, type_name
 from r3po.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
-from r3po.manifest import Entries, ShardRef, read_shard_file
+from r3po.manifest import UNSEEN, Entries, ShardRef, read_shard_file
 from r3po.readahead import ReadAhead
-from r3po.reading import Look, look_at, read_file
+from r3po.reading import Look, glance, look_at, read_file
 from r3po.scan import RACY_NS
 from r3po.segments import Segment, write_segment
 from r3po.shardstate import Run
@@ -365,6 +365,8 @@ class Worker:
                 failure = _CHANGED
         except (OSError, MemoryError) as error:  # a file may be larger than what `input: bytes` can hold
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
+            if size == UNSEEN:
+                size, mtime_ns = glance(path)
         batch.places.append(place)
         batch.sizes.append(size)
         batch.mtimes_ns.append(mtime_ns)
@@ -379,9 +381,12 @@ class Worker:
     def _note_unread(self, opened: _Open, place: int) -> None:
         """Put what is known of a file into the batch without opening it: reading it may be what ends a worker."""
         entries, batch = opened.entries, opened.batch
+        size, mtime_ns = entries.sizes[place], entries.mtimes_ns[place]
+        if size == UNSEEN:
+            size, mtime_ns = glance(self._prefix + entries.paths[place])
         batch.places.append(place)
-        batch.sizes.append(entries.sizes[place])
-        batch.mtimes_ns.append(entries.mtimes_ns[place])
+        batch.sizes.append(size)
+        batch.mtimes_ns.append(mtime_ns)
         batch.hashes.append(None)
         batch.racy.append(False)
         batch.seconds.append(0.0)

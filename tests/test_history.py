@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 import r3po
-from r3po import jobbuilder, jobreset, jobrunner, jobverify, storage
+from r3po import jobbuilder, jobreset, jobrunner, jobverify, scan, storage
 from r3po.config import Config, load_config
 from r3po.job import open_job
 from r3po.jobstatus import read_status
@@ -940,7 +940,14 @@ class History(RuleBasedStateMachine):
         self.is_settled = self.is_settled and not n
 
 
-def test_every_history_gives_the_table_of_a_fresh_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("walk", ["short", "long"])
+def test_every_history_gives_the_table_of_a_fresh_run(
+    walk: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long first walk only lists files: f's own looks are all that tells whether they changed since."""
+    if walk == "long":
+        monkeypatch.setattr(scan, "LONG_WALK_FILES", 0)
+        monkeypatch.setattr("r3po.helpers.map_in_order", map_here)
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
     monkeypatch.setattr(storage, "_fsync", lambda descriptor: None)
     # `r3po build` hashes in this process, and the walk is not waited for beside a start that takes no time.
@@ -958,7 +965,7 @@ def test_every_history_gives_the_table_of_a_fresh_run(tmp_path: Path, monkeypatc
         run_state_machine_as_test(
             History,
             settings=settings(
-                max_examples=N_EXAMPLES or 200,
+                max_examples=N_EXAMPLES or 100,
                 stateful_step_count=20,
                 derandomize=not N_EXAMPLES,
                 database=None,
@@ -980,6 +987,10 @@ def load_cached(path: Path, text: str) -> Config:
 
 def hash_here(paths: Iterable[str], processes: int) -> Iterator[Any]:
     yield from map(hash_file, paths)
+
+
+def map_here(function: Callable[[Any], Any], tasks: Iterable[Any], processes: int) -> Iterator[Any]:
+    yield from map(function, tasks)
 
 
 class Here:

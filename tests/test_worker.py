@@ -9,6 +9,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ from r3po.beacon import Phase, read_beacon
 from r3po.columns import Columns, columns_of
 from r3po.errors import DamagedStateError, FunctionError
 from r3po.failures import TEXT_LIMIT, EnvironmentalFailure
-from r3po.manifest import Entries, ShardRef, write_shard_file
+from r3po.manifest import UNSEEN, Entries, ShardRef, write_shard_file
 from r3po.segments import Segment, read_segment
 from r3po.shardstate import Run
 from r3po.staging import StageOrder
@@ -240,6 +241,29 @@ def test_the_hash_is_blake2b_128_of_the_content_whatever_its_size(tmp_path: Path
 def test_a_young_file_is_marked_racy(tmp_path: Path) -> None:
     job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS, age_s=0)
     assert job.only_outcome()["racy"] is True
+
+
+@pytest.mark.parametrize("what", ["gone", "a FIFO", "charged", "charged and gone"])
+def test_an_outcome_has_a_look_although_nobody_had_looked_at_the_file(tmp_path: Path, what: str) -> None:
+    """What has an outcome must be known for changed when it is there again, or another file."""
+    job = Job(tmp_path, SIZE_OF, {"a": b"123"}, columns=SIZE_COLUMNS)
+    entries = Entries.listed([("a", UNSEEN, UNSEEN)], 1)
+    ref = write_shard_file(job.folders.shards, 3, 1, entries)
+    path = job.source / "a"
+    looked_like = path.stat()
+    if what != "charged":
+        path.unlink()
+    if what == "a FIFO":
+        os.mkfifo(path)
+        looked_like = path.stat()
+    if what.startswith("charged"):
+        done = job.worker.charge(Charge(job.offer(ref=ref), Failure("WorkerDied", "", "", "")))
+    else:
+        done = job.worker.run_batch(replace(job.offer(ref=ref), is_last_try=True))
+    (line,) = job.outcomes(done)
+    seen = (0, 0) if what.endswith("gone") else (looked_like.st_size, looked_like.st_mtime_ns)
+    assert (line["size"], line["mtime_ns"], line["hash"]) == (*seen, None)
+    assert line["error_type"]
 
 
 def test_names_that_are_not_utf_8_or_hold_a_newline_are_files_like_any_other(tmp_path: Path) -> None:
