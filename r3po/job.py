@@ -27,6 +27,7 @@ from r3po.commits import (
 from r3po.config import Config
 from r3po.errors import DamagedStateError, FolderError, RunStoppedError
 from r3po.manifest import (
+    UNKNOWN,
     UNSEEN,
     Entries,
     Manifest,
@@ -43,6 +44,9 @@ from r3po.storage import JobFolders, JobLock, list_names, make_folder, remove_if
 from r3po.tables import Rules
 
 T = TypeVar("T")
+
+Look = tuple[int, int, bytes | None, bool]
+"""Size, mtime_ns, hash and raciness of a file."""
 
 READ_TRIES = 5
 """How often a read begins again because a run replaced a file in the middle of it."""
@@ -101,7 +105,7 @@ class Job:
 
     def note_end(self) -> None:
         """Let the manifest say what the end of a run is: all shard files with their hashes, and no redo under way."""
-        manifest = self.built.replace(shards=self._adopted_shards, is_redoing=False)
+        manifest = self.built.replace(shards=self.adopted_shards, is_redoing=False)
         if manifest != self.built:
             self.put_in_force(manifest)
         self.sweep_columns()
@@ -130,7 +134,8 @@ class Job:
         """Return the entries of shards of which a run that was cut short did files that their entries do not know.
 
         The first build may list files that nobody has looked at. What f saw of them is with their outcomes; until these
-        are committed, only they can tell whether a file has changed since.
+        are committed, only they can tell whether a file has changed since. All outcomes are asked, also those that do
+        not count today: a failure that is tried again still tells of the content that it was of.
         """
         found: dict[int, Entries] = {}
         segments = list_segments(self.folders.segments, self.built.job_id)
@@ -140,12 +145,17 @@ class Job:
             if UNSEEN not in entries.sizes:
                 continue
             table, _ = read_candidates(self.folders, self.commits.get(ref.shard), newer)
-            indices = tables.choose(table, entries.needed_builds, self.rules())
-            seen = zip(tables.places_of(table, indices), tables.seen_files(table, indices), strict=True)
-            unknown = [(place, look) for place, look in seen if entries.sizes[place] == UNSEEN]
-            if unknown:
-                places, looks = zip(*unknown, strict=True)
-                entries.adopt_all(places, looks)
+            looks: dict[int, Look] = {}
+            for place, look in zip(*tables.all_seen(table), strict=True):
+                known = looks.setdefault(place, look)
+                if known[:2] != look[:2]:
+                    # Which of its outcomes counts depends on today's f, and each is of another content.
+                    looks[place] = (UNKNOWN, UNKNOWN, None, False)
+                elif known[2] is None:
+                    looks[place] = look
+            seen = {place: look for place, look in looks.items() if entries.sizes[place] == UNSEEN}
+            entries.adopt_all(list(seen), list(seen.values()))
+            if seen:
                 found[ref.shard] = entries
         return found
 
@@ -179,14 +189,12 @@ class Job:
 
     def adopt_entries(self) -> None:
         """Let the manifest name the shard files that the commits say: with the hashes that f's reading gave."""
-        manifest = self.built.replace(shards=self._adopted_shards)
+        manifest = self.built.replace(shards=self.adopted_shards)
         if manifest != self.built:
             self.put_in_force(manifest)
 
-    # Private methods
-
     @property
-    def _adopted_shards(self) -> tuple[ShardRef, ...]:
+    def adopted_shards(self) -> tuple[ShardRef, ...]:
         """The shard files that the commits say, where there is one."""
         return tuple(_adopted(ref, self.commits.get(ref.shard)) for ref in self.built.shards)
 

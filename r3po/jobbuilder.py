@@ -176,17 +176,18 @@ def plan_build(
     counts = WalkCounts()
     known = {} if job.manifest is None else job.entries_seen_since()
     comparison = Comparison(job.folders.shards, job.manifest, known)
-    blocks = walk_blocks(
-        config.source_path,
-        config.source_file_part,
-        skip=(config.working_dir, config.output_path),
-        counts=counts,
-        processes=walk_processes,
-        needs_looks=needs_looks or job.manifest is not None,
-    )
-    new_files = comparison.iter_new(_watched(blocks, progress, comparison))
     build = _Build(job, processes, progress, is_dry=is_dry)
-    build.add_files(_announced(new_files, progress))
+    with closing(
+        walk_blocks(
+            config.source_path,
+            config.source_file_part,
+            skip=(config.working_dir, config.output_path),
+            counts=counts,
+            processes=walk_processes,
+            needs_looks=needs_looks or job.manifest is not None,
+        )
+    ) as blocks:
+        build.add_files(_announced(comparison.iter_new(_watched(blocks, progress, comparison)), progress))
     _check_found(job, comparison, accept_deletions)
     build.change_files(comparison)
     if not accept_deletions:
@@ -254,6 +255,8 @@ def _look_ahead(
 ) -> tuple[Job, BuildResult, list[ShardState], list[ShardState]]:
     """Return the job, what a build would find, and how the shards stand, for any function and for today's."""
     job = read_job(config)
+    if job.manifest is not None:
+        job.manifest = job.built.replace(shards=job.adopted_shards)  # as a run does at its start
     # Whatever the guards would say: this is how to find out.
     result = plan_build(job, progress, walk_processes=config.processes, accept_deletions=True, is_dry=True)
     if job.manifest is None:

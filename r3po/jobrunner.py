@@ -536,7 +536,7 @@ class _Run:
         if shard in states and place < states[shard].ref.n_files:
             with contextlib.suppress(OSError, R3poError):
                 path = read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
-                return glance(f"{self.config.source_path}/{path}")
+                return glance(f"{self.config.source_path}/{path}") or (0, 0)
         return 0, 0
 
     def _start_workers(self) -> None:

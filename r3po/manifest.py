@@ -40,6 +40,9 @@ HASH_ALGORITHM = "blake2b-128"
 UNSEEN = -1
 """Instead of the size and the mtime of a file that nobody has looked at."""
 
+UNKNOWN = -2
+"""The same where it is not known what an outcome is of: whatever is there next has changed."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
@@ -127,7 +130,8 @@ class Entries:
     paths: list[str] = field(default_factory=list)
     """Relative to the source."""
     sizes: list[int] = field(default_factory=list)
-    """`UNSEEN`: the first build listed the file and nobody has looked at it since; then no outcome counts for it."""
+    """`UNSEEN`: the first build listed the file and nobody has looked at it since; then no outcome counts for it.
+    `UNKNOWN`: f failed on it, and it is not known on what."""
     mtimes_ns: list[int] = field(default_factory=list)
     hashes: list[bytes | None] = field(default_factory=list)
     """None: not hashed yet, or `hash: stat`."""
@@ -294,7 +298,7 @@ def ref_of(shard: int, record: FileRecord, entries: Entries) -> ShardRef:
     """Return how the manifest names a shard file that holds `entries`."""
     n_gone = sum(entries.gone)
     size_bytes = sum(entries.sizes)
-    if n_gone or UNSEEN in entries.sizes:
+    if n_gone or min(entries.sizes, default=0) < 0:
         size_bytes = sum(size for size, gone in zip(entries.sizes, entries.gone, strict=True) if not gone and size > 0)
     return ShardRef(shard, record, len(entries), max(entries.builds, default=0), size_bytes, n_gone)
 

@@ -126,12 +126,9 @@ class RayPool:
             self._calls[self._actors[worker].perform.remote(call)] = (worker, call)
 
     def kill(self, worker: int, *, ask_first: bool = False) -> None:
-        assert self._setup is not None
-        seen = read_beacon(self._setup.workers_folder, worker) if self._is_local else None
-        if seen is not None:
-            if ask_first:
-                _ask(self._setup.workers_folder, worker, seen)
-            end_process(seen)  # ray.kill asks the process itself, which may be beyond answering
+        self._end_process(
+            worker, ask_first=ask_first
+        )  # ray.kill asks the process itself, which may not answer any more
         actor = self._actors.pop(worker, None)
         if actor is not None:
             with contextlib.suppress(RayError):
@@ -163,6 +160,8 @@ class RayPool:
             for worker in workers:
                 self.kill(worker)
             return
+        for worker in workers:  # and what f started in them
+            self._end_process(worker)
         self._actors.clear()
         node = _global_node()
         if self.is_gone and node is not None:
@@ -172,6 +171,15 @@ class RayPool:
         self._remove_temporary(is_clean=not self.is_gone)
 
     # Private methods
+
+    def _end_process(self, worker: int, *, ask_first: bool = False) -> None:
+        if self._setup is None or not self._is_local:
+            return
+        seen = read_beacon(self._setup.workers_folder, worker)
+        if seen is not None:
+            if ask_first:
+                _ask(self._setup.workers_folder, worker, seen)
+            end_process(seen)
 
     def _collect(self, ref: Any) -> Answer | WorkerLost:
         worker, _ = self._calls.pop(ref)

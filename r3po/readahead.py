@@ -10,9 +10,9 @@ benchmarks/NOTES.md.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -24,7 +24,10 @@ BURST = 32
 """Files that it is told of one right after the other: a disk that has something to do already is not woken for each."""
 
 TOLD_BYTES = 1 << 20
-"""Of each file; of a larger one the kernel itself reads ahead."""
+"""Of each file that is read whole; of a larger one the kernel itself reads ahead."""
+
+LITTLE_BYTES = 64 << 10
+"""Of each file that f may read a part of, or nothing: what costs little for nothing."""
 
 WAITS_S = 20e-6
 """A process that waits for longer a file, on average, may wait for the disk."""
@@ -39,7 +42,8 @@ IS_POSSIBLE = hasattr(os, "posix_fadvise") and hasattr(os, "RWF_NOWAIT")
 class ReadAhead:
     """Decides whether to read ahead, and does it. Of one worker, from batch to batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, told_bytes: int = TOLD_BYTES) -> None:
+        self._told_bytes = told_bytes
         self.is_on = False
         self._upcoming: Iterator[str] = iter(())
         self._n_taken = 0
@@ -50,6 +54,7 @@ class ReadAhead:
         self._not_before = 0.0
         self._n_in_memory = 0
         """Of the files told of last, one after the other."""
+        self._is_of_use = IS_POSSIBLE
 
     def begin(self, upcoming: Iterator[str]) -> None:
         """Take the paths of a batch, in f's order."""
@@ -64,7 +69,7 @@ class ReadAhead:
         waited, n_more = _waited() - self._waiting_since, n_files - self._n_files
         self._waiting_since += waited
         self._n_files = n_files
-        if self.is_on or not n_more or not IS_POSSIBLE:
+        if self.is_on or not n_more or not self._is_of_use:
             return
         if waited > WAITS_S * n_more and time.perf_counter() >= self._not_before:
             self.is_on, self._n_in_memory = True, 0
@@ -82,7 +87,11 @@ class ReadAhead:
     def _tell(self, n_files: int) -> None:
         self._n_due = 0
         for path in self._take(n_files):
-            self._n_in_memory = self._n_in_memory + 1 if _is_in_memory_or_told(path) else 0
+            is_in_memory = _is_in_memory_or_told(path, self._told_bytes)
+            if is_in_memory is None:
+                self.is_on = self._is_of_use = False
+                return
+            self._n_in_memory = self._n_in_memory + 1 if is_in_memory else 0
             if self._n_in_memory >= WINDOW:
                 self.is_on, self._not_before = False, time.perf_counter() + PAUSE_S
                 return
@@ -101,8 +110,11 @@ def _waited() -> float:
     return time.perf_counter() - time.thread_time()
 
 
-def _is_in_memory_or_told(path: str) -> bool:
-    """Whether a file's beginning is in memory; if it is not, the kernel is told to read it."""
+def _is_in_memory_or_told(path: str, told_bytes: int) -> bool | None:
+    """Whether a file's beginning is in memory; if it is not, the kernel is told to read it.
+
+    None: this file system does not say (tmpfs, overlayfs, NFS), and without that there is no telling when to end.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -110,10 +122,11 @@ def _is_in_memory_or_told(path: str) -> bool:
     try:
         os.preadv(descriptor, [bytearray(1)], 0, os.RWF_NOWAIT)
     except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+        if error.errno == errno.EOPNOTSUPP:
+            return None if stat.S_ISREG(os.fstat(descriptor).st_mode) else True
+        if error.errno != errno.EAGAIN:
             return True
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(descriptor, 0, TOLD_BYTES, os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(descriptor, 0, told_bytes, os.POSIX_FADV_WILLNEED)
         return False
     finally:
         os.close(descriptor)

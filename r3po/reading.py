@@ -82,12 +82,12 @@ def look_at(path: str) -> Look:
     return Look(path, _stat_regular(path))
 
 
-def glance(path: str) -> tuple[int, int]:
-    """Return size and mtime_ns of what a path names, without opening it; zeros if it cannot be seen."""
+def glance(path: str) -> tuple[int, int] | None:
+    """Return size and mtime_ns of what a path names, without opening it; None if it cannot be seen."""
     try:
         status = os.stat(path)
     except OSError:
-        return 0, 0
+        return None
     return status.st_size, mtime_of(status)
 
 

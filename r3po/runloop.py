@@ -230,7 +230,8 @@ class RunLoop:
                 call = Call("stage", publisher.stage_order(ref, self._segments[ticket.shard]))
             case ChargeTicket():
                 offer = self._offer(ref, ((ticket.place, ticket.place + 1),))
-                call = Call("charge", Charge(offer, self._failure_of(ticket)))
+                look = self.book.look_of(ticket.shard, ticket.place) if ticket.n_deaths else None
+                call = Call("charge", Charge(offer, self._failure_of(ticket), look))
             case BatchTicket():
                 offer = self._offer(ref, ticket.places, is_last_try=ticket.is_last_try)
                 call = Call("probe" if self._is_probing else "run_batch", offer)

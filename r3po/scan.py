@@ -53,7 +53,7 @@ _CHUNK_FILES = 256
 """Files that a hashing process gets in one call."""
 
 LATEST_NS = (1 << 63) - 1
-"""What every mtime after the year 2262 counts as: outcomes have 64 bits for it."""
+"""What every mtime after the year 2262 counts as, and its negative every one before 1677: outcomes have 64 bits."""
 
 RACY_NS = 2_000_000_000
 """A file whose mtime is younger than this when it is looked at may change again within the same mtime (git's rule)."""
@@ -114,7 +114,7 @@ def walk_blocks(
     counts: WalkCounts | None = None,
     processes: int = 0,
     needs_looks: bool = True,
-) -> Iterator[Block]:
+) -> Generator[Block]:
     """Yield the files of `walk` in lists of path, size and mtime_ns, each of at most `BLOCK_FILES` of one folder.
 
     Args:
@@ -136,6 +136,8 @@ def walk_blocks(
         is_long = n_files >= LONG_WALK_FILES
         n_files += len(names)
         if is_long and not needs_looks:
+            with _folder_errors_told(source, prefix):
+                _look_at_files(source, prefix, names[:1])  # a folder may show its names, and nothing else
             yield [(prefix + name, UNSEEN, UNSEEN) for name in names]
         elif is_long and processes > 1:
             # This takes all that is left.
@@ -174,9 +176,9 @@ def hash_file(path: str) -> HashedFile:
 
 
 def mtime_of(status: os.stat_result) -> int:
-    """Return the mtime in nanoseconds, `LATEST_NS` at most."""
+    """Return the mtime in nanoseconds, between `-LATEST_NS` and `LATEST_NS`."""
     mtime_ns = status.st_mtime_ns
-    return mtime_ns if mtime_ns <= LATEST_NS else LATEST_NS
+    return mtime_ns if -LATEST_NS <= mtime_ns <= LATEST_NS else LATEST_NS if mtime_ns > 0 else -LATEST_NS
 
 
 def hash_rest(descriptor: int) -> tuple[bytes, int]:

@@ -117,6 +117,11 @@ class SuspectBook:
             remove_durably(self._path)
         self._written = state
 
+    def look_of(self, shard: int, place: int) -> tuple[int, int] | None:
+        """Return size and mtime_ns of a file when it was first mistrusted; None if it could not be seen."""
+        look = self._seen((shard, place))
+        return look if any(look) else None
+
     # Private methods
 
     def _seen(self, key: tuple[int, int]) -> tuple[int, int]:

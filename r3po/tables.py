@@ -363,6 +363,12 @@ def tally(table: Table, indices: Indices) -> Tally:
     )
 
 
+def all_seen(table: Table) -> tuple[list[int], list[tuple[int, int, bytes | None, bool]]]:
+    """Return the places of all outcomes, in the order of the table, and what `seen_files` returns of each."""
+    places: list[int] = table["place"].to_pylist()
+    return places, seen_files(table, pa.array(range(len(table)), pa.int64()))
+
+
 def seen_files(table: Table, indices: Indices) -> list[tuple[int, int, bytes | None, bool]]:
     """Return size, mtime_ns, hash and raciness of each chosen outcome's file, as f saw it."""
     chosen = table.select(["size", "mtime_ns", "hash", "racy"]).take(indices)

@@ -20,8 +20,8 @@ import r3po.tables as tables
 from r3po.beacon import Beacon, Phase
 from r3po.columns import BadRowError, Columns, RowCollector, View, ends_worker, is_row, text_of, type_name
 from r3po.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
-from r3po.manifest import UNSEEN, Entries, ShardRef, read_shard_file
-from r3po.readahead import ReadAhead
+from r3po.manifest import UNKNOWN, UNSEEN, Entries, ShardRef, read_shard_file
+from r3po.readahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.reading import Look, glance, look_at, read_file
 from r3po.scan import RACY_NS
 from r3po.segments import Segment, write_segment
@@ -45,7 +45,8 @@ ENVIRONMENTAL_RUN = 50
 """So many files in a row that fail by their environment end the batch, and over all workers the run."""
 
 _n_forks = 0
-"""Between the process that first imported this and the one that this is; `os.getpid` after each file costs more."""
+"""Between the process that first imported this and the one that this is; `os.getpid` after each file would cost more.
+Forks that do not come from Python are not among them, and are noticed a little later."""
 
 
 def _note_fork() -> None:
@@ -103,6 +104,8 @@ class Charge:
 
     offer: Offer
     failure: Failure
+    look: tuple[int, int] | None = None
+    """Size and mtime_ns that the file had before f was called the last time, if that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,7 @@ class Worker:
         self._setup = setup
         self.beacon = Beacon(setup.workers_folder, number)
         self._limit = TimeLimit(setup.timeout_s) if setup.timeout_s is not None and is_possible() else None
-        self._n_forks = _n_forks
+        self._pid, self._n_forks = os.getpid(), _n_forks
         self._umask = os.umask(0o022)
         os.umask(self._umask)
         self._should_stop = should_stop or setup.stop_file.exists
@@ -190,7 +193,8 @@ class Worker:
         self._function: Callable[..., Any] | None = None
         self._entries: dict[str, Entries] = {}
         """Of the shards that were worked on last, by the digest of their file; the latest last."""
-        self._ahead = ReadAhead()
+        is_read_whole = self._wants_data or self._wants_digest
+        self._ahead = ReadAhead(TOLD_BYTES if is_read_whole else LITTLE_BYTES)
         self._probe: _Open | None = None
 
     def load(self) -> str | None:
@@ -237,7 +241,7 @@ class Worker:
         with self._busy(Phase.RECORDING):
             opened = self._open(order.offer)
             for place in opened.places:
-                self._note_unread(opened, place)
+                self._note_unread(opened, place, order.look)
                 _append(opened.batch, None, order.failure)
             return self._record(opened, order.offer.columns)
 
@@ -330,22 +334,30 @@ class Worker:
             if opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                 return
             if ahead.is_on:
+                self.beacon.mark(Phase.RECORDING)  # what may hang here is another file
                 ahead.advance()
             now = time.perf_counter()
             if now >= next_check:
                 next_check = now + STOP_CHECK_S
+                self._end_if_forked()
                 if now >= deadline or self._should_stop():
                     return
+                self.beacon.mark(Phase.RECORDING)
                 ahead.look(len(batch.places) + len(opened.deferred))
             if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
                 return
 
-    def _process(self, opened: _Open, place: int) -> tuple[Any, Failure | None]:
-        """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch."""
+    def _process(self, opened: _Open, place: int, known: tuple[int, int] | None = None) -> tuple[Any, Failure | None]:
+        """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch.
+
+        Args:
+            known: size and mtime_ns, where the entry does not have them.
+        """
         entries, batch = opened.entries, opened.batch
         self.beacon.mark(Phase.READING, opened.offer.ref.shard, place)
         path = self._prefix + entries.paths[place]
-        size, mtime_ns, digest = entries.sizes[place], entries.mtimes_ns[place], None
+        size, mtime_ns = known or (entries.sizes[place], entries.mtimes_ns[place])
+        digest = None
         returned: Any = None
         failure: Failure | None = None
         started = time.perf_counter()
@@ -364,9 +376,10 @@ class Worker:
             else:
                 failure = _CHANGED
         except (OSError, MemoryError) as error:  # a file may be larger than what `input: bytes` can hold
-            failure = failure_of(error, None, ENVIRONMENTAL | GONE)
             if size == UNSEEN:
-                size, mtime_ns = glance(path)
+                # Once more: what is recorded of a file must be older than what was found wrong with it.
+                return self._process(opened, place, glance(path) or (UNKNOWN, UNKNOWN))
+            failure = failure_of(error, None, ENVIRONMENTAL | GONE)
         batch.places.append(place)
         batch.sizes.append(size)
         batch.mtimes_ns.append(mtime_ns)
@@ -378,12 +391,12 @@ class Worker:
     def _look_into(self, path: str) -> Look:
         return read_file(path, wants_data=self._wants_data, wants_digest=self._wants_digest)
 
-    def _note_unread(self, opened: _Open, place: int) -> None:
+    def _note_unread(self, opened: _Open, place: int, look: tuple[int, int] | None) -> None:
         """Put what is known of a file into the batch without opening it: reading it may be what ends a worker."""
         entries, batch = opened.entries, opened.batch
         size, mtime_ns = entries.sizes[place], entries.mtimes_ns[place]
-        if size == UNSEEN:
-            size, mtime_ns = glance(self._prefix + entries.paths[place])
+        if size == UNSEEN:  # as it is now, it may be another one than f failed on
+            size, mtime_ns = look or (UNKNOWN, UNKNOWN)
         batch.places.append(place)
         batch.sizes.append(size)
         batch.mtimes_ns.append(mtime_ns)
@@ -430,10 +443,16 @@ class Worker:
         if limit is not None:
             self.beacon.advance(Phase.READING)
         if _n_forks != self._n_forks:
-            os._exit(0)  # f forked, and this is the child: the outcome is its parent's
+            self._end_if_forked()
         return returned, failure
 
+    def _end_if_forked(self) -> None:
+        """Leave if f forked, and this is the child: the outcome is its parent's."""
+        if os.getpid() != self._pid:
+            os._exit(0)
+
     def _record(self, opened: _Open, columns: Columns | None) -> BatchDone:
+        self._end_if_forked()
         os.umask(self._umask)  # f may have changed it, and the driver must be able to read what is written here
         self.beacon.mark(Phase.RECORDING)
         batch = opened.batch

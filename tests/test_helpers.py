@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -53,6 +54,36 @@ def test_without_a_task_no_process_is_started() -> None:
     before = set(children_of(os.getpid()))
     assert list(map_in_order(abs, [], 2)) == []
     assert set(children_of(os.getpid())) == before
+
+
+def test_a_helper_that_dies_costs_nothing() -> None:
+    before = set(children_of(os.getpid()))
+    found = []
+    for answer in map_in_order(abs, range(0, -100, -1), 2):
+        if answer == 10:
+            for pid in set(children_of(os.getpid())) - before:
+                os.kill(pid, signal.SIGKILL)
+        found.append(answer)
+    assert found == list(range(100))
+
+
+def test_what_is_not_wanted_any_more_is_not_waited_for() -> None:
+    before, started = set(children_of(os.getpid())), time.monotonic()
+    answers = map_in_order(time.sleep, [0, *[3600] * 20], 2)
+    next(answers)
+    assert len(set(children_of(os.getpid())) - before) == 2
+    answers.close()
+    assert set(children_of(os.getpid())) == before
+    assert time.monotonic() - started < 30
+
+
+def test_helpers_do_not_hear_what_is_for_the_drivers_group() -> None:
+    before = set(children_of(os.getpid()))
+    with closing(map_in_order(abs, [1] * 20, 2)) as answers:
+        next(answers)
+        helpers_there = set(children_of(os.getpid())) - before
+        assert helpers_there
+        assert all(os.getsid(pid) == pid != os.getsid(0) for pid in helpers_there)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)

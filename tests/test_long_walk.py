@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 from jobs import r3po as r3po_command
-from test_resume import add_files, dying_over, n_pending, segments
+from test_resume import add_files, dying_over, failed_files, n_pending, segments
 
 import r3po
 from r3po import scan
 from r3po.config import load_config
 from r3po.job import read_job
 from r3po.jobstatus import read_status
-from r3po.manifest import UNSEEN, Entries, read_shard_file
+from r3po.manifest import UNKNOWN, UNSEEN, Entries, read_shard_file
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob
@@ -139,6 +140,58 @@ def test_a_file_that_changed_since_f_saw_it_is_done_again(
     fresh.run()
     assert job.published()["csv/part-00000.csv"] == fresh.published()["csv/part-00000.csv"]
     assert job.findings() == []
+
+
+def test_a_failure_that_is_tried_again_tells_of_the_content_that_it_was_of(interrupted: Job) -> None:
+    interrupted.add("0.json", error="another one")
+    interrupted.run(retry_failed=True)
+    assert failed_files(interrupted) == {"0.json": 1}, "what was tried on other content is not counted"
+
+
+def test_outcomes_of_two_contents_tell_of_none(interrupted: Job) -> None:
+    """Which of them counts depends on today's f: whichever it is, the file is done again."""
+    entries = read_job(load_config(interrupted.config)).entries_seen_since()[0]
+    assert entries.sizes[0] == (interrupted.source / "0.json").stat().st_size
+    n_before = len(segments(interrupted))
+    interrupted.add("0.json", error="of other content")
+    with dying_over(lambda path: "segments" in path.parts and len(segments(interrupted)) > n_before):
+        interrupted.run(build=False, function=interrupted.mended_function)
+    assert "0.json" in interrupted.calls()
+    entries = read_job(load_config(interrupted.config)).entries_seen_since()[0]
+    assert entries.sizes[0] == UNKNOWN
+    interrupted.forget_calls()
+    interrupted.run(function=interrupted.mended_function)
+    assert "0.json" in interrupted.calls()
+    interrupted.forget_calls()
+    interrupted.run(function=interrupted.mended_function)
+    assert interrupted.calls() == []
+
+
+def test_a_dry_run_sees_what_changed_in_a_shard_that_a_killed_run_had_committed(new_job: NewJob) -> None:
+    job = new_job()
+    add_files(job)
+    commits = job.state / "commits"
+    with dying_over(lambda path: path.parent == commits and any(commits.glob("*.json"))):
+        job.run()
+    rewrite(job, "1.json")
+    touch(job, "2.json")
+    dry = r3po_command("build", "--dry-run", "--json", cwd=job.root).json()
+    assert (dry["changed"], dry["touched"]) == (1, 1)
+
+
+def test_a_folder_that_shows_names_alone_is_refused_as_ever(new_job: NewJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = new_job()
+    add_files(job)
+    real = os.stat
+
+    def stat(path: object, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
+        if str(path).endswith("0.json"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(r3po.SourceError, match="cannot be read: Permission denied"):
+        job.run()
 
 
 def test_a_file_that_changes_before_f_saw_it_is_done_once(interrupted: Job) -> None:

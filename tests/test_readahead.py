@@ -24,7 +24,7 @@ class Kernel:
         self.asked: list[str] = []
         self.in_memory: set[str] = set()
 
-    def __call__(self, path: str) -> bool:
+    def __call__(self, path: str, told_bytes: int) -> bool:
         self.asked.append(path)
         return path in self.in_memory
 
@@ -125,23 +125,39 @@ def test_what_is_in_memory_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mon
     told = note_advice(monkeypatch)
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "empty").touch()
-    assert readahead._is_in_memory_or_told(str(tmp_path / "file"))
-    assert readahead._is_in_memory_or_told(str(tmp_path / "empty"))
+    assert readahead._is_in_memory_or_told(str(tmp_path / "file"), 4096)
+    assert readahead._is_in_memory_or_told(str(tmp_path / "empty"), 4096)
     assert not told
 
 
-@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP])
-def test_the_kernel_is_told_of_what_is_not_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def refuse(*_: Any) -> int:
+def refuse(number: int) -> Any:
+    def preadv(*_: Any) -> int:
         raise OSError(number, os.strerror(number))
 
+    return preadv
+
+
+def test_the_kernel_is_told_of_what_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = note_advice(monkeypatch)
-    monkeypatch.setattr(os, "preadv", refuse)
+    monkeypatch.setattr(os, "preadv", refuse(errno.EAGAIN))
     (tmp_path / "file").write_bytes(b"x")
-    assert not readahead._is_in_memory_or_told(str(tmp_path / "file"))
-    assert told == [(0, readahead.TOLD_BYTES, os.POSIX_FADV_WILLNEED)]
+    assert readahead._is_in_memory_or_told(str(tmp_path / "file"), 4096) is False
+    assert told == [(0, 4096, os.POSIX_FADV_WILLNEED)]
+
+
+def test_where_nobody_says_what_is_in_memory_nothing_is_read_ahead(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = note_advice(monkeypatch)
+    monkeypatch.setattr(os, "preadv", refuse(errno.EOPNOTSUPP))
+    (tmp_path / "file").write_bytes(b"x")
+    ahead = ReadAhead()
+    for n_done in (1, 2):
+        ahead.begin(iter([str(tmp_path / "file")] * 10))
+        clock.waited += 1.0
+        ahead.look(n_done)
+        assert not ahead.is_on
+    assert not told
 
 
 def test_what_cannot_be_read_is_left_to_f(tmp_path: Path) -> None:
@@ -149,10 +165,10 @@ def test_what_cannot_be_read_is_left_to_f(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
     before = os.listdir("/proc/self/fd") if os.path.isdir("/proc") else []
-    assert readahead._is_in_memory_or_told(str(tmp_path / "gone"))
-    assert readahead._is_in_memory_or_told(str(tmp_path / "loop"))
+    assert readahead._is_in_memory_or_told(str(tmp_path / "gone"), 4096)
+    assert readahead._is_in_memory_or_told(str(tmp_path / "loop"), 4096)
     for name in ("folder", "fifo"):
-        readahead._is_in_memory_or_told(str(tmp_path / name))
+        readahead._is_in_memory_or_told(str(tmp_path / name), 4096)
     assert before == (os.listdir("/proc/self/fd") if os.path.isdir("/proc") else [])
 
 

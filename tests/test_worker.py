@@ -22,7 +22,7 @@ from r3po.beacon import Phase, read_beacon
 from r3po.columns import Columns, columns_of
 from r3po.errors import DamagedStateError, FunctionError
 from r3po.failures import TEXT_LIMIT, EnvironmentalFailure
-from r3po.manifest import UNSEEN, Entries, ShardRef, write_shard_file
+from r3po.manifest import UNKNOWN, UNSEEN, Entries, ShardRef, write_shard_file
 from r3po.segments import Segment, read_segment
 from r3po.shardstate import Run
 from r3po.staging import StageOrder
@@ -243,27 +243,52 @@ def test_a_young_file_is_marked_racy(tmp_path: Path) -> None:
     assert job.only_outcome()["racy"] is True
 
 
-@pytest.mark.parametrize("what", ["gone", "a FIFO", "charged", "charged and gone"])
+@pytest.mark.parametrize("what", ["gone", "a FIFO", "charged", "charged, known"])
 def test_an_outcome_has_a_look_although_nobody_had_looked_at_the_file(tmp_path: Path, what: str) -> None:
     """What has an outcome must be known for changed when it is there again, or another file."""
     job = Job(tmp_path, SIZE_OF, {"a": b"123"}, columns=SIZE_COLUMNS)
-    entries = Entries.listed([("a", UNSEEN, UNSEEN)], 1)
-    ref = write_shard_file(job.folders.shards, 3, 1, entries)
-    path = job.source / "a"
-    looked_like = path.stat()
-    if what != "charged":
-        path.unlink()
-    if what == "a FIFO":
-        os.mkfifo(path)
-        looked_like = path.stat()
-    if what.startswith("charged"):
-        done = job.worker.charge(Charge(job.offer(ref=ref), Failure("WorkerDied", "", "", "")))
-    else:
-        done = job.worker.run_batch(replace(job.offer(ref=ref), is_last_try=True))
+    ref = write_shard_file(job.folders.shards, 3, 1, Entries.listed([("a", UNSEEN, UNSEEN)], 1))
+    offer, path = replace(job.offer(ref=ref), is_last_try=True), job.source / "a"
+    failure = Failure("WorkerDied", "", "", "")
+    seen: tuple[int, int] = (UNKNOWN, UNKNOWN)
+    match what:
+        case "gone":
+            path.unlink()
+            done = job.worker.run_batch(offer)
+        case "a FIFO":
+            path.unlink()
+            os.mkfifo(path)
+            seen = (0, path.stat().st_mtime_ns)
+            done = job.worker.run_batch(offer)
+        case "charged":
+            done = job.worker.charge(Charge(offer, failure))
+        case _:
+            seen = (7, 8)
+            done = job.worker.charge(Charge(offer, failure, seen))
     (line,) = job.outcomes(done)
-    seen = (0, 0) if what.endswith("gone") else (looked_like.st_size, looked_like.st_mtime_ns)
     assert (line["size"], line["mtime_ns"], line["hash"]) == (*seen, None)
     assert line["error_type"]
+
+
+def test_a_look_that_nobody_had_is_taken_before_the_failure_that_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is replaced while it cannot be read: what is recorded must not be the new one's look."""
+    job = Job(tmp_path, SIZE_OF, {"a": b"123"}, columns=SIZE_COLUMNS)
+    ref = write_shard_file(job.folders.shards, 3, 1, Entries.listed([("a", UNSEEN, UNSEEN)], 1))
+    sizes: list[int] = []
+
+    def cannot(path: str, **_: bool) -> reading.Look:
+        sizes.append(os.stat(path).st_size)
+        with open(path, "ab") as file:
+            file.write(b"x")
+        raise MemoryError
+
+    monkeypatch.setattr(worker_module, "read_file", cannot)
+    (line,) = job.outcomes(job.worker.run_batch(job.offer(ref=ref)))
+    assert sizes == [3, 4]
+    assert (line["size"], line["error_type"]) == (4, "MemoryError")
+    assert (job.source / "a").stat().st_size == 5
 
 
 def test_names_that_are_not_utf_8_or_hold_a_newline_are_files_like_any_other(tmp_path: Path) -> None:
