@@ -126,9 +126,8 @@ class RayPool:
             self._calls[self._actors[worker].perform.remote(call)] = (worker, call)
 
     def kill(self, worker: int, *, ask_first: bool = False) -> None:
-        self._end_process(
-            worker, ask_first=ask_first
-        )  # ray.kill asks the process itself, which may not answer any more
+        # First: ray.kill asks the process itself, which may be beyond answering.
+        self._end_process(worker, ask_first=ask_first)
         actor = self._actors.pop(worker, None)
         if actor is not None:
             with contextlib.suppress(RayError):
