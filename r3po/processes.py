@@ -26,6 +26,17 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def descendants_of(pid: int) -> list[int]:
+    """Return what a process has started, and what these have, and so on."""
+    found: list[int] = []
+    remaining = [pid]
+    while remaining:
+        children = children_of(remaining.pop())
+        found += children
+        remaining += children
+    return found
+
+
 def name_and_state(pid: int) -> tuple[str, str]:
     """Return a process's name and state; `Z`: it has ended, and nobody has asked for its exit code."""
     try:

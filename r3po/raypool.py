@@ -50,6 +50,7 @@ from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.guard import TEMPORARY_PREFIX, end_users_of
 from r3po.outputs import redirect_output, restore_streams
 from r3po.pool import Answer, Call, WorkerLost, answer
+from r3po.processes import descendants_of, start_of
 from r3po.raywatch import VITAL, Guard, Watchdog
 from r3po.userfunc import extend_sys_path
 from r3po.worker import Worker, WorkerSetup
@@ -127,7 +128,12 @@ class RayPool:
 
     def kill(self, worker: int, *, ask_first: bool = False) -> None:
         # First: ray.kill asks the process itself, which may be beyond answering.
-        self._end_process(worker, ask_first=ask_first)
+        assert self._setup is not None
+        seen = read_beacon(self._setup.workers_folder, worker) if self._is_local else None
+        if seen is not None:
+            if ask_first:
+                _ask(self._setup.workers_folder, worker, seen)
+            end_process(seen)
         actor = self._actors.pop(worker, None)
         if actor is not None:
             with contextlib.suppress(RayError):
@@ -159,26 +165,20 @@ class RayPool:
             for worker in workers:
                 self.kill(worker)
             return
-        for worker in workers:  # and what f started in them
-            self._end_process(worker)
         self._actors.clear()
         node = _global_node()
+        started = _started_by_raylet(node)  # now: what f started is not to be found once its worker is gone
         if self.is_gone and node is not None:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
         with _no_grace(node):
             ray.shutdown()
+        for pid, start in started:
+            if start_of(pid) == start:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
         self._remove_temporary(is_clean=not self.is_gone)
 
     # Private methods
-
-    def _end_process(self, worker: int, *, ask_first: bool = False) -> None:
-        if self._setup is None or not self._is_local:
-            return
-        seen = read_beacon(self._setup.workers_folder, worker)
-        if seen is not None:
-            if ask_first:
-                _ask(self._setup.workers_folder, worker, seen)
-            end_process(seen)
 
     def _collect(self, ref: Any) -> Answer | WorkerLost:
         worker, _ = self._calls.pop(ref)
@@ -412,6 +412,12 @@ def _signals_kept() -> Iterator[None]:
         yield
     finally:
         setattr(utils, name, theirs)
+
+
+def _started_by_raylet(node: Any) -> list[tuple[int, int]]:
+    """Return id and start of the workers, the agents, and whatever these have started."""
+    infos = [] if node is None else node.all_processes.get("raylet", [])
+    return [(pid, start_of(pid)) for info in infos for pid in descendants_of(info.process.pid)]
 
 
 @contextlib.contextmanager
