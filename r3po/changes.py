@@ -55,7 +55,6 @@ class Comparison:
         folder: of the shard files.
         manifest: in force; None: everything is new.
         known: entries of shards that say more than their files.
-        on_difference: called when a file is found that must be done again; it may be called often.
     """
 
     folder: Path

@@ -29,8 +29,8 @@ END_S = 1.0
 """How long to wait for a helper's end; longer, and it waits for a disk that does not answer."""
 
 _PROGRAM = """\
-import pickle, sys
-sys.path[:] = pickle.load(sys.stdin.buffer)
+import sys
+sys.path[:] = sys.argv[2:]
 from r3po.helpers import serve
 serve(int(sys.argv[1]))
 """
@@ -121,7 +121,7 @@ class _Helper:
         answers, write_end = os.pipe()
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(write_end)],
+                [sys.executable, "-c", _PROGRAM, str(write_end), *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(write_end,),
@@ -133,14 +133,10 @@ class _Helper:
         finally:
             os.close(write_end)
         self._answers = open(answers, "rb")  # noqa: SIM115 - for as long as the process
-        self._is_told = False
 
     def call(self, function: Callable[[Any], Any], task: Any) -> tuple[Any, Exception | None]:
         calls = self.process.stdin
         assert calls is not None
-        if not self._is_told:
-            pickle.dump(sys.path, calls)
-            self._is_told = True
         pickle.dump((function, task), calls)
         calls.flush()
         answer: tuple[Any, Exception | None] = pickle.load(self._answers)

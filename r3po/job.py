@@ -146,7 +146,7 @@ class Job:
                 continue
             table, _ = read_candidates(self.folders, self.commits.get(ref.shard), newer)
             looks: dict[int, Look] = {}
-            for place, look in zip(*tables.all_seen(table), strict=True):
+            for place, look in zip(tables.places_of(table), tables.seen_files(table), strict=True):
                 known = looks.setdefault(place, look)
                 if known[:2] != look[:2]:
                     # Which of its outcomes counts depends on today's f, and each is of another content.

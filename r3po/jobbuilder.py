@@ -365,12 +365,13 @@ class _Build:
 
     def add_files(self, new_files: Iterable[Block]) -> None:
         """Put new files into the last shard, then into new ones."""
+        if self._is_dry:
+            self.found.n_new += sum(map(len, new_files))
+            return
         room = self._config.shard_size - self._refs[-1].n_files if self._refs else 0
         entries, limit = (self._tail, room) if room > 0 else (Entries(), self._config.shard_size)
-        for block in new_files if self._is_dry else self._described(new_files):
+        for block in self._described(new_files):
             self.found.n_new += len(block)
-            if not isinstance(block, Entries):
-                continue
             start = 0
             while start < len(block):
                 stop = start + limit - len(entries)

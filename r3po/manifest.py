@@ -296,11 +296,8 @@ def write_shard_file(folder: Path, shard: int, build: int, entries: Entries) -> 
 
 def ref_of(shard: int, record: FileRecord, entries: Entries) -> ShardRef:
     """Return how the manifest names a shard file that holds `entries`."""
-    n_gone = sum(entries.gone)
-    size_bytes = sum(entries.sizes)
-    if n_gone or min(entries.sizes, default=0) < 0:
-        size_bytes = sum(size for size, gone in zip(entries.sizes, entries.gone, strict=True) if not gone and size > 0)
-    return ShardRef(shard, record, len(entries), max(entries.builds, default=0), size_bytes, n_gone)
+    size_bytes = sum(size for size, gone in zip(entries.sizes, entries.gone, strict=True) if not gone and size > 0)
+    return ShardRef(shard, record, len(entries), max(entries.builds, default=0), size_bytes, sum(entries.gone))
 
 
 def read_shard_file(folder: Path, ref: ShardRef) -> Entries:

@@ -178,7 +178,9 @@ def hash_file(path: str) -> HashedFile:
 def mtime_of(status: os.stat_result) -> int:
     """Return the mtime in nanoseconds, between `-LATEST_NS` and `LATEST_NS`."""
     mtime_ns = status.st_mtime_ns
-    return mtime_ns if -LATEST_NS <= mtime_ns <= LATEST_NS else LATEST_NS if mtime_ns > 0 else -LATEST_NS
+    if -LATEST_NS <= mtime_ns <= LATEST_NS:  # of every file, so without two calls
+        return mtime_ns
+    return max(-LATEST_NS, min(mtime_ns, LATEST_NS))
 
 
 def hash_rest(descriptor: int) -> tuple[bytes, int]:

@@ -326,9 +326,10 @@ def choose(candidates: Table, needed_builds: Sequence[int], rules: Rules) -> Any
     return positions.take(order)
 
 
-def places_of(table: Table, indices: Indices) -> list[int]:
-    """Return the places of the chosen outcomes, in their order."""
-    places: list[int] = table["place"].take(indices).to_pylist()
+def places_of(table: Table, indices: Indices | None = None) -> list[int]:
+    """Return the places of the chosen outcomes (all, without `indices`), in their order."""
+    chosen = table["place"] if indices is None else table["place"].take(indices)
+    places: list[int] = chosen.to_pylist()
     return places
 
 
@@ -363,15 +364,11 @@ def tally(table: Table, indices: Indices) -> Tally:
     )
 
 
-def all_seen(table: Table) -> tuple[list[int], list[tuple[int, int, bytes | None, bool]]]:
-    """Return the places of all outcomes, in the order of the table, and what `seen_files` returns of each."""
-    places: list[int] = table["place"].to_pylist()
-    return places, seen_files(table, pa.array(range(len(table)), pa.int64()))
-
-
-def seen_files(table: Table, indices: Indices) -> list[tuple[int, int, bytes | None, bool]]:
-    """Return size, mtime_ns, hash and raciness of each chosen outcome's file, as f saw it."""
-    chosen = table.select(["size", "mtime_ns", "hash", "racy"]).take(indices)
+def seen_files(table: Table, indices: Indices | None = None) -> list[tuple[int, int, bytes | None, bool]]:
+    """Return size, mtime_ns, hash and raciness of each chosen outcome's file (all, without `indices`), as f saw it."""
+    chosen = table.select(["size", "mtime_ns", "hash", "racy"])
+    if indices is not None:
+        chosen = chosen.take(indices)
     return list(zip(*(chosen[name].to_pylist() for name in chosen.column_names), strict=True))
 
 
