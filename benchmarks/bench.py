@@ -159,8 +159,10 @@ def bench_workers(counts: list[int]) -> None:
     """
     figures = []
     lines = ["| workers | files | of 5 s | seconds | of the best possible |", "| ---: | ---: | ---: | ---: | ---: |"]
-    for n_workers, n_slow in [*((n, 0) for n in counts), (TAIL_WORKERS, TAIL_SLOW)]:
-        n_files = 1_000 * n_workers
+    short, long = 1_000, 2_000  # files a worker; a slow one among the last costs more where it has less company
+    cases = [(n, short, 0) for n in counts] + [(TAIL_WORKERS, n_each, TAIL_SLOW) for n_each in (short, long)]
+    for n_workers, n_each, n_slow in cases:
+        n_files = n_each * n_workers
         folder = _afresh("workers")
         _timed_run(_waiting(n_workers), made_tree(n_files, n_slow=n_slow), folder, n_workers)
         share, seconds = _share_of_best(folder)

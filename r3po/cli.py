@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -105,7 +105,9 @@ def run(
         engine=engine,
         show_output=show_output,
     )
-    with Display(is_quiet=quiet) as display:
+    # The serial engine calls f in this process; f may want pandas.
+    spared = _pandas_left_out() if engine != "serial" else nullcontext()
+    with Display(is_quiet=quiet) as display, spared:
         try:
             result = run_job(loaded, spec, options, display)
         except RunStoppedError as error:
@@ -303,7 +305,7 @@ class _NoPandas:
 
 @contextmanager
 def _pandas_left_out() -> Iterator[None]:
-    """Spare a command that only reads the import of pandas, which pyarrow does at its first scalar if it can."""
+    """Spare a process that never calls f the import of pandas, which pyarrow does at its first scalar if it can."""
     sys.meta_path.insert(0, _NoPandas)
     try:
         yield

@@ -306,6 +306,15 @@ def read_shard_file(folder: Path, ref: ShardRef) -> Entries:
     Raises:
         DamagedStateError: the file is gone, or is not the one that the manifest names.
     """
+    return parse_entries(read_shard_lines(folder, ref))
+
+
+def read_shard_lines(folder: Path, ref: ShardRef) -> list[bytes]:
+    """Return the lines of a shard file by place, for `parse_entries`.
+
+    Raises:
+        DamagedStateError: the file is gone, or is not the one that the manifest names.
+    """
     path = folder / ref.file.name
     try:
         content = path.read_bytes()
@@ -313,7 +322,7 @@ def read_shard_file(folder: Path, ref: ShardRef) -> Entries:
         raise damaged(path, "is missing") from error
     if hashlib.sha256(content).hexdigest() != ref.file.sha256:
         raise _is_damaged(path)
-    return parse_entries(content.splitlines())
+    return content.splitlines()
 
 
 def parse_entries(lines: list[bytes]) -> Entries:

@@ -190,7 +190,8 @@ class RunLoop:
         self._end_caution()
         for depth in range(1, QUEUE_DEPTH + 1):
             for member in self.crew.iter_free(depth):
-                ticket = self.scheduler.next_ticket(is_fresh=self.crew.is_fresh(member))
+                is_fresh, is_ahead = self.crew.is_fresh(member), bool(member.tickets)
+                ticket = self.scheduler.next_ticket(is_fresh=is_fresh, is_ahead=is_ahead)
                 if ticket is not None:
                     self._submit(member, ticket)
 

@@ -26,6 +26,13 @@ FIRST_OFFER = 4
 GROWTH = 16
 """An offer is at most this many times as large as the largest that was answered."""
 
+SHORTEST_S = 0.1
+"""Offers shrink towards the end, but not below so many seconds of work: a batch has a price, too."""
+
+TAIL = 4
+"""With fewer full offers than this left for each worker, nobody gets a ticket while it has one in hand: that could
+wait behind a slow file while others have nothing to do."""
+
 KNOWN_DEATHS = 2
 """So many deaths alone of a cause that is known (a signal, an exit code, memory) are the file's failure."""
 
@@ -205,7 +212,7 @@ class Scheduler:
         """The file that is on trial while nobody else works."""
         return next((suspect for suspect in self._on_trial.values() if suspect.is_apart), None)
 
-    def next_ticket(self, limit: int | None = None, *, is_fresh: bool = False) -> Ticket | None:
+    def next_ticket(self, limit: int | None = None, *, is_fresh: bool = False, is_ahead: bool = False) -> Ticket | None:
         """Return the next thing to do, or None if there is nothing for this worker now.
 
         Failures that are due come first, then staging, trials, and batches.
@@ -213,7 +220,10 @@ class Scheduler:
         Args:
             limit: the most files of a batch, instead of what the measured speed suggests.
             is_fresh: the worker has called f on no file yet and has nothing else to do, so it may hold a trial.
+            is_ahead: the worker still has a ticket in hand; None towards the end of the job.
         """
+        if is_ahead and self.n_pending < TAIL * self._n_workers * self._full_offer():
+            return None
         if self._to_charge and self.trial_apart is None:
             charged = self._charged[self._number] = self._to_charge.popleft()
             return self._issue(
@@ -461,14 +471,18 @@ class Scheduler:
         self._files_per_second = rate if not self._files_per_second else (self._files_per_second + rate) / 2
         self._largest_answered = max(self._largest_answered, n_files)
 
+    def _full_offer(self) -> int:
+        """Return how many files take `batch_seconds`, as far as that is known."""
+        if not self._files_per_second:
+            return FIRST_OFFER
+        n_files = math.ceil(self._files_per_second * self._batch_seconds)
+        return max(1, min(n_files, GROWTH * self._largest_answered))
+
     def _offer_size(self) -> int:
-        wanted = FIRST_OFFER
-        if self._files_per_second:
-            wanted = math.ceil(self._files_per_second * self._batch_seconds)
-            wanted = min(wanted, GROWTH * self._largest_answered)
         # Towards the end offers shrink, so that no worker sits on a long batch while the others are idle.
-        fair = math.ceil(self.n_pending / (2 * self._n_workers))
-        return max(1, min(wanted, fair))
+        share = self.n_pending / self._n_workers
+        shortest = min(self._files_per_second * SHORTEST_S, share)
+        return min(self._full_offer(), max(1, math.ceil(share / 2), math.ceil(shortest)))
 
 
 # Private functions

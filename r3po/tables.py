@@ -135,6 +135,11 @@ class Rules:
     """`on_deleted: keep`: the row of a file that is gone counts. Its failure never does."""
 
 
+def complete_imports() -> None:
+    """Have pyarrow import now what it imports at its first conversion: pandas, where it is installed."""
+    pa.scalar(0)
+
+
 # Outcome tables
 
 

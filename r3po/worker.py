@@ -20,7 +20,7 @@ import r3po.tables as tables
 from r3po.beacon import Beacon, Phase
 from r3po.columns import BadRowError, Columns, RowCollector, View, ends_worker, is_row, text_of, type_name
 from r3po.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
-from r3po.manifest import UNKNOWN, UNSEEN, Entries, ShardRef, read_shard_file
+from r3po.manifest import UNKNOWN, UNSEEN, ShardRef, parse_entries, read_shard_lines
 from r3po.readahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.reading import Look, glance, look_at, read_file
 from r3po.scan import RACY_NS
@@ -28,7 +28,7 @@ from r3po.segments import Segment, write_segment
 from r3po.shardstate import Run
 from r3po.staging import Staged, StageOrder, stage_shard
 from r3po.storage import JobFolders, show_name
-from r3po.tables import Failure, OutcomeBatch
+from r3po.tables import Failure, OutcomeBatch, complete_imports
 from r3po.timelimit import TimedOut, TimeLimit, is_possible
 from r3po.userfunc import FunctionSpec, fingerprint_of_file, load_function
 
@@ -38,8 +38,8 @@ BATCH_BYTES = 64 << 20
 STOP_CHECK_S = 0.1
 """How often a worker looks whether the run is to stop."""
 
-KEPT_ENTRIES = 30_000
-"""Most that a worker keeps, of shards that it comes back to: that of its next batch, or one to be staged meanwhile."""
+KEPT_LINES = 30_000
+"""Most that a worker keeps, of shard files that it comes back to: for its next batch, or to stage one meanwhile."""
 
 ENVIRONMENTAL_RUN = 50
 """So many files in a row that fail by their environment end the batch, and over all workers the run."""
@@ -156,8 +156,10 @@ class _Open:
     """A batch between its first file and its segment."""
 
     offer: Offer
-    entries: Entries
-    places: Iterator[int]
+    paths: list[str]
+    """Of all files of the offer."""
+    files: Iterator[tuple[int, str, int, int]]
+    """Place, path, size and mtime_ns of those that are still to be done."""
     started: float
     batch: OutcomeBatch = field(default_factory=OutcomeBatch)
     left_over: list[int] = field(default_factory=list)
@@ -191,8 +193,9 @@ class Worker:
         self._look = self._look_into if self._wants_data or self._wants_digest else look_at
         self._prefix = setup.source_path.rstrip("/") + "/"
         self._function: Callable[..., Any] | None = None
-        self._entries: dict[str, Entries] = {}
-        """Of the shards that were worked on last, by the digest of their file; the latest last."""
+        self._lines: dict[str, list[bytes]] = {}
+        """Of the shard files that were worked on last, by their digest; the latest last. Each batch parses its own: no
+        worker would otherwise come to an end sooner than one that parses everything."""
         is_read_whole = self._wants_data or self._wants_digest
         self._ahead = ReadAhead(TOLD_BYTES if is_read_whole else LITTLE_BYTES)
         self._probe: _Open | None = None
@@ -205,6 +208,7 @@ class Worker:
         """
         self.beacon.mark(Phase.LOADING)
         self._function = load_function(self._setup.function)
+        complete_imports()  # or the first batch would seem slow, and the next offers be small
         fingerprint = fingerprint_of_file(self._setup.function)
         self.beacon.mark(Phase.IDLE)
         return fingerprint
@@ -240,16 +244,18 @@ class Worker:
         """Record the failure of a file that ended its worker, or would not end; f is not called."""
         with self._busy(Phase.RECORDING):
             opened = self._open(order.offer)
-            for place in opened.places:
-                self._note_unread(opened, place, order.look)
+            for place, _, size, mtime_ns in opened.files:
+                if size == UNSEEN:  # as it is now, it may be another one than f failed on
+                    size, mtime_ns = order.look or (UNKNOWN, UNKNOWN)
+                _note_unread(opened.batch, place, size, mtime_ns)
                 _append(opened.batch, None, order.failure)
             return self._record(opened, order.offer.columns)
 
     def stage(self, order: StageOrder) -> Staged:
         """Stage a shard; see `staging`."""
         with self._busy(Phase.STAGING):
-            # Staging changes them.
-            return stage_shard(order, self._entries.pop(order.ref.file.sha256, None))
+            lines = self._lines.pop(order.ref.file.sha256, None)
+            return stage_shard(order, None if lines is None else parse_entries(lines))
 
     def close(self) -> None:
         """Let the beacon go; what it says last is that nothing is going on."""
@@ -276,13 +282,12 @@ class Worker:
         columns: Columns | None = None
         path = ""
         stopped = False
-        for place in opened.places:
+        for place, path, size, mtime_ns in opened.files:
             if self._should_stop():
                 opened.left_over.append(place)
                 stopped = True
                 break
-            path = opened.entries.paths[place]
-            returned, failure = self._process(opened, place)
+            returned, failure = self._process(opened, place, path, size, mtime_ns)
             if self._is_deferred(opened, place, failure):
                 if opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                     break
@@ -302,27 +307,31 @@ class Worker:
         return Probed(columns, path, len(opened.batch.failures), not_a_dict, stopped)
 
     def _open(self, offer: Offer) -> _Open:
-        return _Open(offer, self._read_entries(offer.ref), _iter_places(offer), time.perf_counter())
+        started = time.perf_counter()
+        lines = self._read_lines(offer.ref)
+        entries = parse_entries([line for start, stop in offer.places for line in lines[start:stop]])
+        files = zip(_iter_places(offer), entries.paths, entries.sizes, entries.mtimes_ns, strict=True)
+        return _Open(offer, entries.paths, files, started)
 
-    def _read_entries(self, ref: ShardRef) -> Entries:
-        entries = self._entries.pop(ref.file.sha256, None)
-        if entries is None:
-            entries = read_shard_file(self._setup.folders.shards, ref)
-            while self._entries and sum(map(len, self._entries.values())) + len(entries) > KEPT_ENTRIES:
-                del self._entries[next(iter(self._entries))]
-        self._entries[ref.file.sha256] = entries
-        return entries
+    def _read_lines(self, ref: ShardRef) -> list[bytes]:
+        lines = self._lines.pop(ref.file.sha256, None)
+        if lines is None:
+            lines = read_shard_lines(self._setup.folders.shards, ref)
+            while self._lines and sum(map(len, self._lines.values())) + len(lines) > KEPT_LINES:
+                del self._lines[next(iter(self._lines))]
+        self._lines[ref.file.sha256] = lines
+        return lines
 
     def _fill(self, opened: _Open, collector: RowCollector | None) -> None:
         """Call f on one file after the other until the batch is full, the time is up or the run is to stop."""
         batch, ahead = opened.batch, self._ahead
-        ahead.begin(self._prefix + opened.entries.paths[place] for place in _iter_places(opened.offer))
+        ahead.begin(self._prefix + path for path in opened.paths)
         deadline = opened.started + self._setup.batch_seconds
         next_check = opened.started + STOP_CHECK_S
         failure_bytes = 0
-        for place in opened.places:
+        for place, path, size, mtime_ns in opened.files:
             row = None
-            returned, failure = self._process(opened, place)
+            returned, failure = self._process(opened, place, path, size, mtime_ns)
             if failure is None:
                 row, failure = _take_row(returned, collector)
             if failure is None:
@@ -347,16 +356,16 @@ class Worker:
             if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
                 return
 
-    def _process(self, opened: _Open, place: int, known: tuple[int, int] | None = None) -> tuple[Any, Failure | None]:
+    def _process(self, opened: _Open, place: int, name: str, size: int, mtime_ns: int) -> tuple[Any, Failure | None]:
         """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch.
 
         Args:
-            known: size and mtime_ns, where the entry does not have them.
+            name: the file's path, relative to the source.
+            size: of the file as it was listed, as `mtime_ns` is; recorded if it cannot be looked at.
         """
-        entries, batch = opened.entries, opened.batch
+        batch = opened.batch
         self.beacon.mark(Phase.READING, opened.offer.ref.shard, place)
-        path = self._prefix + entries.paths[place]
-        size, mtime_ns = known or (entries.sizes[place], entries.mtimes_ns[place])
+        path = self._prefix + name
         digest = None
         returned: Any = None
         failure: Failure | None = None
@@ -378,7 +387,7 @@ class Worker:
         except (OSError, MemoryError) as error:  # a file may be larger than what `input: bytes` can hold
             if size == UNSEEN:
                 # Once more: what is recorded of a file must be older than what was found wrong with it.
-                return self._process(opened, place, glance(path) or (UNKNOWN, UNKNOWN))
+                return self._process(opened, place, name, *(glance(path) or (UNKNOWN, UNKNOWN)))
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
         batch.places.append(place)
         batch.sizes.append(size)
@@ -390,19 +399,6 @@ class Worker:
 
     def _look_into(self, path: str) -> Look:
         return read_file(path, wants_data=self._wants_data, wants_digest=self._wants_digest)
-
-    def _note_unread(self, opened: _Open, place: int, look: tuple[int, int] | None) -> None:
-        """Put what is known of a file into the batch without opening it: reading it may be what ends a worker."""
-        entries, batch = opened.entries, opened.batch
-        size, mtime_ns = entries.sizes[place], entries.mtimes_ns[place]
-        if size == UNSEEN:  # as it is now, it may be another one than f failed on
-            size, mtime_ns = look or (UNKNOWN, UNKNOWN)
-        batch.places.append(place)
-        batch.sizes.append(size)
-        batch.mtimes_ns.append(mtime_ns)
-        batch.hashes.append(None)
-        batch.racy.append(False)
-        batch.seconds.append(0.0)
 
     def _is_deferred(self, opened: _Open, place: int, failure: Failure | None) -> bool:
         """Take a failure of the environment out of the batch again, unless this is the file's last try."""
@@ -458,22 +454,20 @@ class Worker:
         batch = opened.batch
         segment = self._write(opened, columns) if batch.places else None  # which may turn rows into failures
         last = opened.deferred[-1] if opened.deferred else None
-        told = [
-            (show_name(opened.entries.paths[batch.places[i]]), batch.failures[i])
-            for i in sorted(batch.failures)[:FAILURES_TOLD]
-        ]
+        names = dict(zip(_iter_places(opened.offer), opened.paths, strict=True)) if batch.failures or last else {}
+        told = [(show_name(names[batch.places[i]]), batch.failures[i]) for i in sorted(batch.failures)[:FAILURES_TOLD]]
         n_failed = len(batch.failures)
         return BatchDone(
             segment=segment,
             n_rows=len(batch.places) - n_failed,
             n_failed=n_failed,
-            returned=tuple(_runs([*opened.left_over, *opened.places])),
+            returned=tuple(_runs([*opened.left_over, *(place for place, *_ in opened.files)])),
             seconds=time.perf_counter() - opened.started if segment is not None else 0.0,
             failures=tuple(told),
             deferred=tuple(place for place, _ in opened.deferred),
             n_deferred_first=opened.n_deferred_first,
             n_deferred_last=opened.n_deferred_last,
-            deferral=(show_name(opened.entries.paths[last[0]]), last[1]) if last else None,
+            deferral=(show_name(names[last[0]]), last[1]) if last else None,
             is_spent=opened.is_spent,
         )
 
@@ -493,6 +487,16 @@ class Worker:
 
 
 # Private functions: rows and failures
+
+
+def _note_unread(batch: OutcomeBatch, place: int, size: int, mtime_ns: int) -> None:
+    """Put a file into the batch without opening it: reading it may be what ends a worker."""
+    batch.places.append(place)
+    batch.sizes.append(size)
+    batch.mtimes_ns.append(mtime_ns)
+    batch.hashes.append(None)
+    batch.racy.append(False)
+    batch.seconds.append(0.0)
 
 
 def _iter_places(offer: Offer) -> Iterator[int]:

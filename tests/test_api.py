@@ -447,6 +447,20 @@ def test_build_and_an_idle_run_load_neither_ray_nor_pandas(job: Job) -> None:
     assert loaded_by(idle, job.folder) & {"ray", "pandas"} == set()
 
 
+@pytest.mark.parametrize(
+    ("engine", "loaded"), [("serial", {"pandas"}), pytest.param("ray", {"ray"}, marks=[pytest.mark.ray])]
+)
+def test_only_a_process_that_calls_f_may_load_pandas(tmp_path: Path, engine: str, loaded: set[str]) -> None:
+    pytest.importorskip("pandas")
+    job = make_job(
+        tmp_path, 6, "def double(filepath):\n    import pandas\n    return {'x': pandas.Series([1]).sum()}\n"
+    )
+    command = f"sys.argv = ['r3po', 'run', '--engine', '{engine}']"
+    code = f"import sys, r3po.cli\n{command}\nassert r3po.cli.run_command() == 0"
+    assert loaded_by(code, job.folder) & {"ray", "pandas"} == loaded
+    assert [row["x"] for row in job.rows()] == ["1"] * 6
+
+
 def test_the_serial_engine_never_loads_ray(job: Job) -> None:
     code = "import r3po\nr3po.run_jobs('config.yaml', engine='serial')"
     assert "ray" not in loaded_by(code, job.folder)

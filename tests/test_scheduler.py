@@ -18,6 +18,8 @@ from r3po.scheduler import (
     GROWTH,
     KNOWN_DEATHS,
     LAST_TRIES,
+    SHORTEST_S,
+    TAIL,
     BatchTicket,
     ChargeTicket,
     Death,
@@ -106,11 +108,11 @@ class Model:
             self.n_pending += (after == "pending") - (before == "pending")
             self.times_done[place] += after == "done"
 
-    def next_ticket(self, limit: int | None = None) -> Ticket | None:
+    def next_ticket(self, limit: int | None = None, *, is_ahead: bool = False) -> Ticket | None:
         n_pending = self.n_pending
-        ticket = self.scheduler.next_ticket(limit)
+        ticket = self.scheduler.next_ticket(limit, is_ahead=is_ahead)
         if ticket is None:
-            assert self.n_pending == 0, "places are pending, but nothing is handed out"
+            assert is_ahead or self.n_pending == 0, "places are pending, but nothing is handed out"
         else:
             assert ticket.number not in self.all_tickets
             self.all_tickets.add(ticket.number)
@@ -229,7 +231,10 @@ class Simulation:
         chances: Chances | None = None,
         seed: int = 0,
         model: Callable[..., Any] = Model,
+        slow: dict[int, float] | None = None,
     ) -> None:
+        self.slow = slow or {}
+        """Seconds of some places, of whatever shard; the others take what their worker takes."""
         self.rng = random.Random(seed)
         self.chances = chances or Chances()
         self.batch_seconds = batch_seconds
@@ -259,7 +264,7 @@ class Simulation:
         for depth in range(1, QUEUE_DEPTH + 1):
             for worker in self.workers:
                 if len(worker.tickets) < depth:
-                    ticket = self.model.next_ticket()
+                    ticket = self.model.next_ticket(is_ahead=bool(worker.tickets))
                     if ticket is None:
                         return
                     worker.tickets.append(ticket)
@@ -270,11 +275,20 @@ class Simulation:
 
     def begin(self, worker: SimWorker) -> None:
         ticket = worker.tickets[0]
-        took = 0.01 if isinstance(ticket, StageTicket) else self.n_fitting(worker, ticket) * worker.seconds_a_file
+        took = 0.01 if isinstance(ticket, StageTicket) else self.seconds_of(worker, ticket)[1]
         heapq.heappush(self.answers, (self.now + took, self.n_events * 100 + worker.number, worker.number, worker.life))
 
-    def n_fitting(self, worker: SimWorker, ticket: BatchTicket) -> int:
-        return min(count(ticket.places), max(1, math.ceil(self.batch_seconds / worker.seconds_a_file)))
+    def seconds_of(self, worker: SimWorker, ticket: BatchTicket) -> tuple[int, float]:
+        """Return how many files fit into a batch, and how long they take."""
+        if not self.slow:
+            n_files = min(count(ticket.places), max(1, math.ceil(self.batch_seconds / worker.seconds_a_file)))
+            return n_files, n_files * worker.seconds_a_file
+        n_files, took = 0, 0.0
+        for _, place in places_of(ticket.shard, ticket.places):
+            n_files, took = n_files + 1, took + self.slow.get(place, worker.seconds_a_file)
+            if took >= self.batch_seconds:
+                break
+        return n_files, took
 
     def answer(self, worker: SimWorker) -> None:
         if self.rng.random() < self.chances.lost:
@@ -302,10 +316,11 @@ class Simulation:
         self.model.stage_done(ticket)
 
     def answer_batch(self, worker: SimWorker, ticket: BatchTicket) -> None:
-        n_done = self.n_fitting(worker, ticket)
+        n_done, took = self.seconds_of(worker, ticket)
         if self.rng.random() < self.chances.early:
             n_done = self.rng.randint(0, n_done)
-        self.model.batch_done(ticket, rest_of(ticket.places, n_done), n_done * worker.seconds_a_file)
+            took = n_done * worker.seconds_a_file
+        self.model.batch_done(ticket, rest_of(ticket.places, n_done), took)
 
 
 def random_pending(rng: random.Random) -> list[tuple[int, list[Run]]]:
@@ -571,8 +586,35 @@ def test_offers_shrink_towards_the_end_so_that_nobody_waits_for_a_long_batch(n_w
     tail = simulation.offers[-20:]
     assert max(simulation.offers) > 100
     assert tail == sorted(tail, reverse=True) and tail[-1] == 1
+    assert sum(n < SHORTEST_S / 0.001 for n in simulation.offers) < 10 * n_workers, "a batch has a price, too"
     # All workers are busy to the end: the last one ends soon after the first.
     assert max(simulation.idle_since) - min(simulation.idle_since) < 0.1
+
+
+def test_nothing_waits_behind_a_slow_file_at_the_end() -> None:
+    """Sixteen workers, 20 ms a file, and one of 5 s among the last: it ends the job, not what waits for its worker."""
+    n_files, n_workers = 16_000, 16
+    lost = []
+    for slow in range(12_000, n_files, 100):
+        simulation = Simulation([(0, [(0, n_files)])], [0.02] * n_workers, model=Unchecked, slow={slow: 5.0})
+        simulation.run()
+        lost.append(simulation.now - max((n_files * 0.02 + 5.0) / n_workers, slow * 0.02 / n_workers + 5.0))
+    assert max(lost) < 1.0 and sum(lost) / len(lost) < 0.1
+
+
+def test_a_worker_has_a_ticket_ahead_until_the_end_is_near() -> None:
+    scheduler = Scheduler([(0, [(0, 10_000)])], 2, 1.0)
+    first = scheduler.next_ticket()
+    assert isinstance(first, BatchTicket)
+    scheduler.batch_done(first, [], 0.01 * count(first.places))
+    while True:  # a hundred files a second, so the full offer is of a hundred
+        ticket = scheduler.next_ticket(is_ahead=True)
+        if ticket is None:
+            break
+        assert isinstance(ticket, BatchTicket)
+        scheduler.batch_done(ticket, [], 0.01 * count(ticket.places))
+    assert TAIL * 2 * 100 - 100 <= scheduler.n_pending < TAIL * 2 * 100
+    assert scheduler.next_ticket() is not None
 
 
 def test_a_slow_worker_does_not_hold_the_job_up_by_more_than_its_two_batches() -> None:

@@ -212,14 +212,14 @@ def test_only_the_places_of_the_offer_are_done(tmp_path: Path) -> None:
 def test_a_worker_goes_from_shard_to_shard_and_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, n_kept: int
 ) -> None:
-    monkeypatch.setattr(worker_module, "KEPT_ENTRIES", limit)
+    monkeypatch.setattr(worker_module, "KEPT_LINES", limit)
     job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS)
     other = job.add_shard(12, {"b": b"12", "c": b"123"})
     for ref, names in ((job.ref, ["a"]), (other, ["b", "c"]), (job.ref, ["a"])):
         done = job.worker.run_batch(job.offer(ref=ref))
         assert done.segment is not None and done.segment.shard == ref.shard
         assert [line["0.text"] for line in job.outcomes(done)] == names
-    assert sum(map(len, job.worker._entries.values())) == n_kept
+    assert sum(map(len, job.worker._lines.values())) == n_kept
 
 
 def test_with_input_bytes_f_gets_the_very_content_that_is_hashed(tmp_path: Path) -> None:
@@ -1226,7 +1226,7 @@ def test_after_a_call_under_a_time_limit_the_file_is_no_longer_in_f(
 
 def test_after_an_error_and_a_close_nothing_is_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = probe_job(tmp_path, "return {'a': 1}")
-    monkeypatch.setattr(job.worker, "_read_entries", lambda _: 1 / 0)
+    monkeypatch.setattr(job.worker, "_read_lines", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         job.run()
     job.worker.close()
