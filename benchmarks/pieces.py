@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import functions
+import r3po.readahead as readahead
 import r3po.tables as tables
 from generate import write_tree
 from r3po.columns import Columns
@@ -95,9 +96,14 @@ def opened(kind: str, tree: Path, folder: Path) -> Iterator[Bench]:
         worker.close()
 
 
-@pytest.fixture(params=list(KINDS))
-def bench(request: pytest.FixtureRequest, tree: Path, tmp_path: Path) -> Iterator[Bench]:
-    yield from opened(request.param, tree, tmp_path)
+@pytest.fixture(params=[*KINDS, "content, nothing ahead"])
+def bench(
+    request: pytest.FixtureRequest, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
+    kind, _, is_without = request.param.partition(", ")
+    if is_without:
+        monkeypatch.setattr(readahead, "IS_POSSIBLE", False)
+    yield from opened(kind, tree, tmp_path)
 
 
 @pytest.fixture

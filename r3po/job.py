@@ -20,7 +20,6 @@ from r3po.commits import (
     read_commits,
     roll_forward,
     sweep_leftovers,
-    sweep_temporaries,
     write_claim,
     write_commit,
 )
@@ -251,7 +250,7 @@ def open_job(config: Config) -> Iterator[Job]:
         check_claim(folders, None if job.manifest is None else job.manifest.job_id, job.commits.values())
         # After the claim: what is unfinished in another job's folder is its own.
         if job.manifest is None:
-            sweep_temporaries(folders)
+            sweep_leftovers(folders, {})  # of a working_dir that was removed while a run was in it
         else:
             _complete(job)
         yield job

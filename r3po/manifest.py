@@ -190,6 +190,13 @@ class Entries:
     def adopt_all(self, places: Sequence[int], seen: Sequence[tuple[int, int, bytes | None, bool]]) -> bool:
         """Take over what f saw of many files, as `adopt` does of one. Returns whether any entry says something else."""
         sizes, mtimes_ns, hashes, racy = self.sizes, self.mtimes_ns, self.hashes, self.racy
+        if len(seen) == len(self) and list(places) == list(range(len(self))) and seen and not any(hashes):
+            # A first run, the whole shard: as below, but in columns.
+            new_sizes, new_mtimes_ns, new_hashes, new_racy = map(list, zip(*seen, strict=True))
+            is_same = (new_sizes, new_mtimes_ns, new_racy) == (sizes, mtimes_ns, racy)
+            if is_same or sizes.count(UNSEEN) == len(self):
+                self.sizes, self.mtimes_ns, self.hashes, self.racy = new_sizes, new_mtimes_ns, new_hashes, new_racy
+                return not is_same or any(new_hashes)
         is_changed = False
         for place, file in zip(places, seen, strict=True):
             known = (sizes[place], mtimes_ns[place], hashes[place], racy[place])

@@ -66,7 +66,7 @@ START_TRIES = 3
 CHECK_S = 1.0
 """Between two looks whether the processes of our Ray are alive; it says so itself only after many seconds."""
 
-ASK_S = 0.5
+ASK_S = 2.0
 """How long a worker that is to be ended may take to write down what it is doing."""
 
 CONNECT_S = 5.0

@@ -45,6 +45,7 @@ def unseen(job: Job) -> list[str]:
 def interrupted(new_job: NewJob) -> Job:
     """Five files; killed over the third segment: 0.json has failed, 1.json has a row, no shard is committed."""
     job = new_job()
+    job.configure(batch_seconds=0.0001, shard_size=5)  # a segment for each file of one shard
     add_files(job)
     with dying_over(lambda path: "segments" in path.parts and len(segments(job)) == 2):
         job.run()
@@ -81,6 +82,7 @@ def test_a_job_that_was_only_listed_can_be_checked_and_told_of(interrupted: Job)
 def test_what_was_done_is_not_done_again(interrupted: Job, new_job: NewJob) -> None:
     pending = n_pending(interrupted)
     undisturbed = new_job("undisturbed")
+    undisturbed.configure(shard_size=5)
     add_files(undisturbed)
     undisturbed.run()
     interrupted.run()
@@ -121,7 +123,7 @@ def test_a_file_that_changed_since_f_saw_it_is_done_again(
     new_job: NewJob, hash_: str, name: str, change: Callable[[Job, str], None], is_done_again: bool
 ) -> None:
     job = new_job()
-    job.configure(hash=hash_)
+    job.configure(hash=hash_, batch_seconds=0.0001, shard_size=5)  # a segment for each file of one shard
     add_files(job)
     with dying_over(lambda path: "segments" in path.parts and len(segments(job)) == 2):
         job.run()
@@ -133,7 +135,7 @@ def test_a_file_that_changed_since_f_saw_it_is_done_again(
     job.run()
     assert (name in job.calls()) is is_changed
     fresh = new_job("fresh")
-    fresh.configure(hash=hash_)
+    fresh.configure(hash=hash_, shard_size=5)
     for path in job.source.iterdir():
         fresh.source.mkdir(exist_ok=True)
         (fresh.source / path.name).write_bytes(path.read_bytes())

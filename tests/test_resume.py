@@ -40,7 +40,8 @@ def finished(job: Job) -> Job:
 
 @pytest.fixture
 def interrupted(job: Job) -> Job:
-    """The same job, whose run died over its third segment: there are two, and no commit."""
+    """The same job in one shard, whose run died over its third segment: there are two, and no commit."""
+    job.configure(batch_seconds=0.0001, shard_size=5)  # a segment for each file of one shard
     with dying_over(lambda path: "segments" in path.parts and len(segments(job)) == 2):
         job.run()
     assert 0 < n_pending(job) < 5
@@ -542,6 +543,21 @@ def test_a_lost_working_dir_does_not_let_a_new_job_take_the_old_output(finished:
     assert stamps(finished.output) == before
 
 
+def test_what_is_left_of_a_working_dir_that_was_removed_during_a_run_is_cleared_away(finished: Job) -> None:
+    """A worker that was writing then may have left its file behind."""
+    outcomes = finished.state / "outcomes"
+    left = {path.name: path.read_bytes() for path in outcomes.iterdir()}
+    shutil.rmtree(finished.state)
+    shutil.rmtree(finished.output)
+    outcomes.mkdir(parents=True)
+    for name, content in left.items():
+        (outcomes / name).write_bytes(content)
+    finished.run()
+    assert left
+    assert not left.keys() & {path.name for path in outcomes.iterdir()}
+    assert finished.findings() == []
+
+
 def test_an_output_that_nobody_claims_is_left_alone(finished: Job) -> None:
     shutil.rmtree(finished.state)
     (finished.output / ".r3po.json").unlink()
@@ -596,7 +612,7 @@ def test_without_a_build_the_files_that_are_listed_are_done_as_they_are_now(inte
     interrupted.add("new.json", value=7)
     interrupted.run(build=False)
     assert len(interrupted.calls()) == pending
-    assert b'"4.json",444' in interrupted.published()["csv/part-00001.csv"]
+    assert b'"4.json",444' in interrupted.published()["csv/part-00000.csv"]
     assert interrupted.findings(check_source=True) == []
     # The manifest knows what f saw: it is no change any more.
     interrupted.forget_calls()
