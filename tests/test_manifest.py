@@ -19,6 +19,7 @@ from r3po.columns import columns_of
 from r3po.errors import DamagedStateError, NewerFormatError
 from r3po.manifest import (
     FORMAT,
+    UNSEEN,
     Entries,
     Manifest,
     ShardRef,
@@ -358,6 +359,31 @@ def test_the_first_hash_is_adopted() -> None:
     entries.append("a", 100, 7, 1)
     assert entries.adopt(0, 100, 7, HASH, False) is True
     assert entries.hashes == [HASH]
+
+
+LOOKS = st.tuples(st.sampled_from([1, 2]), st.sampled_from([7, 8]), st.sampled_from([None, HASH]), st.booleans())
+
+
+@given(
+    kind=st.sampled_from(["unseen", "listed", "any"]),
+    seen=st.lists(LOOKS, min_size=1, max_size=4),
+    known=st.lists(st.one_of(LOOKS, st.just((UNSEEN, UNSEEN, None, False))), min_size=4, max_size=4),
+)
+def test_a_whole_shard_is_adopted_as_one_file_after_the_other(
+    kind: str, seen: list[tuple[int, int, bytes | None, bool]], known: list[tuple[int, int, bytes | None, bool]]
+) -> None:
+    if kind == "unseen":
+        known = [(UNSEEN, UNSEEN, None, False)] * 4
+    elif kind == "listed":
+        known = [(size, mtime_ns, None, racy) for size, mtime_ns, _, racy in seen]
+    whole, one_by_one = Entries(), Entries()
+    for n, (size, mtime_ns, hash_, racy) in enumerate(known[: len(seen)]):
+        for entries in (whole, one_by_one):
+            entries.append(f"{n}", size, mtime_ns, 1, hash_=hash_, racy=racy)
+    one_by_one.append("another", 1, 7, 1)  # so that what is seen is never the whole
+    is_changed = [one_by_one.adopt_all([place], [file]) for place, file in enumerate(seen)]
+    assert whole.adopt_all(range(len(seen)), seen) is any(is_changed)
+    assert whole == one_by_one.between(0, len(seen))
 
 
 # Entries of several shards
