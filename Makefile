@@ -49,7 +49,7 @@ bench: $(VENV)/.installed-bench  ## 100,000 files: r3po, the limit and all peers
 bench-millions: $(VENV)/.installed-bench  ## 1,000,000 and 3,000,000 files (17 GB of disk, 4,100,000 inodes)
 	@$(BIN)/python benchmarks/bench.py millions
 
-bench-cold: $(VENV)/.installed-bench  ## 1,000,000 files, page cache dropped before each run (as root, on Linux)
+bench-cold: $(VENV)/.installed-bench  ## 300,000 files, page cache dropped before each run (as root, on Linux)
 	@$(BIN)/python benchmarks/bench.py cold
 
 bench-resume: $(VENV)/.installed-bench  ## killed half way and started again, beside Pool, which starts anew

@@ -2,7 +2,7 @@
 
     peers      100,000 files, everybody
     millions   100,000, 1,000,000 and 3,000,000 files; then the idle run and `status` on the job of a million
-    cold       1,000,000 files, page cache dropped before each run
+    cold       300,000 files, page cache dropped before each run
     resume     killed half way and started again: r3po goes on, Pool starts anew
     scale      10,000,000 names: memory of the driver and of the workers
     workers    a function that waits for 20 ms, 1 to 64 workers
@@ -259,7 +259,7 @@ def main() -> None:
     cases: dict[str, Callable[[], None]] = {
         "peers": lambda: bench_peers(*(files or [100_000]), rounds),
         "millions": lambda: bench_millions(files or [100_000, 1_000_000, 3_000_000], rounds),
-        "cold": lambda: bench_cold(*(files or [1_000_000]), rounds),
+        "cold": lambda: bench_cold(*(files or [300_000]), rounds),
         "resume": lambda: bench_resume(*(files or [300_000]), rounds),
         "scale": lambda: bench_scale(*(files or [10_000_000])),
         "workers": lambda: bench_workers(files or [1, 2, 4, 8, 16, 32, 64]),
