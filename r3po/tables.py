@@ -12,6 +12,7 @@ from __future__ import annotations
 import array as machine
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -136,8 +137,12 @@ class Rules:
 
 
 def complete_imports() -> None:
-    """Have pyarrow import now what it imports at its first conversion: pandas, where it is installed."""
-    pa.scalar(0)
+    """Have pyarrow import now what it imports at its first conversion: pandas, where it is installed.
+
+    It tries only once. A pandas that is broken matters to an f that uses it, and to nobody else.
+    """
+    with suppress(Exception):
+        pa.scalar(0)
 
 
 # Outcome tables

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jobs import run_python
 
 import r3po.parts as parts
 import r3po.tables as tables
@@ -1218,3 +1219,10 @@ def test_bytes_are_base64_in_csv() -> None:
     raw = bytes(range(256))
     line = read_csv(csv_of([(raw,)], columns_named("bytes")))[1]
     assert base64.b64decode(line[0], validate=True) == raw
+
+
+def test_a_pandas_that_is_broken_is_nobody_s_concern(tmp_path: Path) -> None:
+    (tmp_path / "pandas.py").write_text("raise ValueError('numpy.dtype size changed')\n")
+    code = "import r3po.tables as t; t.complete_imports(); print(t.pa.array([1, 2]).to_pylist())"
+    ended = run_python("-c", code, cwd=tmp_path)
+    assert (ended.code, ended.out) == (0, "[1, 2]\n"), ended.err
