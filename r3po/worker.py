@@ -194,8 +194,8 @@ class Worker:
         self._prefix = setup.source_path.rstrip("/") + "/"
         self._function: Callable[..., Any] | None = None
         self._lines: dict[str, list[bytes]] = {}
-        """Of the shard files that were worked on last, by their digest; the latest last. Each batch parses its own: no
-        worker would otherwise come to an end sooner than one that parses everything."""
+        """Of the shard files that were worked on last, by their digest; the latest last. A batch parses its own lines
+        alone: else each of many workers would parse all of every shard."""
         is_read_whole = self._wants_data or self._wants_digest
         self._ahead = ReadAhead(TOLD_BYTES if is_read_whole else LITTLE_BYTES)
         self._probe: _Open | None = None
