@@ -323,7 +323,8 @@ def _stopping(event: events.StopRequested) -> str:
     if event.is_starting:
         return f"Stopping ({event.signal_name}): Ray is just starting{limit} (Ctrl-C again: stop now)"
     what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
-    return f"Stopping ({event.signal_name}): {what}{limit} (Ctrl-C again: stop now, what is in hand will be done again)"
+    again = "Ctrl-C again: stop now, what is in hand will be done again"
+    return f"Stopping ({event.signal_name}): {what}{limit}\n          {again}"
 
 
 def _workers(n: int) -> str:
