@@ -34,7 +34,7 @@ from warm import warm_tree
 WORK = DATA / "bench"
 
 TAIL_WORKERS, TAIL_SLOW = 16, 6
-"""The contest's last row: a few files that take 250 times as long as the others."""
+"""The contest's last rows: a few files that take 250 times as long as the others."""
 
 
 def bench_peers(n_files: int, rounds: int) -> None:

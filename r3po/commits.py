@@ -170,25 +170,11 @@ def sweep_leftovers(folders: JobFolders, commits: dict[int, Commit]) -> None:
         DamagedStateError: an outcomes file is missing.
     """
     _sweep_outcomes(folders, commits)
-    sweep_temporaries(folders)
+    _sweep_temporaries(folders)
     staged = {part.staged.name for commit in commits.values() for part in commit.parts if part.staged}
     for name in list_names(folders.staging):
         if name not in staged:
             remove_if_there(folders.staging / name)
-
-
-def sweep_temporaries(folders: JobFolders) -> None:
-    """Remove what a killed process did not finish; the folders of segments go with their commits."""
-    for folder in (
-        folders.working_dir,
-        folders.commits,
-        folders.shards,
-        folders.outcomes,
-        folders.output_path,
-        folders.staging,
-        folders.failures.parent,
-    ):
-        remove_temporaries(folder)
 
 
 def read_outcomes(
@@ -342,6 +328,20 @@ def _refuse_unclaimed(folders: JobFolders, commits: Iterable[Commit]) -> None:
                 where=folders.output_path,
                 hint="give this job another output_path, or move them elsewhere",
             )
+
+
+def _sweep_temporaries(folders: JobFolders) -> None:
+    """Remove what a killed process did not finish; the folders of segments go with their commits."""
+    for folder in (
+        folders.working_dir,
+        folders.commits,
+        folders.shards,
+        folders.outcomes,
+        folders.output_path,
+        folders.staging,
+        folders.failures.parent,
+    ):
+        remove_temporaries(folder)
 
 
 def _sweep_outcomes(folders: JobFolders, commits: dict[int, Commit]) -> None:

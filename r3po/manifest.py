@@ -190,25 +190,15 @@ class Entries:
     def adopt_all(self, places: Sequence[int], seen: Sequence[tuple[int, int, bytes | None, bool]]) -> bool:
         """Take over what f saw of many files, as `adopt` does of one. Returns whether any entry says something else."""
         sizes, mtimes_ns, hashes, racy = self.sizes, self.mtimes_ns, self.hashes, self.racy
-        if len(seen) == len(self) and list(places) == list(range(len(self))) and seen and not any(hashes):
-            # A first run, the whole shard: as below, but in columns.
-            new_sizes, new_mtimes_ns, new_hashes, new_racy = map(list, zip(*seen, strict=True))
-            is_same = (new_sizes, new_mtimes_ns, new_racy) == (sizes, mtimes_ns, racy)
-            if is_same or sizes.count(UNSEEN) == len(self):
-                self.sizes, self.mtimes_ns, self.hashes, self.racy = new_sizes, new_mtimes_ns, new_hashes, new_racy
-                return not is_same or any(new_hashes)
+        if seen and not any(hashes) and list(places) == list(range(len(self))):
+            # A first run: of a content that no hash is known of, `adopt` takes over whatever f saw. So in columns.
+            adopted = list(map(list, zip(*seen, strict=True)))
+            is_changed = adopted != [sizes, mtimes_ns, hashes, racy]
+            self.sizes, self.mtimes_ns, self.hashes, self.racy = adopted
+            return is_changed
         is_changed = False
         for place, file in zip(places, seen, strict=True):
-            known = (sizes[place], mtimes_ns[place], hashes[place], racy[place])
-            if file == known:
-                continue
-            if known[0] == UNSEEN:
-                sizes[place], mtimes_ns[place], hashes[place], racy[place] = file
-                is_changed = True
-            elif known[2] is None and (file[0], file[1], file[3]) == (known[0], known[1], known[3]):
-                hashes[place] = file[2]  # the usual first look: only the hash is new
-                is_changed = True
-            else:
+            if file != (sizes[place], mtimes_ns[place], hashes[place], racy[place]):
                 is_changed |= self.adopt(place, *file)
         return is_changed
 

@@ -28,7 +28,7 @@ from r3po.segments import Segment, write_segment
 from r3po.shardstate import Run
 from r3po.staging import Staged, StageOrder, stage_shard
 from r3po.storage import JobFolders, show_name
-from r3po.tables import Failure, OutcomeBatch, complete_imports
+from r3po.tables import Failure, OutcomeBatch
 from r3po.timelimit import TimedOut, TimeLimit, is_possible
 from r3po.userfunc import FunctionSpec, fingerprint_of_file, load_function
 
@@ -208,7 +208,7 @@ class Worker:
         """
         self.beacon.mark(Phase.LOADING)
         self._function = load_function(self._setup.function)
-        complete_imports()  # or the first batch would seem slow, and the next offers be small
+        tables.complete_imports()  # or the first batch would seem slow, and the next offers be small
         fingerprint = fingerprint_of_file(self._setup.function)
         self.beacon.mark(Phase.IDLE)
         return fingerprint

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from jobs import r3po as r3po_command
-from test_resume import add_files, dying_over, failed_files, n_pending, segments
+from test_resume import A_SEGMENT_A_FILE, add_files, dying_over, failed_files, n_pending, segments
 
 import r3po
 from r3po import scan
@@ -45,7 +45,7 @@ def unseen(job: Job) -> list[str]:
 def interrupted(new_job: NewJob) -> Job:
     """Five files; killed over the third segment: 0.json has failed, 1.json has a row, no shard is committed."""
     job = new_job()
-    job.configure(batch_seconds=0.0001, shard_size=5)  # a segment for each file of one shard
+    job.configure(**A_SEGMENT_A_FILE)
     add_files(job)
     with dying_over(lambda path: "segments" in path.parts and len(segments(job)) == 2):
         job.run()
@@ -123,7 +123,7 @@ def test_a_file_that_changed_since_f_saw_it_is_done_again(
     new_job: NewJob, hash_: str, name: str, change: Callable[[Job, str], None], is_done_again: bool
 ) -> None:
     job = new_job()
-    job.configure(hash=hash_, batch_seconds=0.0001, shard_size=5)  # a segment for each file of one shard
+    job.configure(hash=hash_, **A_SEGMENT_A_FILE)
     add_files(job)
     with dying_over(lambda path: "segments" in path.parts and len(segments(job)) == 2):
         job.run()

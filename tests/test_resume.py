@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from conftest import Job, NewJob
 
 
+A_SEGMENT_A_FILE = {"batch_seconds": 0.0001, "shard_size": 5}
+"""All of the five in one shard, so that no commit comes between their segments."""
+
+
 @pytest.fixture
 def job(new_job: NewJob) -> Job:
     """Five files in two shards of at most three; 0.json fails. Nothing has been run yet."""
@@ -41,7 +45,7 @@ def finished(job: Job) -> Job:
 @pytest.fixture
 def interrupted(job: Job) -> Job:
     """The same job in one shard, whose run died over its third segment: there are two, and no commit."""
-    job.configure(batch_seconds=0.0001, shard_size=5)  # a segment for each file of one shard
+    job.configure(**A_SEGMENT_A_FILE)
     with dying_over(lambda path: "segments" in path.parts and len(segments(job)) == 2):
         job.run()
     assert 0 < n_pending(job) < 5
