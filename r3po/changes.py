@@ -2,7 +2,7 @@
 
 Both are sorted alike, so they are merged as streams, in blocks: memory holds one block of the walk, one piece of each
 stretch of the manifest, and a byte for each file that the manifest knows. It compares names, sizes and mtimes; whether
-a file whose mtime moved has another content is `jobbuilder`'s to find out.
+a file whose mtime moved has another content is `builder`'s to find out.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ def run(
     A run that was stopped or killed goes on where it was: type the same again.
     """
     from r3po.config import load_config
-    from r3po.jobrunner import RunOptions, find_configured, run_job
     from r3po.progress import Display
+    from r3po.session import RunOptions, find_configured, run_job
     from r3po.userfunc import find_function
 
     loaded = load_config(config).with_overrides(processes=processes, max_errors=max_errors)
@@ -133,8 +133,8 @@ def build(
 
     `r3po run` does this by itself, and hashes while it reads.
     """
+    from r3po.builder import build_job, preview_build
     from r3po.config import load_config
-    from r3po.jobbuilder import build_job, preview_build
     from r3po.progress import Display
 
     loaded = load_config(config)
@@ -177,7 +177,7 @@ def errors(
 ) -> None:
     """Show which files failed, and why, grouped by kind."""
     from r3po.config import load_config
-    from r3po.jobstatus import read_failures
+    from r3po.failedfiles import read_failures
 
     loaded = load_config(config)
     with _pandas_left_out():

@@ -5,22 +5,18 @@ Every step can be repeated. `_SUCCESS` is the proof that all of them were taken;
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import r3po.parts as parts
-import r3po.tables as tables
 from r3po import events
 from r3po.columns import Columns
-from r3po.commits import KINDS, Commit, read_outcomes
+from r3po.commits import KINDS, Commit
 from r3po.events import Observer
+from r3po.failedfiles import write_failures
 from r3po.job import Job
-from r3po.manifest import ShardRef, read_shard_file
+from r3po.manifest import ShardRef
 from r3po.publisher import Publisher
-from r3po.storage import NewFile, make_data_folder, make_empty, remove_if_there, show_name
-from r3po.tables import Failure
+from r3po.storage import make_data_folder, make_empty, remove_if_there
 
 Restage = Callable[[list[ShardRef]], None]
 """Makes the parts of committed shards again and commits them."""
@@ -52,7 +48,7 @@ def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_n
     if broken:
         observer(events.PartsRepaired(tuple(f"part-{shard:05d}" for shard in broken)))
     _warn_of_columns(job, publisher.columns, observer)
-    _write_failures(job)
+    write_failures(job)
     job.note_end()
     for kind in KINDS:
         if kind in kinds:
@@ -61,19 +57,6 @@ def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_n
         else:
             remove_if_there(job.folders.success(kind))
     return True
-
-
-def iter_failure_lines(job: Job) -> Iterator[bytes]:
-    """Yield failures.csv as it has to be, line by line; every shard has its commit."""
-    yield _csv_line(["path", *Failure._fields[:3], "attempts"])
-    for ref in job.built.shards:
-        commit = job.commits[ref.shard]
-        if not commit.tally.n_failed:
-            continue
-        paths = read_shard_file(job.folders.shards, ref).paths
-        for failed in tables.failures_of(read_outcomes(job.folders, commit, with_values=False)):
-            values = [failed[name] for name in (*Failure._fields[:3], "tries")]
-            yield _csv_line([show_name(paths[failed["place"]]), *values])
 
 
 # Private functions
@@ -104,18 +87,3 @@ def _warn_of_columns(job: Job, columns: Columns | None, observer: Observer) -> N
         text = f'column "{name}" holds floats beside ints beyond 2^53, which are rounded in all parts'
         hint = "return these ints as text, or pin the column's type with columns: in the config"
         observer(events.Notice(text, hint=hint, is_warning=True))
-
-
-def _write_failures(job: Job) -> None:
-    """Write failures.csv: every failed file in row order, for people and for pandas."""
-    with NewFile(job.folders.failures.parent) as new:
-        for line in iter_failure_lines(job):
-            new.write(line)
-        new.finish(job.folders.failures.name)
-
-
-def _csv_line(values: list[Any]) -> bytes:
-    text = io.StringIO()
-    # Older Pythons quote a "\r" only if it ends lines, too.
-    csv.writer(text, lineterminator="\r\n").writerow(values)
-    return (text.getvalue().removesuffix("\r\n") + "\n").encode("utf-8")

@@ -11,6 +11,8 @@
     ├── LockedError            4   another run works on this job
     └── RunStoppedError        3   a run ended early; its state is saved (or 129, 130, 143: by a signal)
 
+Two that are no `Exception`, so that `except Exception` in f cannot keep them: `StopNow` and `TimedOut`.
+
 A *failed file* is none of these: it is an outcome, and the job goes on.
 The exit codes are the table of README.md, "Exit codes".
 """
@@ -108,3 +110,11 @@ class RunStoppedError(R3poError):
     ) -> None:
         super().__init__(what, where=where, evidence=evidence, hint=hint)
         self.exit_code, self.result = exit_code, result
+
+
+class StopNow(BaseException):
+    """A second signal: stop at once, whatever is in flight."""
+
+
+class TimedOut(BaseException):
+    """f took longer than `timeout_seconds`."""

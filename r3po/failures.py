@@ -15,8 +15,8 @@ from traceback import FrameSummary
 from types import TracebackType
 from typing import Any
 
-from r3po.columns import text_of, type_name
 from r3po.tables import Failure
+from r3po.userobjects import text_of, type_name
 
 TEXT_LIMIT = 10_000
 """Characters kept of a failure's message and of its traceback."""

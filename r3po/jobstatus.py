@@ -6,18 +6,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
-import r3po.tables as tables
 from r3po.config import Config
 from r3po.job import Job, read_again, read_job
-from r3po.manifest import read_shard_file
-from r3po.segments import list_segments
-from r3po.shardstate import newer_segments, read_counting
-from r3po.storage import ago, list_names, running_pid, show_name
+from r3po.storage import ago, list_names, running_pid
 
 
 def read_status(config: Config) -> dict[str, Any]:
@@ -31,15 +26,6 @@ def read_status(config: Config) -> dict[str, Any]:
         StateError: the state is damaged or too new.
     """
     return read_again(lambda: _status(config))
-
-
-def read_failures(config: Config) -> Iterator[dict[str, Any]]:
-    """Yield every failed file in row order: path, error_type, message, where, traceback, attempts, seconds.
-
-    Raises:
-        StateError: the state is damaged or too new.
-    """
-    yield from read_again(lambda: list(_failures(read_job(config))))
 
 
 # Private functions
@@ -77,24 +63,3 @@ def _last_run(job: Job) -> str:
         return f"last run ended {when}: {stopped_by}" if stopped_by else f"last run finished {when}"
     except (OSError, ValueError, KeyError, TypeError):
         return "last run was killed"
-
-
-def _failures(job: Job) -> Iterator[dict[str, Any]]:
-    if job.manifest is None:
-        return
-    segments = list_segments(job.folders.segments, job.built.job_id)
-    for ref in job.built.shards:
-        commit = job.commits.get(ref.shard)
-        added = newer_segments(commit, segments.get(ref.shard, ()))
-        n_failed = (commit.tally.n_failed if commit else 0) + sum(segment.n_failed for segment in added)
-        if not n_failed:
-            continue
-        rules = job.rules()
-        table, indices, _ = read_counting(job.folders, ref, commit, added, rules)
-        entries = read_shard_file(job.folders.shards, ref)
-        paths = entries.paths
-        table = tables.with_tries_summed(table, indices, entries.needed_builds, rules)
-        for failure in tables.failures_of(table, indices):
-            place, tries = failure.pop("place"), failure.pop("tries")
-            seconds = round(failure.pop("seconds"), 6)
-            yield {"path": show_name(paths[place]), **failure, "attempts": tries, "seconds": seconds}

@@ -18,8 +18,8 @@ import r3po.parts as parts
 from r3po.columns import Columns
 from r3po.commits import KINDS, Commit, part_name, read_commit
 from r3po.config import Config, check_source, load_config
-from r3po.ending import iter_failure_lines
 from r3po.errors import DamagedStateError, FolderError
+from r3po.failedfiles import iter_failure_lines
 from r3po.findings import UNREADABLE, Finding, Findings
 from r3po.job import Job, check_identity, job_folders
 from r3po.manifest import FORMAT, Manifest, columns_path, read_columns, read_manifest

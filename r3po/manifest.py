@@ -1,6 +1,6 @@
 """The manifest: the job's shards and, in shard files, every file with its place, size, mtime and hash.
 
-It owns the model and its files, not the decisions: `jobbuilder` says what a build changes.
+It owns the model and its files, not the decisions: `builder` says what a build changes.
 Source of the fields and of the write order: FORMAT.md, "Manifest" and "Shard files".
 """
 

@@ -14,7 +14,7 @@ from r3po import events
 from r3po.beacon import Phase
 from r3po.budget import ErrorBudget, first_line
 from r3po.crew import Crew, Lost, Member
-from r3po.errors import FunctionError, R3poError, RunStoppedError
+from r3po.errors import FunctionError, R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
 from r3po.failures import death_failure, timeout_failure
 from r3po.job import disk_error
@@ -26,7 +26,7 @@ from r3po.scheduler import BatchTicket, ChargeTicket, Scheduler, StageTicket, Ti
 from r3po.segments import Segment
 from r3po.shardstate import ShardState
 from r3po.staging import Staged
-from r3po.stopsignals import StopNow, StopSignals
+from r3po.stopsignals import StopSignals
 from r3po.storage import show_name
 from r3po.suspects import SuspectBook
 from r3po.tables import Failure

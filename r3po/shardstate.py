@@ -1,6 +1,6 @@
 """How each shard stands: what of it is done, failed or pending, by the one predicate.
 
-It reads manifest, commits and segments and decides nothing. `jobrunner` starts from it, `jobstatus` shows it.
+It reads manifest, commits and segments and decides nothing. `session` starts from it, `jobstatus` shows it.
 """
 
 from __future__ import annotations

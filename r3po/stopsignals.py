@@ -11,12 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from r3po.errors import StopNow
+
 START_S = 8.0
 """How long a start that was asked to stop may go on."""
-
-
-class StopNow(BaseException):
-    """A second signal: stop at once, whatever is in flight."""
 
 
 class StopSignals:

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r3po.columns import BadRowError, Column, Columns, Nested, check_value, ends_worker, variant_of
+from r3po.columns import BadRowError, Column, Columns, Nested, check_value, variant_of
+from r3po.userobjects import ends_worker
 
 # pyarrow ships no types; the names say what is meant.
 Table: TypeAlias = Any

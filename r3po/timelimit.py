@@ -11,12 +11,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from r3po.errors import TimedOut
+
 REPEAT_S = 1.0
 """An f that catches everything is interrupted again after so long."""
-
-
-class TimedOut(BaseException):
-    """f took longer than `timeout_seconds`. Not an Exception: `except Exception` in f must not keep it."""
 
 
 class TimeLimit:

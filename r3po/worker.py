@@ -18,7 +18,8 @@ from typing import Any
 
 import r3po.tables as tables
 from r3po.beacon import Beacon, Phase
-from r3po.columns import BadRowError, Columns, RowCollector, View, ends_worker, is_row, text_of, type_name
+from r3po.columns import BadRowError, Columns, RowCollector, View, is_row
+from r3po.errors import TimedOut
 from r3po.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
 from r3po.manifest import UNKNOWN, UNSEEN, ShardRef, parse_entries, read_shard_lines
 from r3po.readahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
@@ -29,8 +30,9 @@ from r3po.shardstate import Run
 from r3po.staging import Staged, StageOrder, stage_shard
 from r3po.storage import JobFolders, show_name
 from r3po.tables import Failure, OutcomeBatch
-from r3po.timelimit import TimedOut, TimeLimit, is_possible
+from r3po.timelimit import TimeLimit, is_possible
 from r3po.userfunc import FunctionSpec, fingerprint_of_file, load_function
+from r3po.userobjects import ends_worker, text_of, type_name
 
 BATCH_BYTES = 64 << 20
 """A batch ends early once its outcomes hold about this many bytes."""

@@ -29,17 +29,14 @@ from r3po.columns import (
     RowCollector,
     check_value,
     columns_of,
-    ends_worker,
     family_of,
     is_row,
     plain_value,
-    text_of,
-    type_name,
     variant_of,
 )
+from r3po.errors import StopNow, TimedOut
 from r3po.nested import decode
-from r3po.stopsignals import StopNow
-from r3po.timelimit import TimedOut
+from r3po.userobjects import ends_worker, text_of, type_name
 
 SOME = settings(derandomize=True, max_examples=150, deadline=None)
 

@@ -29,7 +29,7 @@ import pytest
 from jobs import environment
 
 import r3po
-from r3po import jobbuilder, jobrunner, runloop, storage, worker
+from r3po import builder, runloop, session, storage, worker
 from r3po.config import load_config
 from r3po.job import open_job
 from r3po.manifest import read_manifest
@@ -268,7 +268,7 @@ class Operation:
 def build(job: Job) -> None:
     """`build_jobs`, which hashes, but in this process: the steps are the same, and a start of processes takes long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobbuilder, "hash_files", lambda paths, processes: hash_files(paths, 0))
+        patch.setattr(builder, "hash_files", lambda paths, processes: hash_files(paths, 0))
         r3po.build_jobs(job.config)
 
 
@@ -683,7 +683,7 @@ def new_arena(new_job: NewJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     caplog.set_level("ERROR", "r3po")
     monkeypatch.setattr(worker, "STOP_CHECK_S", 3600)  # a busy machine must not change how many batches there are
     monkeypatch.setattr(runloop, "DRAIN_S", 0.1)  # the one worker has nothing at hand when the disk refuses
-    monkeypatch.setattr(jobrunner, "find_function", cache(jobrunner.find_function))  # a fifth of a run's time
+    monkeypatch.setattr(session, "find_function", cache(session.find_function))  # a fifth of a run's time
     return lambda operation: Arena(new_job("arena"), new_job("undisturbed"), operation)
 
 

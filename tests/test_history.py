@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 import r3po
-from r3po import jobbuilder, jobreset, jobrunner, jobverify, scan, storage
+from r3po import builder, jobbuilder, jobreset, jobrunner, jobverify, scan, session, storage
 from r3po.config import Config, load_config
 from r3po.job import open_job
 from r3po.jobstatus import read_status
@@ -951,11 +951,11 @@ def test_every_history_gives_the_table_of_a_fresh_run(
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
     monkeypatch.setattr(storage, "_fsync", lambda descriptor: None)
     # `r3po build` hashes in this process, and the walk is not waited for beside a start that takes no time.
-    monkeypatch.setattr(jobbuilder, "hash_files", hash_here)
-    monkeypatch.setattr(jobrunner, "threading", SimpleNamespace(Thread=Here))
+    monkeypatch.setattr(builder, "hash_files", hash_here)
+    monkeypatch.setattr(session, "threading", SimpleNamespace(Thread=Here))
     monkeypatch.setattr(sys, "path", sys.path[:])
     # Reading a config and finding f in its file would take more than half of the time.
-    monkeypatch.setattr(jobrunner, "find_function", lambda text, base_dir: find_cached(text))
+    monkeypatch.setattr(session, "find_function", lambda text, base_dir: find_cached(text))
     for room in (jobbuilder, jobreset, jobrunner, jobverify):
         monkeypatch.setattr(room, "load_config", lambda path: load_cached(path, Path(path).read_text()))
     with tempfile.TemporaryDirectory(prefix="r3po-test-", dir=place) as folder:

@@ -17,7 +17,8 @@ from jobs import Running, run_process, run_python, running
 import r3po
 from r3po import storage
 from r3po.config import load_config
-from r3po.jobstatus import read_failures, read_status
+from r3po.failedfiles import read_failures
+from r3po.jobstatus import read_status
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob

@@ -16,9 +16,9 @@ import pyarrow.parquet
 import pytest
 
 import r3po
-from r3po import jobbuilder, storage
+from r3po import builder, storage
+from r3po.builder import preview_build
 from r3po.config import load_config
-from r3po.jobbuilder import preview_build
 from r3po.jobstatus import read_status
 from r3po.manifest import read_manifest
 
@@ -113,7 +113,7 @@ def test_a_touched_file_costs_a_hash_once_and_no_part(job: Job) -> None:
 
 
 def test_touched_files_are_hashed_by_processes_where_they_are_many(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobbuilder, "FEW_FILES", 2)
+    monkeypatch.setattr(builder, "FEW_FILES", 2)
     job.add("1.json", value=8)
     touch(job, "1.json", "2.json", "3.json", "5.json")
     job.run()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import r3po.stopsignals as room
-from r3po.stopsignals import StopNow, StopSignals
+from r3po.errors import StopNow
+from r3po.stopsignals import StopSignals
 
 
 @pytest.fixture

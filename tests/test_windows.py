@@ -19,8 +19,8 @@ from test_crash_points import Killed, Step, World, build, wider_function
 
 import r3po
 from r3po import storage
-from r3po.jobrunner import KEPT_RUNS
 from r3po.segments import Segment
+from r3po.session import KEPT_RUNS
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob

@@ -22,7 +22,7 @@ import checker
 import pytest
 from jobs import Ended, Job, make_job, r3po, run_process, run_python, snapshot
 
-from r3po import jobrunner
+from r3po import session
 
 if TYPE_CHECKING:
     from conftest import Draw
@@ -197,7 +197,7 @@ def arena(memory_folder: Path) -> Arena:
 @pytest.fixture(autouse=True)
 def find_the_function_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The function is the same in all cases, and to find it takes a fifth of a run's time."""
-    monkeypatch.setattr(jobrunner, "find_function", cache(jobrunner.find_function))
+    monkeypatch.setattr(session, "find_function", cache(session.find_function))
 
 
 # One case
