@@ -17,18 +17,18 @@ from typing import Any
 import pytest
 
 import functions
-import r3po.readahead as readahead
-import r3po.tables as tables
+import r3po.source.read_ahead as readahead
+import r3po.table.outcomes as tables
 from generate import write_tree
-from r3po.columns import Columns
-from r3po.config import load_config
-from r3po.job import Job, job_folders, open_job
+from r3po.config.settings import load_config
+from r3po.function.find import find_function
 from r3po.jobbuilder import BuildProgress, apply_build, plan_build
-from r3po.scan import hash_file, walk_blocks
-from r3po.segments import Segment, write_segment
-from r3po.staging import StageOrder, stage_shard
-from r3po.userfunc import find_function
-from r3po.worker import Offer, Worker, WorkerSetup
+from r3po.source.walk import hash_file, walk_blocks
+from r3po.state.job import Job, job_folders, open_job
+from r3po.state.segments import Segment, write_segment
+from r3po.table.columns import Columns
+from r3po.worker.staging import StageOrder, stage_shard
+from r3po.worker.worker import Offer, Worker, WorkerSetup
 
 N_FILES = 2_000
 FUNCTIONS = Path(__file__).resolve().parent / "functions.py"

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
         SourceError,
         StateError,
     )
+    from r3po.inspect.verify import VerifyResult, verify_jobs
     from r3po.jobbuilder import build_jobs
-    from r3po.jobreset import reset_all_errors, reset_all_tracking
     from r3po.jobrunner import RunResult, run_jobs
-    from r3po.jobverify import VerifyResult, verify_jobs
+    from r3po.state.reset import reset_all_errors, reset_all_tracking
 
 __all__ = [
     "ConfigError",
@@ -59,10 +59,10 @@ _HOMES = {
     "build_jobs": "r3po.jobbuilder",
     "run_jobs": "r3po.jobrunner",
     "RunResult": "r3po.jobrunner",
-    "VerifyResult": "r3po.jobverify",
-    "verify_jobs": "r3po.jobverify",
-    "reset_all_errors": "r3po.jobreset",
-    "reset_all_tracking": "r3po.jobreset",
+    "VerifyResult": "r3po.inspect.verify",
+    "verify_jobs": "r3po.inspect.verify",
+    "reset_all_errors": "r3po.state.reset",
+    "reset_all_tracking": "r3po.state.reset",
 }
 
 

@@ -1,6 +1,6 @@
 """`python -m r3po`: the same as the command `r3po`."""
 
-from r3po.cli import main
+from r3po.cli.app import main
 
 if __name__ == "__main__":
     main()

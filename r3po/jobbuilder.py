@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from r3po import events
-from r3po.builder import build_job
-from r3po.config import load_config
-from r3po.manifest import Manifest
+from r3po.config.settings import load_config
+from r3po.source.build import build_job
+from r3po.state.manifest import Manifest
 
 __all__ = ["build_jobs"]
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from r3po import events
-from r3po.config import load_config
+from r3po.config.settings import load_config
 from r3po.errors import RunStoppedError
-from r3po.session import RunOptions, RunResult, find_configured, run_job
-from r3po.userfunc import describe_callable
+from r3po.function.find import describe_callable
+from r3po.run.session import RunOptions, RunResult, find_configured, run_job
 
 __all__ = ["RunOptions", "RunResult", "run_jobs"]
 
@@ -70,7 +70,7 @@ def run_jobs(
         if not show:
             result = run_job(loaded, spec, options, events.ignore)
         else:
-            from r3po.progress import Display
+            from r3po.cli.display import Display
 
             with Display() as display:
                 result = run_job(loaded, spec, options, display)

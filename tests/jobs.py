@@ -196,7 +196,7 @@ def doubled(*numbers: int) -> list[dict[str, str]]:
 
 def r3po(*arguments: str, cwd: Path) -> Ended:
     """Call the command line in this process, as if it were one of its own; stdin is empty and nothing is a terminal."""
-    from r3po.cli import run_command
+    from r3po.cli.app import run_command
 
     out, err = io.StringIO(), io.StringIO()
     with as_new_process(cwd), redirect_stdout(out), redirect_stderr(err):

@@ -433,7 +433,9 @@ def test_reading_commands_load_neither_ray_nor_pandas(tmp_path: Path, command: s
     pytest.importorskip("pandas")
     job = make_job(tmp_path, n_files, "def double(filepath):\n    raise RuntimeError('always')\n")
     assert job.run().code == (1 if n_files == 6 else 3)
-    code = f"import sys, r3po.cli\nsys.argv = ['r3po', {command!r}]\ntry: r3po.cli.main()\nexcept SystemExit: pass"
+    code = (
+        f"import sys, r3po.cli.app\nsys.argv = ['r3po', {command!r}]\ntry: r3po.cli.app.main()\nexcept SystemExit: pass"
+    )
     assert loaded_by(code, job.folder) & {"ray", "pandas"} == set()
 
 
@@ -443,7 +445,7 @@ def test_build_and_an_idle_run_load_neither_ray_nor_pandas(job: Job) -> None:
     for path in job.source.iterdir():
         os.utime(path, (1_600_000_000, 1_600_000_000))  # young files are hashed once more
     run(job)
-    idle = "import sys, r3po.cli\nsys.argv = ['r3po', 'run']\ntry: r3po.cli.main()\nexcept SystemExit: pass"
+    idle = "import sys, r3po.cli.app\nsys.argv = ['r3po', 'run']\ntry: r3po.cli.app.main()\nexcept SystemExit: pass"
     assert loaded_by(idle, job.folder) & {"ray", "pandas"} == set()
 
 
@@ -456,7 +458,7 @@ def test_only_a_process_that_calls_f_may_load_pandas(tmp_path: Path, engine: str
         tmp_path, 6, "def double(filepath):\n    import pandas\n    return {'x': pandas.Series([1]).sum()}\n"
     )
     command = f"sys.argv = ['r3po', 'run', '--engine', '{engine}']"
-    code = f"import sys, r3po.cli\n{command}\nassert r3po.cli.run_command() == 0"
+    code = f"import sys, r3po.cli.app\n{command}\nassert r3po.cli.app.run_command() == 0"
     assert loaded_by(code, job.folder) & {"ray", "pandas"} == loaded
     assert [row["x"] for row in job.rows()] == ["1"] * 6
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from jobs import HAS_PROC, environment, wait_until
 
-from r3po.beacon import (
+from r3po.worker.beacon import (
     CRASH_LIMIT,
     Beacon,
     Phase,
@@ -34,7 +34,7 @@ needs_proc = pytest.mark.skipif(not HAS_PROC, reason="when a process started is 
 PREFACE = """\
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from r3po.beacon import Beacon, Phase, watch_for_crashes
+from r3po.worker.beacon import Beacon, Phase, watch_for_crashes
 folder = Path(sys.argv[1])
 beacon = Beacon(folder, 3)
 """

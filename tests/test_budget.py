@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from jobs import make_job
 
-from r3po.beacon import Phase, Sighting
-from r3po.budget import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget
-from r3po.config import MaxErrors
-from r3po.crew import Lost, Member
+from r3po.config.settings import MaxErrors
+from r3po.engines.pool import Answer, Call
 from r3po.errors import FunctionError, RunStoppedError
-from r3po.pool import Answer, Call
-from r3po.runloop import Counts, RunLoop
-from r3po.scheduler import Death, Scheduler, Suspect
-from r3po.tables import Failure
-from r3po.worker import ENVIRONMENTAL_RUN, FAILURES_TOLD, BatchDone
+from r3po.run.budgets import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget
+from r3po.run.loop import Counts, RunLoop
+from r3po.run.scheduler import Death, Scheduler, Suspect
+from r3po.run.workers import Lost, Member
+from r3po.table.outcomes import Failure
+from r3po.worker.beacon import Phase, Sighting
+from r3po.worker.worker import ENVIRONMENTAL_RUN, FAILURES_TOLD, BatchDone
 
 NONE = MaxErrors()
 BROKE = Failure("ValueError", "broke\nin two", "count.py:3 in f", "Traceback ...")

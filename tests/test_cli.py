@@ -40,7 +40,7 @@ from jobs import (
 )
 from typer.main import get_command
 
-from r3po.cli import app
+from r3po.cli.app import app
 
 COMMANDS = ("run", "build", "status", "errors", "verify", "reset")
 
@@ -96,7 +96,8 @@ def test_every_command_has_help_for_itself_and_each_option(command: str, tmp_pat
 
 
 def test_the_help_is_there_within_a_moment_and_loads_nothing_heavy(tmp_path: Path) -> None:
-    code = "import sys, r3po.cli; sys.argv = ['r3po', '--help']\ntry: r3po.cli.main()\nfinally: print(*sys.modules)"
+    code = "import sys\nfrom r3po.cli.app import main\nsys.argv = ['r3po', '--help']\n"
+    code += "try: main()\nfinally: print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not {"ray", "pandas", "pyarrow", "numpy", "pydantic", "rich"} & set(done.stdout.splitlines()[-1].split())
@@ -655,14 +656,14 @@ def test_ctrl_c_while_the_workers_are_being_ended_is_no_traceback(tmp_path: Path
     text = DOUBLE.replace("import json\n", "import json, os, signal\n")
     job = make_job(tmp_path, function=text.replace("    return", "    os.kill(os.getpid(), signal.SIGINT)\n    return"))
     code = (
-        "import os, signal, sys, r3po.cli, r3po.pool\n"
-        "close = r3po.pool.SerialPool.close\n"
+        "import os, signal, sys, r3po.cli.app, r3po.engines.pool\n"
+        "close = r3po.engines.pool.SerialPool.close\n"
         "def close_slowly(self):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    close(self)\n"
-        "r3po.pool.SerialPool.close = close_slowly\n"
+        "r3po.engines.pool.SerialPool.close = close_slowly\n"
         "sys.argv = ['r3po', 'run', '--engine', 'serial']\n"
-        "r3po.cli.main()\n"
+        "r3po.cli.app.main()\n"
     )
     ended = run_python("-c", code, cwd=job.folder)
     assert ended.code == 130, ended.err
@@ -705,11 +706,11 @@ def test_a_second_run_names_the_first_and_status_works_meanwhile(tmp_path: Path)
 
 def test_a_bug_of_ours_is_70_and_says_so(job: Job) -> None:
     code = (
-        "import sys, r3po.jobstatus, r3po.cli\n"
+        "import sys, r3po.inspect.status, r3po.cli.app\n"
         "def broken(config): raise AttributeError('our own mistake')\n"
-        "r3po.jobstatus.read_status = broken\n"
+        "r3po.inspect.status.read_status = broken\n"
         "sys.argv = ['r3po', 'status']\n"
-        "r3po.cli.main()\n"
+        "r3po.cli.app.main()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=job.folder, env=environment(), capture_output=True, text=True
@@ -944,12 +945,12 @@ def test_rows_of_older_code_are_told_and_stay(job: Job) -> None:
 def test_after_a_run_on_ray_the_process_leaves_at_once(tmp_path: Path, code: int, with_ray: bool) -> None:
     """A Ray that was cut off while it started can crash at Python's end: the exit code would be that of SIGSEGV."""
     script = (
-        "import atexit, sys, types, r3po.cli\n"
+        "import atexit, sys, types, r3po.cli.app\n"
         f"if {with_ray}: sys.modules['ray'] = types.ModuleType('ray')\n"
         "atexit.register(print, 'the end of Python')\n"
         "print('said before')\n"
-        f"r3po.cli.run_command = lambda: {code}\n"
-        "r3po.cli.main()\n"
+        f"r3po.cli.app.run_command = lambda: {code}\n"
+        "r3po.cli.app.main()\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True

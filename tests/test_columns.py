@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r3po.columns import (
+from r3po.errors import StopNow, TimedOut
+from r3po.table.columns import (
     NULL,
     VARIANTS,
     BadRowError,
@@ -34,9 +35,8 @@ from r3po.columns import (
     plain_value,
     variant_of,
 )
-from r3po.errors import StopNow, TimedOut
-from r3po.nested import decode
-from r3po.userobjects import ends_worker, text_of, type_name
+from r3po.table.nested import decode
+from r3po.table.user_objects import ends_worker, text_of, type_name
 
 SOME = settings(derandomize=True, max_examples=150, deadline=None)
 

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-import r3po.tables as tables
-from r3po import storage
-from r3po.columns import Columns, columns_of
-from r3po.commits import (
+import r3po.table.outcomes as tables
+from r3po.errors import DamagedStateError, FolderError, NewerFormatError
+from r3po.state.commits import (
     Commit,
     Part,
     check_claim,
@@ -29,12 +28,13 @@ from r3po.commits import (
     roll_forward,
     write_claim,
 )
-from r3po.errors import DamagedStateError, FolderError, NewerFormatError
-from r3po.manifest import Entries, write_shard_file
-from r3po.parts import join_schemas, own_schema
-from r3po.segments import list_segments, write_segment
-from r3po.storage import JobFolders, NewFile, list_names, write_json, write_whole
-from r3po.tables import Failure, OutcomeBatch, Rules, Schema, Table
+from r3po.state.manifest import Entries, write_shard_file
+from r3po.state.segments import list_segments, write_segment
+from r3po.storage import durable as storage
+from r3po.storage.durable import JobFolders, NewFile, list_names, write_json, write_whole
+from r3po.table.columns import Columns, columns_of
+from r3po.table.outcomes import Failure, OutcomeBatch, Rules, Schema, Table
+from r3po.table.parts import join_schemas, own_schema
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 OTHER_JOB = "f" * 32

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from r3po.config import MAX_TIMEOUT_S, Config, MaxErrors, ParquetOptions, check_source, load_config, parse_max_errors
+from r3po.config.settings import (
+    MAX_TIMEOUT_S,
+    Config,
+    MaxErrors,
+    ParquetOptions,
+    check_source,
+    load_config,
+    parse_max_errors,
+)
 from r3po.errors import ConfigError, SourceError
 
 SIX = {
@@ -252,7 +260,7 @@ def test_overrides_are_held_to_the_same_limits(tmp_path: Path) -> None:
 
 
 def test_importing_the_config_loads_neither_ray_nor_pyarrow() -> None:
-    code = "import sys, r3po.config; print(sorted({'ray', 'pyarrow', 'pandas', 'typer'} & set(sys.modules)))"
+    code = "import sys, r3po.config.settings; print(sorted({'ray', 'pyarrow', 'pandas', 'typer'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -29,11 +29,15 @@ import pytest
 from jobs import environment
 
 import r3po
-from r3po import builder, runloop, session, storage, worker
-from r3po.config import load_config
-from r3po.job import open_job
-from r3po.manifest import read_manifest
-from r3po.scan import hash_files
+from r3po.config.settings import load_config
+from r3po.run import loop as runloop
+from r3po.run import session
+from r3po.source import build as builder
+from r3po.source.walk import hash_files
+from r3po.state.job import open_job
+from r3po.state.manifest import read_manifest
+from r3po.storage import durable as storage
+from r3po.worker import worker
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob
@@ -848,7 +852,7 @@ import signal
 import sys
 
 import r3po
-from r3po import storage
+from r3po.storage import durable as storage
 
 config, last, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 n = 0

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import r3po.crew
-from r3po.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
-from r3po.crew import GAP_S, GRACE_S, OOM_S, PAUSES_S, RECOVER_S, SILENT_S, START_S, WATCH_S, Crew, Lost, Member
-from r3po.pool import Answer, Call, WorkerLost
-from r3po.scheduler import BatchTicket, Death, StageTicket
-from r3po.worker import WorkerSetup
+import r3po.run.workers
+from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.run.scheduler import BatchTicket, Death, StageTicket
+from r3po.run.workers import GAP_S, GRACE_S, OOM_S, PAUSES_S, RECOVER_S, SILENT_S, START_S, WATCH_S, Crew, Lost, Member
+from r3po.worker.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
+from r3po.worker.worker import WorkerSetup
 
 TIMEOUT_S = 20.0
 LOAD, RUN = Call("load"), Call("run_batch")
@@ -101,7 +101,9 @@ class Stage:
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Stage]]:
-    monkeypatch.setattr(r3po.crew, "_count_oom_kills", lambda: 0)  # other tests' neighbours may be killed meanwhile
+    monkeypatch.setattr(
+        r3po.run.workers, "_count_oom_kills", lambda: 0
+    )  # other tests' neighbours may be killed meanwhile
     stages: list[Stage] = []
     yield stages
     for stage in stages:
@@ -317,11 +319,11 @@ def test_one_worker_is_always_wanted(made: list[Stage], tmp_path: Path) -> None:
 
 
 def test_what_the_kernel_killed_for_memory_is_counted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(r3po.crew, "_count_oom_kills", lambda: 1)
+    monkeypatch.setattr(r3po.run.workers, "_count_oom_kills", lambda: 1)
     assert stage.lose(0).death.is_memory
     stage.now[0] += OOM_S
     assert not stage.lose(1).death.is_memory, "one kill is not a death of later on"
-    monkeypatch.setattr(r3po.crew, "_count_oom_kills", lambda: 2)
+    monkeypatch.setattr(r3po.run.workers, "_count_oom_kills", lambda: 2)
     assert stage.lose(2).death.is_memory
 
 
@@ -345,7 +347,7 @@ def test_a_kill_of_the_kernel_that_was_seen_at_a_look_is_soon_forgotten(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, seconds: float, is_memory: bool
 ) -> None:
     """Else somebody else's process, killed in the morning, is the reason for a death in the evening."""
-    monkeypatch.setattr(r3po.crew, "_count_oom_kills", lambda: 1)
+    monkeypatch.setattr(r3po.run.workers, "_count_oom_kills", lambda: 1)
     stage.pass_time(WATCH_S)
     stage.pass_time(seconds)
     assert stage.lose(0).death.is_memory is is_memory
@@ -354,7 +356,7 @@ def test_a_kill_of_the_kernel_that_was_seen_at_a_look_is_soon_forgotten(
 def test_kills_of_before_the_run_are_no_matter(
     tmp_path: Path, made: list[Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(r3po.crew, "_count_oom_kills", lambda: 7)
+    monkeypatch.setattr(r3po.run.workers, "_count_oom_kills", lambda: 7)
     stage = make_stage(made, tmp_path)
     assert not stage.lose(0).death.is_memory
 

@@ -14,8 +14,8 @@ import typer.main
 
 import r3po
 from r3po import errors
-from r3po.cli import app
-from r3po.config import Config, load_config
+from r3po.cli.app import app
+from r3po.config.settings import Config, load_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -121,7 +121,7 @@ def test_format_md_names_every_field_on_disk(finished_sample: Path) -> None:
 
 
 def test_format_md_names_every_column_of_an_outcome() -> None:
-    from r3po.tables import FIXED
+    from r3po.table.outcomes import FIXED
 
     for name in FIXED.names:
         assert re.search(rf"\b{name}\b", section(FORMAT, "Outcomes")), name

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from r3po.failures import (
+from r3po.table.outcomes import Failure
+from r3po.worker.failures import (
     ENVIRONMENTAL,
     GONE,
     TEXT_LIMIT,
@@ -20,7 +21,6 @@ from r3po.failures import (
     failure_of,
     timeout_failure,
 )
-from r3po.tables import Failure
 
 
 def raised(error: BaseException) -> tuple[BaseException, TracebackType | None]:

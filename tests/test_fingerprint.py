@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from r3po.fingerprint import fingerprint_callable, fingerprint_name, fingerprint_source
+from r3po.function.fingerprint import fingerprint_callable, fingerprint_name, fingerprint_source
 
 ROOT = Path(__file__).parent.parent
 
@@ -397,7 +397,7 @@ SCRIPT = """\
 import functools, json, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from r3po.fingerprint import fingerprint_callable, fingerprint_source
+from r3po.function.fingerprint import fingerprint_callable, fingerprint_source
 from helper import weigh
 
 LIMIT = 5

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from r3po import guard
-from r3po.guard import DIED_AT_START, DONE, ENDED, STARTED
+from r3po.engines import ray_guard as guard
+from r3po.engines.ray_guard import DIED_AT_START, DONE, ENDED, STARTED
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ import pytest
 from jobs import environment, wait_until
 
 import r3po
-from r3po import helpers
-from r3po.helpers import map_in_order
-from r3po.processes import children_of, name_and_state
+from r3po.source import parallel as helpers
+from r3po.source.parallel import map_in_order
+from r3po.worker.processes import children_of, name_and_state
 
 DRIVER = """
 import time
-from r3po.helpers import map_in_order
+from r3po.source.parallel import map_in_order
 
 for answer in map_in_order(time.sleep, [0] * 2 + [3600] * 10, 2):
     print("answered", flush=True)

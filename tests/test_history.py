@@ -33,12 +33,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 import r3po
-from r3po import builder, jobbuilder, jobreset, jobrunner, jobverify, scan, session, storage
-from r3po.config import Config, load_config
-from r3po.job import open_job
-from r3po.jobstatus import read_status
-from r3po.scan import hash_file
-from r3po.userfunc import FunctionSpec, find_function
+from r3po import jobbuilder, jobrunner
+from r3po.config.settings import Config, load_config
+from r3po.function.find import FunctionSpec, find_function
+from r3po.inspect import verify as jobverify
+from r3po.inspect.status import read_status
+from r3po.run import session
+from r3po.source import build as builder
+from r3po.source import walk as scan
+from r3po.source.walk import hash_file
+from r3po.state import reset as jobreset
+from r3po.state.job import open_job
+from r3po.storage import durable as storage
 
 pytestmark = pytest.mark.slow
 
@@ -947,7 +953,7 @@ def test_every_history_gives_the_table_of_a_fresh_run(
     """A long first walk only lists files: f's own looks are all that tells whether they changed since."""
     if walk == "long":
         monkeypatch.setattr(scan, "LONG_WALK_FILES", 0)
-        monkeypatch.setattr("r3po.helpers.map_in_order", map_here)
+        monkeypatch.setattr("r3po.source.parallel.map_in_order", map_here)
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
     monkeypatch.setattr(storage, "_fsync", lambda descriptor: None)
     # `r3po build` hashes in this process, and the walk is not waited for beside a start that takes no time.

@@ -12,11 +12,12 @@ from jobs import r3po as r3po_command
 from test_resume import A_SEGMENT_A_FILE, add_files, dying_over, failed_files, n_pending, segments
 
 import r3po
-from r3po import scan
-from r3po.config import load_config
-from r3po.job import read_job
-from r3po.jobstatus import read_status
-from r3po.manifest import UNKNOWN, UNSEEN, Entries, read_shard_file
+from r3po.config.settings import load_config
+from r3po.file_version import UNKNOWN, UNSEEN
+from r3po.inspect.status import read_status
+from r3po.source import walk as scan
+from r3po.state.job import read_job
+from r3po.state.manifest import Entries, read_shard_file
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob

@@ -14,12 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import r3po.manifest as manifest_room
-from r3po.columns import columns_of
+import r3po.state.manifest as manifest_room
 from r3po.errors import DamagedStateError, NewerFormatError
-from r3po.manifest import (
+from r3po.file_version import UNSEEN
+from r3po.state.manifest import (
     FORMAT,
-    UNSEEN,
     Entries,
     Manifest,
     ShardRef,
@@ -33,7 +32,8 @@ from r3po.manifest import (
     write_manifest,
     write_shard_file,
 )
-from r3po.storage import FileRecord, write_json
+from r3po.storage.durable import FileRecord, write_json
+from r3po.table.columns import columns_of
 
 HASH = hashlib.blake2b(b"content", digest_size=16).digest()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from jobs import environment
 
-from r3po import outputs
-from r3po.beacon import worker_file
-from r3po.outputs import Outputs, _LogStream
+from r3po.worker import printed as outputs
+from r3po.worker.beacon import worker_file
+from r3po.worker.printed import Outputs, _LogStream
 
 NOTE = "\n... more output is left out\n"
 
@@ -146,7 +146,7 @@ def test_a_worker_that_goes_on_after_the_cut_appends_behind_the_note(tmp_path: P
 PREFACE = """\
 import os, subprocess, sys
 from pathlib import Path
-from r3po.outputs import redirect_output, restore_streams
+from r3po.worker.printed import redirect_output, restore_streams
 redirect_output(Path(sys.argv[1]), 0)
 """
 
@@ -203,7 +203,7 @@ def test_closed_and_replaced_descriptors_are_given_back(tmp_path: Path, harm: st
 
 def test_streams_in_order_are_kept(tmp_path: Path) -> None:
     source = """\
-from r3po.outputs import _LogStream
+from r3po.worker.printed import _LogStream
 made = sys.stdout, sys.stderr
 restore_streams()
 assert (sys.stdout, sys.stderr) == made

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 from jobs import ESCAPE, without_times
 
-from r3po import events, progress
+from r3po import events
+from r3po.cli import display as progress
+from r3po.cli.display import Display
 from r3po.events import Event
-from r3po.progress import Display
 
 Show = Callable[..., str]
 

@@ -32,16 +32,16 @@ from jobs import (
 )
 
 import r3po
-from r3po.columns import Column, Columns
-from r3po.config import load_config
+from r3po.config.settings import load_config
+from r3po.engines.pool import Answer, Call, Pool, SerialPool, WorkerLost
 from r3po.errors import DamagedStateError, FunctionError
-from r3po.job import job_folders
+from r3po.function.find import find_function
 from r3po.jobbuilder import build_jobs
-from r3po.manifest import Manifest
-from r3po.pool import Answer, Call, Pool, SerialPool, WorkerLost
-from r3po.segments import read_segment
-from r3po.userfunc import find_function
-from r3po.worker import BatchDone, Offer, WorkerSetup
+from r3po.state.job import job_folders
+from r3po.state.manifest import Manifest
+from r3po.state.segments import read_segment
+from r3po.table.columns import Column, Columns
+from r3po.worker.worker import BatchDone, Offer, WorkerSetup
 
 on_ray = [pytest.mark.ray]
 
@@ -109,7 +109,7 @@ def pool(engine: str, tmp_path: Path) -> Iterator[Pool]:
 def make_pool(engine: str, folder: Path) -> Pool:
     if engine == "serial":
         return SerialPool()
-    from r3po.raypool import RayPool
+    from r3po.engines.ray_pool import RayPool
 
     return RayPool(folder / "ray.log", folder / "ray_folder")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import r3po.readahead as readahead
-from r3po.readahead import BURST, WINDOW, ReadAhead
+import r3po.source.read_ahead as readahead
+from r3po.source.read_ahead import BURST, WINDOW, ReadAhead
 
 pytestmark = pytest.mark.skipif(not readahead.IS_POSSIBLE, reason="this system cannot be asked what is in memory")
 

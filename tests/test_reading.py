@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from r3po.reading import Look, look_at, read_file
-from r3po.scan import BLOCK_BYTES
+from r3po.source.read import Look, look_at, read_file
+from r3po.source.walk import BLOCK_BYTES
 
 OLD_NS = 1_700_000_000_000_000_000
 
@@ -133,7 +133,7 @@ def test_a_closed_descriptor_is_asked_by_the_path(file: Path) -> None:
 def test_nothing_stays_open(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = descriptors()
     read_file(str(file), wants_data=True, wants_digest=True).close()
-    monkeypatch.setattr("r3po.reading._read_whole", lambda *_: 1 / 0)
+    monkeypatch.setattr("r3po.source.read._read_whole", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         read_file(str(file), wants_data=True, wants_digest=True)
     with pytest.raises(OSError):

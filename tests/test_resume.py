@@ -15,10 +15,10 @@ import pytest
 from jobs import Running, run_process, run_python, running
 
 import r3po
-from r3po import storage
-from r3po.config import load_config
-from r3po.failedfiles import read_failures
-from r3po.jobstatus import read_status
+from r3po.config.settings import load_config
+from r3po.inspect.status import read_status
+from r3po.state.failed_files import read_failures
+from r3po.storage import durable as storage
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob
@@ -144,7 +144,7 @@ def note(event, arguments):
         print(arguments[0].removeprefix(source))
 
 sys.addaudithook(note)
-from r3po.cli import main
+from r3po.cli.app import main
 main()
 """
 

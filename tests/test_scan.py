@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 import r3po
-from r3po import scan
 from r3po.errors import SourceError
-from r3po.scan import (
+from r3po.source import walk as scan
+from r3po.source.walk import (
     BLOCK_BYTES,
     RACY_NS,
     ChangingFileError,
@@ -386,7 +386,7 @@ def test_without_processes_to_use_a_walk_has_no_helpers(
     many: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
     monkeypatch.setattr(scan, "LONG_WALK_FILES", 0)
-    monkeypatch.setattr("r3po.helpers.map_in_order", None)
+    monkeypatch.setattr("r3po.source.parallel.map_in_order", None)
     assert len([file for block in walk_blocks(many, ".json", processes=processes) for file in block]) == 105
 
 
@@ -397,7 +397,7 @@ def helped_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def map_here(function: Any, tasks: Any, processes: int) -> Any:
         yield from map(function, tasks)
 
-    monkeypatch.setattr("r3po.helpers.map_in_order", map_here)
+    monkeypatch.setattr("r3po.source.parallel.map_in_order", map_here)
     monkeypatch.setattr(scan, "LONG_WALK_FILES", 0)
 
 
@@ -640,7 +640,7 @@ def test_the_error_of_a_changing_file_survives_the_way_out_of_its_process() -> N
 SCRIPT = """\
 import os
 
-from r3po.scan import hash_files
+from r3po.source.walk import hash_files
 
 print("the script runs", flush=True)
 print(len(list(hash_files(["file"] * 2000, 3))), flush=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from r3po.scheduler import (
+from r3po.run.scheduler import (
     DEATHS,
     FIRST_OFFER,
     GROWTH,

@@ -17,10 +17,10 @@ import pyarrow.dataset as ds
 import pytest
 
 import r3po
-import r3po.storage as storage
-from r3po.config import load_config
+import r3po.storage.durable as storage
+from r3po.config.settings import load_config
 from r3po.errors import ConfigError
-from r3po.job import open_job
+from r3po.state.job import open_job
 
 if TYPE_CHECKING:
     from conftest import NewJob

@@ -10,10 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import r3po.tables as tables
-from r3po import storage
-from r3po.columns import columns_of
-from r3po.segments import (
+import r3po.table.outcomes as tables
+from r3po.state.segments import (
     Segment,
     list_segments,
     read_segment,
@@ -21,8 +19,10 @@ from r3po.segments import (
     segment_folder,
     write_segment,
 )
-from r3po.storage import digest_file
-from r3po.tables import Failure, OutcomeBatch, Rules, Table
+from r3po.storage import durable as storage
+from r3po.storage.durable import digest_file
+from r3po.table.columns import columns_of
+from r3po.table.outcomes import Failure, OutcomeBatch, Rules, Table
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 OTHER_JOB = "f" * 32

@@ -14,17 +14,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import r3po.parts as parts
-import r3po.tables as tables
-from r3po import storage
-from r3po.columns import columns_of
-from r3po.commits import Commit
+import r3po.table.outcomes as tables
+import r3po.table.parts as parts
 from r3po.errors import DamagedStateError
-from r3po.manifest import Entries, ShardRef, read_shard_file, write_shard_file
-from r3po.segments import Segment, list_segments, write_segment
-from r3po.shardstate import Run, ShardState, missing_runs, needed_builds, newer_segments, read_candidates, resolve_shard
-from r3po.storage import JobFolders, NewFile
-from r3po.tables import Failure, OutcomeBatch, Rules
+from r3po.state.commits import Commit
+from r3po.state.manifest import Entries, ShardRef, read_shard_file, write_shard_file
+from r3po.state.segments import Segment, list_segments, write_segment
+from r3po.state.shards import (
+    Run,
+    ShardState,
+    missing_runs,
+    needed_builds,
+    newer_segments,
+    read_candidates,
+    resolve_shard,
+)
+from r3po.storage import durable as storage
+from r3po.storage.durable import JobFolders, NewFile
+from r3po.table.columns import columns_of
+from r3po.table.outcomes import Failure, OutcomeBatch, Rules
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 COLUMNS = columns_of({"n": 1})

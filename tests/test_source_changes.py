@@ -16,11 +16,12 @@ import pyarrow.parquet
 import pytest
 
 import r3po
-from r3po import builder, storage
-from r3po.builder import preview_build
-from r3po.config import load_config
-from r3po.jobstatus import read_status
-from r3po.manifest import read_manifest
+from r3po.config.settings import load_config
+from r3po.inspect.status import read_status
+from r3po.source import build as builder
+from r3po.source.build import preview_build
+from r3po.state.manifest import read_manifest
+from r3po.storage import durable as storage
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob

@@ -20,18 +20,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import r3po.parts as parts
-import r3po.staging as staging
-import r3po.storage as storage
-import r3po.tables as tables
-from r3po.columns import Columns, RowCollector, columns_of
-from r3po.commits import Commit, Part, read_outcomes
+import r3po.storage.durable as storage
+import r3po.table.outcomes as tables
+import r3po.table.parts as parts
+import r3po.worker.staging as staging
 from r3po.errors import DamagedStateError
-from r3po.manifest import Entries, ShardRef, read_shard_file, write_shard_file
-from r3po.segments import Segment, segment_folder, write_segment
-from r3po.staging import Staged, StageOrder, stage_shard
-from r3po.storage import JobFolders, digest_file
-from r3po.tables import Failure, OutcomeBatch, Rules
+from r3po.state.commits import Commit, Part, read_outcomes
+from r3po.state.manifest import Entries, ShardRef, read_shard_file, write_shard_file
+from r3po.state.segments import Segment, segment_folder, write_segment
+from r3po.storage.durable import JobFolders, digest_file
+from r3po.table.columns import Columns, RowCollector, columns_of
+from r3po.table.outcomes import Failure, OutcomeBatch, Rules
+from r3po.worker.staging import Staged, StageOrder, stage_shard
 
 BROKE = Failure("ValueError", "broke", "f.py:3 in f", "Traceback ...\n")
 JOB_ID = "0123456789abcdef0123456789abcdef"

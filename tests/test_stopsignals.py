@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import r3po.stopsignals as room
+import r3po.run.signals as room
 from r3po.errors import StopNow
-from r3po.stopsignals import StopSignals
+from r3po.run.signals import StopSignals
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import r3po
-from r3po import storage
 from r3po.errors import DamagedStateError, FolderError, LockedError, NewerFormatError, R3poError
-from r3po.storage import (
+from r3po.storage import durable as storage
+from r3po.storage.durable import (
     FileRecord,
     JobFolders,
     JobLock,
@@ -517,7 +517,7 @@ def test_names_keep_every_byte_in_json(name: bytes) -> None:
 HOLDER = """\
 import sys
 from pathlib import Path
-from r3po.storage import JobLock
+from r3po.storage.durable import JobLock
 
 with JobLock(Path(sys.argv[1])):
     print("locked", flush=True)

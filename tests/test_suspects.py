@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from jobs import DOUBLE, HAS_PROC, doubled, environment, make_job, run_process, wait_until
 
-from r3po.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
-from r3po.scheduler import Death, Suspect
-from r3po.suspects import SuspectBook, forget_beacons
+from r3po.run.scheduler import Death, Suspect
+from r3po.run.suspects import SuspectBook, forget_beacons
+from r3po.worker.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
 
 JOB, CODE, OWN = "a" * 32, "f" * 16, "run-now"
 Looks = dict[tuple[int, int], tuple[int, int]]
@@ -91,7 +91,7 @@ def test_with_nobody_to_mistrust_there_is_no_book(runs: Path) -> None:
 
 
 def test_the_book_is_written_only_when_it_says_something_else(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from r3po import suspects
+    from r3po.run import suspects
 
     writes, write_json = [], suspects.write_json
     monkeypatch.setattr(suspects, "write_json", lambda *args: (writes.append(args), write_json(*args)))
@@ -179,7 +179,7 @@ def test_a_write_that_is_cut_leaves_a_book_that_can_be_read(
     made = book(runs)
     made.write([suspect(0, 7)])
     with monkeypatch.context() as patch:
-        patch.setattr(f"r3po.storage.{seam}", cut)
+        patch.setattr(f"r3po.storage.durable.{seam}", cut)
         with pytest.raises(KeyboardInterrupt):
             made.write([suspect(0, 7), suspect(0, 8)])
     assert keys(recall(runs)) == [(0, 7)]
@@ -298,7 +298,7 @@ def test_a_run_that_dies_while_it_recalls_loses_no_suspect(runs: Path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("r3po.suspects.remove_worker_files", die)
+        patch.setattr("r3po.run.suspects.remove_worker_files", die)
         with pytest.raises(KeyboardInterrupt):
             recall(runs)
     found = recall(runs)
@@ -307,7 +307,7 @@ def test_a_run_that_dies_while_it_recalls_loses_no_suspect(runs: Path, monkeypat
 
 @pytest.mark.skipif(not HAS_PROC, reason="which process that was is known from /proc only")
 def test_a_worker_that_outlived_its_run_is_ended(runs: Path) -> None:
-    source = "import sys, time\nfrom pathlib import Path\nfrom r3po.beacon import Beacon, Phase\n"
+    source = "import sys, time\nfrom pathlib import Path\nfrom r3po.worker.beacon import Beacon, Phase\n"
     source += "Beacon(Path(sys.argv[1]), 0).mark(Phase.CALLING, 0, 7)\ntime.sleep(1000)\n"
     folder = runs / "run-killed" / "workers"
     folder.mkdir(parents=True)

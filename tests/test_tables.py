@@ -24,11 +24,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jobs import run_python
 
-import r3po.parts as parts
-import r3po.tables as tables
-from r3po.columns import NULL, Column, Columns, RowCollector, columns_of
-from r3po.stopsignals import StopNow
-from r3po.tables import Failure, OutcomeBatch, Rules, Table
+import r3po.table.outcomes as tables
+import r3po.table.parts as parts
+from r3po.run.signals import StopNow
+from r3po.table.columns import NULL, Column, Columns, RowCollector, columns_of
+from r3po.table.outcomes import Failure, OutcomeBatch, Rules, Table
 
 SOME = settings(derandomize=True, max_examples=80, deadline=None)
 MANY = settings(derandomize=True, max_examples=200, deadline=None)
@@ -1223,6 +1223,6 @@ def test_bytes_are_base64_in_csv() -> None:
 
 def test_a_pandas_that_is_broken_is_nobody_s_concern(tmp_path: Path) -> None:
     (tmp_path / "pandas.py").write_text("raise ValueError('numpy.dtype size changed')\n")
-    code = "import r3po.tables as t; t.complete_imports(); print(t.pa.array([1, 2]).to_pylist())"
+    code = "import r3po.table.outcomes as t; t.complete_imports(); print(t.pa.array([1, 2]).to_pylist())"
     ended = run_python("-c", code, cwd=tmp_path)
     assert (ended.code, ended.out) == (0, "[1, 2]\n"), ended.err

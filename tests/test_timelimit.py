@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from r3po import timelimit
-from r3po.timelimit import TimedOut, TimeLimit, is_possible
+from r3po.worker import time_limit as timelimit
+from r3po.worker.time_limit import TimedOut, TimeLimit, is_possible
 
 
 @pytest.fixture(autouse=True)

@@ -25,13 +25,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from test_staging import Shard, make_shard
 
-import r3po.parts as parts
-import r3po.storage as storage
-import r3po.tables as tables
-from r3po.columns import NULL, BadRowError, Column, Columns, Nested, View, columns_of, plain_value
-from r3po.commits import read_outcomes
-from r3po.nested import decode, show
-from r3po.pins import parse_pin, why_unfit
+import r3po.storage.durable as storage
+import r3po.table.outcomes as tables
+import r3po.table.parts as parts
+from r3po.state.commits import read_outcomes
+from r3po.table.column_types import parse_pin, why_unfit
+from r3po.table.columns import NULL, BadRowError, Column, Columns, Nested, View, columns_of, plain_value
+from r3po.table.nested import decode, show
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,13 +17,15 @@ import pytest
 from jobs import Ended, kill_tree, r3po, running, snapshot
 
 import r3po as package
-from r3po import FolderError, VerifyResult, jobverify, partcheck, verify_jobs
-from r3po.commits import read_commits
-from r3po.config import load_config
+from r3po import FolderError, VerifyResult, verify_jobs
+from r3po.config.settings import load_config
 from r3po.errors import ConfigError, NewerFormatError, SourceError
-from r3po.job import job_folders
-from r3po.manifest import FORMAT, Entries, read_manifest, read_shard_file, write_manifest, write_shard_file
-from r3po.storage import read_json, write_json
+from r3po.inspect import verify as jobverify
+from r3po.inspect import verify_parts as partcheck
+from r3po.state.commits import read_commits
+from r3po.state.job import job_folders
+from r3po.state.manifest import FORMAT, Entries, read_manifest, read_shard_file, write_manifest, write_shard_file
+from r3po.storage.durable import read_json, write_json
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob
@@ -999,7 +1001,7 @@ def test_verify_loads_neither_ray_nor_pandas(new_job: NewJob) -> None:
     job = small_job(new_job)
     code = (
         "import sys; sys.argv = ['r3po', 'verify']\n"
-        "from r3po.cli import main\n"
+        "from r3po.cli.app import main\n"
         "try:\n    main()\n"
         "except SystemExit as end:\n"
         "    assert end.code == 0 and not {'ray', 'pandas'} & set(sys.modules)\n"

@@ -18,9 +18,9 @@ from jobs import make_job
 from test_crash_points import Killed, Step, World, build, wider_function
 
 import r3po
-from r3po import storage
-from r3po.segments import Segment
-from r3po.session import KEPT_RUNS
+from r3po.run.session import KEPT_RUNS
+from r3po.state.segments import Segment
+from r3po.storage import durable as storage
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob

@@ -16,20 +16,21 @@ from typing import Any
 
 import pytest
 
-import r3po.reading as reading
-import r3po.worker as worker_module
-from r3po.beacon import Phase, read_beacon
-from r3po.columns import Columns, columns_of
+import r3po.source.read as reading
+import r3po.worker.worker as worker_module
 from r3po.errors import DamagedStateError, FunctionError
-from r3po.failures import TEXT_LIMIT, EnvironmentalFailure
-from r3po.manifest import UNKNOWN, UNSEEN, Entries, ShardRef, write_shard_file
-from r3po.segments import Segment, read_segment
-from r3po.shardstate import Run
-from r3po.staging import StageOrder
-from r3po.storage import JobFolders, list_names, show_name
-from r3po.tables import Failure, Rules
-from r3po.userfunc import FunctionSpec
-from r3po.worker import BatchDone, Charge, Offer, Worker, WorkerSetup
+from r3po.file_version import UNKNOWN, UNSEEN
+from r3po.function.find import FunctionSpec
+from r3po.state.manifest import Entries, ShardRef, write_shard_file
+from r3po.state.segments import Segment, read_segment
+from r3po.state.shards import Run
+from r3po.storage.durable import JobFolders, list_names, show_name
+from r3po.table.columns import Columns, columns_of
+from r3po.table.outcomes import Failure, Rules
+from r3po.worker.beacon import Phase, read_beacon
+from r3po.worker.failures import TEXT_LIMIT, EnvironmentalFailure
+from r3po.worker.staging import StageOrder
+from r3po.worker.worker import BatchDone, Charge, Offer, Worker, WorkerSetup
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 FINGERPRINT = "f" * 16
@@ -1188,7 +1189,7 @@ def test_f_s_own_time_out_is_f_s_own_failure(tmp_path: Path) -> None:
 
 SPY = """\
 from pathlib import Path
-from r3po.beacon import read_beacon
+from r3po.worker.beacon import read_beacon
 
 def f(path):
     seen = read_beacon(Path({folder!r}), 0)
@@ -1343,7 +1344,7 @@ def test_a_disk_that_refuses_the_segment_is_no_failure_of_the_files(
 
     job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS)
     with monkeypatch.context() as patch:
-        patch.setattr("r3po.storage._fsync", refuse)
+        patch.setattr("r3po.storage.durable._fsync", refuse)
         with pytest.raises(OSError, match="No space left"):
             job.run()
     assert job.n_segments() == 0

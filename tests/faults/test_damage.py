@@ -22,7 +22,7 @@ import checker
 import pytest
 from jobs import Ended, Job, make_job, r3po, run_process, run_python, snapshot
 
-from r3po import session
+from r3po.run import session
 
 if TYPE_CHECKING:
     from conftest import Draw
@@ -55,8 +55,8 @@ import os
 import signal
 import sys
 
-from r3po import storage
-from r3po.cli import main
+from r3po.storage import durable as storage
+from r3po.cli.app import main
 
 replace = storage._replace
 

@@ -19,27 +19,30 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import r3po.tables as tables
-from r3po import crew, runloop, shardstate, suspects
-from r3po.beacon import Phase, Sighting
-from r3po.budget import ErrorBudget
-from r3po.columns import Columns
-from r3po.commits import Commit
-from r3po.config import MaxErrors
-from r3po.crew import Crew, Member
+import r3po.table.outcomes as tables
+from r3po.config.settings import MaxErrors
+from r3po.engines.pool import Answer, Call, WorkerLost
 from r3po.errors import FunctionError, RunStoppedError
-from r3po.failures import EnvironmentalFailure
-from r3po.manifest import ShardRef
-from r3po.pool import Answer, Call, WorkerLost
-from r3po.runloop import CAREFUL_S, Counts, RunLoop
-from r3po.scheduler import DEATHS, KNOWN_DEATHS, BatchTicket, ChargeTicket, Scheduler, Ticket
-from r3po.segments import Segment
-from r3po.shardstate import ShardState, missing_runs, newer_segments, resolve_shard
-from r3po.staging import Staged
-from r3po.storage import FileRecord
-from r3po.suspects import SuspectBook
-from r3po.tables import Failure, OutcomeBatch, Rules, Table
-from r3po.worker import ENVIRONMENTAL_RUN, BatchDone, Charge, Offer, Probed
+from r3po.run import loop as runloop
+from r3po.run import suspects
+from r3po.run import workers as crew
+from r3po.run.budgets import ErrorBudget
+from r3po.run.loop import CAREFUL_S, Counts, RunLoop
+from r3po.run.scheduler import DEATHS, KNOWN_DEATHS, BatchTicket, ChargeTicket, Scheduler, Ticket
+from r3po.run.suspects import SuspectBook
+from r3po.run.workers import Crew, Member
+from r3po.state import shards as shardstate
+from r3po.state.commits import Commit
+from r3po.state.manifest import ShardRef
+from r3po.state.segments import Segment
+from r3po.state.shards import ShardState, missing_runs, newer_segments, resolve_shard
+from r3po.storage.durable import FileRecord
+from r3po.table.columns import Columns
+from r3po.table.outcomes import Failure, OutcomeBatch, Rules, Table
+from r3po.worker.beacon import Phase, Sighting
+from r3po.worker.failures import EnvironmentalFailure
+from r3po.worker.staging import Staged
+from r3po.worker.worker import ENVIRONMENTAL_RUN, BatchDone, Charge, Offer, Probed
 
 if TYPE_CHECKING:
     from conftest import Draw

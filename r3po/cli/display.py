@@ -1,0 +1,377 @@
+"""A run on the terminal: events in, lines on stderr out. Nothing else is written here, and nothing is decided.
+
+On a terminal one live line is kept up to date; elsewhere a plain line appears every 30 seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections import deque
+from datetime import UTC, datetime
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from r3po import events
+from r3po.events import Event
+from r3po.storage.durable import show_name, show_text
+
+PLAIN_EVERY_S = 30.0
+"""Between two plain lines, where stderr is no terminal."""
+
+RATE_OVER_S = 30.0
+"""The shown speed is that of the last so many seconds."""
+
+UPDATES_PER_SECOND = 10
+
+LOSSES_SHOWN = 5
+"""Workers that are lost are told of one by one, up to so many."""
+
+
+class Display:
+    """An observer that shows a run. Use it as a context manager: it restores the terminal.
+
+    Args:
+        is_quiet: only warnings.
+    """
+
+    def __init__(self, *, is_quiet: bool = False) -> None:
+        # Rich believes FORCE_COLOR; only a real terminal is one.
+        self._is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._console = Console(
+            stderr=True, force_terminal=self._is_terminal, highlight=False, soft_wrap=True, markup=False
+        )
+        self._is_quiet = is_quiet
+        self._live: Live | None = None
+        self._bar: _Bar | None = None
+        self._last_plain = time.monotonic()
+        self._n_lost = 0
+        self._is_broken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._end_live()
+
+    def __call__(self, event: Event) -> None:
+        if self._is_broken:
+            return
+        try:
+            self._show(event)
+        except OSError:  # whoever read us has gone (`r3po run 2>&1 | head`): no reason to stop a week of work
+            self._is_broken = True
+            self._live = None
+
+    # Private methods
+
+    def _show(self, event: Event) -> None:
+        match event:
+            case events.Notice():
+                self._notice(event)
+            case events.PartsRepaired():
+                self._line(f"Repair    {', '.join(event.names[:3])} made again from the outcomes")
+            case events.OutputSeen():
+                for line in event.text.splitlines():
+                    self._line(f"worker {event.worker}: {line}")
+            case _ if self._is_quiet:
+                pass
+            case events.JobOpened():
+                self._line(f"{_name_and_version()}   {_base(event.config_path)}   {event.function}".rstrip())
+            case events.ScanProgressed():
+                self._scan_progressed(event)
+            case events.ScanFinished():
+                self._scan_finished(event)
+            case events.WorkersStarting():
+                if event.engine == "ray":
+                    self._show_live(Text(f"Ray       {_workers(event.n_workers)}, starting ..."))
+            case events.WorkersStarted():
+                self._end_live()
+                self._line(_workers_started(event))
+            case events.ProcessingPlanned():
+                self._planned(event)
+            case events.ColumnsSet():
+                named = ", ".join(f"{name} {family}" for name, family in event.columns[:8])
+                more = f", {len(event.columns) - 8} more" if len(event.columns) > 8 else ""
+                self._line(f"Columns   {named}{more}      (from {event.path})")
+            case events.BatchFinished():
+                self._batch_finished(event)
+            case events.WorkerLost():
+                self._worker_lost(event)
+            case events.LongestRunning():
+                if self._bar is not None:
+                    self._bar.longest = event
+                    self._plain_line_if_due()
+            case events.StopRequested():
+                self._line(_stopping(event))
+            case events.RunFinished():
+                self._end_live()
+                self._finished(event)
+
+    def _line(self, text: str) -> None:
+        self._console.print(Text(show_text(text)))
+
+    def _notice(self, event: events.Notice) -> None:
+        self._line(f"{'warning' if event.is_warning else 'note'}: {event.text}")
+        if event.hint:
+            self._line(f"hint:  {event.hint}")
+
+    def _scan_progressed(self, event: events.ScanProgressed) -> None:
+        if event.n_files:
+            self._show_live(Text(f"Scan      {event.n_files:,} files so far"))
+
+    def _show_live(self, line: Text) -> None:
+        """Show a line that the next one replaces; on a terminal only."""
+        if not self._is_terminal:
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=UPDATES_PER_SECOND, transient=True)
+            self._live.start()
+        self._live.update(line)
+
+    def _scan_finished(self, event: events.ScanFinished) -> None:
+        self._end_live()
+        counts = {
+            "new": event.n_new,
+            "changed": event.n_changed,
+            "touched": event.n_touched,
+            "deleted": event.n_gone,
+            "returned": event.n_returned,
+        }
+        found = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n) or "nothing new"
+        where = f"{_base(event.source)}/**{event.suffix}"
+        size = "" if event.size_bytes is None else f", {_size(event.size_bytes)}"
+        self._line(f"Scan      {where}       {_files(event.n_files)}{size}: {found}")
+        if event.passed_over:
+            passed = ", ".join(f"{n:,} {reason}" for reason, n in event.passed_over.items())
+            self._line(f"          passed over: {passed}")
+
+    def _planned(self, event: events.ProcessingPlanned) -> None:
+        if event.is_resumed:
+            self._line(
+                f"Resume    {event.n_done:,} of {event.n_files:,} files done, "
+                f"{event.n_failed:,} failed, {event.n_pending:,} to do"
+            )
+        self._bar = _Bar(event)
+        self._last_plain = time.monotonic()
+        if self._is_terminal:
+            self._end_live()
+            self._live = Live(
+                get_renderable=self._bar.render,
+                console=self._console,
+                refresh_per_second=UPDATES_PER_SECOND,
+                transient=True,
+            )
+            self._live.start()
+
+    def _batch_finished(self, event: events.BatchFinished) -> None:
+        if self._bar is None:
+            return
+        self._bar.add(event)
+        self._plain_line_if_due()
+
+    def _plain_line_if_due(self) -> None:
+        if self._bar is not None and not self._is_terminal and time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
+            self._last_plain = time.monotonic()
+            self._line(self._bar.plain_line())
+
+    def _worker_lost(self, event: events.WorkerLost) -> None:
+        self._n_lost += 1
+        if self._n_lost > LOSSES_SHOWN:
+            return
+        where = f" in {event.path}" if event.path else ""
+        then = "" if event.n_workers is None else f"; {_workers(event.n_workers)} for the next minutes"
+        self._line(f"note: a worker was lost{where}: {event.cause}{then}")
+        if self._n_lost == LOSSES_SHOWN:
+            self._line("note: more are not shown; events.jsonl in the newest folder of runs/ has them all")
+
+    def _end_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _finished(self, event: events.RunFinished) -> None:
+        if event.is_stopped:
+            done = "1 file has its row" if event.n_done == 1 else f"{event.n_done:,} files have their rows"
+            to_do = f"{event.n_pending:,} {'is' if event.n_pending == 1 else 'are'} to do"
+            self._line(f"Stopped after {_duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
+            return
+        if not event.worked:
+            self._line(_nothing_to_do(event))
+            return
+        if self._bar is not None:
+            if self._is_terminal:
+                self._console.print(self._bar.bar())
+            else:
+                self._line(self._bar.plain_line())
+        self._line("")
+        self._line(f"Done in {_duration(event.seconds)}: {_files(event.n_files)}, {event.n_failed:,} failed")
+        output = _relative(event.output)
+        width = max((len(kind) for kind in event.parts), default=0) + len(output) + 1
+        for kind, n_parts in event.parts.items():
+            parts = f"{n_parts:,} {'part' if n_parts == 1 else 'parts'}"
+            rows = f"{event.n_rows:,} {'row' if event.n_rows == 1 else 'rows'}"
+            self._line(f"  {f'{output}/{kind}':{width}}   {parts}   {rows}")
+        if event.n_failed:
+            failed = f"{event.n_failed:,} failed {'file' if event.n_failed == 1 else 'files'}"
+            self._line(f"  {output}/failures/failures.csv   {failed}")
+            if self._bar is not None and self._bar.last_failure:
+                self._line(f"  Last   {self._bar.last_failure}".splitlines()[0][:200])
+            self._line("  Next   r3po errors; mend the function, then r3po run (unchanged: --retry-failed)")
+        if event.n_rows and "parquet" in event.parts:
+            self._line(f'  Read   pd.read_parquet("{output}/parquet")')
+
+
+class _Bar:
+    """The progress of one run: what the live line and the plain lines are made from."""
+
+    def __init__(self, planned: events.ProcessingPlanned) -> None:
+        self._n_files = planned.n_files
+        self._n_finished = planned.n_done + planned.n_failed
+        self._n_failed = planned.n_failed
+        self._started = time.monotonic()
+        self.last_failure = ""
+        self.longest = events.LongestRunning("", 0.0)
+        self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
+        self._n_here = 0
+
+    def add(self, event: events.BatchFinished) -> None:
+        n = event.n_rows + event.n_failed
+        self._n_here += n
+        self._n_finished += n
+        self._n_failed += event.n_failed
+        self.last_failure = event.last_failure or self.last_failure
+        now = time.monotonic()
+        self._samples.append((now, self._n_here))
+        while len(self._samples) > 2 and self._samples[0][0] < now - RATE_OVER_S:
+            self._samples.popleft()
+
+    def plain_line(self) -> str:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        left = self._seconds_left()
+        is_long = self.longest.seconds >= events.LONG_S
+        longest = f" longest={self.longest.seconds:.0f}s {self.longest.path}" if is_long else ""
+        return (
+            f"{now} {self._n_finished}/{self._n_files} {self._percent():.1f}% {self._rate():.0f} files/s "
+            f"failed={self._n_failed} left={'unknown' if left is None else f'{left:.0f}s'}{longest}"
+        )
+
+    def bar(self) -> Table:
+        """The line that stays when the run is over."""
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            "Process  ",
+            ProgressBar(total=max(1, self._n_files), completed=self._n_finished, width=24),
+            f"{self._n_finished:,}/{self._n_files:,}",
+            f"{self._percent():.1f} %",
+        )
+        return bar
+
+    def render(self) -> Table:
+        """Everything that is shown while the run goes on."""
+        left = self._seconds_left()
+        elapsed = _duration(time.monotonic() - self._started)
+        speed = f"{self._rate():,.0f} files/s   elapsed {elapsed}"
+        if left is not None:
+            speed += f"   left about {_duration(left)}"
+        if self._n_failed:
+            speed += f"   {self._n_failed:,} failed"
+        lines = Table.grid()
+        lines.add_row(self.bar())
+        lines.add_row(Text("          " + speed, overflow="ellipsis", no_wrap=True))
+        if self.longest.seconds >= events.LONG_S:
+            text = show_text(f"          longest running  {self.longest.path}  {_duration(self.longest.seconds)}")
+            lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
+        if self.last_failure:
+            text = show_text(f"          last failure  {self.last_failure}".splitlines()[0])
+            lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
+        return lines
+
+    def _percent(self) -> float:
+        # Rounded down: 100 % means all.
+        return int(1000 * self._n_finished / max(1, self._n_files)) / 10
+
+    def _rate(self) -> float:
+        (t0, n0), (t1, n1) = self._samples[0], self._samples[-1]
+        return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
+
+    def _seconds_left(self) -> float | None:
+        rate = self._rate()
+        return (self._n_files - self._n_finished) / rate if rate else None
+
+
+# Private functions
+
+
+def _workers_started(event: events.WorkersStarted) -> str:
+    if event.engine == "serial":
+        return "Serial    everything in this process, one file after the other"
+    kind = event.engine.removeprefix("Ray, ")
+    return f"Ray       {_workers(event.n_workers)}, {kind}          ready in {event.seconds:.1f} s"
+
+
+def _stopping(event: events.StopRequested) -> str:
+    limit = "" if event.limit_s is None else f", at most {event.limit_s:.0f} s"
+    if event.is_starting:
+        return f"Stopping ({event.signal_name}): Ray is just starting{limit} (Ctrl-C again: stop now)"
+    what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
+    again = "Ctrl-C again: stop now, what is in hand will be done again"
+    return f"Stopping ({event.signal_name}): {what}{limit}\n          {again}"
+
+
+def _workers(n: int) -> str:
+    return f"{n} {'worker' if n == 1 else 'workers'}"
+
+
+def _nothing_to_do(event: events.RunFinished) -> str:
+    if not event.n_failed:
+        are = "is" if event.n_files == 1 else "are"
+        return f"Nothing to do: {_files(event.n_files)} {are} done and unchanged (--redo does them again)."
+    return (
+        f"Nothing to do: {event.n_done:,} of {_files(event.n_files)} have a row, {event.n_failed:,} failed "
+        "(r3po errors; r3po run --retry-failed)."
+    )
+
+
+def _name_and_version() -> str:
+    from importlib.metadata import version
+
+    return f"r3po {version('r3po')}"
+
+
+def _base(path: str) -> str:
+    return show_name(os.path.basename(path))
+
+
+def _relative(path: str) -> str:
+    relative = os.path.relpath(path)
+    shown = path if relative.startswith("..") else relative
+    return show_name(shown)
+
+
+def _files(n: int) -> str:
+    return f"{n:,} {'file' if n == 1 else 'files'}"
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size_bytes < (1024 if unit == "bytes" else 1023.95):
+            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"
+
+
+def _duration(seconds: float) -> str:
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(int(max(seconds, 60)), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,472 @@
+"""Workers as Ray actors. The only room that imports Ray; it knows nothing of shards, files or outcomes.
+
+What Ray says of a call is a hint: a call that failed may have done its work. r3po therefore owns retries
+(`max_restarts=0`, `max_task_retries=0`), and an actor that is in doubt is never asked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import faulthandler
+import gc
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+# Before `import ray`, which reads them once. A random token keeps Ray from writing one into the home folder.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+# `uv run` would upload the working directory to each worker.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# At its end Ray waits 5 s for a GCS that may be gone, to tell it of tasks that nobody will look at.
+os.environ.setdefault("RAY_task_events_shutdown_flush_timeout_ms", "200")
+
+import ray
+import ray.cloudpickle
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
+
+from r3po.engines.pool import Answer, Call, WorkerLost, answer
+from r3po.engines.ray_guard import TEMPORARY_PREFIX, end_users_of
+from r3po.engines.ray_watch import VITAL, Guard, Watchdog
+from r3po.errors import FunctionError, R3poError, RunStoppedError
+from r3po.function.find import extend_sys_path
+from r3po.worker.beacon import (
+    Beacon,
+    Sighting,
+    end_process,
+    is_running,
+    read_beacon,
+    read_crash,
+    watch_for_crashes,
+)
+from r3po.worker.printed import redirect_output, restore_streams
+from r3po.worker.processes import descendants_of, start_of
+from r3po.worker.worker import Worker, WorkerSetup
+
+log = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 80 << 20
+"""Ray's least is about 75 MiB; answers are small and never go through it."""
+
+START_TRIES = 3
+"""Two starts on one machine can race for a port."""
+
+CHECK_S = 1.0
+"""Between two looks whether the processes of our Ray are alive; it says so itself only after many seconds."""
+
+ASK_S = 2.0
+"""How long a worker that is to be ended may take to write down what it is doing."""
+
+CONNECT_S = 5.0
+"""The same for a Ray elsewhere, by a connection."""
+
+_SOCKET_PATH_LIMIT = 107
+"""Bytes of a Unix socket's path; Ray's own part takes about 65 of them."""
+
+
+class RayPool:
+    """Actors on a private local Ray, or on the Ray that this process has initialised already (which is not stopped).
+
+    Args:
+        log_file: where Ray's own messages go; they stay off the screen.
+        note_file: told where the private temporary folder is, so that a later start can remove it after a kill.
+    """
+
+    can_replace = True
+
+    def __init__(self, log_file: Path, note_file: Path) -> None:
+        self._log_file, self._note_file = log_file, note_file
+        self._actors: dict[int, Any] = {}
+        self._calls: dict[Any, tuple[int, Call]] = {}
+        self._temporary: Path | None = None
+        self._setup: WorkerSetup | None = None
+        self._pickled: bytes | None = None
+        self._actor_class: Any = None
+        self._guard: Guard | None = None
+        self._watchdog: Watchdog | None = None
+        self._checked_at = 0.0
+        self.is_gone = False
+        self.description = "Ray, local"
+
+    def start(self, setup: WorkerSetup, n_workers: int) -> None:
+        """Start Ray and the actors. Only on the main thread: Ray's processes die with the thread that started them.
+
+        Raises:
+            RunStoppedError: Ray does not start.
+        """
+        if ray.is_initialized():
+            self.description = "Ray, joined"
+        else:
+            self._start_ray(n_workers)
+        # By value where it has no module to import it from. In memory only: no pickle on disk.
+        self._pickled = _pickle(setup.function.value) if setup.function.kind == "value" else None
+        self._setup = _without_value(setup)
+        # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.
+        self._actor_class = ray.remote(_Actor).options(num_cpus=1, max_restarts=0, max_task_retries=0)
+        for worker in range(n_workers):
+            self.add_worker(worker)
+
+    def add_worker(self, worker: int) -> None:
+        self._actors[worker] = self._actor_class.remote(self._setup, worker, self._pickled)
+        self.submit(worker, Call("load"))
+
+    def submit(self, worker: int, call: Call) -> None:
+        if worker in self._actors:  # else it died, and whoever calls will hear of it
+            self._calls[self._actors[worker].perform.remote(call)] = (worker, call)
+
+    def kill(self, worker: int, *, ask_first: bool = False) -> None:
+        # First: ray.kill asks the process itself, which may be beyond answering.
+        assert self._setup is not None
+        seen = read_beacon(self._setup.workers_folder, worker) if self._is_local else None
+        if seen is not None:
+            if ask_first:
+                _ask(self._setup.workers_folder, worker, seen)
+            end_process(seen)
+        actor = self._actors.pop(worker, None)
+        if actor is not None:
+            with contextlib.suppress(RayError):
+                ray.kill(actor)
+
+    def wait(self, timeout_s: float) -> list[Answer | WorkerLost]:
+        self._check()
+        if not self._calls:
+            time.sleep(timeout_s)
+            return []
+        done, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
+        if done:  # and all that is there besides
+            done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
+        return [self._collect(ref) for ref in done]
+
+    def shortage(self) -> str:
+        with contextlib.suppress(RayError):
+            if self._is_local:
+                return ""  # its CPUs are the workers' own
+            free, there = (_resources(name).get("CPU", 0) for name in ("available_resources", "cluster_resources"))
+            if free < 1:
+                return f"Ray has no free CPU ({there:g} in all)"
+        return ""
+
+    def close(self) -> None:
+        self._calls.clear()
+        workers = list(self._actors)
+        if self._temporary is None:
+            for worker in workers:
+                self.kill(worker)
+            return
+        self._actors.clear()
+        node = _global_node()
+        started = _started_by_raylet(node)  # now: what f started is not to be found once its worker is gone
+        if self.is_gone and node is not None:
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        with _no_grace(node):
+            ray.shutdown()
+        for pid, start in started:
+            if start_of(pid) == start:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+        self._remove_temporary(is_clean=not self.is_gone)
+
+    # Private methods
+
+    def _collect(self, ref: Any) -> Answer | WorkerLost:
+        worker, _ = self._calls.pop(ref)
+        try:
+            value: Answer = ray.get(ref)
+            return value
+        except RayError as error:
+            log.info("worker %d: %s", worker, error)
+            if isinstance(error, ActorDiedError) and "owner has died" in str(error):
+                raise self._gone("its raylet ended") from error  # the owner is this process, which has not
+            self._check(is_due=True)
+            actor = self._actors.pop(worker, None)
+            if actor is not None:  # whatever is left of it must not go on beside its replacement
+                with contextlib.suppress(RayError):
+                    ray.kill(actor)
+            return WorkerLost(worker, type(error).__name__, isinstance(error, OutOfMemoryError))
+
+    @property
+    def _is_local(self) -> bool:
+        return self._temporary is not None
+
+    def _check(self, *, is_due: bool = False) -> None:
+        """Raise RunStoppedError if there is no Ray any more."""
+        node = _global_node()
+        is_elsewhere = node is None or not node.all_processes
+        now = time.monotonic()
+        if not is_due and now - self._checked_at < (CONNECT_S if is_elsewhere else CHECK_S):
+            return
+        self._checked_at = now
+        if is_elsewhere:
+            if not _answers():
+                raise self._gone("its head does not answer")
+            return
+        dead = [kind for kind in _find_dead() or [] if kind in VITAL]
+        if dead:
+            raise self._gone(f"its {' and '.join(sorted(dead))} ended")
+
+    def _gone(self, what: str) -> RunStoppedError:
+        self.is_gone = True
+        if self._watchdog is not None:
+            self._watchdog.known_end = what  # to shut down what is dead may take for ever, too
+        return RunStoppedError(f"Ray is gone: {what}", hint="your state is safe; run again to go on")
+
+    def _start_ray(self, n_workers: int) -> None:
+        for attempt in range(1, START_TRIES + 1):
+            self._temporary = _make_temporary()
+            self._note_file.write_text(str(self._temporary))
+            self._guard = Guard(self._temporary)
+            self._watchdog = Watchdog(self._temporary, _find_dead, self._guard)
+            self._watchdog.start()
+            try:
+                self._init(n_workers)
+                self._guard.ray_has_started()
+                return
+            except BaseException as error:
+                with contextlib.suppress(Exception):
+                    ray.shutdown()
+                self._remove_temporary(is_clean=False)
+                if not isinstance(error, Exception):
+                    raise  # a second Ctrl-C
+                log.info("Ray did not start (%d of %d): %s", attempt, START_TRIES, error)
+                if attempt == START_TRIES:
+                    raise RunStoppedError(
+                        f"Ray does not start: {type(error).__name__}: {error}",
+                        evidence=f"Ray's own messages are in {self._log_file}",
+                        hint="your state is safe; run again, or without Ray: r3po run --engine serial",
+                    ) from error
+                time.sleep(attempt)
+
+    def _remove_temporary(self, *, is_clean: bool) -> None:
+        """Remove Ray's folder and end who uses it; unless Ray ended well, the guard goes on looking for a while."""
+        if self._watchdog is not None:
+            self._watchdog.is_over.set()
+            self._watchdog = None
+        if self._temporary is not None:
+            end_users_of(str(self._temporary))
+        if self._guard is not None:
+            self._guard.release(is_clean=is_clean)
+            self._guard = None
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
+
+    def _init(self, n_workers: int) -> None:
+        logger = logging.getLogger("ray")
+        logger.propagate = False
+        if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
+            logger.addHandler(logging.FileHandler(self._log_file, delay=True))
+        with _one_thread_each(), _signals_kept():
+            self._ray_init(n_workers)
+        # `log_to_driver=False` leaves the raylet's messages on the screen; this is the switch that they obey.
+        internals = sys.modules["ray._private.worker"]
+        if hasattr(internals, "_worker_logs_enabled"):
+            setattr(internals, "_worker_logs_enabled", False)  # noqa: B010 - not in Ray's types
+
+    def _ray_init(self, n_workers: int) -> None:
+        ray.init(
+            address="local",
+            num_cpus=n_workers,
+            num_gpus=0,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(self._temporary),
+        )
+
+
+# Private
+
+
+class _Actor:
+    """A shell around `Worker`: no logic of its own."""
+
+    def __init__(self, setup: WorkerSetup, number: int, pickled: bytes | None) -> None:
+        # Ctrl-C on the terminal is for the driver; it tells us through the stop file.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._pickled = pickled
+        self._setup = setup
+        self._number = number
+        self._worker: Worker | None = None
+
+    def perform(self, call: Call) -> Answer:
+        number = self._number
+        try:
+            if call.method == "load":
+                self._load()
+            else:
+                restore_streams()
+        except OSError as error:  # the disk of beacon and log
+            return Answer(number, call, error=error)
+        except Exception as error:
+            text = "".join(traceback.format_exception(error))
+            what = f"{self._setup.function.label} does not arrive in the workers: {type(error).__name__}: {error}"
+            hint = "put the function into a module beside your script, and import it from there"
+            return Answer(number, call, error=FunctionError(what, evidence=text, hint=hint))
+        answered = answer(self._worker, number, call)
+        if call.method == "load":
+            gc.freeze()  # Ray's modules and f's, however large, need not be gone through with every collection
+        if answered.error is not None and not isinstance(answered.error, (R3poError, OSError)):
+            # A bug of ours, with whatever it carries: as text it survives the way to the driver.
+            text = "".join(traceback.format_exception(answered.error))
+            return Answer(number, call, error=RuntimeError(f"in a worker:\n{text}"))
+        return answered
+
+    def _load(self) -> None:
+        """Not in `__init__`: what that raises is one more dead worker, without a word of the disk."""
+        redirect_output(self._setup.workers_folder, self._number)
+        crash_file = watch_for_crashes(self._setup.workers_folder, self._number, on_request=True)
+        self._worker = Worker(_with_value(self._setup, self._pickled), self._number)
+        _note_exits(self._worker.beacon, crash_file)
+
+
+def _note_exits(beacon: Beacon, crash_file: IO[bytes]) -> None:
+    """Let the beacon know the code, and the crash file the place, if f leaves by `os._exit`: nobody else will tell."""
+    leave = os._exit
+
+    def leave_with_a_note(status: int) -> NoReturn:
+        if beacon.note_exit(status):
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # whatever f did to its descriptors
+                faulthandler.dump_traceback(crash_file, all_threads=False)
+        leave(status)
+
+    os._exit = leave_with_a_note
+
+
+def _ask(folder: Path, worker: int, seen: Sighting) -> None:
+    """Let a worker write into its crash file what it is doing, if it can."""
+    if not is_running(seen):
+        return
+    with contextlib.suppress(OSError):
+        os.kill(seen.pid, signal.SIGUSR1)
+    deadline = time.monotonic() + ASK_S
+    while not read_crash(folder, worker)[1].endswith("\n") and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _global_node() -> Any:
+    return getattr(sys.modules["ray._private.worker"], "_global_node", None)
+
+
+def _resources(name: str) -> dict[str, float]:
+    asked: Any = getattr(ray, name)
+    found: dict[str, float] = asked()
+    return found
+
+
+def _find_dead() -> list[str] | None:
+    node = _global_node()
+    return None if node is None else [kind for kind, _ in node.dead_processes()]
+
+
+def _answers() -> bool:
+    """Whether the head of a Ray elsewhere can be reached. `ray.nodes` and its like would wait for it for ever."""
+    try:
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+        sys.modules["ray._private.worker"].global_worker.gcs_client.internal_kv_get(b"r3po", None, timeout=5)
+    except (OSError, RayError):
+        return False
+    except Exception as error:  # these are not Ray's public functions
+        log.info("cannot ask Ray whether it is there: %s", error)
+    return True
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let the workers inherit OMP_NUM_THREADS=1 unless the user chose: each has a core, not all of them."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep our handler of SIGTERM while Ray starts: Ray's own would leave in the middle, by `sys.exit`."""
+    utils = sys.modules["ray._private.utils"]
+    name = "set_sigterm_handler"
+    theirs = getattr(utils, name, None)
+    if theirs is None:
+        yield
+        return
+    setattr(utils, name, lambda handler: None)
+    try:
+        yield
+    finally:
+        setattr(utils, name, theirs)
+
+
+def _started_by_raylet(node: Any) -> list[tuple[int, int]]:
+    """Return id and start of the workers, the agents, and whatever these have started."""
+    infos = [] if node is None else node.all_processes.get("raylet", [])
+    return [(pid, start_of(pid)) for info in infos for pid in descendants_of(info.process.pid)]
+
+
+@contextlib.contextmanager
+def _no_grace(node: Any) -> Iterator[None]:
+    """Let Ray's processes end at once: it would give each a second to leave by itself, and nothing in them is kept.
+
+    Only where `end_users_of` can find the workers, which a raylet that is killed leaves behind.
+    """
+    end = getattr(node, "kill_all_processes", None)
+    if end is None or not os.path.isdir("/proc"):
+        yield
+        return
+    node.kill_all_processes = lambda **_: end(check_alive=False, allow_graceful=False)
+    try:
+        yield
+    finally:
+        del node.kill_all_processes
+
+
+def _pickle(value: Any) -> bytes:
+    dumps: Any = ray.cloudpickle.dumps
+    try:
+        pickled: bytes = dumps(value)
+    except Exception as error:
+        raise FunctionError(
+            f"f cannot be sent to the workers: {type(error).__name__}: {error}",
+            hint="f holds something that belongs to this process (a lock, an open file, a connection); "
+            "open it inside f, or put f into a module of its own",
+        ) from error
+    return pickled
+
+
+def _without_value(setup: WorkerSetup) -> WorkerSetup:
+    return dataclasses.replace(setup, function=dataclasses.replace(setup.function, value=None))
+
+
+def _with_value(setup: WorkerSetup, pickled: bytes | None) -> WorkerSetup:
+    if pickled is None:
+        return setup
+    # What the function's module imports must be found before it is unpickled.
+    extend_sys_path(setup.function.sys_path)
+    return dataclasses.replace(
+        setup, function=dataclasses.replace(setup.function, value=ray.cloudpickle.loads(pickled))
+    )
+
+
+def _make_temporary() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
+    if len(os.fsencode(folder)) > _SOCKET_PATH_LIMIT - 70 and Path("/tmp").is_dir():
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir="/tmp"))
+    return folder

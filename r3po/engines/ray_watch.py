@@ -1,0 +1,129 @@
+"""Looks after the processes of a private Ray: a guard for what would outlive us, a watchdog for ourselves.
+
+It knows processes, not Ray: `raypool` tells it what to ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from r3po.engines import ray_guard as guard
+from r3po.engines.ray_guard import DONE, ENDED, STARTED, end_users_of
+from r3po.errors import RunStoppedError
+from r3po.worker.processes import children_of, name_and_state
+
+VITAL = ("raylet", "gcs_server")
+"""Processes without which Ray is no Ray."""
+
+LOOK_S = 1.0
+
+STUCK_S = 15.0
+"""A process that has not noticed for so long that its Ray is dead waits inside of it."""
+
+_guards: list[Guard] = []
+"""Guards that may still be looking; kept, so that each is waited for once it is done."""
+
+
+class Guard:
+    """A process that ends what is left of a Ray in `folder` if this process is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        # A session of its own: what kills this process's group or terminal must leave it alive.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+
+    def ray_has_started(self) -> None:
+        """From now on nobody has to say why this process ended: it does so itself."""
+        self._tell(STARTED)
+
+    def release(self, *, is_clean: bool) -> None:
+        """Let it go; unless Ray ended well, it goes on looking for a while."""
+        self._tell(DONE if is_clean else ENDED)
+        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            if is_clean:
+                self._process.wait(timeout=5)
+        _guards[:] = [earlier for earlier in [*_guards, self] if earlier._process.poll() is None]
+
+    def _tell(self, word: bytes) -> None:
+        with contextlib.suppress(OSError, ValueError):  # it was killed
+            if self._process.stdin is not None:
+                self._process.stdin.write(word)
+                self._process.stdin.flush()
+
+
+class Watchdog(threading.Thread):
+    """Ends this process if it waits inside Ray for a Ray that is dead.
+
+    Some calls of Ray (`ray.init` above all) wait for a GCS that is gone without ever coming back to Python, until Ray
+    ends the process after a minute, with the exit code 1 and no word. This does it sooner, with 3 and a hint.
+
+    Args:
+        folder: Ray's temporary one.
+        find_dead: the names of Ray's processes that have ended; None while Ray does not know them yet.
+        guard: of the same Ray.
+    """
+
+    def __init__(self, folder: Path, find_dead: Callable[[], list[str] | None], guard: Guard) -> None:
+        super().__init__(name="r3po-ray-watchdog", daemon=True)
+        self._folder, self._find_dead, self._guard = str(folder), find_dead, guard
+        self.is_over = threading.Event()
+        self.known_end = ""
+        """What has ended, once this process knows by itself; `find_dead` may know nothing any more by then."""
+        self._earlier = set(children_of(os.getpid()))
+        self._children: dict[int, str] = {}
+        """Names of the new ones that were alive at some time."""
+
+    def run(self) -> None:
+        dead_since = None
+        while not self.is_over.wait(LOOK_S):
+            what = self.known_end or self._look_for_an_end()
+            if not what:
+                dead_since = None
+                continue
+            dead_since = dead_since or time.monotonic()
+            if time.monotonic() - dead_since > STUCK_S:
+                self._end(what)
+
+    def _look_for_an_end(self) -> str:
+        found = self._find_dead()
+        dead = [name for name in (self._dead_children() if found is None else found) if name in VITAL]
+        return f"its {dead[0]} ended" if dead else ""
+
+    def _dead_children(self) -> list[str]:
+        """Return the dead of a Ray that is still starting: new children of ours that are zombies, or were there."""
+        seen = {pid: name_and_state(pid) for pid in set(children_of(os.getpid())) - self._earlier}
+        alive = {pid: name for pid, (name, state) in seen.items() if state != "Z"}
+        zombies = [name for name, state in seen.values() if state == "Z"]
+        self._children.update(alive)
+        # Ray waits for some of its children itself, and then nothing is left of them.
+        return [*zombies, *(name for pid, name in self._children.items() if pid not in seen)]
+
+    def _end(self, what: str) -> None:
+        text = f"error: Ray is gone: {what}\nhint:  your state is safe; run again to go on\n"
+        if sys.stderr is not None and sys.stderr.isatty():
+            text = "\n\x1b[?25h" + text  # the cursor that a live line hides
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode())
+        self._guard.release(is_clean=False)  # it need not say anything any more
+        for pid in set(children_of(os.getpid())) - self._earlier:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        end_users_of(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os._exit(RunStoppedError.exit_code)  # what comes up only now is the guard's

@@ -1,0 +1,524 @@
+"""The user's function `f(filepath) -> dict`: finding it, and loading it in a worker.
+
+It owns the two ways to name a function (`file.py:name`, `package.module:name`), the search path that goes with it, and
+every message about a function that is not there or cannot be imported. To find one never runs the user's code, so the
+driver can refuse a wrong name before anything is started; only `load_function` imports it. What a function returns is
+not looked at here, and pickling one that has no importable name is the caller's.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from r3po.errors import FunctionError, R3poError
+from r3po.function.fingerprint import (
+    MAIN_NAMES,
+    find_packages,
+    find_reference,
+    find_source_file,
+    fingerprint_callable,
+    fingerprint_name,
+    fingerprint_source,
+    is_library,
+    is_same_file,
+)
+from r3po.function.source_tree import COMPREHENSIONS, UNREADABLE, SourceModule, iter_imports, read_module
+
+_TWO_FORMS = "write file.py:name, or package.module:name"
+_MAIN_GUARD = 'put what the script does under: if __name__ == "__main__":'
+_LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Set, ast.Dict, *COMPREHENSIONS)
+_SETTERS = frozenset({"globals", "exec", "setattr"})  # a module that uses one may bind names that no reader finds
+_MESSAGE_LENGTH = 300  # characters of a user's exception that are shown in a headline
+_EVIDENCE_LINES = 30  # lines of a user's traceback that are kept
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """Which function to call, and all that a worker needs to have it; plain data unless `value` is set."""
+
+    label: str  # for people: count_fruits.py:count_fruits
+    kind: Literal["file", "module", "value"]
+    target: str  # of a file: its absolute path; of a module: its dotted name; of a value: nothing
+    name: str  # the attribute of the module, dots allowed; of a value: its qualified name
+    sys_path: tuple[str, ...]  # absolute folders that a worker needs on sys.path, in this order
+    fingerprint: str  # 16 hex characters, see fingerprint.py
+    value: Callable[..., object] | None = None  # the function itself, of kind "value" only
+
+
+def find_function(text: str, base_dir: Path) -> FunctionSpec:
+    """Return the function that the config or the command line names, without running any of the user's code.
+
+    Args:
+        text: `file.py:name`, absolute, from `~` or relative to `base_dir`; or `package.module:name`, looked for in
+            `base_dir`, the current folder and on `sys.path`.
+        base_dir: the folder of the config.
+
+    Raises:
+        FunctionError: the text is neither form; there is no such file, module or name; the name is bound to something
+            that cannot be called, or to an async function; the file is not Python. A name is taken on trust where the
+            module has `from x import *`, a `__getattr__`, or no source.
+    """
+    base_dir = Path(os.path.abspath(base_dir))
+    place, name = _split(text.strip(), base_dir)
+    if _is_file_name(place):
+        return _find_in_file(place, name, base_dir)
+    return _find_in_module(place, name, base_dir)
+
+
+def describe_callable(f: Callable[..., object]) -> FunctionSpec:
+    """Return how a worker can have `f`: by name where it is imported from a module, else by value.
+
+    Raises:
+        FunctionError: `f` cannot be called, or is an async function.
+    """
+    if not callable(f):
+        is_text = isinstance(f, str) and ":" in f
+        hint = f"pass the function itself, or write function: {f} in the config" if is_text else None
+        raise FunctionError(f"f must be a function that takes a file's path, not {_brief(f)}", hint=hint)
+    name = _name_of(f)
+    if inspect.iscoroutinefunction(f):
+        raise _async_error(name, None)
+    reference = find_reference(f)
+    place = _find_importable(reference[0]) if reference else None
+    fingerprint = fingerprint_callable(f)
+    if place is None:
+        return FunctionSpec(f"{_script_name(f)}:{name}", "value", "", name, _driver_path(), fingerprint, f)
+    kind, target, label = place
+    folders = _search_path(_file_folders(Path(target)) if kind == "file" else [])
+    return FunctionSpec(f"{label}:{name}", kind, target, name, folders, fingerprint)
+
+
+def load_function(spec: FunctionSpec) -> Callable[..., object]:
+    """Return the function, imported in this process. Puts the folders it needs in front of `sys.path`.
+
+    Raises:
+        FunctionError: there is no such file, module or name here; the module fails while it is imported (`evidence`
+            holds the user's traceback); the name is not a function.
+    """
+    extend_sys_path(spec.sys_path)
+    if spec.value is not None:
+        return spec.value
+    if spec.kind == "file" and not os.path.isfile(spec.target):
+        hint = "on a cluster, the function must be on storage that all nodes share"
+        raise FunctionError(f"function file not found: {spec.target}", hint=hint)
+    if _loaded.get(spec.target, spec.fingerprint) != spec.fingerprint:
+        _forget_modules(spec.target)
+    try:
+        module = _import_file(Path(spec.target)) if spec.kind == "file" else importlib.import_module(spec.target)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a script may also leave by SystemExit
+        raise _import_failure(spec, error) from error
+    _loaded[spec.target] = spec.fingerprint
+    return _get_function(module, spec)
+
+
+def fingerprint_of_file(spec: FunctionSpec) -> str | None:
+    """Return the fingerprint of a function by its file as it is now; None: it has none, or it cannot be read."""
+    if spec.kind != "file":
+        return None
+    try:
+        return fingerprint_source(Path(spec.target), spec.name)
+    except (OSError, *UNREADABLE):
+        return None
+
+
+def extend_sys_path(folders: Iterable[str]) -> None:
+    """Put the missing `folders` in front of `sys.path`; it takes them to unpickle a function sent by value, too."""
+    sys.path[:0] = [folder for folder in folders if folder not in sys.path]
+
+
+_loaded: dict[str, str] = {}
+"""The fingerprint under which a file or module was loaded in this process: a mended one is imported anew."""
+
+
+def _forget_modules(target: str) -> None:
+    """Let the modules in the folder of `target` be imported anew; whoever holds the old ones keeps them."""
+    file = target if target.endswith(".py") else getattr(sys.modules.get(target), "__file__", None)
+    if not file:
+        return
+    folder = Path(file).resolve().parent
+    for name, module in list(sys.modules.items()):
+        source = getattr(module, "__file__", None)
+        if name in MAIN_NAMES or not source or not Path(source).resolve().is_relative_to(folder) or is_library(folder):
+            continue
+        del sys.modules[name]
+        # Python takes bytecode for current whose source has the same size and the same second.
+        with contextlib.suppress(OSError, ValueError, NotImplementedError):
+            os.unlink(importlib.util.cache_from_source(source))
+    importlib.invalidate_caches()
+
+
+# Private functions: what the text says
+
+
+def _split(text: str, base_dir: Path) -> tuple[str, str]:
+    place, colon, name = text.rpartition(":")
+    if not colon:
+        raise FunctionError(f'function "{text}" names no function', hint=_hint_without_name(text, base_dir))
+    if place.endswith(":"):
+        raise FunctionError(f'function "{text}" has two colons', hint=f'did you mean "{place.rstrip(":")}:{name}"?')
+    is_name = all(part.isidentifier() for part in name.split("."))
+    is_place = _is_file_name(place) or all(part.isidentifier() for part in place.split("."))
+    if not (is_name and is_place):
+        raise FunctionError(f'function "{text}" cannot be read', hint=_TWO_FORMS)
+    return place, name
+
+
+def _is_file_name(place: str) -> bool:
+    return place.endswith(".py") or "/" in place or place.startswith("~")
+
+
+def _hint_without_name(text: str, base_dir: Path) -> str:
+    module = read_module(_absolute(text, base_dir)) if text.endswith(".py") else None
+    meant = " or ".join(f'"{text}:{name}"' for name in _function_names(module)[:3]) if module else ""
+    return f"{_TWO_FORMS}\ndid you mean {meant}?" if meant else _TWO_FORMS
+
+
+def _absolute(place: str, base_dir: Path) -> Path:
+    return Path(os.path.abspath(base_dir / os.path.expanduser(place)))
+
+
+# Private functions: finding by name
+
+
+def _find_in_file(place: str, name: str, base_dir: Path) -> FunctionSpec:
+    path = _absolute(place, base_dir)
+    if not os.path.isfile(path) or path.suffix != ".py":
+        raise _no_file_error(path)
+    module = _read_source(path, place)
+    _check_name(module, name, place)
+    folders = _search_path([*_file_folders(path, module), str(base_dir)])
+    return FunctionSpec(f"{place}:{name}", "file", str(path), name, folders, fingerprint_source(path, name))
+
+
+def _find_in_module(target: str, name: str, base_dir: Path) -> FunctionSpec:
+    near = [str(base_dir), os.getcwd()]
+    found = _find_module(target, near)
+    origin = found.origin or ""
+    is_source = origin.endswith(".py") and os.path.isfile(origin)
+    if is_source:
+        _check_name(_read_source(Path(origin), target), name, target)
+    folders = [] if is_source and is_library(Path(origin).parent) else near
+    fingerprint = fingerprint_source(Path(origin), name) if is_source else fingerprint_name(target, name)
+    return FunctionSpec(f"{target}:{name}", "module", target, name, _search_path(folders), fingerprint)
+
+
+def _find_module(target: str, near: list[str]) -> ModuleSpec:
+    """Return where the module `target` is, without importing the packages that it lies in."""
+    found, missing, folders = _search(target, near)
+    if found is None:
+        package, dot, last = missing.rpartition(".")
+        names = [info.name for info in pkgutil.iter_modules(folders if package else near, package + dot)]
+        places = f"{near[0]}, the current folder or the installed packages"
+        what = f'{package} has no module "{last}"' if package else f'there is no module "{last}" in {places}'
+        raise FunctionError(what, hint=_suggest(missing, names) or _TWO_FORMS)
+    if not found.has_location and found.origin is None:
+        raise FunctionError(f'"{target}" is a folder of modules, not a module', hint=_TWO_FORMS)
+    return found
+
+
+def _search(target: str, near: list[str]) -> tuple[ModuleSpec | None, str, list[str]]:
+    """Return the module's spec; or None, the first part of the dotted name that is not there, and where it is not."""
+    importlib.invalidate_caches()
+    found, folders, done = None, [*near, *sys.path], ""
+    for part in target.split("."):
+        # Each part by its bare name: importlib would look up, or import, the package of a dotted one.
+        found = PathFinder.find_spec(part, folders)
+        if found is None and not done:  # no folder holds it: built in, or installed as editable
+            found = next(filter(None, (finder.find_spec(part, None) for finder in sys.meta_path)), None)
+        done = f"{done}.{part}" if done else part
+        if found is None:
+            break
+        folders = list(found.submodule_search_locations or [])
+    return found, done, folders
+
+
+def _no_file_error(path: Path) -> FunctionError:
+    if os.path.exists(path):
+        return FunctionError(f"{path} is not a Python file (.py)", hint=_TWO_FORMS)
+    if not os.path.isdir(path.parent):
+        return FunctionError(f"function file not found: {path}", hint=f"there is no folder {path.parent}")
+    names = sorted(file.name for file in path.parent.glob("*.py"))
+    return FunctionError(f"function file not found: {path}", hint=_suggest(path.name, names))
+
+
+def _suggest(name: str, names: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f'did you mean "{close[0]}"?' if close else None
+
+
+# Private functions: checking a name without importing
+
+
+def _read_source(path: Path, shown: str) -> SourceModule:
+    try:
+        return SourceModule(path)
+    except SyntaxError as error:
+        raise _syntax_error(error, shown) from error
+    except OSError as error:
+        raise FunctionError(f"{shown} cannot be read: {error.strerror}") from error
+    except UNREADABLE as error:
+        raise FunctionError(f"{shown} is not Python: {_brief(error)}") from error
+
+
+def _check_name(module: SourceModule, name: str, shown: str) -> None:
+    first, _, rest = name.partition(".")
+    bindings = module.bindings.get(first, [])
+    if not bindings and not _is_open(module):
+        raise _no_name_error(name, shown, _function_names(module))
+    if rest or not bindings or any(binding.alters for binding in bindings):
+        return
+    last = bindings[-1].node
+    if all(isinstance(binding.node, ast.AsyncFunctionDef) for binding in bindings):
+        raise _async_error(name, shown, _evidence_line(module, last, shown))
+    if all(_is_literal(binding.node) for binding in bindings):
+        evidence, hint = _evidence_line(module, last, shown), _list_names(_function_names(module))
+        raise FunctionError(f'"{name}" in {shown} is not callable', evidence=evidence, hint=hint)
+
+
+def _is_open(module: SourceModule) -> bool:
+    """Whether names may come to the module in a way that reading it does not show."""
+    used = {node.id for node in ast.walk(module.tree) if isinstance(node, ast.Name)}
+    return bool(module.stars or "__getattr__" in module.bindings or used & _SETTERS)
+
+
+def _is_literal(node: ast.AST) -> bool:
+    match node:
+        case ast.Assign(targets=[ast.Name(), *_], value=value) | ast.AnnAssign(value=value):
+            return isinstance(value, _LITERALS)
+    return False
+
+
+def _function_names(module: SourceModule) -> list[str]:
+    definitions = ast.FunctionDef | ast.ClassDef
+    names = [name for name, found in module.bindings.items() if isinstance(found[-1].node, definitions)]
+    return [name for name in names if not name.startswith("_")]
+
+
+def _no_name_error(name: str, shown: str, names: list[str]) -> FunctionError:
+    return FunctionError(f'{shown} has no function "{name}"', hint=_suggest(name, names) or _list_names(names))
+
+
+def _list_names(names: list[str]) -> str | None:
+    return f"its functions: {', '.join(names[:5])}" if names else None
+
+
+def _async_error(name: str, shown: str | None, evidence: str | None = None) -> FunctionError:
+    where = f" in {shown}" if shown else ""
+    what = f'"{name}"{where} is an async function: calling it gives no dict'
+    return FunctionError(what, evidence=evidence, hint="make it a plain def; it may call asyncio.run")
+
+
+def _evidence_line(module: SourceModule, node: ast.AST, shown: str) -> str:
+    line = getattr(node, "lineno", 1)
+    text = module.path.read_bytes().splitlines()[line - 1 : line]
+    return f"{shown}:{line}  {b''.join(text).decode(errors='replace').strip()}"
+
+
+def _syntax_error(error: SyntaxError, shown: str) -> FunctionError:
+    line = f":{error.lineno}" if error.lineno else ""
+    text = (error.text or "").strip()
+    return FunctionError(f"{shown} has a syntax error: {error.msg}", evidence=f"{shown}{line}  {text}".rstrip())
+
+
+# Private functions: describing a callable
+
+
+def _find_importable(module: ModuleType) -> tuple[Literal["file", "module"], str, str] | None:
+    """Return kind, target and shown name by which another process can import `module`, if it can."""
+    name = module.__name__
+    if name in MAIN_NAMES:  # never again in a worker: the script would start the job once more
+        return None
+    path = find_source_file(module)
+    found, file = _search(name, [])[0], getattr(module, "__file__", None)
+    is_found = found is not None and (file is None or found.origin == file or is_same_file(found.origin, file))
+    if path and (not is_found or ("." not in name and path.name != "__init__.py" and not is_library(path.parent))):
+        return "file", str(path), path.name
+    return ("module", name, name) if is_found else None
+
+
+def _name_of(f: object) -> str:
+    name = getattr(f, "__qualname__", None)
+    if isinstance(name, str):
+        return name
+    return f"partial({_name_of(f.func)})" if isinstance(f, functools.partial) else type(f).__qualname__
+
+
+def _script_name(f: object) -> str:
+    module = getattr(f, "__module__", None) or type(f).__module__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return os.path.basename(file) if isinstance(file, str) else str(module)
+
+
+# Private functions: the search path of a worker
+
+
+def _search_path(first: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*first, *_driver_path()]))
+
+
+def _driver_path() -> tuple[str, ...]:
+    """Return what this process can import from, without what every Python has by itself."""
+    scripts = os.path.dirname(sys.executable)  # on sys.path of every console script
+    folders = dict.fromkeys(os.path.abspath(entry) for entry in sys.path)
+    return tuple(f for f in folders if f != scripts and os.path.isdir(f) and not is_library(Path(f)))
+
+
+def _file_folders(path: Path, module: SourceModule | None = None) -> list[str]:
+    """Return the folders from which a file, and the modules it imports, can be imported."""
+    packages = find_packages(path)
+    beside = [str(path.parent), *([str(path.resolve().parent)] if path.is_symlink() else [])]
+    if not packages:
+        return beside
+    root = str(packages[-1].parent)
+    # In a package, only where the file asks for it: its other modules may have names like random.py.
+    return [root, *beside] if module and _imports_sibling(module) else [root]
+
+
+def _imports_sibling(module: SourceModule) -> bool:
+    imports = [node for node in ast.walk(module.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    sources = [source for node in imports for _, source in iter_imports(node)]
+    first = {source.module[0] for source in sources if not source.level} - sys.stdlib_module_names
+    return any((module.path.parent / f"{name}.py").is_file() for name in first)
+
+
+# Private functions: importing
+
+
+def _import_file(path: Path) -> ModuleType:
+    names = _module_names(path)
+    for name in ["__main__", *names]:
+        loaded = sys.modules.get(name)
+        if loaded and is_same_file(getattr(loaded, "__file__", None), path):
+            return loaded
+    package_name = _package_name(path)
+    if package_name:
+        return importlib.import_module(package_name)
+    return _execute_file(path, next((name for name in names if name not in sys.modules), names[-1]))
+
+
+def _module_names(path: Path) -> list[str]:
+    """Return the names a file may be imported as: its own, unless that means another module, else one of ours."""
+    stem = path.stem
+    private = f"_r3po_user_{stem}"
+    digest = hashlib.blake2b(os.fsencode(path), digest_size=4).hexdigest()
+    is_usable = stem.isidentifier() and stem not in sys.stdlib_module_names
+    return [*([stem] if is_usable else []), private, f"{private}_{digest}"]
+
+
+def _package_name(path: Path) -> str | None:
+    """Return the dotted name of a file in a package, which its relative imports need, if that name leads to it."""
+    packages = find_packages(path)
+    if not packages:
+        return None
+    names = [folder.name for folder in reversed(packages)]
+    top = sys.modules.get(names[0])
+    if top and not is_same_file(getattr(top, "__file__", None), packages[-1] / "__init__.py"):
+        return None
+    name = ".".join(names if path.name == "__init__.py" else [*names, path.stem])
+    found = _search(name, [])[0]
+    return name if found and is_same_file(found.origin, path) else None
+
+
+def _execute_file(path: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def _get_function(module: ModuleType, spec: FunctionSpec) -> Callable[..., object]:
+    shown = spec.label.rpartition(":")[0]
+    found: object = module
+    for part in spec.name.split("."):
+        if not hasattr(found, part):
+            names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+            raise _no_name_error(spec.name, shown, names)
+        found = getattr(found, part)
+    if not callable(found):
+        raise FunctionError(f'"{spec.name}" in {shown} is not callable: it is {_brief(found)}')
+    if inspect.iscoroutinefunction(found):
+        raise _async_error(spec.name, shown)
+    return found
+
+
+# Private functions: what went wrong in the user's module
+
+
+def _import_failure(spec: FunctionSpec, error: BaseException) -> FunctionError:
+    shown, frames = spec.label.rpartition(":")[0], _user_frames(error)
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and not frames and spec.kind == "module" and f"{spec.target}.".startswith(f"{missing}."):
+        return FunctionError(f'there is no module "{missing}"', evidence=f"for function {spec.label}")
+    if missing:
+        what = f"{shown} failed to import {missing}"
+        return FunctionError(what, evidence=_frame_lines(frames, spec), hint=f"is it installed for {sys.executable}?")
+    if isinstance(error, SyntaxError) and error.filename and os.path.isfile(error.filename):
+        return _syntax_error(error, _short(error.filename, spec))
+    if isinstance(error, SystemExit):
+        what = f"{shown} called sys.exit({_brief(error.code)}) while it was imported"
+        return FunctionError(what, evidence=_frame_lines(frames, spec), hint=_MAIN_GUARD)
+    what = f"{shown} raised {type(error).__name__} while it was imported: {_first_line(error)}"
+    hint = _MAIN_GUARD if isinstance(error, R3poError) else None
+    lines = "".join(traceback.format_list(frames)).splitlines()[-_EVIDENCE_LINES:]
+    evidence = "\n".join([*lines, f"{type(error).__name__}: {_message(error)}"])
+    return FunctionError(what, evidence=evidence, hint=hint)
+
+
+def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return where the user's modules were when `error` was raised, without r3po's own lines and importlib's."""
+    machinery = (str(Path(__file__).parents[1]) + os.sep, str(importlib.__file__), "<frozen ")
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(machinery)]
+
+
+def _frame_lines(frames: list[traceback.FrameSummary], spec: FunctionSpec) -> str:
+    lines = [f"{_short(frame.filename, spec)}:{frame.lineno}  {frame.line or ''}".rstrip() for frame in frames]
+    return "\n".join(lines[-_EVIDENCE_LINES:])
+
+
+def _short(file: str, spec: FunctionSpec) -> str:
+    """Return a file's name as people know it: from the folder of the function where it lies in there."""
+    folder = next(iter(spec.sys_path), "")
+    return os.path.relpath(file, folder) if folder and file.startswith(folder + os.sep) else file
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)[:_MESSAGE_LENGTH]
+    except Exception:
+        return "(its message cannot be shown)"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(_message(error).splitlines()), "")
+
+
+def _brief(value: object) -> str:
+    """Return a value, or the kind of it where it is no plain one, in a few words."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)[:_MESSAGE_LENGTH]
+    return _first_line(value) if isinstance(value, BaseException) else f"a {type(value).__name__}"

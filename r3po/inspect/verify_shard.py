@@ -1,0 +1,272 @@
+"""One shard checked whole: its entries, its commit, its outcomes and its parts, against each other.
+
+It reads and never writes. What has to have an outcome, and which outcomes are published, is said by `shardstate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import r3po.table.outcomes as tables
+import r3po.table.parts as parts
+from r3po.inspect.findings import UNREADABLE, Findings
+from r3po.inspect.verify_parts import doubled_places, expected_rows, part_differences
+from r3po.state.commits import Commit, Part, part_name
+from r3po.state.job import Job
+from r3po.state.manifest import Entries, ShardRef, read_shard_file, ref_of
+from r3po.state.segments import Segment
+from r3po.state.shards import ShardState, newer_segments, read_shard, resolve_shard
+from r3po.storage.durable import digest_file, has_size, show_name
+from r3po.table.columns import Columns
+from r3po.table.outcomes import Indices, Rules, Table
+
+RUN = "r3po run"
+RESTORE = "put the file back from a copy, or make the job anew: r3po reset --all"
+REMOVE = "remove it, then: r3po run"
+MOVE = "move it elsewhere, then: r3po run"
+
+_AS_COMMITTED = Rules(redo_since=0, retry_since=0)
+"""Everything that a commit published, even what is to be done again by now."""
+
+
+@dataclass(slots=True)
+class ShardReport:
+    """What was found of one shard."""
+
+    findings: Findings
+    entries: Entries | None = None
+    """None: they cannot be read."""
+    n_rows: int = 0
+    n_failed: int = 0
+    n_pending: int = 0
+    n_parts: int = 0
+    size_bytes: int = 0
+    """Of the parts."""
+    is_committed: bool = False
+    """Whether a commit says all there is to say."""
+
+
+def check_shard(job: Job, ref: ShardRef, segments: Sequence[Segment], columns: Columns | None) -> ShardReport:
+    """Return how a shard stands, and all that is wrong with it.
+
+    Args:
+        columns: of the parts, as the config has them by now; None: they are not known.
+    """
+    check = _ShardCheck(job, ref, job.commits.get(ref.shard), segments, columns)
+    check.run()
+    return check.report
+
+
+class _ShardCheck:
+    def __init__(
+        self, job: Job, ref: ShardRef, commit: Commit | None, segments: Sequence[Segment], columns: Columns | None
+    ) -> None:
+        self.job, self.ref, self.commit, self.segments, self.columns = job, ref, commit, segments, columns
+        self.folders = job.folders
+        self.findings = Findings()
+        self.report = ShardReport(self.findings)
+
+    def run(self) -> None:
+        self.report.entries = self._read_entries(self.ref)
+        commit = self.commit
+        if commit is not None:
+            self._check_commit(commit)
+            published = self._read_published(commit)
+            if published is not None:
+                self._check_outcomes(commit, *published)
+            self._check_parts(commit, published)
+        self._check_standing()
+
+    # Private methods: the state
+
+    def _read_entries(self, ref: ShardRef) -> Entries | None:
+        try:
+            entries = read_shard_file(self.folders.shards, ref)
+        except UNREADABLE as error:
+            self.findings.add_error("shard_file", error)
+            return None
+        found = ref_of(ref.shard, ref.file, entries)
+        for field in dataclasses.fields(ref):
+            named, counted = getattr(ref, field.name), getattr(found, field.name)
+            if named != counted:
+                what = f"its {field.name} is {counted}, but it is named with {named}"
+                self.findings.add("shard_file", self.folders.shards / ref.file.name, what, RESTORE)
+        return entries
+
+    def _check_commit(self, commit: Commit) -> None:
+        for what in self._commit_problems(commit):
+            self.findings.add("commit", self._commit_path, what, RESTORE)
+        if commit.part_settings != self.job.part_settings:
+            what = "its parts were made with other csv and parquet settings than the config has now"
+            self.findings.add("settings", self._commit_path, what, RUN)
+
+    def _commit_problems(self, commit: Commit) -> list[str]:
+        tally, build = commit.tally, self.job.built.build
+        problems = []
+        if commit.build > build:
+            problems.append(f"its build is {commit.build}, the manifest's is {build}")
+        for name, n, by in (
+            ("n_rows", tally.n_rows, tally.rows_by_fingerprint),
+            ("n_failed", tally.n_failed, tally.failures_by_fingerprint),
+        ):
+            if sum(by.values()) != n:
+                problems.append(f"its {name} is {n}, but by functions they are {sum(by.values())}")
+        for part in commit.parts:
+            is_due = bool(commit.part_settings[part.kind] and tally.n_rows)
+            if part.name != part_name(commit.shard, part.kind) or is_due != (part.staged is not None):
+                problems.append(f"its {part.kind} part is not what {tally.n_rows:,} rows and its settings give")
+        return problems
+
+    def _read_published(self, commit: Commit) -> tuple[Table, Indices] | None:
+        """Return the outcomes of a commit, and the indices of those that it published."""
+        try:
+            rules = dataclasses.replace(_AS_COMMITTED, keeps_gone=commit.keeps_gone)
+            state, table, indices = read_shard(self.folders, commit.entries, commit, (), rules, with_values=True)
+        except UNREADABLE as error:
+            where = error.filename if isinstance(error, OSError) else error.where
+            is_entries = str(where) == str(self.folders.shards / commit.entries.file.name)
+            if not is_entries or self.report.entries is not None:
+                self.findings.add_error("shard_file" if is_entries else "outcomes", error)
+            return None
+        if state.n_pending:
+            what = f"{_files(state.n_pending)} of the shard have no outcome in it"
+            self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
+        return table, indices
+
+    def _check_outcomes(self, commit: Commit, table: Table, indices: Indices) -> None:
+        doubled = doubled_places(table)
+        if doubled:
+            what = f"{_files(len(doubled))} have more than one outcome in it: places {_list(doubled)}"
+            self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
+        counted = tables.tally(table, indices)
+        for field in dataclasses.fields(counted):
+            found, named = getattr(counted, field.name), getattr(commit.tally, field.name)
+            if found != named:
+                what = f"its {field.name} is {found}, its commit says {named}"
+                self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
+        is_adopted = commit.entries == self.ref
+        entries = self.report.entries if is_adopted else self._read_entries(commit.entries)
+        if entries is not None:
+            self._check_seen(commit, entries, table, indices)
+
+    def _check_seen(self, commit: Commit, entries: Entries, table: Table, indices: Indices) -> None:
+        """See that the adopted entries say what f saw of the files."""
+        other, unread = [], []
+        places = tables.places_of(table, indices)
+        failed = {failure["place"] for failure in tables.failures_of(table, indices)}
+        needs_hash = self.job.built.hash == "content"
+        for place, seen in zip(places, tables.seen_files(table, indices), strict=True):
+            if needs_hash and entries.hashes[place] is None and place not in failed:
+                unread.append(entries.paths[place])
+            if entries.adopt(place, *seen):
+                other.append(entries.paths[place])
+        path = self.folders.shards / commit.entries.file.name
+        for paths, what in (
+            (other, "have another size, mtime or hash there than f saw"),
+            (unread, "have a row, but no hash"),
+        ):
+            if paths:
+                shown = f"{_files(len(paths))} {what}: {_list([show_name(path) for path in paths])}"
+                self.findings.add("shard_file", path, shown, RESTORE)
+
+    def _check_standing(self) -> None:
+        """See how many files are done, failed and to do, by the predicate of the runs."""
+        commit, report = self.commit, self.report
+        try:
+            state = resolve_shard(self.folders, self.ref, commit, self.segments, self.job.rules())
+        except UNREADABLE as error:
+            if not self.findings.counts:
+                self.findings.add_error("outcomes", error)
+            if commit is not None:
+                report.n_rows, report.n_failed = commit.tally.n_rows, commit.tally.n_failed
+            return
+        report.n_rows, report.n_failed, report.n_pending = state.n_done, state.n_failed, state.n_pending
+        report.is_committed = state.is_committed
+        self._check_segments(state)
+
+    def _check_segments(self, state: ShardState) -> None:
+        newer = newer_segments(self.commit, self.segments)
+        folder = self.folders.segments / f"{self.ref.shard:05d}"
+        for segment in newer:
+            if segment not in state.segments:
+                self.findings.add("segment", folder / segment.name, "is damaged; its files are done again", RUN)
+        n_left = len(self.segments) - len(newer)
+        if n_left:
+            self.findings.note(f"{folder}: {n_left:,} segments that its commit has already; the next run removes them")
+
+    # Private methods: the parts
+
+    def _check_parts(self, commit: Commit, published: tuple[Table, Indices] | None) -> None:
+        readable: dict[str, Path] = {}
+        hints: dict[Path, str] = {}
+        for part in commit.parts:
+            path = self.folders.data(part.kind) / part.name
+            problem = self._part_problem(part, path)
+            if problem is not None:
+                self.findings.add("part", path, *problem)
+                hints[path] = problem[1]
+            if part.staged is not None and path.is_file():
+                readable[part.kind] = path
+        self.report.n_parts = len(readable)
+        if not len(commit.schema):
+            return
+        expected = None if published is None else self._expected_rows(commit, *published)
+        differences = part_differences(readable.get("csv"), readable.get("parquet"), commit.schema, expected)
+        for path, what in differences:
+            self.findings.add("values", path, what, hints.get(path, REMOVE))
+
+    def _expected_rows(self, commit: Commit, table: Table, indices: Indices) -> Iterator[Table] | None:
+        """Return the rows that the parts have to hold; None where the config says something else by now."""
+        columns = self.columns
+        if columns is None or commit.part_settings != self.job.part_settings:
+            return None
+        paths: list[str] = []
+        if columns.source is not None:
+            try:
+                paths = [show_name(path) for path in read_shard_file(self.folders.shards, commit.entries).paths]
+            except UNREADABLE:
+                return None  # which is told already
+        return expected_rows(parts.shown_table(table, columns, paths), indices, commit.schema)
+
+    def _part_problem(self, part: Part, path: Path) -> tuple[str, str] | None:
+        """Return what is wrong with the file of a part, and what mends it."""
+        if part.staged is None:
+            return ("is there, but the shard has no such part", RUN) if path.exists() else None
+        if has_size(self.folders.staging / part.staged.name, part.staged.size_bytes):
+            return f"is decided, but not published yet: it lies in {self.folders.staging.name}", RUN
+        try:
+            size_bytes, sha256 = digest_file(path)
+        except OSError as error:
+            return ("is missing", RUN) if isinstance(error, FileNotFoundError) else (f"{error.strerror}", REMOVE)
+        self.report.size_bytes += size_bytes
+        if size_bytes != part.staged.size_bytes:
+            return f"has {size_bytes:,} bytes, its commit says {part.staged.size_bytes:,}", RUN
+        if sha256 != part.staged.sha256:
+            return "is not the file that was written: its sha256 is not the one that its commit names", REMOVE
+        return None
+
+    # Private methods: where
+
+    @property
+    def _commit_path(self) -> Path:
+        return self.folders.commits / f"{self.ref.shard:05d}.json"
+
+    @property
+    def _outcomes_path(self) -> Path:
+        assert self.commit is not None, "outcomes are found by their commit"
+        return self.folders.outcomes / self.commit.outcomes.name
+
+
+# Private functions
+
+
+def _files(n: int) -> str:
+    return f"{n:,} {'file' if n == 1 else 'files'}"
+
+
+def _list(items: Sequence[Any]) -> str:
+    return ", ".join(map(str, items[:3])) + (" ..." if len(items) > 3 else "")

@@ -1,0 +1,131 @@
+"""The source compared with the manifest once more: files that are gone, new, or not what f saw."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from r3po.errors import R3poError
+from r3po.inspect.findings import Findings
+from r3po.source.walk import Found, hash_files, walk, walk_key
+from r3po.state.job import Job
+from r3po.state.manifest import ShardRef, iter_entries
+from r3po.storage.durable import show_name
+
+RUN = "r3po run"
+
+
+class _Known(NamedTuple):
+    """A file as the manifest has it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    hash: bytes | None
+    is_read: bool
+    """Whether f has seen it: else size and mtime are those of a walk, and may change until then."""
+
+
+def check_source_files(job: Job, findings: Findings) -> int:
+    """Walk the source and hash its files again with `processes` processes. Returns how many files were looked at.
+
+    With `hash: stat` size and mtime are compared instead.
+    """
+    check = _SourceCheck(job, findings)
+    try:
+        check.run()
+    except R3poError as error:
+        findings.add_error("source", error)
+    return check.n_files
+
+
+class _SourceCheck:
+    def __init__(self, job: Job, findings: Findings) -> None:
+        self._job, self._findings = job, findings
+        self._hashed: deque[_Known] = deque()
+        """Files that are being hashed, in the order in which their hashes come back."""
+        self.n_files = 0
+
+    def run(self) -> None:
+        if self._job.built.hash == "content":
+            hashed = hash_files(self._paths_to_hash(), self._job.config.processes)
+            for result in hashed:
+                known = self._hashed.popleft()
+                if isinstance(result, OSError):
+                    self._say(known.path, f"cannot be read: {result.strerror}", "mend its permissions or its disk")
+                elif result.hash != known.hash:
+                    is_shown = (result.size, result.mtime_ns) != (known.size, known.mtime_ns)
+                    # A run looks into a file only if its size or mtime moved.
+                    self._say(
+                        known.path, "its content is not what f saw", RUN if is_shown else f"touch it, then: {RUN}"
+                    )
+            return
+        for known, found in self._iter_both():
+            if known.is_read and (known.size, known.mtime_ns) != (found.size, found.mtime_ns):
+                self._say(known.path, "its size or mtime is not what f saw", RUN)
+
+    # Private methods
+
+    def _paths_to_hash(self) -> Iterator[str]:
+        for known, _ in self._iter_both():
+            if known.hash is not None:
+                self._hashed.append(known)
+                yield os.path.join(self._job.config.source_path, known.path)
+
+    def _iter_both(self) -> Iterator[tuple[_Known, Found]]:
+        """Yield the files that manifest and source have; the others become findings."""
+        config = self._job.config
+        known_files = _iter_known(self._job)
+        known = next(known_files, None)
+        skip = (config.working_dir, config.output_path)
+        for found in walk(config.source_path, config.source_file_part, skip=skip):
+            self.n_files += 1
+            while known is not None and known.path != found.path and walk_key(known.path) < walk_key(found.path):
+                self._say(known.path, "is gone", RUN)
+                known = next(known_files, None)
+            if known is None or known.path != found.path:
+                self._say(found.path, "is new: the manifest does not have it", RUN)
+                continue
+            yield known, found
+            known = next(known_files, None)
+        while known is not None:
+            self._say(known.path, "is gone", RUN)
+            known = next(known_files, None)
+
+    def _say(self, path: str, what: str, hint: str) -> None:
+        where = show_name(os.path.join(self._job.config.source_path, path))
+        self._findings.add("source", where, what, hint)
+
+
+# Private functions
+
+
+def _iter_known(job: Job) -> Iterator[_Known]:
+    """Yield the manifest's files in walk order: each build appended one sorted stretch, so these are merged."""
+    starts = job.built.sorted_runs
+    stops = (*starts[1:], job.built.n_places)
+    stretches = [_iter_stretch(job, start, stop) for start, stop in zip(starts, stops, strict=True)]
+    return stretches[0] if len(stretches) == 1 else heapq.merge(*stretches, key=_key)
+
+
+def _iter_stretch(job: Job, start: int, stop: int) -> Iterator[_Known]:
+    refs = tuple(_adopted(job, ref) for ref in job.built.shards)
+    for shard, _, entries in iter_entries(job.folders.shards, refs, start, stop):
+        commit = job.commits.get(shard)
+        for at, path in enumerate(entries.paths):
+            if not entries.gone[at]:
+                is_read = commit is not None and entries.builds[at] <= commit.build
+                yield _Known(path, entries.sizes[at], entries.mtimes_ns[at], entries.hashes[at], is_read)
+
+
+def _adopted(job: Job, ref: ShardRef) -> ShardRef:
+    """Return the shard file with what f saw, also where the manifest has not adopted it yet."""
+    commit = job.commits.get(ref.shard)
+    return commit.entries if commit is not None and commit.is_for(ref) else ref
+
+
+def _key(known: _Known) -> Any:
+    return walk_key(known.path)

@@ -1,0 +1,99 @@
+"""Whether the rows that are there fit what the config says of the columns now: asked before anything is changed for it.
+
+Parts are made from the outcomes, without f; so another order, fewer columns and other types cost no call of f, as long
+as every value fits. What does not fit is told, column by column; making rows anew is somebody else's decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import r3po.table.outcomes as tables
+import r3po.table.parts as parts
+from r3po.errors import ConfigError
+from r3po.state.commits import Commit
+from r3po.state.job import Job
+from r3po.state.manifest import ShardRef, read_columns, read_shard_file
+from r3po.state.segments import Segment, list_segments
+from r3po.state.shards import needed_builds, newer_segments, read_candidates
+from r3po.storage.durable import show_name
+from r3po.table.column_types import Pin
+from r3po.table.columns import Columns
+
+
+def check_view(job: Job) -> None:
+    """Make sure that parts can be made as the config says from the rows that are there.
+
+    Opens the outcomes of those shards alone whose parts were made for other types, and what is not committed yet.
+
+    Raises:
+        ConfigError: a column has no values, or some do not fit; nothing was changed.
+        DamagedStateError: an outcomes file is not what its commit names.
+    """
+    view = job.config.view
+    known = read_columns(job.config.working_dir, job.built)
+    if known is None:
+        return
+    names = known[0].names
+    if view.source in names:
+        raise _unfit(job, {str(view.source): "the rows have a column of that name, and source_column would be another"})
+    found = {
+        name: "the rows that are there have no such column" for name, _ in view.pins or () if name not in set(names)
+    }
+    if not found:
+        pins = {names.index(name): pin for name, pin in view.pins or ()}
+        found = {names[i]: why for i, why in sorted(_misfits(job, known[0], pins).items())}
+    if found:
+        raise _unfit(job, found)
+
+
+# Private functions
+
+
+def _unfit(job: Job, found: dict[str, str]) -> ConfigError:
+    width = max(len(name) for name in found)
+    redo = "--redo --restart" if job.built.is_redoing else "--redo"  # which else goes on with the same columns
+    return ConfigError(
+        f"{job.config.path.name} and the rows that are there do not go together; nothing was changed",
+        evidence="\n".join(f"{name:{width}}   {why}" for name, why in found.items()),
+        hint=f"change `columns` or `source_column`, or make all rows anew: r3po run {redo}",
+    )
+
+
+def _misfits(job: Job, columns: Columns, pins: dict[int, Pin]) -> dict[int, str]:
+    """Return for each column of which a value does not fit where the first such value is, and why."""
+    found: dict[int, str] = {}
+    for ref, commit, segments in _to_look_at(job, columns, pins):
+        table, _ = read_candidates(job.folders, commit, segments, scratch=job.folders.outcomes)
+        indices = tables.choose(table, needed_builds(job.folders, ref, table), job.rules())
+        for i, pin in pins.items():
+            misfit = None if i in found else parts.first_misfit(table, indices, i, pin)
+            if misfit is not None:
+                place, why = misfit
+                path = read_shard_file(job.folders.shards, ref).paths[place]
+                found[i] = f"{why}   ({show_name(path)})"
+    return found
+
+
+def _to_look_at(
+    job: Job, columns: Columns, pins: dict[int, Pin]
+) -> Iterator[tuple[ShardRef, Commit | None, list[Segment]]]:
+    """Yield the shards that may have a value that does not fit, each with what holds its rows."""
+    listed = list_segments(job.folders.segments, job.built.job_id) if pins else {}
+    for ref in job.built.shards if pins else ():
+        commit = job.commits.get(ref.shard)
+        segments = list(newer_segments(commit, listed.get(ref.shard, ())))
+        if commit is not None and commit.first_build >= job.built.redo_since and _may_misfit(commit, columns, pins):
+            yield ref, commit, segments
+        elif segments:
+            yield ref, None, segments
+
+
+def _may_misfit(commit: Commit, columns: Columns, pins: dict[int, Pin]) -> bool:
+    if not commit.tally.n_rows:
+        return False
+    held = {name: pin for name, pin in commit.part_settings.get("columns", ())}
+    return any(
+        held.get(columns.names[i]) != str(pin) and not parts.surely_fits(commit.own_schema.field(i).type, pin)
+        for i, pin in pins.items()
+    )

@@ -1,0 +1,89 @@
+"""The end of a run: one schema over all parts, failures.csv, the manifest with all hashes, `_SUCCESS`.
+
+Every step can be repeated. `_SUCCESS` is the proof that all of them were taken; a run that misses it takes them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import r3po.table.parts as parts
+from r3po import events
+from r3po.events import Observer
+from r3po.run.publisher import Publisher
+from r3po.state.commits import KINDS, Commit
+from r3po.state.failed_files import write_failures
+from r3po.state.job import Job
+from r3po.state.manifest import ShardRef
+from r3po.storage.durable import make_data_folder, make_empty, remove_if_there
+from r3po.table.columns import Columns
+
+Restage = Callable[[list[ShardRef]], None]
+"""Makes the parts of committed shards again and commits them."""
+
+
+def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_needed: bool) -> bool:
+    """Make the end of a job of which every shard is committed.
+
+    Args:
+        is_needed: take the steps even if their proof is there: this run committed something.
+
+    Returns:
+        Whether there was something to make.
+
+    Raises:
+        OSError: the disk refused; the next run makes the end.
+    """
+    job = publisher.job
+    job.adopt_entries()
+    publisher.forget_replaced()
+    stale = _stale_commits(publisher)
+    kinds = [kind for kind in KINDS if job.part_settings[kind]]
+    is_proven = all(job.folders.success(kind).exists() for kind in kinds) and job.folders.failures.exists()
+    if is_proven and not stale and not is_needed and not job.built.is_redoing:
+        return False
+    broken = sorted(job.broken_shards)
+    refs = {ref.shard: ref for ref in job.built.shards}
+    restage([refs[commit.shard] for commit in stale])
+    if broken:
+        observer(events.PartsRepaired(tuple(f"part-{shard:05d}" for shard in broken)))
+    _warn_of_columns(job, publisher.columns, observer)
+    write_failures(job)
+    job.note_end()
+    for kind in KINDS:
+        if kind in kinds:
+            make_data_folder(job.folders.data(kind))
+            make_empty(job.folders.success(kind))  # Last: it says that all the others are there.
+        else:
+            remove_if_there(job.folders.success(kind))
+    return True
+
+
+# Private functions
+
+
+def _stale_commits(publisher: Publisher) -> list[Commit]:
+    """Return the commits whose parts are missing, or were made with other types or settings than the job's."""
+    job = publisher.job
+    return [
+        commit
+        for commit in job.commits.values()
+        if commit.part_settings != job.part_settings
+        or commit.shard in job.broken_shards
+        or (commit.tally.n_rows and commit.schema != publisher.part_schema)
+    ]
+
+
+def _warn_of_columns(job: Job, columns: Columns | None, observer: Observer) -> None:
+    """Say which columns of the parts are not what their values are; the same whatever the order of the rows."""
+    schemas = [commit.own_schema for commit in job.commits.values() if commit.tally.n_rows]
+    if not schemas or columns is None:
+        return
+    joined = parts.join_schemas(schemas)
+    for name in parts.mixed_columns(joined, columns):
+        text = f'column "{name}" holds values of different kinds, or too many keys; it is text in all parts'
+        observer(events.Notice(text, is_warning=True))
+    for name in parts.rounded_columns(joined, columns):
+        text = f'column "{name}" holds floats beside ints beyond 2^53, which are rounded in all parts'
+        hint = "return these ints as text, or pin the column's type with columns: in the config"
+        observer(events.Notice(text, hint=hint, is_warning=True))

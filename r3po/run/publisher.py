@@ -1,0 +1,162 @@
+"""What the holder of the lock decides: the job's columns, and the commits of shards.
+
+Workers prepare, the publisher decides; nobody else writes columns or commits. One a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import r3po.table.parts as parts
+from r3po.state.commits import KINDS, Commit, commit_shard, withdraw_parts
+from r3po.state.job import Job
+from r3po.state.manifest import ShardRef, read_columns, read_former_columns, write_columns
+from r3po.state.segments import Segment
+from r3po.storage.durable import remove_durably, remove_if_there
+from r3po.table.columns import Columns
+from r3po.table.outcomes import Schema
+from r3po.worker.staging import Staged, StageOrder, stage_shard
+
+MOST_WIDENED = 32
+"""So often in a run the first part is made again for the types of others; it takes the driver's own time."""
+
+
+@dataclass(slots=True)
+class Publisher:
+    """Gives stage orders, and commits what comes of them.
+
+    Args:
+        fingerprint: of today's function, for the predicate.
+        version: of r3po, for the parts' metadata.
+        next_attempt: gives a new attempt id, unique in the job.
+    """
+
+    job: Job
+    fingerprint: str
+    version: str
+    next_attempt: Callable[[], str]
+    columns: Columns | None = field(init=False)
+    """The job's columns, once a row has set them."""
+    schema: Schema | None = None
+    """The join of the types that the committed shards need, and maybe of those that they needed before this run."""
+    _is_published: bool = False
+    _n_widened: int = 0
+
+    def __post_init__(self) -> None:
+        known = read_columns(self.job.config.working_dir, self.job.built)
+        self.columns = None if known is None else self.job.config.view.of(known[0])
+        self._learn(self.job.commits.values())
+
+    @property
+    def part_schema(self) -> Schema | None:
+        """The types that all parts have at the end."""
+        return None if self.schema is None or self.columns is None else parts.part_schema(self.schema, self.columns)
+
+    def set_columns(self, columns: Columns, path: str) -> None:
+        """Fix the job's columns durably, as the row of the file `path` has them.
+
+        Parts of before a redo that have other columns are withdrawn: beside the new ones they would be no table.
+        """
+        former = read_former_columns(self.job.config.working_dir, self.job.built)
+        if former is not None and former.to_json() != columns.to_json():
+            for shard, commit in self.job.commits.items():
+                if not self._is_current(commit) and any(part.staged for part in commit.parts):
+                    self._begin_publishing()
+                    self.job.commits[shard] = withdraw_parts(self.job.folders, commit)
+        write_columns(self.job.config.working_dir, self.job.built, columns, path, self.fingerprint)
+        self.columns = columns
+
+    def forget_replaced(self) -> None:
+        """Let the types be what the rows that are committed now need; those that they replaced may have needed more."""
+        self.schema = None
+        self._learn(self.job.commits.values())
+
+    def stage_order(self, ref: ShardRef, segments: Iterable[Segment] = ()) -> StageOrder:
+        """Return the order to stage a shard as it stands now; without segments, only its parts are made again."""
+        job = self.job
+        return StageOrder(
+            folders=job.folders,
+            job_id=job.built.job_id,
+            job_name=job.built.job_name,
+            version=self.version,
+            ref=ref,
+            build=job.built.build,
+            attempt=self.next_attempt(),
+            previous=job.commits.get(ref.shard),
+            segments=tuple(segments),
+            rules=job.rules(self.fingerprint),
+            columns=self.columns,
+            settings=job.part_settings,
+            schema=self.schema,
+        )
+
+    def commit(self, ref: ShardRef, staged: Staged) -> Commit:
+        """Decide a staged shard and publish its parts.
+
+        Raises:
+            OSError: the disk refused; what was decided is completed by the next run.
+        """
+        commit = staged.commit
+        assert commit is not None, "what lacks an outcome is not committed"
+        n_outcomes = commit.tally.n_rows + commit.tally.n_failed
+        if commit.shard != ref.shard or not ref.n_present <= n_outcomes <= ref.n_files:
+            raise AssertionError(f"shard {ref.shard}: {n_outcomes} outcomes for {ref.n_present} files")
+        self._begin_publishing()
+        self._learn([commit])
+        first = self._first_part()
+        if first is None or commit.shard <= first.shard:
+            commit = self._widened(commit)
+        elif self._is_current(first) and first.schema != self.part_schema:
+            self._commit(self._widened(first))
+        self._commit(commit)
+        return commit
+
+    # Private methods
+
+    def _commit(self, commit: Commit) -> None:
+        commit_shard(self.job.folders, commit, self.job.commits.get(commit.shard))
+        self.job.commits[commit.shard] = commit
+        self.job.broken_shards.discard(commit.shard)
+
+    def _first_part(self) -> Commit | None:
+        """Return the commit of the first part that is there."""
+        published = (commit for commit in self.job.commits.values() if any(part.staged for part in commit.parts))
+        return min(published, key=lambda commit: commit.shard, default=None)
+
+    def _widened(self, first: Commit) -> Commit:
+        """Return the commit of what is or comes to be the first part, with types that hold the values of all others.
+
+        pandas, pyarrow and DuckDB take the types of a folder from its first part: as long as these are the widest, all
+        parts load together while the run goes on. The other parts follow at its end.
+        """
+        is_wide = not first.tally.n_rows or first.schema == self.part_schema
+        if is_wide or self._n_widened >= MOST_WIDENED:
+            return first
+        self._n_widened += 1
+        ref = next(ref for ref in self.job.built.shards if ref.shard == first.shard)
+        # From its own outcomes, which are durable, whether it is decided already or not.
+        staged = stage_shard(replace(self.stage_order(ref), previous=first))
+        if staged.commit is None:
+            return first
+        for part in first.parts:
+            if part.staged is not None:
+                remove_if_there(self.job.folders.staging / part.staged.name)
+        return staged.commit
+
+    def _begin_publishing(self) -> None:
+        if not self._is_published:
+            for kind in KINDS:
+                remove_durably(self.job.folders.success(kind))
+            self._is_published = True
+
+    def _is_current(self, commit: Commit) -> bool:
+        """Whether a commit's rows are of the columns of today, not of before a redo."""
+        return commit.first_build >= self.job.built.redo_since
+
+    def _learn(self, commits: Iterable[Commit]) -> None:
+        # A shard without rows may have seen other columns.
+        schemas = [commit.own_schema for commit in commits if commit.tally.n_rows and self._is_current(commit)]
+        if self.schema is not None:
+            schemas.append(self.schema)
+        self.schema = parts.join_schemas(schemas) if schemas else None

@@ -1,0 +1,211 @@
+"""Files that workers died in, remembered from run to run: a file that takes the whole run with it must not do so again.
+
+`suspects.json` holds them with the deaths that were counted; the beacons that a killed run left name the files it was
+in. Neither decides what an outcome is: a suspect that is forgotten is done like any other file.
+Source: FORMAT.md, "Suspects".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from r3po.errors import R3poError
+from r3po.run.scheduler import Death, Suspect
+from r3po.storage.durable import list_names, read_json, remove_durably, write_json
+from r3po.worker.beacon import (
+    Sighting,
+    end_process,
+    is_running,
+    list_workers,
+    read_beacon,
+    read_crash,
+    remove_worker_files,
+)
+from r3po.worker.processes import name_and_state
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+END_S = 2.0
+"""How long to wait until a worker that was killed is gone. One that takes longer hangs in a call of the kernel."""
+
+
+class SuspectBook:
+    """The suspects of a job on disk.
+
+    Args:
+        path: of `suspects.json`.
+        job_id: what another job left there is ignored.
+        fingerprint: of today's f: deaths under other code count for nothing.
+        look_at: returns size and mtime_ns of the file of a shard and place: deaths with other content do not count.
+    """
+
+    def __init__(
+        self, path: Path, job_id: str, fingerprint: str, look_at: Callable[[int, int], tuple[int, int]]
+    ) -> None:
+        self._path, self._job_id, self._fingerprint, self._look_at = path, job_id, fingerprint, look_at
+        self._looks: dict[tuple[int, int], tuple[int, int]] = {}
+        self._written: tuple[object, ...] | None = None
+
+    def recall(self, runs: Path, own_run: str) -> list[Suspect]:
+        """Return the files to mistrust: those of the book, and those that killed runs were in.
+
+        Their beacons are removed once the book has them, and workers that are left of them are ended: the caller holds
+        the job's lock.
+
+        Args:
+            runs: the folder of all runs.
+            own_run: the name of this one, whose beacons are not looked at.
+        """
+        end_left_workers(runs, own_run)
+        suspects, alone = self._read()
+        left = _left_folders(runs, own_run)
+        for folder in left:
+            for worker in list_workers(folder):
+                seen = read_beacon(folder, worker)
+                if seen is None or not seen.is_in_file:
+                    continue
+                suspect = suspects.setdefault((seen.shard, seen.place), Suspect(seen.shard, seen.place))
+                suspect.is_apart = True
+                suspect.n_runs += 1
+                if suspect.key == alone:
+                    signal_name, stack = read_crash(folder, worker)
+                    suspect.n_deaths += 1
+                    suspect.n_known += bool(signal_name)
+                    suspect.death = Death(signal_name or "killed, and the run with it", bool(signal_name), stack)
+        found = _in_turn(suspects.values())
+        self.write(found)
+        for folder in left:
+            for worker in list_workers(folder):
+                remove_worker_files(folder, worker)
+        return found
+
+    def write(self, suspects: Iterable[Suspect], alone: Suspect | None = None) -> None:
+        """Make the book durable, if it says something else than before; without suspects there is none.
+
+        Args:
+            alone: the file that is about to run while nobody else works: if the run dies now, it died of this file.
+        """
+        files = [
+            {
+                "shard": suspect.shard,
+                "place": suspect.place,
+                "size": self._seen(suspect.key)[0],
+                "mtime_ns": self._seen(suspect.key)[1],
+                "deaths": suspect.n_deaths,
+                "known": suspect.n_known,
+                "runs": suspect.n_runs,
+                "cause": suspect.death.cause,
+                "is_memory": suspect.death.is_memory,
+                "is_apart": suspect.is_apart,
+            }
+            for suspect in suspects
+        ]
+        state = (tuple(tuple(file.values()) for file in files), None if alone is None else alone.key)
+        if state == self._written:
+            return
+        if files:
+            write_json(
+                self._path,
+                {
+                    "format": FORMAT,
+                    "kind": "suspects",
+                    "job_id": self._job_id,
+                    "fingerprint": self._fingerprint,
+                    "files": files,
+                    "alone": None if alone is None else [alone.shard, alone.place],
+                },
+            )
+        else:
+            remove_durably(self._path)
+        self._written = state
+
+    def look_of(self, shard: int, place: int) -> tuple[int, int] | None:
+        """Return size and mtime_ns of a file when it was first mistrusted; None if it could not be seen."""
+        look = self._seen((shard, place))
+        return look if any(look) else None
+
+    # Private methods
+
+    def _seen(self, key: tuple[int, int]) -> tuple[int, int]:
+        """Return what a file looked like when it first was mistrusted."""
+        if key not in self._looks:
+            self._looks[key] = self._look_at(*key)
+        return self._looks[key]
+
+    def _read(self) -> tuple[dict[tuple[int, int], Suspect], tuple[int, int] | None]:
+        try:
+            content = read_json(self._path, kind="suspects", newest_format=FORMAT)
+        except FileNotFoundError:
+            return {}, None
+        except R3poError as error:
+            log.info("%s; it is ignored", error.headline)  # it only saves time
+            return {}, None
+        if content["job_id"] != self._job_id:
+            return {}, None
+        is_same = content["fingerprint"] == self._fingerprint
+        found, counted = {}, set()
+        for file in content["files"]:
+            suspect = Suspect(file["shard"], file["place"], is_apart=file["is_apart"])
+            if is_same and (file["size"], file["mtime_ns"]) == self._seen(suspect.key):
+                suspect.n_runs = file["runs"]
+                suspect.n_deaths, suspect.n_known = file["deaths"], file["known"]
+                suspect.death = Death(file["cause"], suspect.n_known > 0, is_memory=file["is_memory"])
+                counted.add(suspect.key)
+            found[suspect.key] = suspect
+        alone = content["alone"] and tuple(content["alone"])
+        return found, alone if alone in counted else None
+
+
+def _in_turn(suspects: Iterable[Suspect]) -> list[Suspect]:
+    """Return suspects in another order after each run that died: none is always behind one that takes long."""
+    found = sorted(suspects, key=lambda suspect: suspect.key)
+    first = max([0, *(suspect.n_runs - 1 for suspect in found)]) % max(1, len(found))
+    return found[first:] + found[:first]
+
+
+def end_left_workers(runs: Path, own_run: str) -> None:
+    """End the workers of runs that were killed, and wait for that: nothing more is recorded by them.
+
+    A worker outlives its driver by some seconds. The caller holds the job's lock, so nobody waits for it any more.
+
+    Args:
+        runs: the folder of all runs.
+        own_run: the name of this one, whose workers are left alone.
+    """
+    ended = [seen for seen in _left_workers(runs, own_run) if is_running(seen) and end_process(seen)]
+    deadline = time.monotonic() + END_S
+    while any(map(_is_alive, ended)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def forget_beacons(folder: Path) -> None:
+    """Remove the beacons of a run that ends in an orderly way: none of its files is to be mistrusted."""
+    for worker in list_workers(folder):
+        remove_worker_files(folder, worker)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # unless f printed something
+
+
+# Private functions
+
+
+def _left_folders(runs: Path, own_run: str) -> list[Path]:
+    return [runs / name / "workers" for name in list_names(runs) if name != own_run]
+
+
+def _left_workers(runs: Path, own_run: str) -> Iterator[Sighting]:
+    for folder in _left_folders(runs, own_run):
+        for worker in list_workers(folder):
+            seen = read_beacon(folder, worker)
+            if seen is not None:
+                yield seen
+
+
+def _is_alive(seen: Sighting) -> bool:
+    return is_running(seen) and name_and_state(seen.pid)[1] != "Z"

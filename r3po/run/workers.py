@@ -1,0 +1,344 @@
+"""The workers as the driver sees them: who is ready, what each has in hand, who died, and of what.
+
+It watches the beacons, ends workers that overran or do not answer, and replaces those that are gone, at a bounded
+rate. What becomes of the files is the scheduler's; what a call meant is the run loop's.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from r3po.engines.pool import Answer, Call, Pool, WorkerLost
+from r3po.run.scheduler import BatchTicket, Death, Ticket
+from r3po.worker.beacon import Phase, Sighting, read_beacon, read_crash, remove_worker_files
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.5
+"""Between two looks at the beacons."""
+
+GAP_S = 5.0
+"""A driver that did not come to look for so long was stopped itself, or its machine slept: deadlines begin anew."""
+
+START_S = 30.0
+"""A worker that has not loaded f by then is not waited for by a trial."""
+
+GRACE_S = 3.0
+"""After `timeout_seconds` the worker ends f itself; so much later, the driver ends the worker."""
+
+SILENT_S = 60.0
+"""A worker that has calls and has been idle for so long does not hear them any more."""
+
+OOM_S = 3.0
+"""A worker that dies so soon after the kernel ended some process for memory was that process."""
+
+RECOVER_S = 300.0
+"""After a worker died for want of memory there is one fewer for so long."""
+
+PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
+"""Before the next replacement, by the number of workers lost since something was last answered."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One worker, from its start to its death."""
+
+    number: int
+    started_at: float = 0.0
+    is_ready: bool = False
+    """It has imported f."""
+    is_fresh: bool = True
+    """It has been given no file yet."""
+    is_leaving: bool = False
+    """It gets nothing more, and is replaced once it has nothing in hand."""
+    tickets: list[Ticket] = field(default_factory=list)
+    """What it has been given, in order; the first is what it works on."""
+    ended_for: Literal["", "time", "silence"] = ""
+    """Why we ended it."""
+    counter_before: int = -1
+    """What its beacon counted when it was given the first of these, having nothing in hand."""
+    given_at: float = 0.0
+    """When that was."""
+    seen: Sighting | None = None
+    seen_at: float = 0.0
+    """When its beacon first said so, on our clock."""
+
+    @property
+    def has_trial(self) -> bool:
+        return any(isinstance(ticket, BatchTicket) and ticket.kind == "trial" for ticket in self.tickets)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker died, or was ended."""
+
+    member: Member
+    death: Death
+    last: Sighting | None
+    """What its beacon says for ever."""
+    was_alone: bool
+    """Nobody else had a file in hand."""
+    n_workers: int | None = None
+    """How many there are from now on, if there is one fewer."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it did anything at all since it was given the first ticket that it had in hand."""
+        return self.last is None or self.last.counter != self.member.counter_before
+
+    @property
+    def is_overrun(self) -> bool:
+        """It was ended over the very file that it was still in."""
+        seen = self.member.seen
+        is_same = self.last is not None and seen is not None and self.last.counter == seen.counter
+        return self.member.ended_for == "time" and is_same
+
+    @property
+    def file(self) -> tuple[int, int] | None:
+        """Shard and place of the file it was in."""
+        return (self.last.shard, self.last.place) if self.last is not None and self.last.is_in_file else None
+
+
+class Crew:
+    """Keeps `n_wanted` workers at work.
+
+    Args:
+        pool: started with `n_workers` workers, which are loading f.
+        folder: of the workers' beacons.
+        timeout_s: `timeout_seconds`, or None.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        folder: Path,
+        n_workers: int,
+        timeout_s: float | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pool, self._folder, self._timeout_s, self._clock = pool, folder, timeout_s, clock
+        self.n_wanted = self._n_workers = n_workers
+        self._memory_lost_at = 0.0
+        self.members = {number: Member(number, clock()) for number in range(n_workers)}
+        self._next_number = n_workers
+        self._held: list[WorkerLost] = []
+        self._due: list[float] = []
+        """When replacements are to be started."""
+        self.n_lost = 0
+        """Workers that died or were ended; not those that were dismissed."""
+        self._n_lost_in_a_row = 0
+        self._watched_at = clock()
+        self._n_oom_kills = _count_oom_kills()
+        self._oom_kill_at = -math.inf
+
+    @property
+    def can_replace(self) -> bool:
+        return self._pool.can_replace
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether there can be no workers any more."""
+        return self._pool.is_gone
+
+    @property
+    def is_busy(self) -> bool:
+        return any(member.tickets for member in self.members.values())
+
+    def iter_free(self, depth: int) -> Iterator[Member]:
+        """Yield the members that may be given work while they have fewer than `depth` tickets."""
+        for member in list(self.members.values()):
+            if member.is_ready and not member.is_leaving and not member.has_trial and len(member.tickets) < depth:
+                yield member
+
+    def is_fresh(self, member: Member) -> bool:
+        """Whether a trial may be held on it: it has nothing in hand, and no other file is behind it."""
+        return not member.tickets and (member.is_fresh or not self._pool.can_replace)
+
+    def submit(self, member: Member, ticket: Ticket, call: Call) -> None:
+        """Give a member a ticket, which its answer settles."""
+        if not member.tickets:
+            now = read_beacon(self._folder, member.number)
+            member.counter_before = -1 if now is None else now.counter
+            member.given_at = self._clock()
+        member.tickets.append(ticket)
+        member.is_fresh = member.is_fresh and not isinstance(ticket, BatchTicket)
+        self._pool.submit(member.number, call)
+
+    def submit_more(self, worker: int, call: Call) -> None:
+        """Give a member a further call of the ticket that it has in hand."""
+        if worker in self.members:
+            self._pool.submit(worker, call)
+
+    def shortage(self) -> str:
+        """Say what workers that do not start are waiting for; empty where nothing is known."""
+        return self._pool.shortage()
+
+    def wait(self, timeout_s: float) -> list[Answer | Lost]:
+        """Return what came in, answers before deaths; replace who is due, and look at the beacons now and then.
+
+        Raises:
+            RunStoppedError: there can be no workers any more.
+        """
+        self._start_due()
+        messages = [*self._held, *self._pool.wait(0 if self._held else timeout_s)]
+        answered = {message.worker for message in messages if isinstance(message, Answer)}
+        # Who died after an answer is told of next time: the answer finds its worker as it was.
+        self._held = [m for m in messages if isinstance(m, WorkerLost) and m.worker in answered]
+        found: list[Answer | Lost] = [m for m in messages if isinstance(m, Answer) and m.worker in self.members]
+        for answer in found:
+            assert isinstance(answer, Answer)
+            if answer.call.method != "load":
+                self._n_lost_in_a_row = 0
+        busy = {number for number, member in self.members.items() if member.tickets}  # before any of them is gone
+        for message in messages:
+            if isinstance(message, WorkerLost) and message.worker in self.members and message not in self._held:
+                found.append(self._lose(message, was_alone=busy <= {message.worker}))
+        if self._clock() - self._watched_at >= WATCH_S:
+            # Who has answered just now is not late.
+            self._watch(answered)
+        return found
+
+    def dismiss(self, member: Member) -> None:
+        """Let a member leave once it has nothing in hand, and have it replaced."""
+        if self._pool.can_replace:
+            member.is_leaving = True
+            self.release(member.number)
+
+    def release(self, worker: int) -> None:
+        """End a member that is leaving, if it has nothing in hand any more."""
+        member = self.members.get(worker)
+        if member is not None and member.is_leaving and not member.tickets:
+            del self.members[worker]
+            self._pool.kill(worker)
+            remove_worker_files(self._folder, worker)
+            self._replace(0.0)
+
+    def need_fresh(self) -> None:
+        """See that there is, or will be, a fresh member for a trial."""
+        members = list(self.members.values())
+        if self._due or not self._pool.can_replace:
+            return
+        for member in members:
+            if member.is_leaving or self._is_coming(member) or (member.is_ready and self.is_fresh(member)):
+                return
+        ready = [member for member in members if member.is_ready and not member.has_trial]
+        if ready:
+            self.dismiss(min(ready, key=lambda member: len(member.tickets)))
+
+    def free_memory(self, trial: Member) -> None:
+        """Let everybody else who has called f begin anew: what they still hold must not be charged to a trial."""
+        for member in list(self.members.values()):
+            if member is not trial and member.is_ready and not member.is_fresh and not member.tickets:
+                self.dismiss(member)
+
+    def longest(self) -> tuple[int, int, float] | None:
+        """Return shard, place and seconds of the file that has been running for longest."""
+        running = [(m.seen_at, m.seen) for m in self.members.values() if m.seen is not None and m.seen.is_in_file]
+        if not running:
+            return None
+        since, seen = min(running, key=lambda item: item[0])
+        return seen.shard, seen.place, self._clock() - since
+
+    # Private methods
+
+    def _is_coming(self, member: Member) -> bool:
+        """Whether a member that is starting can be counted on: on a busy cluster some never start."""
+        return not member.is_ready and self._clock() - member.started_at < START_S
+
+    def _lose(self, message: WorkerLost, *, was_alone: bool) -> Lost:
+        member = self.members.pop(message.worker)
+        self.n_lost += 1
+        last = read_beacon(self._folder, member.number)
+        death = self._death_of(member, message, last)
+        remove_worker_files(self._folder, member.number)
+        if not member.ended_for:
+            self._n_lost_in_a_row += 1
+        n_workers = None
+        if death.is_memory and not was_alone:
+            self._memory_lost_at = self._clock()
+            if self.n_wanted > 1:
+                n_workers = self.n_wanted = self.n_wanted - 1
+        if self._pool.can_replace:
+            self._replace(PAUSES_S[min(self._n_lost_in_a_row, len(PAUSES_S) - 1)])
+        log.info("worker %d is gone: %s (%s), it last said %s", member.number, death.cause, message.reason, last)
+        return Lost(member, death, last, was_alone, n_workers)
+
+    def _death_of(self, member: Member, message: WorkerLost, last: Sighting | None) -> Death:
+        signal_name, stack = read_crash(self._folder, member.number)
+        self._note_oom_kills()
+        was_oom_kill = self._clock() - self._oom_kill_at < OOM_S
+        if member.ended_for == "time":
+            return Death("time", True, stack)
+        if signal_name:
+            return Death(signal_name, True, stack)
+        if last is not None and last.exit_code is not None:
+            return Death(f"exit code {last.exit_code}", True, stack)
+        if message.is_memory or was_oom_kill:
+            return Death("out of memory", True, stack, is_memory=True)
+        if member.ended_for == "silence":
+            return Death("did not answer any more", False, stack)
+        return Death("killed, or exited", False, stack)
+
+    def _note_oom_kills(self) -> None:
+        n_oom_kills = _count_oom_kills()
+        if n_oom_kills > self._n_oom_kills:
+            self._n_oom_kills, self._oom_kill_at = n_oom_kills, self._clock()
+
+    def _replace(self, pause_s: float) -> None:
+        if len(self.members) + len(self._due) < self.n_wanted:
+            self._due.append(self._clock() + pause_s)
+
+    def _start_due(self) -> None:
+        now = self._clock()
+        if self.n_wanted < self._n_workers and now - self._memory_lost_at > RECOVER_S:
+            self.n_wanted += 1
+            self._memory_lost_at = now
+            self._replace(0.0)
+        for due in [due for due in self._due if due <= now]:
+            self._due.remove(due)
+            self.members[self._next_number] = Member(self._next_number, now)
+            self._pool.add_worker(self._next_number)
+            self._next_number += 1
+
+    def _watch(self, answered: set[int]) -> None:
+        now = self._clock()
+        was_away = now - self._watched_at > GAP_S
+        self._watched_at = now
+        self._note_oom_kills()
+        for member in list(self.members.values()):
+            seen = read_beacon(self._folder, member.number)
+            if seen is None:
+                continue
+            if member.seen is None or seen.counter != member.seen.counter or was_away:
+                member.seen, member.seen_at = seen, now
+            elif not member.ended_for and member.number not in answered:
+                self._end_if_late(member, seen, now - member.seen_at)
+
+    def _end_if_late(self, member: Member, seen: Sighting, seconds: float) -> None:
+        waited = self._clock() - member.given_at
+        if self._timeout_s is not None and seen.phase is Phase.CALLING and seconds > self._timeout_s + GRACE_S:
+            member.ended_for = "time"
+        elif seen.phase is Phase.IDLE and member.tickets and min(seconds, waited) > SILENT_S:
+            member.ended_for = "silence"
+        else:
+            return
+        log.info("worker %d is ended for %s: %s", member.number, member.ended_for, seen)
+        self._pool.kill(member.number, ask_first=True)
+
+
+# Private functions
+
+
+def _count_oom_kills() -> int:
+    """Return how many processes the kernel has killed for memory since it started; 0 where it does not say."""
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith(b"oom_kill ")), 0)
+    except OSError:
+        return 0

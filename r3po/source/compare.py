@@ -1,0 +1,253 @@
+"""The walk compared with the manifest: which files are new, gone, or have to be looked at.
+
+Both are sorted alike, so they are merged as streams, in blocks: memory holds one block of the walk, one piece of each
+stretch of the manifest, and a byte for each file that the manifest knows. It compares names, sizes and mtimes; whether
+a file whose mtime moved has another content is `builder`'s to find out.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from r3po.file_version import UNSEEN
+from r3po.source.walk import BLOCK_FILES, Block, walk_key
+from r3po.state.manifest import Entries, Manifest, ShardRef, iter_entries
+from r3po.storage.durable import show_name
+
+SHOWN = 5
+"""Files that are named, of those that are gone."""
+
+ABSENT, SAME, LOOK = 0, 1, 2
+"""What the walk said of a file of the manifest: nothing; that it is as listed; that it has to be looked at."""
+
+
+@dataclass(slots=True)
+class ShardChanges:
+    """One shard, as the walk found it."""
+
+    seen: bytearray
+    """ABSENT, SAME or LOOK, by place."""
+    sizes: array[int] | None = None
+    mtimes_ns: array[int] | None = None
+    """By place, of those to look at; None while there is none."""
+
+    def note_look(self, place: int, size: int, mtime_ns: int) -> None:
+        if self.sizes is None or self.mtimes_ns is None:
+            self.sizes, self.mtimes_ns = (array("q", bytes(8 * len(self.seen))) for _ in range(2))
+        self.seen[place] = LOOK
+        self.sizes[place], self.mtimes_ns[place] = size, mtime_ns
+
+    def look_at(self, place: int) -> tuple[int, int]:
+        """Return size and mtime_ns of a file that is to be looked at."""
+        assert self.sizes is not None and self.mtimes_ns is not None
+        return self.sizes[place], self.mtimes_ns[place]
+
+
+@dataclass(slots=True)
+class Comparison:
+    """A walk held against the manifest.
+
+    Args:
+        folder: of the shard files.
+        manifest: in force; None: everything is new.
+        known: entries of shards that say more than their files.
+    """
+
+    folder: Path
+    manifest: Manifest | None
+    known: Mapping[int, Entries] = field(default_factory=dict)
+    shards: dict[int, ShardChanges] = field(init=False)
+    n_found: int = 0
+    size_bytes: int = 0
+    """Of the files that were found, but for `n_unseen` of them."""
+    n_unseen: int = 0
+    n_gone: int = 0
+    """Files that the manifest has and the walk did not meet; those that were gone before do not count."""
+    shown: list[str] = field(default_factory=list)
+    """The first few of them."""
+    has_resized: bool = False
+    """A file has another size: it has changed, whatever it holds."""
+
+    def __post_init__(self) -> None:
+        refs = self.manifest.shards if self.manifest is not None else ()
+        self.shards = {ref.shard: ShardChanges(bytearray(ref.n_files)) for ref in refs}
+
+    def iter_new(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Yield the files of a walk that the manifest does not know, in blocks, and note all the others.
+
+        Everything else here is complete once this has come to its end.
+
+        Args:
+            blocks: of `scan.walk_blocks`.
+        """
+        stretches = _Stretches(self.folder, self.manifest, self.known)
+        for block in _larger(blocks):
+            self.n_found += len(block)
+            sizes = [size for _, size, _ in block]
+            n_unseen = sizes.count(UNSEEN)
+            self.n_unseen += n_unseen
+            self.size_bytes += sum(sizes) - UNSEEN * n_unseen
+            new_files = self._compare(block, stretches)
+            if new_files:
+                yield new_files
+        for piece in stretches.take_until(None):
+            for at in range(len(piece.entries)):
+                self._note_absent(piece, at)
+
+    @property
+    def touched_shards(self) -> list[ShardRef]:
+        """Shards of which some entry may have to be written anew; wholly unchanged ones are not among them."""
+        refs = self.manifest.shards if self.manifest is not None else ()
+        # An absent file that was gone before is no change, but to know that the shard file must be opened.
+        return [ref for ref in refs if self._is_touched(ref)]
+
+    # Private methods
+
+    def _is_touched(self, ref: ShardRef) -> bool:
+        seen = self.shards[ref.shard].seen
+        return LOOK in seen or seen.count(ABSENT) != ref.n_gone
+
+    def _compare(self, block: Block, stretches: _Stretches) -> Block:
+        """Note what the manifest knows of a block, and return the others."""
+        pieces = stretches.take_until(block[-1][0])
+        if not pieces:
+            return block
+        if _are_like(pieces, block):
+            for piece in pieces:
+                n = len(piece.entries)
+                self.shards[piece.shard].seen[piece.first : piece.first + n] = bytes([SAME]) * n
+            return []
+        known = {path: (piece, at) for piece in pieces for at, path in enumerate(piece.entries.paths)}
+        new_files: Block = []
+        for file in block:
+            where = known.pop(file[0], None)
+            if where is None:
+                new_files.append(file)
+            else:
+                self._note_found(*where, file[1], file[2])
+        for piece, at in known.values():
+            self._note_absent(piece, at)
+        return new_files
+
+    def _note_found(self, piece: _Piece, at: int, size: int, mtime_ns: int) -> None:
+        entries, changes, place = piece.entries, self.shards[piece.shard], piece.first + at
+        if entries.sizes[at] == UNSEEN and not entries.gone[at]:
+            changes.seen[place] = SAME  # there is no outcome that could be of another content
+            return
+        is_same = (entries.sizes[at], entries.mtimes_ns[at]) == (size, mtime_ns)
+        if is_same and not entries.racy[at] and not entries.gone[at]:
+            changes.seen[place] = SAME
+            return
+        changes.note_look(place, size, mtime_ns)
+        self.has_resized = self.has_resized or entries.sizes[at] != size
+
+    def _note_absent(self, piece: _Piece, at: int) -> None:
+        if piece.entries.gone[at]:
+            return
+        self.n_gone += 1
+        if len(self.shown) < SHOWN:
+            self.shown.append(show_name(piece.entries.paths[at]))
+
+
+# Private
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Neighbouring entries of one shard."""
+
+    shard: int
+    first: int
+    """The place of the first."""
+    entries: Entries
+
+    def is_like(self, files: Block) -> bool:
+        """Whether these are exactly the files that were found, unchanged."""
+        entries = self.entries
+        if any(entries.racy) or any(entries.gone):
+            return False
+        if entries.sizes.count(UNSEEN) == len(entries):
+            return entries.paths == [path for path, _, _ in files]
+        return list(zip(entries.paths, entries.sizes, entries.mtimes_ns, strict=True)) == files
+
+    def split(self, n: int) -> tuple[_Piece, _Piece]:
+        """Return the first n entries, and the others."""
+        head, tail = self.entries.between(0, n), self.entries.between(n, len(self.entries))
+        return _Piece(self.shard, self.first, head), _Piece(self.shard, self.first + n, tail)
+
+
+class _Stretches:
+    """The manifest's files in walk order: each build appended one sorted stretch, and these are merged."""
+
+    def __init__(self, folder: Path, manifest: Manifest | None, known: Mapping[int, Entries]) -> None:
+        self._heads: list[tuple[Any, int, _Piece, Iterator[_Piece]]] = []
+        """A heap: the key of the next file, a number that decides among equals, its piece, and what follows it."""
+        if manifest is None:
+            return
+        starts = manifest.sorted_runs
+        for number, (start, stop) in enumerate(zip(starts, (*starts[1:], manifest.n_places), strict=True)):
+            pieces = iter_entries(folder, manifest.shards, start, stop, known)
+            self._push(number, (_Piece(*piece) for piece in pieces))
+
+    def take_until(self, path: str | None) -> list[_Piece]:
+        """Take out and return all entries up to and including `path`, None: all there are; in no particular order."""
+        bound = None if path is None else walk_key(path)
+        taken = []
+        while self._heads and (bound is None or self._heads[0][0] <= bound):
+            _, number, piece, rest = heapq.heappop(self._heads)
+            n = len(piece.entries) if bound is None else _count_until(piece.entries.paths, bound)
+            if n < len(piece.entries):
+                head, tail = piece.split(n)
+                taken.append(head)
+                heapq.heappush(self._heads, (walk_key(tail.entries.paths[0]), number, tail, rest))
+            else:
+                taken.append(piece)
+                self._push(number, rest)
+        return taken
+
+    def _push(self, number: int, pieces: Iterator[_Piece]) -> None:
+        piece = next(pieces, None)
+        if piece is not None:
+            heapq.heappush(self._heads, (walk_key(piece.entries.paths[0]), number, piece, pieces))
+
+
+def _are_like(pieces: list[_Piece], block: Block) -> bool:
+    """Whether the pieces, one after the other, are exactly the files of the block, unchanged: nearly always so."""
+    if sum(len(piece.entries) for piece in pieces) != len(block):
+        return False
+    start = 0
+    for piece in pieces:
+        stop = start + len(piece.entries)
+        if not piece.is_like(block[start:stop]):
+            return False
+        start = stop
+    return True
+
+
+def _larger(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Put the blocks of small folders together, up to about the size of a large one."""
+    collected: Block = []
+    for block in blocks:
+        collected += block
+        if len(collected) >= BLOCK_FILES:
+            yield collected
+            collected = []
+    if collected:
+        yield collected
+
+
+def _count_until(paths: list[str], bound: Any) -> int:
+    """Return how many of these sorted paths come before `bound`, or are it."""
+    low, high = 0, len(paths)
+    while low < high:
+        middle = (low + high) // 2
+        if walk_key(paths[middle]) <= bound:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -1,0 +1,349 @@
+"""A job opened: its config, folders, manifest and commits together, and the checks that they belong to each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import r3po.table.outcomes as tables
+from r3po.config.settings import Config
+from r3po.errors import DamagedStateError, FolderError, RunStoppedError
+from r3po.file_version import UNKNOWN, UNSEEN
+from r3po.state.commits import (
+    KINDS,
+    Commit,
+    check_claim,
+    claimed_by,
+    clear_old_output,
+    live_shard_files,
+    read_commits,
+    roll_forward,
+    sweep_leftovers,
+    write_claim,
+    write_commit,
+)
+from r3po.state.forget import complete_reset
+from r3po.state.manifest import (
+    Entries,
+    Manifest,
+    ShardRef,
+    columns_path,
+    read_manifest,
+    read_shard_file,
+    write_manifest,
+)
+from r3po.state.segments import list_segments, remove_segments, sweep_foreign_segments
+from r3po.state.shards import ShardState, newer_segments, read_candidates, resolve_shard
+from r3po.storage.durable import JobFolders, JobLock, list_names, make_folder, remove_if_there, show_name
+from r3po.table.outcomes import Rules
+
+T = TypeVar("T")
+
+Look = tuple[int, int, bytes | None, bool]
+"""Size, mtime_ns, hash and raciness of a file."""
+
+READ_TRIES = 5
+"""How often a read begins again because a run replaced a file in the middle of it."""
+
+
+@dataclass(slots=True)
+class Job:
+    """What is on disk of one job. `manifest` is None before the first build."""
+
+    config: Config
+    folders: JobFolders
+    manifest: Manifest | None
+    commits: dict[int, Commit]
+    broken_shards: set[int] = dataclasses.field(default_factory=set)
+    """Committed shards of which a part is missing or has another size."""
+
+    @property
+    def built(self) -> Manifest:
+        assert self.manifest is not None, "the job has been built by now"
+        return self.manifest
+
+    @property
+    def part_settings(self) -> dict[str, Any]:
+        """How parts are to be written, as a commit records it."""
+        parquet = self.config.parquet
+        return {
+            "csv": self.config.csv,
+            "parquet": False if parquet is None else {"compression": parquet.compression, "level": parquet.level},
+            **self.config.view.to_json(),
+        }
+
+    def rules(self, fingerprint: str | None = None) -> Rules:
+        keeps_gone = self.config.on_deleted == "keep"
+        return Rules(self.built.redo_since, self.built.retry_since, fingerprint, keeps_gone)
+
+    def put_in_force(self, manifest: Manifest) -> None:
+        """Write `manifest` and claim the output folder; the shard files that it names are durable."""
+        write_manifest(self.folders.manifest, manifest)
+        write_claim(self.folders, manifest.job_id, manifest.job_name)
+        self.manifest = manifest
+
+    def raise_build(self, *, retry: bool = False, redo: bool = False) -> None:
+        """Put the next build in force; see `raised`."""
+        self.put_in_force(self.raised(retry=retry, redo=redo))
+
+    def raised(self, *, retry: bool = False, redo: bool = False) -> Manifest:
+        """Return the manifest of the next build: what is tried again outranks what was there.
+
+        Args:
+            retry: failures of earlier builds do not count any more.
+            redo: no outcome of an earlier build counts any more.
+        """
+        build = self.built.build + 1
+        since = {name: build for name, is_on in (("retry_since", retry or redo), ("redo_since", redo)) if is_on}
+        return self.built.replace(build=build, is_redoing=redo or self.built.is_redoing, **since)
+
+    def note_end(self) -> None:
+        """Let the manifest say what the end of a run is: all shard files with their hashes, and no redo under way."""
+        manifest = self.built.replace(shards=self.adopted_shards, is_redoing=False)
+        if manifest != self.built:
+            self.put_in_force(manifest)
+        self.sweep_columns()
+
+    def adopt_commits(self, states: dict[int, ShardState], fingerprint: str | None) -> None:
+        """Let the commits of shards that a build only wrote anew name today's shard files.
+
+        Nothing else of such a shard changes: its files were touched, or went without having had an outcome. What a late
+        worker records for one of these is of a build that the commit covers by now.
+        """
+        rules = self.rules(fingerprint)
+        for shard, state in states.items():
+            if not state.is_committed or state.is_adopted(rules):
+                continue
+            commit = dataclasses.replace(
+                self.commits[shard],
+                build=self.built.build,
+                made_from=state.ref.file.sha256,
+                entries=state.ref,
+                keeps_gone=rules.keeps_gone,
+            )
+            write_commit(self.folders, commit)
+            self.commits[shard] = commit
+
+    def entries_seen_since(self) -> dict[int, Entries]:
+        """Return the entries of shards of which a run that was cut short did files that their entries do not know.
+
+        The first build may list files that nobody has looked at. What f saw of them is with their outcomes; until these
+        are committed, only they can tell whether a file has changed since. All outcomes are asked, also those that do
+        not count today: a failure that is tried again still tells of the content that it was of.
+        """
+        found: dict[int, Entries] = {}
+        segments = list_segments(self.folders.segments, self.built.job_id)
+        for ref in self.built.shards:
+            newer = newer_segments(self.commits.get(ref.shard), segments.get(ref.shard, ()))
+            entries = read_shard_file(self.folders.shards, ref) if newer else Entries()
+            if UNSEEN not in entries.sizes:
+                continue
+            table, _ = read_candidates(self.folders, self.commits.get(ref.shard), newer)
+            looks: dict[int, Look] = {}
+            for place, look in zip(tables.places_of(table), tables.seen_files(table), strict=True):
+                known = looks.setdefault(place, look)
+                if known[:2] != look[:2]:
+                    # Which of its outcomes counts depends on today's f, and each is of another content.
+                    looks[place] = (UNKNOWN, UNKNOWN, None, False)
+                elif known[2] is None:
+                    looks[place] = look
+            seen = {place: look for place, look in looks.items() if entries.sizes[place] == UNSEEN}
+            entries.adopt_all(list(seen), list(seen.values()))
+            if seen:
+                found[ref.shard] = entries
+        return found
+
+    def resolve(self, fingerprint: str | None) -> dict[int, ShardState]:
+        """Return how every shard stands, by shard."""
+        rules = self.rules(fingerprint)
+        segments = list_segments(self.folders.segments, self.built.job_id)
+        return {
+            ref.shard: resolve_shard(self.folders, ref, self.commits.get(ref.shard), segments.get(ref.shard, ()), rules)
+            for ref in self.built.shards
+        }
+
+    def sweep(self) -> None:
+        """Remove what workers that died had begun; nobody may be at work."""
+        sweep_leftovers(self.folders, self.commits)
+        self.sweep_shard_files()
+
+    def sweep_columns(self) -> None:
+        """Remove the columns of before a redo, once it has come to its end."""
+        columns = columns_path(self.folders.working_dir, self.built).name
+        for name in list_names(self.folders.working_dir) if not self.built.is_redoing else ():
+            if name.startswith("columns.b") and name != columns:
+                remove_if_there(self.folders.working_dir / name)
+
+    def sweep_shard_files(self) -> None:
+        """Remove the shard files that neither the manifest nor a commit names."""
+        named = {ref.file.name for ref in self.built.shards} | live_shard_files(self.commits)
+        for name in list_names(self.folders.shards):
+            if name not in named:
+                remove_if_there(self.folders.shards / name)
+
+    def adopt_entries(self) -> None:
+        """Let the manifest name the shard files that the commits say: with the hashes that f's reading gave."""
+        manifest = self.built.replace(shards=self.adopted_shards)
+        if manifest != self.built:
+            self.put_in_force(manifest)
+
+    @property
+    def adopted_shards(self) -> tuple[ShardRef, ...]:
+        """The shard files that the commits say, where there is one."""
+        return tuple(_adopted(ref, self.commits.get(ref.shard)) for ref in self.built.shards)
+
+
+def job_folders(config: Config) -> JobFolders:
+    return JobFolders(config.working_dir, config.output_path)
+
+
+def read_job(config: Config) -> Job:
+    """Return the job as it is on disk, without lock and without changing anything: a run may be going on.
+
+    Raises:
+        StateError: manifest or commits are damaged or too new.
+        FolderError: working_dir holds another job.
+    """
+    folders = job_folders(config)
+    # A running job replaces files while we read; a commit is only ever newer than the manifest that we have.
+    manifest = read_manifest(folders.manifest)
+    if manifest is None:
+        return Job(config, folders, None, {})
+    check_identity(config, manifest)
+    return Job(config, folders, manifest, read_commits(folders, manifest.job_id))
+
+
+def read_again(read: Callable[[], T]) -> T:
+    """Return what `read` returns; a run may have replaced a file between two of its reads, and then it begins again."""
+    for attempt in range(1, READ_TRIES + 1):
+        try:
+            return read()
+        except (FileNotFoundError, DamagedStateError):
+            if attempt == READ_TRIES:
+                raise
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def open_job(config: Config) -> Iterator[Job]:
+    """Lock the job, complete what an earlier run decided, and give it for changing.
+
+    Raises:
+        LockedError: another run holds it.
+        FolderError: a folder is not writable, not ours, or holds what is not ours.
+        StateError: the state is damaged or too new.
+    """
+    folders = job_folders(config)
+    _refuse_nesting(folders)
+    make_folder(folders.working_dir)
+    with JobLock(folders.working_dir), disk_errors_told():
+        complete_reset(folders, claimed_by(folders))
+        folders.make()
+        job = read_job(config)
+        if job.manifest is None:
+            _refuse_orphans(folders)
+        check_claim(folders, None if job.manifest is None else job.manifest.job_id, job.commits.values())
+        # After the claim: what is unfinished in another job's folder is its own.
+        if job.manifest is None:
+            sweep_leftovers(folders, {})  # of a working_dir that was removed while a run was in it
+        else:
+            _complete(job)
+        yield job
+
+
+@contextmanager
+def disk_errors_told() -> Iterator[None]:
+    """Turn an OSError of ours into a RunStoppedError that says where, and that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error) from error
+
+
+def disk_error(error: OSError, working_dir: Path | None = None) -> RunStoppedError:
+    """Return the error for a disk that refused: the run stops, and what is durable stays."""
+    if working_dir is not None and not working_dir.exists():
+        return RunStoppedError(
+            "working_dir is gone, and the job's state with it",
+            where=working_dir,
+            hint="bring it back (a disk that is mounted elsewhere?) and run again",
+        )
+    return RunStoppedError(
+        f"the disk refused: {error.strerror or error}",
+        where=show_name(error.filename) if isinstance(error.filename, str) else None,
+        hint="what was done is saved; mend the disk or make room, then run again",
+    )
+
+
+# Private functions
+
+
+def _complete(job: Job) -> None:
+    """Roll forward, and sweep what no file names any more."""
+    write_claim(job.folders, job.built.job_id, job.built.job_name)
+    if job.built.output_path != str(job.folders.output_path):
+        clear_old_output(job.folders, job.commits)
+        job.put_in_force(job.built.replace(output_path=str(job.folders.output_path)))
+    broken = set(roll_forward(job.folders, job.commits))
+    sweep_foreign_segments(job.folders.segments, job.built.job_id)
+    segments = list_segments(job.folders.segments, job.built.job_id)
+    for shard, commit in job.commits.items():
+        if not newer_segments(commit, segments.get(shard, ())):
+            remove_segments(job.folders.segments, shard)
+    job.broken_shards = {shard for shard, commit in job.commits.items() if not broken.isdisjoint(commit.parts)}
+    job.adopt_entries()
+    job.sweep_columns()
+    job.sweep_shard_files()
+
+
+def _adopted(ref: ShardRef, commit: Commit | None) -> ShardRef:
+    return commit.entries if commit is not None and commit.is_for(ref) else ref
+
+
+def check_identity(config: Config, manifest: Manifest) -> None:
+    """See that `manifest` is of the job that the config describes. Raises FolderError."""
+    if manifest.job_name != config.job_name:
+        raise FolderError(
+            f'working_dir holds another job: "{manifest.job_name}"; this config says "{config.job_name}"',
+            where=config.working_dir,
+            hint="give this job another working_dir",
+        )
+
+
+def _refuse_nesting(folders: JobFolders) -> None:
+    """Neither folder may lie in a subfolder that the other one keeps for itself."""
+    state = {folder.name for folder in (folders.shards, folders.segments, folders.commits, folders.outcomes)}
+    data = {*KINDS, folders.failures.parent.name, folders.staging.name}
+    for inner, outer, names, keys in (
+        (folders.working_dir, folders.output_path, data, ("working_dir", "output_path")),
+        (folders.output_path, folders.working_dir, {*state, folders.runs.name}, ("output_path", "working_dir")),
+    ):
+        if inner.is_relative_to(outer) and inner != outer and inner.relative_to(outer).parts[0] in names:
+            raise FolderError(
+                f"{keys[0]} lies in a folder that {keys[1]} keeps for itself",
+                where=inner,
+                hint=f"put {keys[0]} beside {keys[1]}, not into it",
+            )
+
+
+def _refuse_orphans(folders: JobFolders) -> None:
+    """Without a manifest there must be no commit: else the manifest was lost, and a new job would bury the old one."""
+    left = next((name for name in list_names(folders.commits) if name.endswith(".json")), None)
+    if left is not None:
+        raise FolderError(
+            f"manifest.json is missing, but commits/{left} is there",
+            where=folders.working_dir,
+            hint="put manifest.json back from a copy, or give this job another working_dir",
+        )
+
+
+def tidy_path(path: Path) -> str:
+    """Return a path for people: relative to the current folder where it lies below it."""
+    try:
+        return show_name(str(path.relative_to(Path.cwd())))
+    except ValueError:
+        return show_name(str(path))

@@ -1,0 +1,77 @@
+"""Forgetting on purpose: the failures of a job, or all of it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from r3po.config.settings import Config, load_config
+from r3po.errors import DamagedStateError, FolderError
+from r3po.state.commits import KINDS, Commit, check_claim, claimed_by
+from r3po.state.forget import reset_job
+from r3po.state.job import disk_errors_told, job_folders, open_job, read_job
+from r3po.storage.durable import JobFolders, JobLock, list_names
+
+
+def reset_all_errors(config: str | os.PathLike[str]) -> int:
+    """Let the next run try every failed file again. Returns how many files that are.
+
+    Equal to `r3po reset CONFIG --errors`; rows stay as they are.
+    """
+    with open_job(load_config(config)) as job:
+        if job.manifest is None:
+            return 0
+        n_failed = sum(state.n_failed for state in job.resolve(None).values())
+        if n_failed:
+            job.raise_build(retry=True)
+        return n_failed
+
+
+def reset_all_tracking(config: str | os.PathLike[str]) -> int:
+    """Forget the job: remove its state, and the parts that its commits name. Returns how many parts were removed.
+
+    Equal to `r3po reset CONFIG --all`. Files that r3po did not write stay, and the source is never touched.
+    """
+    loaded = load_config(config)
+    folders = job_folders(loaded)
+    _refuse_unknown_parts(folders)
+    if not folders.working_dir.is_dir():
+        return 0
+    with JobLock(folders.working_dir), disk_errors_told():
+        job_id = _check_ours(loaded)
+        return reset_job(folders, job_id)
+
+
+# Private functions
+
+
+def _refuse_unknown_parts(folders: JobFolders) -> None:
+    """Without commits nobody knows whose the parts are; to forget the claim, too, would leave them in the way."""
+    if any(name.endswith(".json") for name in list_names(folders.commits)) or folders.manifest.exists():
+        return
+    if any(name.startswith("part-") for kind in KINDS for name in list_names(folders.data(kind))):
+        raise FolderError(
+            "there are parts here, but the state that knows of them is gone",
+            where=folders.output_path,
+            hint="remove this folder by hand, then reset again; or give the job another output_path",
+        )
+
+
+def _check_ours(config: Config) -> str | None:
+    """See that state and output are this job's, and return its id, if it can be known.
+
+    This is the way out of damaged state, so damage is no obstacle.
+
+    Raises:
+        FolderError: working_dir or output_path belongs to another job.
+    """
+    folders = job_folders(config)
+    job_id, commits = None, list[Commit]()
+    with suppress(DamagedStateError):
+        job = read_job(config)
+        job_id, commits = None if job.manifest is None else job.manifest.job_id, list(job.commits.values())
+    if job_id is None:
+        job_id = claimed_by(folders, from_here=True)
+    with suppress(DamagedStateError):
+        check_claim(folders, job_id, commits)
+    return job_id

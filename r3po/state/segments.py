@@ -1,0 +1,157 @@
+"""Segments: the durable outcomes of one batch. Written once, never changed, named with their own digest.
+
+A segment whose digest is wrong is absent: its places are simply done again. Which outcomes of a good segment count is
+not decided here, but by the predicate (`tables.choose`).
+Source: FORMAT.md, "Segments".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from r3po.storage.durable import NewFile, digest_file, list_names, remove_if_there, sync_folder
+from r3po.table.outcomes import Table, read_table, with_origin, write_table
+
+log = logging.getLogger(__name__)
+
+_DIGEST_CHARACTERS = 32
+_NAME = re.compile(
+    r"(?P<shard>\d{5,})\.b(?P<build>\d+)\.(?P<job>[0-9a-f]{8})\.(?P<attempt>[^.]+)"
+    r"\.r(?P<rows>\d+)\.f(?P<failed>\d+)\.(?P<digest>[0-9a-f]{32})\.arrow"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What a segment's name says."""
+
+    shard: int
+    build: int
+    """The job's build when the batch was handed out."""
+    job_id: str
+    """The first 8 characters."""
+    attempt: str
+    n_rows: int
+    n_failed: int
+    digest: str
+    """The first 32 characters of the file's sha256."""
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.shard:05d}.b{self.build}.{self.job_id}.{self.attempt}"
+            f".r{self.n_rows}.f{self.n_failed}.{self.digest}.arrow"
+        )
+
+    @classmethod
+    def parse(cls, name: str) -> Segment | None:
+        """Return what `name` says, or None if it is no segment's name."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        found = cls(
+            shard=int(match["shard"]),
+            build=int(match["build"]),
+            job_id=match["job"],
+            attempt=match["attempt"],
+            n_rows=int(match["rows"]),
+            n_failed=int(match["failed"]),
+            digest=match["digest"],
+        )
+        return found if found.name == name else None
+
+
+def segment_folder(segments: Path, shard: int) -> Path:
+    return segments / f"{shard:05d}"
+
+
+def write_segment(
+    segments: Path, table: Table, *, shard: int, build: int, job_id: str, attempt: str, fingerprint: str, n_failed: int
+) -> Segment:
+    """Make a batch's outcomes durable and return the segment.
+
+    Raises:
+        OSError: the disk refused; the batch counts as not recorded, even if its segment turns up later.
+    """
+    folder = segment_folder(segments, shard)
+    folder.mkdir(exist_ok=True)
+    sync_folder(segments)  # a new folder's name is only durable with its parent
+    metadata = {
+        "r3po.job_id": job_id,
+        "r3po.shard": str(shard),
+        "r3po.build": str(build),
+        "r3po.attempt": attempt,
+        "r3po.function.fingerprint": fingerprint,
+    }
+    with NewFile(folder) as new:
+        write_table(table, new, metadata, is_compressed=False)
+        segment = Segment(
+            shard, build, job_id[:8], attempt, len(table) - n_failed, n_failed, new.sha256[:_DIGEST_CHARACTERS]
+        )
+        new.finish(segment.name)
+    return segment
+
+
+def read_segment(segments: Path, segment: Segment) -> Table | None:
+    """Return a segment's outcomes with their origin, or None if it is not there whole."""
+    path = segment_folder(segments, segment.shard) / segment.name
+    try:
+        _, sha256 = digest_file(path)
+        if not sha256.startswith(segment.digest):
+            log.warning("%s: its digest is wrong; its files are done again", path)
+            return None
+        table, metadata = read_table(path)
+    except (FileNotFoundError, ValueError):
+        return None
+    return with_origin(
+        table, build=segment.build, attempt=segment.attempt, fingerprint=metadata.get("r3po.function.fingerprint", "")
+    )
+
+
+def list_segments(segments: Path, job_id: str) -> dict[int, list[Segment]]:
+    """Return the job's segments by shard, each list in order of the names. Only names are looked at."""
+    found: dict[int, list[Segment]] = {}
+    for folder in list_names(segments):
+        for segment in _list_folder(segments / folder):
+            if segment.job_id == job_id[:8] and f"{segment.shard:05d}" == folder:
+                found.setdefault(segment.shard, []).append(segment)
+    return found
+
+
+def sweep_foreign_segments(segments: Path, job_id: str) -> None:
+    """Remove the segments that late workers of an earlier job in this folder wrote after it was forgotten."""
+    for folder in list_names(segments):
+        for segment in _list_folder(segments / folder):
+            if segment.job_id != job_id[:8]:
+                remove_if_there(segments / folder / segment.name)
+        with contextlib.suppress(OSError):
+            os.rmdir(segments / folder)  # unless there is something left in it
+
+
+def remove_segments(segments: Path, shard: int) -> None:
+    """Remove the folder of a committed shard's segments, with whatever late workers put there."""
+    folder = segment_folder(segments, shard)
+    if not folder.is_dir():
+        return
+    for name in list_names(folder):
+        if not (folder / name).is_dir():
+            remove_if_there(folder / name)
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.info("%s stays for now: %s", folder, error)  # a late worker is writing; the next start sweeps it
+
+
+def _list_folder(folder: Path) -> Iterator[Segment]:
+    for name in list_names(folder):
+        segment = Segment.parse(name)
+        if segment is not None:
+            yield segment

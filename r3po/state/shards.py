@@ -1,0 +1,204 @@
+"""How each shard stands: what of it is done, failed or pending, by the one predicate.
+
+It reads manifest, commits and segments and decides nothing. `session` starts from it, `jobstatus` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import r3po.table.outcomes as tables
+from r3po.state.commits import Commit, read_outcomes
+from r3po.state.manifest import ShardRef, read_shard_file
+from r3po.state.segments import Segment, read_segment
+from r3po.storage.durable import JobFolders
+from r3po.table.outcomes import Indices, Rules, Table
+
+Run = tuple[int, int]
+"""Places from the first up to, not including, the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardState:
+    """One shard between two batches."""
+
+    ref: ShardRef
+    commit: Commit | None
+    segments: tuple[Segment, ...]
+    """Those that add outcomes to what is committed; empty once a commit covers the shard."""
+    n_done: int
+    n_failed: int
+    rows_by_fingerprint: dict[str, int]
+    pending: tuple[Run, ...]
+    """Places of files that are in the source and have no outcome that counts."""
+    is_stale: bool = False
+    """The commit counts something else than counts by now, since files went; or it is of before a redo."""
+
+    @property
+    def n_pending(self) -> int:
+        return sum(stop - start for start, stop in self.pending)
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether the commit's outcomes and parts are all there is to say."""
+        return not self.pending and not self.segments and not self.is_stale and self.commit is not None
+
+    def is_adopted(self, rules: Rules) -> bool:
+        """Whether the commit knows the very entries of today, so that it alone tells how the shard stands."""
+        return self.commit is not None and _covers(self.commit, self.ref, rules)
+
+
+def resolve_shard(
+    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Sequence[Segment], rules: Rules
+) -> ShardState:
+    """Return how a shard stands. Opens outcomes and segments only where the commit alone does not tell.
+
+    Raises:
+        DamagedStateError: the shard file or the outcomes file is not what the commit names.
+    """
+    segments = newer_segments(commit, segments)
+    if commit is not None and not segments and _covers(commit, ref, rules):
+        tally = commit.tally
+        return ShardState(ref, commit, (), tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, ())
+    if commit is None and not segments and not ref.n_gone:
+        return ShardState(ref, None, (), 0, 0, {}, ((0, ref.n_files),))
+    return read_shard(folders, ref, commit, segments, rules)[0]
+
+
+def read_shard(
+    folders: JobFolders,
+    ref: ShardRef,
+    commit: Commit | None,
+    segments: Iterable[Segment],
+    rules: Rules,
+    *,
+    with_values: bool = False,
+) -> tuple[ShardState, Table, Indices]:
+    """Return how a shard stands by its outcomes themselves, all outcomes, and the indices of those that count."""
+    table, present = read_candidates(folders, commit, segments, with_values=with_values)
+    needed = needed_builds(folders, ref, table)
+    indices = tables.choose(table, needed, rules)
+    tally = tables.tally(table, indices)
+    pending = tuple(missing_runs(tables.places_of(table, indices), needed))
+    is_stale = commit is not None and (
+        commit.first_build < rules.redo_since  # without an outcome it is of the columns of then all the same
+        or (tally.n_rows, tally.n_failed) != (commit.tally.n_rows, commit.tally.n_failed)
+    )
+    counts = (tally.n_rows, tally.n_failed, tally.rows_by_fingerprint)
+    return ShardState(ref, commit, present, *counts, pending, is_stale), table, indices
+
+
+def newer_segments(commit: Commit | None, segments: Sequence[Segment]) -> Sequence[Segment]:
+    """Return the segments that a commit did not have; the others are what a kill or a late worker left behind.
+
+    A commit covers every place that its build asked for, and whatever reopens a place raises the build.
+    """
+    return [segment for segment in segments if commit is None or segment.build > commit.build]
+
+
+def read_counting(
+    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Iterable[Segment], rules: Rules
+) -> tuple[Table, Indices, tuple[Segment, ...]]:
+    """Return every outcome of a shard, the indices of those that count, and the segments that were there whole."""
+    table, present = read_candidates(folders, commit, segments)
+    return table, tables.choose(table, needed_builds(folders, ref, table), rules), present
+
+
+def read_candidates(
+    folders: JobFolders,
+    commit: Commit | None,
+    segments: Iterable[Segment],
+    *,
+    with_values: bool = False,
+    scratch: Path | None = None,
+) -> tuple[Table, tuple[Segment, ...]]:
+    """Return every outcome of a shard, committed or not, and the segments that were there whole.
+
+    Args:
+        with_values: the values of the rows of what is committed, too, in memory.
+        scratch: the same, but in a copy on the disk, in this folder, that goes with the table.
+    """
+    found = [] if commit is None else [read_outcomes(folders, commit, with_values=with_values, scratch=scratch)]
+    present = []
+    for segment in segments:
+        table = read_segment(folders.segments, segment)
+        if table is not None:
+            found.append(table)
+            present.append(segment)
+    return tables.join_tables(found), tuple(present)
+
+
+def count_kept_rows(folders: JobFolders, state: ShardState, rules: Rules) -> int:
+    """Return how many rows of a shard count although their files are gone."""
+    if not state.ref.n_gone or not rules.keeps_gone:
+        return 0
+    table, indices, _ = read_counting(folders, state.ref, state.commit, state.segments, rules)
+    gone = read_shard_file(folders.shards, state.ref).gone
+    return sum(gone[place] for place in tables.places_of(table, indices))
+
+
+def find_unredone_rows(
+    folders: JobFolders,
+    refs: tuple[ShardRef, ShardRef],
+    commit: Commit | None,
+    segments: Sequence[Segment],
+    rules: Rules,
+) -> list[int]:
+    """Return the places whose files went, and with them rows of before a redo that had not come to them.
+
+    Args:
+        refs: the shard before they went, and after it.
+        rules: those under which the rows of files that are gone are kept.
+    """
+    table, _ = read_candidates(folders, commit, newer_segments(commit, segments))
+    before, after = (read_shard_file(folders.shards, ref) for ref in refs)
+    redone = tables.places_of(table, tables.choose(table, before.needed_builds, rules))
+    kept = tables.places_of(table, tables.choose(table, after.needed_builds, replace(rules, redo_since=1)))
+    is_new = [now and place < len(before) and not before.gone[place] for place, now in enumerate(after.gone)]
+    return [place for place in kept if is_new[place] and place not in redone]
+
+
+def needed_builds(folders: JobFolders, ref: ShardRef, candidates: Table) -> list[int]:
+    """Return the build that each place's outcome must have at least, negative where the file is gone.
+
+    Where no outcome is older than the newest entry, and no file gone, the shard file need not be opened.
+    """
+    if not ref.n_gone and tables.lowest_build(candidates) >= ref.last_build:
+        return [0] * ref.n_files
+    return read_shard_file(folders.shards, ref).needed_builds
+
+
+def missing_runs(places: Sequence[int], needed_builds: Sequence[int]) -> Iterator[Run]:
+    """Yield what lies between ascending `places` in 0 ... n_files, without the places of files that are gone."""
+    if len(places) == len(needed_builds):
+        return  # each place is there once
+    covered = set(places)
+    start = None
+    for place, needed in enumerate(needed_builds):
+        is_missing = needed >= 0 and place not in covered
+        if is_missing and start is None:
+            start = place
+        elif not is_missing and start is not None:
+            yield start, place
+            start = None
+    if start is not None:
+        yield start, len(needed_builds)
+
+
+# Private functions
+
+
+def _covers(commit: Commit, ref: ShardRef, rules: Rules) -> bool:
+    """Whether every place of the shard has a committed outcome that counts, by the commit file alone."""
+    if not commit.is_for(ref) or commit.first_build < rules.redo_since:
+        return False
+    if ref.n_gone and commit.keeps_gone != rules.keeps_gone:
+        return False
+    failures = commit.tally
+    if failures.n_failed == 0:
+        return True
+    if failures.first_failure_build is not None and failures.first_failure_build < rules.retry_since:
+        return False
+    return rules.fingerprint is None or failures.failures_by_fingerprint.keys() <= {rules.fingerprint}

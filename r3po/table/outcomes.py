@@ -1,0 +1,543 @@
+"""Outcomes as Arrow tables, and the predicate that chooses among them. Pyarrow's other door is `parts`.
+
+An *outcome table* has one line an outcome. The fixed columns are `FIXED`; the values of row number i of the job's
+columns lie in `<i>.<variant>`, one Arrow column a variant that occurs, null elsewhere: so an int stays an int beside a
+float, and the join of the types can be made anew whenever the rows change. FORMAT.md, "Outcomes", has the table.
+
+Tables go in and out as opaque values; other rooms keep the `Table` alias and never look inside.
+"""
+
+from __future__ import annotations
+
+import array as machine
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from r3po.table.columns import BadRowError, Column, Columns, Nested, check_value, variant_of
+from r3po.table.user_objects import ends_worker
+
+# pyarrow ships no types; the names say what is meant.
+Table: TypeAlias = Any
+Schema: TypeAlias = Any
+Indices: TypeAlias = Any
+
+ROW_GROUP_ROWS = 10_000
+"""Most rows of one row group; it and `ROW_GROUP_BYTES` alone cut them, so cuts depend on the rows and nothing else."""
+
+ROW_GROUP_BYTES = 32 << 20
+"""Most bytes of text and binary values of one row group (a single larger row is a group of its own)."""
+
+VARIANT_TYPES: dict[str, Any] = {
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "text": pa.string(),
+    "bool": pa.bool_(),
+    "bytes": pa.binary(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+    "timestamp_utc": pa.timestamp("us", "UTC"),
+    "time": pa.time64("us"),
+    "decimal": pa.string(),
+    "list": pa.string(),
+    "dict": pa.string(),
+}
+"""How each variant is stored. Decimals, lists and dicts are text: exact, whatever else the column holds."""
+
+AS_TEXT = ("decimal", "list", "dict")
+
+_MOST_STRETCHES = 256
+_TAKE_BYTES = 1 << 30
+"""Rows in more stretches than this are copied one by one, unless the table is too large for it."""
+
+_FAST: dict[str, dict[type, str]] = {
+    "number": {int: "int", float: "float"},
+    "text": {str: "text"},
+    "bool": {bool: "bool"},
+    "bytes": {bytes: "bytes"},
+}
+"""Families whose values Arrow takes without a look at each."""
+
+_FAST_PINS: dict[str, dict[type, str]] = {
+    "int64": {int: "int"},
+    "float64": {float: "float"},
+    "string": {str: "text"},
+    "bool": {bool: "bool"},
+    "binary": {bytes: "bytes"},
+}
+"""The same for types that `columns:` gives, which hold any value of their Python type."""
+
+FIXED = pa.schema(
+    [
+        ("place", pa.int32()),
+        ("is_row", pa.bool_()),
+        ("build", pa.int32()),
+        ("attempt", pa.string()),
+        ("fingerprint", pa.string()),
+        ("tries", pa.int32()),
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("hash", pa.binary()),
+        ("racy", pa.bool_()),
+        ("seconds", pa.float32()),
+        ("error_type", pa.string()),
+        ("message", pa.string()),
+        ("where", pa.string()),
+        ("traceback", pa.string()),
+    ]
+)
+
+
+class Failure(NamedTuple):
+    """Why a file has no row, as text: nothing of the user's exception itself is kept."""
+
+    error_type: str
+    message: str
+    where: str
+    """`count_fruits.py:14 in count_fruits`: the innermost place in the user's code; empty where there is none."""
+    traceback: str
+
+
+@dataclass(slots=True)
+class OutcomeBatch:
+    """Outcomes in the making: lists of equal length, one item a file, in the order they were made."""
+
+    places: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    mtimes_ns: list[int] = field(default_factory=list)
+    hashes: list[bytes | None] = field(default_factory=list)
+    racy: list[bool] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    rows: list[tuple[Any, ...] | None] = field(default_factory=list)
+    """Values in column order; None for a failure."""
+    failures: dict[int, Failure] = field(default_factory=dict)
+    """By index in the lists."""
+
+    def forget_last(self) -> None:
+        """Take back what is known of a file whose outcome is not added."""
+        for items in (self.places, self.sizes, self.mtimes_ns, self.hashes, self.racy, self.seconds):
+            items.pop()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an outcome must be to count: the job's side of the predicate (FORMAT.md, "Which outcome counts")."""
+
+    redo_since: int
+    retry_since: int
+    fingerprint: str | None = None
+    """In a run: that of today's function, which a failure must carry to count. None: any."""
+    keeps_gone: bool = False
+    """`on_deleted: keep`: the row of a file that is gone counts. Its failure never does."""
+
+
+def complete_imports() -> None:
+    """Have pyarrow import now what it imports at its first conversion: pandas, where it is installed.
+
+    It tries only once. A pandas that is broken matters to an f that uses it, and to nobody else.
+    """
+    with suppress(Exception):
+        pa.scalar(0)
+
+
+# Outcome tables
+
+
+def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
+    """Return the batch as an outcome table, without origin (see `with_origin`).
+
+    Values that do not fit their column turn their row into a failure: `batch` is changed to say so.
+    """
+    values = _value_arrays(batch, columns) if columns is not None else {}
+    n = len(batch.places)
+    fixed = {
+        "place": pa.array(batch.places, pa.int32()),
+        "is_row": pa.repeat(pa.scalar(True), n),
+        "tries": pa.repeat(pa.scalar(1, pa.int32()), n),
+        "size": pa.array(batch.sizes, pa.int64()),
+        "mtime_ns": pa.array(batch.mtimes_ns, pa.int64()),
+        "hash": pa.array(batch.hashes, pa.binary()),
+        "racy": pa.array(batch.racy, pa.bool_()),
+        "seconds": pa.array(batch.seconds, pa.float32()),
+    }
+    fixed.update(dict.fromkeys(Failure._fields, pa.nulls(n, pa.string())))
+    if batch.failures:
+        failures = [batch.failures.get(i) for i in range(n)]
+        fixed["is_row"] = pa.array([failure is None for failure in failures], pa.bool_())
+        for i, name in enumerate(Failure._fields):
+            fixed[name] = pa.array([None if failure is None else failure[i] for failure in failures], pa.string())
+    return pa.table({**fixed, **values})
+
+
+def with_origin(table: Table, *, build: int, attempt: str, fingerprint: str) -> Table:
+    """Return an outcome table with the columns that are the same for a whole segment."""
+    n = len(table)
+    origin = {
+        "build": pa.repeat(pa.scalar(build, pa.int32()), n),
+        "attempt": pa.repeat(pa.scalar(attempt, pa.string()), n),
+        "fingerprint": pa.repeat(pa.scalar(fingerprint, pa.string()), n),
+    }
+    for name, array in origin.items():
+        table = table.append_column(name, array)
+    return table
+
+
+def write_table(table: Table, sink: Any, metadata: dict[str, str], *, is_compressed: bool) -> None:
+    """Write an outcome table as an Arrow IPC file with `metadata` in its schema."""
+    with TableWriter(sink, table.schema, metadata, is_compressed=is_compressed) as writer:
+        writer.write(table)
+
+
+class TableWriter:
+    """Writes outcome tables of one schema into one Arrow IPC file, one record batch a `write`."""
+
+    def __init__(self, sink: Any, schema: Schema, metadata: dict[str, str], *, is_compressed: bool) -> None:
+        options = pa.ipc.IpcWriteOptions(compression="zstd" if is_compressed else None)
+        self._writer = pa.ipc.new_file(sink, schema.with_metadata(metadata), options=options)
+
+    def write(self, table: Table) -> None:
+        self._writer.write_table(table.combine_chunks().replace_schema_metadata(None))
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+
+def outcomes_at(table: Table, indices: Indices) -> Table:
+    """Return the outcomes at `indices`, in their order."""
+    return gather(table, indices)
+
+
+def outcome_groups(table: Table, indices: Indices) -> Iterator[Indices]:
+    """Yield `indices` in pieces of at most `ROW_GROUP_ROWS` outcomes and about `ROW_GROUP_BYTES` bytes."""
+    sizes = _row_sizes(table, indices)
+    start = 0
+    while start < len(indices):
+        stop = min(start + ROW_GROUP_ROWS, len(indices))
+        if sizes is not None:
+            limit = (sizes[start - 1] if start else 0) + ROW_GROUP_BYTES
+            stop = max(start + 1, min(stop, bisect_right(sizes, limit)))
+        yield indices.slice(start, stop - start)
+        start = stop
+
+
+def gather(values: Any, indices: Indices) -> Any:
+    """Return the rows of a table or a chunked column at `indices`.
+
+    Stretches of neighbours, which is nearly all there is, are sliced without a copy; `take` would first make one array
+    of each column, which text of more than 2 GiB does not fit.
+    """
+    starts, stops = _stretches(indices)
+    if len(starts) > _MOST_STRETCHES and values.nbytes < _TAKE_BYTES:
+        return values.take(indices)
+    slices = [values.slice(start, stop - start) for start, stop in zip(starts, stops, strict=True)]
+    if not slices:
+        return values.slice(0, 0)
+    if isinstance(values, pa.Table):
+        return pa.concat_tables(slices)
+    return pa.chunked_array([chunk for piece in slices for chunk in piece.chunks], values.type)
+
+
+def variants_in(table: Table, i: int) -> list[str]:
+    # Asked by name: a list of all names, for each of 5,000 columns, would be slow.
+    return [variant for variant in VARIANT_TYPES if table.schema.get_field_index(f"{i}.{variant}") >= 0]
+
+
+def read_table(path: Path, *, with_values: bool = True) -> tuple[Table, dict[str, str]]:
+    """Return an outcome table and its metadata. Uncompressed values stay on disk until they are touched (mmap).
+
+    Args:
+        with_values: False: only the fixed columns, which are small; compressed values stay on disk that way, too.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no Arrow IPC file.
+    """
+    with pa.memory_map(str(path)) as source:
+        try:
+            reader = pa.ipc.open_file(source)
+            if not with_values:
+                fixed = [i for i, name in enumerate(reader.schema.names) if name in FIXED.names]
+                reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fixed))
+            table = reader.read_all()
+        except pa.ArrowException as error:
+            raise ValueError(f"no Arrow file: {error}") from error
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    return table.replace_schema_metadata(None), metadata
+
+
+def unpack_table(path: Path, sink: Any) -> None:
+    """Write a compressed outcome table anew without compression, so that it can be mapped; one record batch at a time.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no Arrow IPC file.
+    """
+    with pa.memory_map(str(path)) as source:
+        try:
+            reader = pa.ipc.open_file(source)
+            with pa.ipc.new_file(sink, reader.schema) as writer:
+                for i in range(reader.num_record_batches):
+                    writer.write_batch(reader.get_batch(i))
+        except pa.ArrowException as error:
+            raise ValueError(f"no Arrow file: {error}") from error
+
+
+def join_tables(tables: Sequence[Table]) -> Table:
+    """Return the outcomes of several tables below each other; variants that a table lacks are null there."""
+    if not tables:
+        return FIXED.empty_table()
+    return pa.concat_tables(tables, promote_options="default")
+
+
+# The predicate
+
+
+def choose(candidates: Table, needed_builds: Sequence[int], rules: Rules) -> Any:
+    """Return the indices of the outcomes that count, at most one a place, in place order.
+
+    An outcome counts if its place exists, its build is at least the entry's and `redo_since`, and, for a failure, at
+    least `retry_since` and (where `rules` says one) made by that function. Of a file that is gone only a row may count,
+    if `rules` says so. Among those of one place: highest build, then row before failure, then the smallest attempt.
+    This is *the* predicate; resume, staging, status, `errors` and `verify` all come here.
+
+    Args:
+        candidates: outcomes with their origin.
+        needed_builds: by place, the build of the entry; negative where the file is gone.
+        rules: the job's side.
+    """
+    if len(candidates) == 0:
+        return pa.repeat(pa.scalar(0, pa.int64()), 0)
+    places = candidates["place"]
+    exists = pc.and_(pc.greater_equal(places, 0), pc.less(places, len(needed_builds)))
+    if not pc.all(exists).as_py():
+        positions = pc.indices_nonzero(exists)
+        return positions.take(choose(candidates.take(positions), needed_builds, rules))
+    positions = pc.indices_nonzero(_counts_alone(candidates, needed_builds, rules))
+    keys = candidates.select(["place", "build", "is_row", "attempt"]).take(positions)
+    # Booleans cannot be sorted by, so a row is 1.
+    keys = keys.set_column(2, "is_row", pc.cast(keys["is_row"], pa.int8()))
+    order = pc.sort_indices(
+        keys,
+        sort_keys=[("place", "ascending"), ("build", "descending"), ("is_row", "descending"), ("attempt", "ascending")],
+    )
+    sorted_places = _one_chunk(pc.take(keys["place"], order))
+    if len(sorted_places) > 1:
+        is_first = pc.not_equal(sorted_places.slice(1), sorted_places.slice(0, len(sorted_places) - 1))
+        is_first = pa.concat_arrays([pa.repeat(pa.scalar(True), 1), is_first])
+        order = order.filter(is_first)
+    return positions.take(order)
+
+
+def places_of(table: Table, indices: Indices | None = None) -> list[int]:
+    """Return the places of the chosen outcomes (all, without `indices`), in their order."""
+    chosen = table["place"] if indices is None else table["place"].take(indices)
+    places: list[int] = chosen.to_pylist()
+    return places
+
+
+def lowest_build(table: Table) -> int:
+    """Return the lowest build among the outcomes; 0 if there are none."""
+    return pc.min(table["build"]).as_py() or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What chosen outcomes amount to."""
+
+    n_rows: int
+    n_failed: int
+    rows_by_fingerprint: dict[str, int]
+    failures_by_fingerprint: dict[str, int]
+    first_failure_build: int | None
+    """The lowest build among the failures: below `retry_since` some of them have to be tried again."""
+
+
+def tally(table: Table, indices: Indices) -> Tally:
+    """Count the chosen outcomes."""
+    chosen = table.select(["is_row", "build", "fingerprint"]).take(indices)
+    failed = chosen.filter(pc.invert(chosen["is_row"]))
+    n_failed = len(failed)
+    return Tally(
+        n_rows=len(chosen) - n_failed,
+        n_failed=n_failed,
+        rows_by_fingerprint=_counts(chosen.filter(chosen["is_row"])["fingerprint"]),
+        failures_by_fingerprint=_counts(failed["fingerprint"]),
+        first_failure_build=pc.min(failed["build"]).as_py() if n_failed else None,
+    )
+
+
+def seen_files(table: Table, indices: Indices | None = None) -> list[tuple[int, int, bytes | None, bool]]:
+    """Return size, mtime_ns, hash and raciness of each chosen outcome's file (all, without `indices`), as f saw it."""
+    chosen = table.select(["size", "mtime_ns", "hash", "racy"])
+    if indices is not None:
+        chosen = chosen.take(indices)
+    return list(zip(*(chosen[name].to_pylist() for name in chosen.column_names), strict=True))
+
+
+def failures_of(table: Table, indices: Indices | None = None) -> list[dict[str, Any]]:
+    """Return the chosen failures (all, without `indices`) as dicts: place, the fields of `Failure`, tries, seconds."""
+    names = ["place", *Failure._fields, "tries", "seconds"]
+    chosen = table.select([*names, "is_row"])
+    if indices is not None:
+        chosen = chosen.take(indices)
+    failed: list[dict[str, Any]] = chosen.filter(pc.invert(chosen["is_row"])).select(names).to_pylist()
+    return failed
+
+
+def with_tries_summed(table: Table, indices: Indices, needed_builds: Sequence[int], rules: Rules) -> Table:
+    """Return the table in which each chosen outcome carries the tries of all outcomes of its place.
+
+    What was tried on another content of the file, or before a redo, is not among them.
+    """
+    if len(indices) == len(table):
+        return table
+    is_recent = _is_recent(table, needed_builds, rules)
+    sums = table.select(["place", "tries"]).filter(is_recent).group_by("place").aggregate([("tries", "sum")])
+    positions = pc.index_in(table["place"], value_set=sums["place"].combine_chunks())
+    tries = pc.take(sums["tries_sum"], positions).cast(pa.int32())
+    return table.set_column(table.column_names.index("tries"), "tries", tries)
+
+
+# Private functions: values to arrays
+
+
+def _value_arrays(batch: OutcomeBatch, columns: Columns) -> dict[str, Any]:
+    while True:
+        arrays: dict[str, Any] = {}
+        rejected: dict[int, str] = {}
+        blank = (None,) * len(columns.items)
+        rows = [blank if row is None else row for row in batch.rows]
+        by_column = zip(*rows, strict=True) if rows else iter([()] * len(columns.items))
+        for i, (column, values) in enumerate(zip(columns.items, by_column, strict=True)):
+            variants = _fast_arrays(values, column)
+            if variants is None:
+                variants = _checked_arrays(values, column, rejected)
+            arrays.update((f"{i}.{variant}", array) for variant, array in variants.items())
+        if not rejected:
+            return arrays
+        for index, message in rejected.items():
+            batch.rows[index] = None
+            batch.failures[index] = Failure("BadRow", message, "", "")
+
+
+def _fast_arrays(values: Sequence[Any], column: Column) -> dict[str, Any] | None:
+    """Return the arrays of a column whose values are all of one variant, or None: look at each value."""
+    known = _FAST.get(column.family) if column.pin is None else _FAST_PINS.get(column.pin.kind)
+    if known is None:
+        return None
+    try:
+        types = set(map(type, values))
+        types.discard(type(None))
+        if len(types) > 1 or not types <= known.keys():
+            return None
+    except BaseException as error:  # the class of a value may not even hash
+        if ends_worker(error):
+            raise
+        return None
+    if not types:
+        return {}
+    variant = known[types.pop()]
+    try:
+        return {variant: pa.array(values, VARIANT_TYPES[variant], from_pandas=False)}
+    except (OverflowError, UnicodeEncodeError, pa.ArrowException):
+        return None  # some value does not fit; the careful way finds out which
+
+
+def _checked_arrays(values: Sequence[Any], column: Any, rejected: dict[int, str]) -> dict[str, Any]:
+    by_variant: dict[str, list[Any]] = {}
+    for index, value in enumerate(values):
+        try:
+            value = check_value(value, column)
+        except BadRowError as error:
+            rejected.setdefault(index, str(error))
+            continue
+        if value is not None:
+            variant = variant_of(value)
+            by_variant.setdefault(variant, [None] * len(values))[index] = _stored(value, variant)
+    return {v: pa.array(items, VARIANT_TYPES[v], from_pandas=False) for v, items in sorted(by_variant.items())}
+
+
+def _stored(value: Any, variant: str) -> Any:
+    if isinstance(value, Nested):
+        return value.text
+    return str(value) if variant == "decimal" else value
+
+
+# Private functions: the predicate
+
+
+def _counts_alone(candidates: Table, needed_builds: Sequence[int], rules: Rules) -> Any:
+    """Return for each candidate whether it counts, the others of its place apart."""
+    is_row = candidates["is_row"]
+    counts = pc.and_(_is_recent(candidates, needed_builds, rules), pc.or_(is_row, _failure_counts(candidates, rules)))
+    if min(needed_builds) < 0:
+        is_present = pc.greater_equal(pc.take(_int32_array(needed_builds), candidates["place"]), 0)
+        counts = pc.and_(counts, pc.or_(is_present, is_row) if rules.keeps_gone else is_present)
+    return counts
+
+
+def _is_recent(candidates: Table, needed_builds: Sequence[int], rules: Rules) -> Any:
+    """Return for each candidate whether it is of the file's present content, and not of before a redo."""
+    needed = pc.abs(pc.take(_int32_array(needed_builds), candidates["place"]))
+    needed = pc.max_element_wise(needed, pa.scalar(rules.redo_since, pa.int32()))
+    return pc.greater_equal(candidates["build"], needed)
+
+
+def _failure_counts(candidates: Table, rules: Rules) -> Any:
+    counts = pc.greater_equal(candidates["build"], pa.scalar(rules.retry_since, pa.int32()))
+    if rules.fingerprint is not None:
+        counts = pc.and_(counts, pc.equal(candidates["fingerprint"], rules.fingerprint))
+    return counts
+
+
+def _int32_array(values: Sequence[int]) -> Any:
+    # From a buffer: pa.array would import pandas, where it is installed, and `status` has no use for that.
+    return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(machine.array("i", values))])
+
+
+def _one_chunk(values: Any) -> Any:
+    return pa.concat_arrays(values.chunks) if values.num_chunks else pa.nulls(0, values.type)
+
+
+def _counts(values: Any) -> dict[str, int]:
+    counted = pc.value_counts(values)
+    return dict(sorted((item["values"].as_py(), item["counts"].as_py()) for item in counted))
+
+
+# Private functions: rows of a table
+
+
+def _stretches(indices: Indices) -> tuple[list[int], list[int]]:
+    """Return where each run of consecutive indices starts, and where it stops."""
+    n = len(indices)
+    if n == 0:
+        return [], []
+    indices = indices.cast(pa.int64())  # the difference of two unsigned numbers has no sign
+    steps = pc.subtract(indices.slice(1), indices.slice(0, n - 1))
+    breaks = pc.indices_nonzero(pc.not_equal(steps, 1)).to_pylist()
+    firsts = [0, *(b + 1 for b in breaks)]
+    lasts = [*breaks, n - 1]
+    return [indices[i].as_py() for i in firsts], [indices[i].as_py() + 1 for i in lasts]
+
+
+def _row_sizes(table: Table, rows: pa.Array) -> list[int] | None:
+    """Return the running sum of the rows' bytes of text and binary values, or None if all fit one row group."""
+    total = None
+    for name in table.column_names:
+        if name in FIXED.names or not (pa.types.is_string(table[name].type) or pa.types.is_binary(table[name].type)):
+            continue
+        sizes = pc.fill_null(pc.binary_length(table[name]).take(rows), 0).cast(pa.int64())
+        total = sizes if total is None else pc.add(total, sizes)
+    if total is None or (pc.sum(total).as_py() or 0) <= ROW_GROUP_BYTES:
+        return None
+    running: list[int] = pc.cumulative_sum(total).to_pylist()
+    return running

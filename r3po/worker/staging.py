@@ -1,0 +1,162 @@
+"""Staging: from a shard's segments to its outcomes file and its parts, in one pass and in place order.
+
+A worker stages, from an exact list that the driver gives it; nothing here decides or publishes. What is staged counts
+only once the driver wrote the commit that is returned here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import r3po.table.outcomes as tables
+import r3po.table.parts as parts
+from r3po.state.commits import KINDS, Commit, Part, part_name
+from r3po.state.manifest import Entries, ShardRef, read_shard_file, write_shard_file
+from r3po.state.segments import Segment
+from r3po.state.shards import Run, missing_runs, read_candidates
+from r3po.storage.durable import FileRecord, JobFolders, NewFile, show_name
+from r3po.table.columns import Columns
+from r3po.table.outcomes import Rules, Schema, Table
+
+
+@dataclass(frozen=True, slots=True)
+class StageOrder:
+    """Everything that a worker needs to stage one shard."""
+
+    folders: JobFolders
+    job_id: str
+    job_name: str
+    version: str
+    """Of r3po; it goes into the Parquet metadata."""
+    ref: ShardRef
+    build: int
+    attempt: str
+    previous: Commit | None
+    segments: tuple[Segment, ...]
+    """What was done since; empty: only the parts are made again, without the files that are gone."""
+    rules: Rules
+    columns: Columns | None
+    settings: dict[str, Any]
+    """What parts to make: `csv` true or false, `parquet` false or its compression and level; and what they show."""
+    schema: Schema | None
+    """The types that the job's columns are known to need; the parts get the join of these and their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What came of a StageOrder."""
+
+    shard: int
+    commit: Commit | None
+    """Ready to be decided; None if places lack an outcome."""
+    missing: tuple[Run, ...] = ()
+    """Places that no outcome covers, since a segment turned out to be damaged."""
+
+
+def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
+    """Make the outcomes file and the parts of one shard durable, under names that nobody looks at yet.
+
+    Args:
+        entries: what the shard file holds, if it was read already; they will be changed.
+
+    Raises:
+        DamagedStateError: the shard file or the last outcomes file is not what the manifest or commit names.
+        OSError: the disk refused.
+    """
+    if entries is None:
+        entries = read_shard_file(order.folders.shards, order.ref)
+    table, _ = read_candidates(order.folders, order.previous, order.segments, scratch=order.folders.outcomes)
+    needed = entries.needed_builds
+    indices = tables.choose(table, needed, order.rules)
+    places = tables.places_of(table, indices)
+    missing = tuple(missing_runs(places, needed))
+    if missing:
+        return Staged(order.ref.shard, None, missing)
+    if order.segments or order.previous is None or len(indices) != len(table):
+        table = tables.with_tries_summed(table, indices, needed, order.rules)
+        outcomes = _write_outcomes(order, table, indices)
+    else:
+        outcomes = order.previous.outcomes
+    adopted = _adopt_entries(order, entries, places, tables.seen_files(table, indices))
+    columns = order.columns or Columns(())
+    own_schema = parts.own_schema(table, indices, columns)
+    joined = own_schema if order.schema is None else parts.join_schemas([own_schema, order.schema])
+    schema = parts.part_schema(joined, columns) if len(own_schema) else own_schema
+    shown = parts.shown_table(table, columns, [show_name(path) for path in entries.paths] if columns.source else ())
+    counted = tables.tally(table, indices)
+    commit = Commit(
+        job_id=order.job_id,
+        shard=order.ref.shard,
+        build=order.build,
+        made_from=order.ref.file.sha256,
+        entries=adopted,
+        outcomes=outcomes,
+        tally=counted,
+        first_build=tables.lowest_build(table.select(["build"]).take(indices)) or order.build,
+        own_schema=own_schema,
+        schema=schema,
+        parts=tuple(_write_parts(order, shown, indices, schema, sorted(counted.rows_by_fingerprint))),
+        part_settings=order.settings,
+        keeps_gone=order.rules.keeps_gone,
+    )
+    return Staged(order.ref.shard, commit)
+
+
+# Private functions
+
+
+def _write_outcomes(order: StageOrder, table: Table, indices: Any) -> FileRecord:
+    metadata = {"r3po.job_id": order.job_id, "r3po.shard": str(order.ref.shard), "r3po.build": str(order.build)}
+    with NewFile(order.folders.outcomes) as new:
+        with tables.TableWriter(new, table.schema, metadata, is_compressed=True) as writer:
+            for group in tables.outcome_groups(table, indices):
+                writer.write(tables.outcomes_at(table, group))
+        return new.finish(f"{order.ref.shard:05d}.b{order.build}.{order.attempt}.arrow")
+
+
+def _adopt_entries(
+    order: StageOrder, entries: Entries, places: Sequence[int], seen: Sequence[tuple[int, int, bytes | None, bool]]
+) -> ShardRef:
+    """Return the shard file that says what f saw: a new one, or the old one if that says it already."""
+    if not entries.adopt_all(places, seen):
+        return order.ref
+    return write_shard_file(order.folders.shards, order.ref.shard, order.build, entries)
+
+
+def _write_parts(
+    order: StageOrder, table: Table, indices: Any, schema: Schema, fingerprints: Sequence[str]
+) -> list[Part]:
+    groups = list(parts.row_groups(table, indices))
+    kinds = [kind for kind in KINDS if order.settings[kind] and groups]
+    records: dict[str, FileRecord] = {}
+    with ExitStack() as stack:
+        files = {kind: stack.enter_context(NewFile(order.folders.staging)) for kind in kinds}
+        writers = {kind: _open_part(order, kind, files[kind], schema, fingerprints) for kind in kinds}
+        for writer in writers.values():
+            stack.callback(writer.abandon)  # after an error: else it would write its footer to a closed file
+        for group in groups:
+            for writer in writers.values():
+                writer.write(table, group)
+        for kind in kinds:
+            writers[kind].close()
+            records[kind] = files[kind].finish(f"{part_name(order.ref.shard, kind)}.{order.attempt}.tmp")
+    return [Part(kind, part_name(order.ref.shard, kind), records.get(kind)) for kind in KINDS]
+
+
+def _open_part(
+    order: StageOrder, kind: str, sink: NewFile, schema: Schema, fingerprints: Sequence[str]
+) -> parts.CsvPart | parts.ParquetPart:
+    if kind == "csv":
+        return parts.CsvPart(sink, schema)
+    # No run id and no time: the same rows give the same bytes.
+    metadata = {
+        "r3po.job": order.job_name,
+        "r3po.shard": str(order.ref.shard),
+        "r3po.version": order.version,
+        "r3po.function": ",".join(fingerprints),
+    }
+    options = order.settings["parquet"]
+    return parts.ParquetPart(sink, schema, metadata, options["compression"], options["level"])

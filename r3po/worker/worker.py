@@ -1,0 +1,569 @@
+"""What happens inside a worker: look at a file, call f, look again, and make a batch's outcomes durable.
+
+No Ray here: the same code runs in Ray's actors and in the serial engine. A worker decides nothing and publishes
+nothing; it answers with what it made durable, and gives back the places that it did not come to.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import r3po.table.outcomes as tables
+from r3po.errors import TimedOut
+from r3po.file_version import UNKNOWN, UNSEEN
+from r3po.function.find import FunctionSpec, fingerprint_of_file, load_function
+from r3po.source.read import Look, glance, look_at, read_file
+from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
+from r3po.source.walk import RACY_NS
+from r3po.state.manifest import ShardRef, parse_entries, read_shard_lines
+from r3po.state.segments import Segment, write_segment
+from r3po.state.shards import Run
+from r3po.storage.durable import JobFolders, show_name
+from r3po.table.columns import BadRowError, Columns, RowCollector, View, is_row
+from r3po.table.outcomes import Failure, OutcomeBatch
+from r3po.table.user_objects import ends_worker, text_of, type_name
+from r3po.worker.beacon import Beacon, Phase
+from r3po.worker.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
+from r3po.worker.staging import Staged, StageOrder, stage_shard
+from r3po.worker.time_limit import TimeLimit, is_possible
+
+BATCH_BYTES = 64 << 20
+"""A batch ends early once its outcomes hold about this many bytes."""
+
+STOP_CHECK_S = 0.1
+"""How often a worker looks whether the run is to stop."""
+
+KEPT_LINES = 30_000
+"""Most that a worker keeps, of shard files that it comes back to: for its next batch, or to stage one meanwhile."""
+
+ENVIRONMENTAL_RUN = 50
+"""So many files in a row that fail by their environment end the batch, and over all workers the run."""
+
+_n_forks = 0
+"""Between the process that first imported this and the one that this is; `os.getpid` after each file would cost more.
+Forks that do not come from Python are not among them, and are noticed a little later."""
+
+
+def _note_fork() -> None:
+    global _n_forks
+    _n_forks += 1
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+_CHANGED = Failure("FileChanged", "the file changed while it was read, twice", "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What is the same for every batch of a run."""
+
+    folders: JobFolders
+    source_path: str
+    """Absolute; f gets this, a slash and the file's path."""
+    function: FunctionSpec
+    input: str
+    """`path`: f(filepath); `bytes`: f(filepath, data)."""
+    hash: str
+    """`content` or `stat`."""
+    batch_seconds: float
+    stop_file: Path
+    """Once this exists, the run is to stop: finish the file at hand, keep what is done."""
+    workers_folder: Path
+    """Where each worker keeps its beacon."""
+    timeout_s: float | None = None
+    """For one call of f."""
+    view: View = field(default_factory=View)
+    """What the config says of the columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Places of one shard that a worker may do; it does as many as fit into `batch_seconds`."""
+
+    job_id: str
+    ref: ShardRef
+    build: int
+    attempt: str
+    """Names the segment; unique in the job."""
+    places: tuple[Run, ...]
+    columns: Columns | None
+    """None until a row has set them: then only failures can be recorded."""
+    is_last_try: bool = False
+    """Record failures of the environment, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """The order to record the failure of one file without calling f."""
+
+    offer: Offer
+    failure: Failure
+    look: tuple[int, int] | None = None
+    """Size and mtime_ns that the file had before f was called the last time, if that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """A worker's answer to an offer. What it names is durable."""
+
+    segment: Segment | None
+    """None: nothing was done."""
+    n_rows: int
+    n_failed: int
+    returned: tuple[Run, ...]
+    """Places that were not tried."""
+    seconds: float
+    """That the batch took, from the first file to the durable segment."""
+    failures: tuple[tuple[str, Failure], ...] = ()
+    """Path and reason of the first failures of the batch, at most `FAILURES_TOLD`."""
+    deferred: tuple[int, ...] = ()
+    """Places that failed by their environment; nothing of them is recorded."""
+    n_deferred_first: int = 0
+    """How many of these came before the first outcome of the batch."""
+    n_deferred_last: int = 0
+    """How many came after the last one."""
+    deferral: tuple[str, Failure] | None = None
+    """Path and reason of the last of them."""
+    is_spent: bool = False
+    """The worker's process is not to be trusted any more: f was ended in the middle."""
+
+
+FAILURES_TOLD = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What came of calling f before the columns are known. Nothing is recorded yet; see `Worker.record_probe`."""
+
+    columns: Columns | None
+    """As the first row sets them; None if no file gave a row."""
+    first_row_path: str
+    n_failed: int
+    not_a_dict: tuple[str, str, str] | None
+    """Path, type and repr of the first thing that f returned instead of a dict."""
+    stopped: bool
+    """The run was to stop before the probe came to a row."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A batch between its first file and its segment."""
+
+    offer: Offer
+    paths: list[str]
+    """Of all files of the offer."""
+    files: Iterator[tuple[int, str, int, int]]
+    """Place, path, size and mtime_ns of those that are still to be done."""
+    started: float
+    batch: OutcomeBatch = field(default_factory=OutcomeBatch)
+    left_over: list[int] = field(default_factory=list)
+    deferred: list[tuple[int, Failure]] = field(default_factory=list)
+    """Place and reason."""
+    n_deferred_first: int = 0
+    """How many of them came before the first outcome."""
+    n_deferred_last: int = 0
+    """How many of them came after the last outcome."""
+    is_spent: bool = False
+
+
+class Worker:
+    """Calls f and writes segments; one a process.
+
+    Args:
+        number: names its beacon; no two workers of a run have one.
+        should_stop: asked now and then instead of the stop file, by an engine in the driver's own process.
+    """
+
+    def __init__(self, setup: WorkerSetup, number: int = 0, should_stop: Callable[[], bool] | None = None) -> None:
+        self._setup = setup
+        self.beacon = Beacon(setup.workers_folder, number)
+        self._limit = TimeLimit(setup.timeout_s) if setup.timeout_s is not None and is_possible() else None
+        self._pid, self._n_forks = os.getpid(), _n_forks
+        self._umask = os.umask(0o022)
+        os.umask(self._umask)
+        self._should_stop = should_stop or setup.stop_file.exists
+        self._wants_data = setup.input == "bytes"
+        self._wants_digest = setup.hash == "content"
+        self._look = self._look_into if self._wants_data or self._wants_digest else look_at
+        self._prefix = setup.source_path.rstrip("/") + "/"
+        self._function: Callable[..., Any] | None = None
+        self._lines: dict[str, list[bytes]] = {}
+        """Of the shard files that were worked on last, by their digest; the latest last. A batch parses its own lines
+        alone: else each of many workers would parse all of every shard."""
+        is_read_whole = self._wants_data or self._wants_digest
+        self._ahead = ReadAhead(TOLD_BYTES if is_read_whole else LITTLE_BYTES)
+        self._probe: _Open | None = None
+
+    def load(self) -> str | None:
+        """Import the user's function and return the fingerprint of its file as it is now, if it has one.
+
+        Raises:
+            FunctionError: it cannot be imported.
+        """
+        self.beacon.mark(Phase.LOADING)
+        self._function = load_function(self._setup.function)
+        tables.complete_imports()  # or the first batch would seem slow, and the next offers be small
+        fingerprint = fingerprint_of_file(self._setup.function)
+        self.beacon.mark(Phase.IDLE)
+        return fingerprint
+
+    def run_batch(self, offer: Offer) -> BatchDone:
+        """Do as much of an offer as fits into the time, and make it durable.
+
+        Raises:
+            DamagedStateError: the shard file is not the one that the manifest names.
+            OSError: the segment could not be written; nothing of the batch counts.
+        """
+        with self._busy(Phase.RECORDING):
+            opened = self._open(offer)
+            collector = RowCollector(offer.columns) if offer.columns is not None else None
+            if not self._should_stop():
+                self._fill(opened, collector)
+                self._ahead.look(len(opened.batch.places) + len(opened.deferred))
+            return self._record(opened, offer.columns)
+
+    def probe(self, offer: Offer) -> Probed:
+        """Call f until a file gives a row, and keep what came out for `record_probe`."""
+        with self._busy(Phase.RECORDING):
+            return self._probe_files(self._open(offer))
+
+    def record_probe(self, columns: Columns | None) -> BatchDone:
+        """Make the outcomes of the last probe durable, now that the columns are."""
+        assert self._probe is not None, "record_probe follows probe"
+        opened, self._probe = self._probe, None
+        with self._busy(Phase.RECORDING):
+            return self._record(opened, columns)
+
+    def charge(self, order: Charge) -> BatchDone:
+        """Record the failure of a file that ended its worker, or would not end; f is not called."""
+        with self._busy(Phase.RECORDING):
+            opened = self._open(order.offer)
+            for place, _, size, mtime_ns in opened.files:
+                if size == UNSEEN:  # as it is now, it may be another one than f failed on
+                    size, mtime_ns = order.look or (UNKNOWN, UNKNOWN)
+                _note_unread(opened.batch, place, size, mtime_ns)
+                _append(opened.batch, None, order.failure)
+            return self._record(opened, order.offer.columns)
+
+    def stage(self, order: StageOrder) -> Staged:
+        """Stage a shard; see `staging`."""
+        with self._busy(Phase.STAGING):
+            lines = self._lines.pop(order.ref.file.sha256, None)
+            return stage_shard(order, None if lines is None else parse_entries(lines))
+
+    def close(self) -> None:
+        """Let the beacon go; what it says last is that nothing is going on."""
+        self.beacon.mark(Phase.IDLE)
+        self.beacon.close()
+
+    # Private methods
+
+    @contextmanager
+    def _busy(self, phase: Phase) -> Iterator[None]:
+        """Say what is being done; afterwards, that it is done."""
+        os.umask(self._umask)
+        self.beacon.mark(phase)
+        try:
+            yield
+        except Exception:
+            self.beacon.mark(Phase.IDLE)
+            raise
+        # Not after what ends this process (Ray, whose driver died): the file at hand stays named.
+        self.beacon.mark(Phase.IDLE)
+
+    def _probe_files(self, opened: _Open) -> Probed:
+        not_a_dict: tuple[str, str, str] | None = None
+        columns: Columns | None = None
+        path = ""
+        stopped = False
+        for place, path, size, mtime_ns in opened.files:
+            if self._should_stop():
+                opened.left_over.append(place)
+                stopped = True
+                break
+            returned, failure = self._process(opened, place, path, size, mtime_ns)
+            if self._is_deferred(opened, place, failure):
+                if opened.n_deferred_last >= ENVIRONMENTAL_RUN:
+                    break
+                continue
+            if failure is None and not is_row(returned):
+                not_a_dict = not_a_dict or (path, type_name(returned), _safe_repr(returned))
+            row, failure = _first_row(returned, failure, self._setup.view)
+            if row is None:
+                _append(opened.batch, None, failure)
+                if opened.is_spent:
+                    break
+                continue
+            columns, values = row
+            _append(opened.batch, values, None)
+            break
+        self._probe = opened
+        return Probed(columns, path, len(opened.batch.failures), not_a_dict, stopped)
+
+    def _open(self, offer: Offer) -> _Open:
+        started = time.perf_counter()
+        lines = self._read_lines(offer.ref)
+        entries = parse_entries([line for start, stop in offer.places for line in lines[start:stop]])
+        files = zip(_iter_places(offer), entries.paths, entries.sizes, entries.mtimes_ns, strict=True)
+        return _Open(offer, entries.paths, files, started)
+
+    def _read_lines(self, ref: ShardRef) -> list[bytes]:
+        lines = self._lines.pop(ref.file.sha256, None)
+        if lines is None:
+            lines = read_shard_lines(self._setup.folders.shards, ref)
+            while self._lines and sum(map(len, self._lines.values())) + len(lines) > KEPT_LINES:
+                del self._lines[next(iter(self._lines))]
+        self._lines[ref.file.sha256] = lines
+        return lines
+
+    def _fill(self, opened: _Open, collector: RowCollector | None) -> None:
+        """Call f on one file after the other until the batch is full, the time is up or the run is to stop."""
+        batch, ahead = opened.batch, self._ahead
+        ahead.begin(self._prefix + path for path in opened.paths)
+        deadline = opened.started + self._setup.batch_seconds
+        next_check = opened.started + STOP_CHECK_S
+        failure_bytes = 0
+        for place, path, size, mtime_ns in opened.files:
+            row = None
+            returned, failure = self._process(opened, place, path, size, mtime_ns)
+            if failure is None:
+                row, failure = _take_row(returned, collector)
+            if failure is None:
+                opened.n_deferred_last = 0
+                batch.rows.append(row)
+            elif not self._is_deferred(opened, place, failure):
+                failure_bytes += len(failure.message) + len(failure.traceback)
+                _append(batch, None, failure)
+            if opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
+                return
+            if ahead.is_on:
+                self.beacon.mark(Phase.RECORDING)  # what may hang here is another file
+                ahead.advance()
+            now = time.perf_counter()
+            if now >= next_check:
+                next_check = now + STOP_CHECK_S
+                self._end_if_forked()
+                if now >= deadline or self._should_stop():
+                    return
+                self.beacon.mark(Phase.RECORDING)
+                ahead.look(len(batch.places) + len(opened.deferred))
+            if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
+                return
+
+    def _process(self, opened: _Open, place: int, name: str, size: int, mtime_ns: int) -> tuple[Any, Failure | None]:
+        """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch.
+
+        Args:
+            name: the file's path, relative to the source.
+            size: of the file as it was listed, as `mtime_ns` is; recorded if it cannot be looked at.
+        """
+        batch = opened.batch
+        self.beacon.mark(Phase.READING, opened.offer.ref.shard, place)
+        path = self._prefix + name
+        digest = None
+        returned: Any = None
+        failure: Failure | None = None
+        started = time.perf_counter()
+        now_ns = time.time_ns()
+        try:
+            for _ in range(2):
+                look = self._look(path)
+                try:
+                    size, mtime_ns, digest = look.size, look.mtime_ns, look.digest
+                    started = time.perf_counter()
+                    returned, failure = self._call(opened, path, look.data)
+                    if opened.is_spent or look.still_holds():
+                        break
+                finally:
+                    look.close()
+            else:
+                failure = _CHANGED
+        except (OSError, MemoryError) as error:  # a file may be larger than what `input: bytes` can hold
+            if size == UNSEEN:
+                # Once more: what is recorded of a file must be older than what was found wrong with it.
+                return self._process(opened, place, name, *(glance(path) or (UNKNOWN, UNKNOWN)))
+            failure = failure_of(error, None, ENVIRONMENTAL | GONE)
+        batch.places.append(place)
+        batch.sizes.append(size)
+        batch.mtimes_ns.append(mtime_ns)
+        batch.hashes.append(digest)
+        batch.racy.append(digest is not None and mtime_ns > now_ns - RACY_NS)
+        batch.seconds.append(time.perf_counter() - started)
+        return returned, failure
+
+    def _look_into(self, path: str) -> Look:
+        return read_file(path, wants_data=self._wants_data, wants_digest=self._wants_digest)
+
+    def _is_deferred(self, opened: _Open, place: int, failure: Failure | None) -> bool:
+        """Take a failure of the environment out of the batch again, unless this is the file's last try."""
+        if not isinstance(failure, EnvironmentalFailure) or opened.offer.is_last_try:
+            opened.n_deferred_last = 0
+            return False
+        opened.batch.forget_last()
+        opened.deferred.append((place, failure))
+        opened.n_deferred_first += not opened.batch.places
+        opened.n_deferred_last += 1
+        return True
+
+    def _call(self, opened: _Open, path: str, data: bytes | None) -> tuple[Any, Failure | None]:
+        function, limit = self._function, self._limit
+        assert function is not None, "load comes first"
+        returned: Any = None
+        failure: Failure | None = None
+        arguments = (path,) if data is None else (path, data)
+        try:
+            if limit is None:
+                returned = function(*arguments)
+            else:
+                self.beacon.advance(Phase.CALLING)
+                returned = limit.call(function, *arguments)
+        except TimedOut as error:
+            opened.is_spent = True
+            # Without our own frames: this one, the limit's call, and the handler that raised.
+            frames = traceback.extract_tb(error.__traceback__)[2:-1]
+            failure = timeout_failure(self._setup.timeout_s or 0.0, frames)
+        # Everything: f may raise SystemExit or KeyboardInterrupt, and that is its failure, not the worker's end.
+        except BaseException as error:
+            if ends_worker(error):
+                raise
+            tb = sys.exc_info()[2]  # an exception's own `__traceback__` may raise
+            for _ in range(1 if limit is None else 2):  # without our own frames
+                tb = tb.tb_next if tb else None
+            failure = failure_of(error, tb, ENVIRONMENTAL)
+        if limit is not None:
+            self.beacon.advance(Phase.READING)
+        if _n_forks != self._n_forks:
+            self._end_if_forked()
+        return returned, failure
+
+    def _end_if_forked(self) -> None:
+        """Leave if f forked, and this is the child: the outcome is its parent's."""
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+    def _record(self, opened: _Open, columns: Columns | None) -> BatchDone:
+        self._end_if_forked()
+        os.umask(self._umask)  # f may have changed it, and the driver must be able to read what is written here
+        self.beacon.mark(Phase.RECORDING)
+        batch = opened.batch
+        segment = self._write(opened, columns) if batch.places else None  # which may turn rows into failures
+        last = opened.deferred[-1] if opened.deferred else None
+        names = dict(zip(_iter_places(opened.offer), opened.paths, strict=True)) if batch.failures or last else {}
+        told = [(show_name(names[batch.places[i]]), batch.failures[i]) for i in sorted(batch.failures)[:FAILURES_TOLD]]
+        n_failed = len(batch.failures)
+        return BatchDone(
+            segment=segment,
+            n_rows=len(batch.places) - n_failed,
+            n_failed=n_failed,
+            returned=tuple(_runs([*opened.left_over, *(place for place, *_ in opened.files)])),
+            seconds=time.perf_counter() - opened.started if segment is not None else 0.0,
+            failures=tuple(told),
+            deferred=tuple(place for place, _ in opened.deferred),
+            n_deferred_first=opened.n_deferred_first,
+            n_deferred_last=opened.n_deferred_last,
+            deferral=(show_name(names[last[0]]), last[1]) if last else None,
+            is_spent=opened.is_spent,
+        )
+
+    def _write(self, opened: _Open, columns: Columns | None) -> Segment:
+        offer, batch = opened.offer, opened.batch
+        table = tables.outcome_table(batch, columns)
+        return write_segment(
+            self._setup.folders.segments,
+            table,
+            shard=offer.ref.shard,
+            build=offer.build,
+            job_id=offer.job_id,
+            attempt=offer.attempt,
+            fingerprint=self._setup.function.fingerprint,
+            n_failed=len(batch.failures),
+        )
+
+
+# Private functions: rows and failures
+
+
+def _note_unread(batch: OutcomeBatch, place: int, size: int, mtime_ns: int) -> None:
+    """Put a file into the batch without opening it: reading it may be what ends a worker."""
+    batch.places.append(place)
+    batch.sizes.append(size)
+    batch.mtimes_ns.append(mtime_ns)
+    batch.hashes.append(None)
+    batch.racy.append(False)
+    batch.seconds.append(0.0)
+
+
+def _iter_places(offer: Offer) -> Iterator[int]:
+    return (place for start, stop in offer.places for place in range(start, stop))
+
+
+def _take_row(returned: Any, collector: RowCollector | None) -> tuple[tuple[Any, ...] | None, Failure | None]:
+    if type(returned) is not dict and not is_row(returned):
+        return None, _no_dict(returned)
+    if collector is None:
+        return None, Failure("BadRow", "there are no columns yet", "", "")
+    try:
+        return collector.take(returned), None
+    except BaseException as error:
+        return None, _no_row(error)
+
+
+def _first_row(
+    returned: Any, failure: Failure | None, view: View
+) -> tuple[tuple[Columns, tuple[Any, ...]] | None, Failure | None]:
+    if failure is not None:
+        return None, failure
+    if not is_row(returned):
+        return None, _no_dict(returned)
+    try:
+        columns = view.first(dict(returned))
+        return (columns, RowCollector(columns).take(returned)), None
+    except BaseException as error:
+        return None, _no_row(error)
+
+
+def _append(batch: OutcomeBatch, row: tuple[Any, ...] | None, failure: Failure | None) -> None:
+    if failure is not None:
+        batch.failures[len(batch.rows)] = failure
+        row = None
+    batch.rows.append(row)
+
+
+def _no_dict(returned: Any) -> Failure:
+    return Failure("NoDict", f"f returned a {type_name(returned)}; r3po needs one dict a file", "", "")
+
+
+def _no_row(error: BaseException) -> Failure:
+    """Return why a dict is no row: f's own dict class, or a value's own methods, may raise anything."""
+    if ends_worker(error):
+        raise error
+    if type(error) is BadRowError:
+        return Failure("BadRow", clean(str(error)), "", "")
+    return failure_of(error, None)
+
+
+def _safe_repr(value: Any) -> str:
+    text = text_of(repr, value, f"<a {type_name(value)}>")
+    return clean(text if len(text) <= 200 else text[:200] + "...")
+
+
+def _runs(places: list[int]) -> Iterator[Run]:
+    start = previous = None
+    for place in places:
+        if start is None or previous is None:
+            start = place
+        elif place != previous + 1:
+            yield start, previous + 1
+            start = place
+        previous = place
+    if start is not None and previous is not None:
+        yield start, previous + 1
