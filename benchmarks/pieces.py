@@ -23,12 +23,14 @@ from generate import write_tree
 from r3po.config.settings import load_config
 from r3po.function.find import find_function
 from r3po.jobbuilder import BuildProgress, apply_build, plan_build
-from r3po.source.walk import hash_file, walk_blocks
+from r3po.source.hashing import hash_file
+from r3po.source.walk import walk_blocks
 from r3po.state.job import Job, job_folders, open_job
 from r3po.state.segments import Segment, write_segment
 from r3po.table.columns import Columns
+from r3po.worker.messages import Offer, WorkerSetup
 from r3po.worker.staging import StageOrder, stage_shard
-from r3po.worker.worker import Offer, Worker, WorkerSetup
+from r3po.worker.worker import Worker
 
 N_FILES = 2_000
 FUNCTIONS = Path(__file__).resolve().parent / "functions.py"

@@ -20,7 +20,8 @@ from r3po.run.scheduler import Death, Scheduler, Suspect
 from r3po.run.workers import Lost, Member
 from r3po.table.outcomes import Failure
 from r3po.worker.beacon import Phase, Sighting
-from r3po.worker.worker import ENVIRONMENTAL_RUN, FAILURES_TOLD, BatchDone
+from r3po.worker.messages import FAILURES_TOLD, BatchDone
+from r3po.worker.worker import ENVIRONMENTAL_RUN
 
 NONE = MaxErrors()
 BROKE = Failure("ValueError", "broke\nin two", "count.py:3 in f", "Traceback ...")

@@ -656,12 +656,12 @@ def test_ctrl_c_while_the_workers_are_being_ended_is_no_traceback(tmp_path: Path
     text = DOUBLE.replace("import json\n", "import json, os, signal\n")
     job = make_job(tmp_path, function=text.replace("    return", "    os.kill(os.getpid(), signal.SIGINT)\n    return"))
     code = (
-        "import os, signal, sys, r3po.cli.app, r3po.engines.pool\n"
-        "close = r3po.engines.pool.SerialPool.close\n"
+        "import os, signal, sys, r3po.cli.app, r3po.engines.serial\n"
+        "close = r3po.engines.serial.SerialPool.close\n"
         "def close_slowly(self):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    close(self)\n"
-        "r3po.engines.pool.SerialPool.close = close_slowly\n"
+        "r3po.engines.serial.SerialPool.close = close_slowly\n"
         "sys.argv = ['r3po', 'run', '--engine', 'serial']\n"
         "r3po.cli.app.main()\n"
     )

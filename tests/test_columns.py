@@ -20,23 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r3po.errors import StopNow, TimedOut
-from r3po.table.columns import (
-    NULL,
-    VARIANTS,
-    BadRowError,
-    Column,
-    Columns,
-    Nested,
-    RowCollector,
-    check_value,
-    columns_of,
-    family_of,
-    is_row,
-    plain_value,
-    variant_of,
-)
+from r3po.table.columns import Column, Columns, RowCollector, check_value, columns_of, is_row
 from r3po.table.nested import decode
 from r3po.table.user_objects import ends_worker, text_of, type_name
+from r3po.table.values import NULL, VARIANTS, BadRowError, Nested, family_of, plain_value, variant_of
 
 SOME = settings(derandomize=True, max_examples=150, deadline=None)
 

@@ -28,13 +28,17 @@ from r3po.state.commits import (
     roll_forward,
     write_claim,
 )
-from r3po.state.manifest import Entries, write_shard_file
+from r3po.state.folders import JobFolders
 from r3po.state.segments import list_segments, write_segment
+from r3po.state.shard_files import Entries, write_shard_file
 from r3po.storage import durable as storage
-from r3po.storage.durable import JobFolders, NewFile, list_names, write_json, write_whole
+from r3po.storage.durable import NewFile, list_names, write_whole
+from r3po.storage.json_files import write_json
+from r3po.table import predicate
 from r3po.table.columns import Columns, columns_of
-from r3po.table.outcomes import Failure, OutcomeBatch, Rules, Schema, Table
-from r3po.table.parts import join_schemas, own_schema
+from r3po.table.outcomes import Failure, OutcomeBatch, Schema, Table
+from r3po.table.predicate import Rules
+from r3po.table.schema import join_schemas, own_schema
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 OTHER_JOB = "f" * 32
@@ -78,7 +82,7 @@ def wider_schema() -> Schema:
     """Return the types of a shard in which n is a float."""
     batch = OutcomeBatch([0], [1], [1], [None], [False], [0.5], [(0.5, "apple")])
     table = with_origin(tables.outcome_table(batch, COLUMNS))
-    return own_schema(table, tables.choose(table, [0], Rules(0, 0)), COLUMNS)
+    return own_schema(table, predicate.choose(table, [0], Rules(0, 0)), COLUMNS)
 
 
 def stage(
@@ -99,7 +103,7 @@ def stage(
         for kind, content in parts.items()
         if content is not None
     }
-    indices = tables.choose(table, [0] * 3, Rules(0, 0))
+    indices = predicate.choose(table, [0] * 3, Rules(0, 0))
     schema = own_schema(table, indices, columns)
     wider = join_schemas([schema, wider_schema()]) if columns.items else schema
     return Commit(

@@ -14,7 +14,7 @@ from r3po.engines.pool import Answer, Call, WorkerLost
 from r3po.run.scheduler import BatchTicket, Death, StageTicket
 from r3po.run.workers import GAP_S, GRACE_S, OOM_S, PAUSES_S, RECOVER_S, SILENT_S, START_S, WATCH_S, Crew, Lost, Member
 from r3po.worker.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
-from r3po.worker.worker import WorkerSetup
+from r3po.worker.messages import WorkerSetup
 
 TIMEOUT_S = 20.0
 LOAD, RUN = Call("load"), Call("run_batch")

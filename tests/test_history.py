@@ -39,9 +39,9 @@ from r3po.function.find import FunctionSpec, find_function
 from r3po.inspect import verify as jobverify
 from r3po.inspect.status import read_status
 from r3po.run import session
-from r3po.source import build as builder
+from r3po.source import new_manifest
 from r3po.source import walk as scan
-from r3po.source.walk import hash_file
+from r3po.source.hashing import hash_file
 from r3po.state import reset as jobreset
 from r3po.state.job import open_job
 from r3po.storage import durable as storage
@@ -957,7 +957,7 @@ def test_every_history_gives_the_table_of_a_fresh_run(
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
     monkeypatch.setattr(storage, "_fsync", lambda descriptor: None)
     # `r3po build` hashes in this process, and the walk is not waited for beside a start that takes no time.
-    monkeypatch.setattr(builder, "hash_files", hash_here)
+    monkeypatch.setattr(new_manifest, "hash_files", hash_here)
     monkeypatch.setattr(session, "threading", SimpleNamespace(Thread=Here))
     monkeypatch.setattr(sys, "path", sys.path[:])
     # Reading a config and finding f in its file would take more than half of the time.

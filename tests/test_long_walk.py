@@ -17,7 +17,7 @@ from r3po.file_version import UNKNOWN, UNSEEN
 from r3po.inspect.status import read_status
 from r3po.source import walk as scan
 from r3po.state.job import read_job
-from r3po.state.manifest import Entries, read_shard_file
+from r3po.state.shard_files import Entries, read_shard_file
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob

@@ -14,25 +14,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import r3po.state.manifest as manifest_room
 from r3po.errors import DamagedStateError, NewerFormatError
 from r3po.file_version import UNSEEN
+from r3po.state import shard_files
 from r3po.state.manifest import (
     FORMAT,
-    Entries,
     Manifest,
     ShardRef,
     columns_path,
-    iter_entries,
     new_job_id,
     read_columns,
     read_manifest,
-    read_shard_file,
     write_columns,
     write_manifest,
-    write_shard_file,
 )
-from r3po.storage.durable import FileRecord, write_json
+from r3po.state.shard_files import Entries, iter_entries, read_shard_file, write_shard_file
+from r3po.storage.durable import FileRecord
+from r3po.storage.json_files import write_json
 from r3po.table.columns import columns_of
 
 HASH = hashlib.blake2b(b"content", digest_size=16).digest()
@@ -409,7 +407,7 @@ def test_entries_know_their_place(tmp_path: Path, three_shards: tuple[ShardRef, 
 
 
 def test_a_large_shard_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest_room, "_PIECE_BYTES", 200)
+    monkeypatch.setattr(shard_files, "_PIECE_BYTES", 200)
     ref = write_entries(tmp_path, 0, *"abcdefghij")
     pieces = list(iter_entries(tmp_path, (ref,), 3, 9))
     assert len(pieces) > 2

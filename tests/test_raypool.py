@@ -33,7 +33,8 @@ from jobs import (
 
 import r3po
 from r3po.config.settings import load_config
-from r3po.engines.pool import Answer, Call, Pool, SerialPool, WorkerLost
+from r3po.engines.pool import Answer, Call, Pool, WorkerLost
+from r3po.engines.serial import SerialPool
 from r3po.errors import DamagedStateError, FunctionError
 from r3po.function.find import find_function
 from r3po.jobbuilder import build_jobs
@@ -41,7 +42,7 @@ from r3po.state.job import job_folders
 from r3po.state.manifest import Manifest
 from r3po.state.segments import read_segment
 from r3po.table.columns import Column, Columns
-from r3po.worker.worker import BatchDone, Offer, WorkerSetup
+from r3po.worker.messages import BatchDone, Offer, WorkerSetup
 
 on_ray = [pytest.mark.ray]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from r3po.source.hashing import BLOCK_BYTES
 from r3po.source.read import Look, look_at, read_file
-from r3po.source.walk import BLOCK_BYTES
 
 OLD_NS = 1_700_000_000_000_000_000
 

@@ -22,21 +22,10 @@ import pytest
 
 import r3po
 from r3po.errors import SourceError
+from r3po.source import hashing
 from r3po.source import walk as scan
-from r3po.source.walk import (
-    BLOCK_BYTES,
-    RACY_NS,
-    ChangingFileError,
-    HashedFile,
-    WalkCounts,
-    count_suffixes,
-    hash_file,
-    hash_files,
-    open_regular,
-    walk,
-    walk_blocks,
-    walk_key,
-)
+from r3po.source.hashing import BLOCK_BYTES, RACY_NS, ChangingFileError, HashedFile, hash_file, hash_files, open_regular
+from r3po.source.walk import WalkCounts, count_suffixes, walk, walk_blocks, walk_key
 
 ODD_NAMES = [
     b"A",
@@ -592,7 +581,7 @@ def test_a_file_that_grew_and_shrank_while_it_was_read_is_read_again(
 def test_many_files_are_hashed_in_order_and_errors_stay_in_their_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "_CHUNK_FILES", 3)  # more chunks than may wait at a time
+    monkeypatch.setattr(hashing, "_CHUNK_FILES", 3)  # more chunks than may wait at a time
     files = [tmp_path / f"{i:02}" for i in range(40)]
     for i, file in enumerate(files):
         file.write_bytes(b"x" * i * 1000)
@@ -612,7 +601,7 @@ def test_many_files_are_hashed_in_order_and_errors_stay_in_their_place(
 
 def test_files_are_asked_for_as_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Millions of paths come from a walk; they are not collected first."""
-    monkeypatch.setattr(scan, "_CHUNK_FILES", 1)
+    monkeypatch.setattr(hashing, "_CHUNK_FILES", 1)
     (tmp_path / "file").touch()
     asked: list[str] = []
 
@@ -640,7 +629,7 @@ def test_the_error_of_a_changing_file_survives_the_way_out_of_its_process() -> N
 SCRIPT = """\
 import os
 
-from r3po.source.walk import hash_files
+from r3po.source.hashing import hash_files
 
 print("the script runs", flush=True)
 print(len(list(hash_files(["file"] * 2000, 3))), flush=True)

@@ -21,8 +21,10 @@ from r3po.state.segments import (
 )
 from r3po.storage import durable as storage
 from r3po.storage.durable import digest_file
+from r3po.table import predicate
 from r3po.table.columns import columns_of
-from r3po.table.outcomes import Failure, OutcomeBatch, Rules, Table
+from r3po.table.outcomes import Failure, OutcomeBatch, Table
+from r3po.table.predicate import Rules
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 OTHER_JOB = "f" * 32
@@ -55,7 +57,7 @@ def path_of(segments: Path, segment: Segment) -> Path:
 
 
 def places_in(table: Table) -> list[int]:
-    return tables.places_of(table, tables.choose(table, [0] * 1000, Rules(0, 0)))
+    return tables.places_of(table, predicate.choose(table, [0] * 1000, Rules(0, 0)))
 
 
 # Names

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import r3po.table.outcomes as tables
-import r3po.table.parts as parts
 from r3po.errors import DamagedStateError
 from r3po.state.commits import Commit
-from r3po.state.manifest import Entries, ShardRef, read_shard_file, write_shard_file
+from r3po.state.folders import JobFolders
+from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, list_segments, write_segment
+from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
 from r3po.state.shards import (
     Run,
     ShardState,
@@ -30,9 +31,12 @@ from r3po.state.shards import (
     resolve_shard,
 )
 from r3po.storage import durable as storage
-from r3po.storage.durable import JobFolders, NewFile
+from r3po.storage.durable import NewFile
+from r3po.table import predicate
+from r3po.table import schema as schemas
 from r3po.table.columns import columns_of
-from r3po.table.outcomes import Failure, OutcomeBatch, Rules
+from r3po.table.outcomes import Failure, OutcomeBatch
+from r3po.table.predicate import Rules
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 COLUMNS = columns_of({"n": 1})
@@ -96,13 +100,13 @@ def commit(
 ) -> Commit:
     """Return the commit of a shard of which every place has an outcome that counts."""
     table, _ = read_candidates(folders, previous, segments)
-    indices = tables.choose(table, read_shard_file(folders.shards, ref).builds, rules)
+    indices = predicate.choose(table, read_shard_file(folders.shards, ref).builds, rules)
     assert tables.places_of(table, indices) == list(range(ref.n_files))
     chosen = table.take(indices)
     with NewFile(folders.outcomes) as new:
         tables.write_table(chosen, new, {}, is_compressed=True)
         outcomes = new.finish(f"00000.b{build}.{new.sha256[:8]}.arrow")
-    schema = parts.own_schema(table, indices, COLUMNS)
+    schema = schemas.own_schema(table, indices, COLUMNS)
     return Commit(
         job_id=JOB_ID,
         shard=0,

@@ -18,7 +18,7 @@ import pytest
 import r3po
 from r3po.config.settings import load_config
 from r3po.inspect.status import read_status
-from r3po.source import build as builder
+from r3po.source import new_manifest
 from r3po.source.build import preview_build
 from r3po.state.manifest import read_manifest
 from r3po.storage import durable as storage
@@ -114,7 +114,7 @@ def test_a_touched_file_costs_a_hash_once_and_no_part(job: Job) -> None:
 
 
 def test_touched_files_are_hashed_by_processes_where_they_are_many(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder, "FEW_FILES", 2)
+    monkeypatch.setattr(new_manifest, "FEW_FILES", 2)
     job.add("1.json", value=8)
     touch(job, "1.json", "2.json", "3.json", "5.json")
     job.run()

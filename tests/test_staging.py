@@ -22,15 +22,19 @@ from hypothesis import strategies as st
 
 import r3po.storage.durable as storage
 import r3po.table.outcomes as tables
-import r3po.table.parts as parts
+import r3po.table.parts
 import r3po.worker.staging as staging
 from r3po.errors import DamagedStateError
 from r3po.state.commits import Commit, Part, read_outcomes
-from r3po.state.manifest import Entries, ShardRef, read_shard_file, write_shard_file
+from r3po.state.folders import JobFolders
+from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, segment_folder, write_segment
-from r3po.storage.durable import JobFolders, digest_file
+from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
+from r3po.storage.durable import digest_file
+from r3po.table import schema as schemas
 from r3po.table.columns import Columns, RowCollector, columns_of
-from r3po.table.outcomes import Failure, OutcomeBatch, Rules
+from r3po.table.outcomes import Failure, OutcomeBatch
+from r3po.table.predicate import Rules
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 
 BROKE = Failure("ValueError", "broke", "f.py:3 in f", "Traceback ...\n")
@@ -609,8 +613,9 @@ def test_lists_are_decoded_one_row_group_at_a_time(tmp_path: Path, monkeypatch: 
         decoded.append(sum(map(len, filter(None, texts.to_pylist()))))
         return original(texts, variant)
 
-    original = parts._decode
-    monkeypatch.setattr(parts, "_decode", decode)
+    original = schemas._decode
+    for module in (schemas, r3po.table.parts):
+        monkeypatch.setattr(module, "_decode", decode)
     shard = make_shard(tmp_path, 50, columns=columns_of({"x": [1]}))
     shard.write({i: ([i] * 100,) for i in range(50)})
     assert len(shard.parquet(shard.stage())) == 50

@@ -23,33 +23,27 @@ from hypothesis import strategies as st
 
 import r3po
 from r3po.errors import DamagedStateError, FolderError, LockedError, NewerFormatError, R3poError
+from r3po.state.folders import JobFolders
 from r3po.storage import durable as storage
 from r3po.storage.durable import (
     FileRecord,
-    JobFolders,
-    JobLock,
     NewFile,
-    ago,
     digest_file,
     has_size,
     list_names,
     make_data_folder,
     make_folder,
-    name_from_json,
-    name_to_json,
     publish,
-    read_json,
     remove_durably,
     remove_if_there,
     remove_temporaries,
     remove_tree,
-    running_pid,
-    show_name,
-    show_text,
     sync_folder,
-    write_json,
     write_whole,
 )
+from r3po.storage.json_files import read_json, write_json
+from r3po.storage.lock import JobLock, ago, running_pid
+from r3po.storage.names import name_from_json, name_to_json, show_name, show_text
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(r3po.__file__).parent.parent)}
 DISK_ERROR = OSError(errno.EIO, "Input/output error")
@@ -221,7 +215,7 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one_and_what_can_be_swe
     target: Path, seam: str, content: bytes, n_left: int
 ) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; from r3po import storage\n"
+        "import os, signal, sys; from pathlib import Path; from r3po.storage import durable as storage\n"
         f"storage.{seam} = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
         "storage.write_whole(Path(sys.argv[1]), b'new' * 100_000)\n"
     )
@@ -517,7 +511,7 @@ def test_names_keep_every_byte_in_json(name: bytes) -> None:
 HOLDER = """\
 import sys
 from pathlib import Path
-from r3po.storage.durable import JobLock
+from r3po.storage.lock import JobLock
 
 with JobLock(Path(sys.argv[1])):
     print("locked", flush=True)

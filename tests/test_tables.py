@@ -27,8 +27,12 @@ from jobs import run_python
 import r3po.table.outcomes as tables
 import r3po.table.parts as parts
 from r3po.run.signals import StopNow
-from r3po.table.columns import NULL, Column, Columns, RowCollector, columns_of
-from r3po.table.outcomes import Failure, OutcomeBatch, Rules, Table
+from r3po.table import predicate
+from r3po.table import schema as schemas
+from r3po.table.columns import Column, Columns, RowCollector, columns_of
+from r3po.table.outcomes import Failure, OutcomeBatch, Table
+from r3po.table.predicate import Rules
+from r3po.table.values import NULL
 
 SOME = settings(derandomize=True, max_examples=80, deadline=None)
 MANY = settings(derandomize=True, max_examples=200, deadline=None)
@@ -84,7 +88,7 @@ def rows_table(rows: Sequence[Sequence[Any]], columns: Columns) -> Table:
 
 def all_of(table: Table) -> Any:
     """Return the indices of all outcomes, in place order."""
-    return tables.choose(table, [0] * len(table), NO_RULES)
+    return predicate.choose(table, [0] * len(table), NO_RULES)
 
 
 def columns_named(*families: str) -> Columns:
@@ -111,7 +115,7 @@ def parquet_bytes(table: Table, indices: Any, schema: Any) -> bytes:
 
 def schema_of(table: Table, columns: Columns) -> Any:
     """Return the types of a part with all rows of a table."""
-    return parts.part_schema(parts.own_schema(table, all_of(table), columns), columns)
+    return schemas.part_schema(schemas.own_schema(table, all_of(table), columns), columns)
 
 
 def csv_of(rows: Sequence[Sequence[Any]], columns: Columns) -> bytes:
@@ -130,7 +134,7 @@ def type_of(values: Sequence[Any], family: str) -> Any:
     """Return the type that values give to a column of their own."""
     columns = columns_named(family)
     table = rows_table([(value,) for value in values], columns)
-    return parts.own_schema(table, all_of(table), columns).field(0).type
+    return schemas.own_schema(table, all_of(table), columns).field(0).type
 
 
 def read_csv(content: bytes) -> list[list[str]]:
@@ -192,7 +196,7 @@ def test_the_predicate_chooses_what_its_docstring_says(
     columns = columns_named("number")
     candidates = tables.join_tables([table_of(origin, columns) for origin in origins])
     lines = [(origin, line) for origin in origins for line in origin.lines]
-    chosen = tables.choose(candidates, entry_builds, rules)
+    chosen = predicate.choose(candidates, entry_builds, rules)
     assert chosen.to_pylist() == model_choose(lines, entry_builds, rules)
     assert tables.places_of(candidates, chosen) == sorted({lines[i][1].place for i in chosen.to_pylist()})
 
@@ -207,7 +211,7 @@ def test_the_predicate_does_not_care_in_which_order_outcomes_come(
 
     def keys(order: list[Origin]) -> list[Any]:
         table = tables.join_tables([table_of(origin, columns) for origin in order])
-        chosen = tables.choose(table, entry_builds, rules)
+        chosen = predicate.choose(table, entry_builds, rules)
         return table.select(["place", "build", "is_row", "attempt"]).take(chosen).to_pylist()
 
     assert keys(origins) == keys(shuffled)
@@ -217,7 +221,7 @@ def choose_one(*origins: Origin, rules: Rules = NO_RULES, entry_build: int = 1) 
     """Return which of several outcomes counts in a shard of one place."""
     columns = columns_named("number")
     table = tables.join_tables([table_of(origin, columns) for origin in origins])
-    chosen: list[int] = tables.choose(table, [entry_build], rules).to_pylist()
+    chosen: list[int] = predicate.choose(table, [entry_build], rules).to_pylist()
     assert len(chosen) <= 1
     return chosen[0] if chosen else None
 
@@ -263,7 +267,7 @@ def test_a_failure_of_other_code_is_tried_again_a_row_of_other_code_is_kept() ->
 
 
 def test_nothing_is_chosen_from_nothing() -> None:
-    assert tables.choose(tables.join_tables([]), [1, 1], NO_RULES).to_pylist() == []
+    assert predicate.choose(tables.join_tables([]), [1, 1], NO_RULES).to_pylist() == []
     assert choose_one(Origin(lines=[Line(-1, (1,)), Line(1, (1,))])) is None
     assert tables.lowest_build(tables.join_tables([])) == 0
 
@@ -279,7 +283,7 @@ def test_the_tally_counts_rows_and_failures_by_their_code() -> None:
             table_of(Origin(2, "b", "f1", [Line(3, (1,)), Line(4, BROKE), Line(0, BROKE)]), columns),
         ]
     )
-    found = tables.tally(table, tables.choose(table, [1] * 5, NO_RULES))
+    found = tables.tally(table, predicate.choose(table, [1] * 5, NO_RULES))
     assert found == tables.Tally(3, 2, {"f1": 1, "f2": 2}, {"f1": 1, "f2": 1}, 2)
     assert tables.tally(table, pa.array([], pa.int64())) == tables.Tally(0, 0, {}, {}, None)
 
@@ -287,7 +291,7 @@ def test_the_tally_counts_rows_and_failures_by_their_code() -> None:
 def test_what_f_saw_of_each_file_comes_in_place_order() -> None:
     columns = columns_named("number")
     table = table_of(Origin(lines=[Line(6, (1,)), Line(5, BROKE)]), columns)
-    assert tables.seen_files(table, tables.choose(table, [1] * 7, NO_RULES)) == [
+    assert tables.seen_files(table, predicate.choose(table, [1] * 7, NO_RULES)) == [
         (105, 10**18 + 5, None, False),
         (106, 10**18 + 6, b"\x06" * 16, True),
     ]
@@ -309,8 +313,8 @@ def test_tries_of_all_outcomes_of_a_place_are_summed() -> None:
         Origin(2, "c", lines=[Line(0, (5,))]),
     ]
     table = tables.join_tables([table_of(origin, columns) for origin in origins])
-    chosen = tables.choose(table, [1, 1], NO_RULES)
-    summed = tables.with_tries_summed(table, chosen, [1, 1], NO_RULES)
+    chosen = predicate.choose(table, [1, 1], NO_RULES)
+    summed = predicate.with_tries_summed(table, chosen, [1, 1], NO_RULES)
     assert summed["tries"].take(chosen).to_pylist() == [3, 1]
     assert summed.schema == table.schema
 
@@ -322,8 +326,8 @@ def test_what_was_tried_on_other_content_or_before_a_redo_is_not_summed(needed: 
     columns = columns_named("number")
     origins = [Origin(1, "a", lines=[Line(0, BROKE)]), Origin(2, "c", lines=[Line(0, BROKE)])]
     table = tables.join_tables([table_of(origin, columns) for origin in origins])
-    chosen = tables.choose(table, needed, rules)
-    assert tables.with_tries_summed(table, chosen, needed, rules)["tries"].take(chosen).to_pylist() == [1]
+    chosen = predicate.choose(table, needed, rules)
+    assert predicate.with_tries_summed(table, chosen, needed, rules)["tries"].take(chosen).to_pylist() == [1]
 
 
 @pytest.mark.parametrize(("keeps_gone", "places"), [(False, [2]), (True, [0, 2])])
@@ -331,9 +335,9 @@ def test_of_a_file_that_is_gone_a_row_counts_only_if_it_is_kept_and_a_failure_ne
     keeps_gone: bool, places: list[int]
 ) -> None:
     table = table_of(Origin(1, "a", lines=[Line(0, (1,)), Line(1, BROKE), Line(2, (3,))]), columns_named("number"))
-    chosen = tables.choose(table, [-1, -1, 1], Rules(1, 1, keeps_gone=keeps_gone))
+    chosen = predicate.choose(table, [-1, -1, 1], Rules(1, 1, keeps_gone=keeps_gone))
     assert tables.places_of(table, chosen) == places
-    outdated = tables.choose(table, [-2, -1, 1], Rules(1, 1, keeps_gone=keeps_gone))
+    outdated = predicate.choose(table, [-2, -1, 1], Rules(1, 1, keeps_gone=keeps_gone))
     assert tables.places_of(table, outdated) == [2], "it had changed before it went"
 
 
@@ -659,7 +663,7 @@ def test_only_the_chosen_rows_give_types() -> None:
             table_of(Origin(2, lines=[Line(0, (2, 7))]), columns),
         ]
     )
-    schema = parts.own_schema(table, tables.choose(table, [1], NO_RULES), columns)
+    schema = schemas.own_schema(table, predicate.choose(table, [1], NO_RULES), columns)
     assert schema.types == [pa.int64(), pa.int64()]
 
 
@@ -681,8 +685,8 @@ FLAT = [
     *[type_of([Decimal(v)], NULL) for v in ("1", "0.001", "1E+30", "1E-30", "9" * 38, "9" * 60, "NaN")],
     *[type_of([v], NULL) for v in ([], [1], [1.5], ["a"], [[1]], [None], [1, "a"], [True])],
     *[type_of([v], NULL) for v in ((1 << 53) + 1, [(1 << 53) + 1], [dt.date(1, 1, 1)], [Decimal("1.5")], [UTC], {})],
-    parts.ROUNDED,
-    pa.list_(parts.ROUNDED),
+    schemas.ROUNDED,
+    pa.list_(schemas.ROUNDED),
 ]
 STRUCTS = [
     type_of([v], NULL)
@@ -692,12 +696,12 @@ OTHER_STRUCTS = [type_of([v], NULL) for v in ({"b": 1}, {"c": 1}, {"b": 1, "a": 
 
 
 def join_types(*types: Any) -> Any:
-    return parts.join_schemas([pa.schema([("x", t)]) for t in types]).field(0).type
+    return schemas.join_schemas([pa.schema([("x", t)]) for t in types]).field(0).type
 
 
 def test_null_gives_way_int_and_float_are_float_all_else_is_text() -> None:
     for a, b in itertools.combinations(FLAT[:10], 2):
-        expected = b if a == pa.null() else pa.float64() if {a, b} == {pa.int64(), pa.float64()} else parts.MIXED
+        expected = b if a == pa.null() else pa.float64() if {a, b} == {pa.int64(), pa.float64()} else schemas.MIXED
         assert join_types(a, b) == expected
 
 
@@ -723,19 +727,19 @@ def test_joining_is_associative() -> None:
     st.lists(st.lists(st.sampled_from([*FLAT, *STRUCTS]), min_size=3, max_size=3), min_size=1, max_size=6), st.data()
 )
 def test_whole_schemas_join_to_the_same_in_any_order_and_grouping(types: list[list[Any]], data: st.DataObject) -> None:
-    schemas = [pa.schema(zip("abc", line, strict=True)) for line in types]
-    joined = parts.join_schemas(schemas)
+    known = [pa.schema(zip("abc", line, strict=True)) for line in types]
+    joined = schemas.join_schemas(known)
     assert joined.names == ["a", "b", "c"]
-    assert parts.join_schemas(data.draw(st.permutations(schemas))) == joined
-    cut = data.draw(st.integers(0, len(schemas) - 1))
-    groups = [group for group in (schemas[:cut], schemas[cut:]) if group]
-    assert parts.join_schemas([parts.join_schemas(group) for group in groups]) == joined
+    assert schemas.join_schemas(data.draw(st.permutations(known))) == joined
+    cut = data.draw(st.integers(0, len(known) - 1))
+    groups = [group for group in (known[:cut], known[cut:]) if group]
+    assert schemas.join_schemas([schemas.join_schemas(group) for group in groups]) == joined
 
 
 def test_a_schema_survives_as_text() -> None:
     schema = pa.schema([(f"c{i}, ü", t) for i, t in enumerate([*FLAT, *STRUCTS, *OTHER_STRUCTS])])
-    assert parts.schema_from_text(parts.schema_to_text(schema)) == schema
-    assert parts.schema_for_people(pa.schema([("n", pa.int64()), ("t", pa.null())])) == {"n": "int64", "t": "null"}
+    assert schemas.schema_from_text(schemas.schema_to_text(schema)) == schema
+    assert schemas.schema_for_people(pa.schema([("n", pa.int64()), ("t", pa.null())])) == {"n": "int64", "t": "null"}
 
 
 def test_columns_that_became_text_by_conflict_are_named() -> None:
@@ -745,18 +749,18 @@ def test_columns_that_became_text_by_conflict_are_named() -> None:
     columns = Columns(tuple(Column(name, NULL) for name in "abcd"))
     one = schema(pa.int64(), pa.string(), pa.int64(), pa.null())
     two = schema(pa.float64(), pa.null(), pa.string(), pa.string())
-    assert parts.mixed_columns(parts.join_schemas([one, two]), columns) == ["c"]
-    assert parts.mixed_columns(parts.join_schemas([one, one]), columns) == []
+    assert schemas.mixed_columns(schemas.join_schemas([one, two]), columns) == ["c"]
+    assert schemas.mixed_columns(schemas.join_schemas([one, one]), columns) == []
 
 
 def test_columns_whose_ints_are_rounded_are_named() -> None:
     big, columns = (1 << 53) + 1, columns_named("number", "list", "dict", "number", "number")
     rows = [(big, [big], {"a": big, "b": 0.5}, big, 1 << 60), (0.5, [0.5], {"a": 1, "b": 1}, 7, 0.5)]
     for ordered in (rows, rows[::-1]):
-        joined = parts.own_schema(table := rows_table(ordered, columns), all_of(table), columns)
-        assert parts.rounded_columns(joined, columns) == ["c0", "c1"]
-        apart = [parts.own_schema(t := rows_table([row], columns), all_of(t), columns) for row in ordered]
-        assert parts.rounded_columns(parts.join_schemas(apart), columns) == ["c0", "c1"]
+        joined = schemas.own_schema(table := rows_table(ordered, columns), all_of(table), columns)
+        assert schemas.rounded_columns(joined, columns) == ["c0", "c1"]
+        apart = [schemas.own_schema(t := rows_table([row], columns), all_of(t), columns) for row in ordered]
+        assert schemas.rounded_columns(schemas.join_schemas(apart), columns) == ["c0", "c1"]
 
 
 # Values in parts
@@ -984,10 +988,10 @@ NESTED = [
 def test_two_shards_can_both_be_written_with_the_join_of_their_types(family: str, one: Any, other: Any) -> None:
     columns = columns_named(family)
     shards = [rows_table([(value,)], columns) for value in (one, other)]
-    joined = parts.join_schemas([parts.own_schema(shard, all_of(shard), columns) for shard in shards])
-    types = parts.part_schema(joined, columns)
+    joined = schemas.join_schemas([schemas.own_schema(shard, all_of(shard), columns) for shard in shards])
+    types = schemas.part_schema(joined, columns)
     found = [pq.read_table(io.BytesIO(parquet_bytes(shard, all_of(shard), types))) for shard in shards]
-    assert found[0].schema.types == found[1].schema.types == parts.part_schema(joined, columns).types
+    assert found[0].schema.types == found[1].schema.types == schemas.part_schema(joined, columns).types
     for value, table in zip((one, other), found, strict=True):
         back = table["c0"].to_pylist()[0]
         if isinstance(value, Decimal):
@@ -1019,7 +1023,7 @@ def test_an_int_that_no_float_is_equal_to_is_rounded_where_the_job_has_floats(
     columns = columns_named(family)
     table = rows_table([(value,)], columns)
     joined = pa.schema([("c0", join_types(type_of([value], family), type_of([other], family)))])
-    content = parquet_bytes(table, all_of(table), parts.part_schema(joined, columns))
+    content = parquet_bytes(table, all_of(table), schemas.part_schema(joined, columns))
     assert pq.read_table(io.BytesIO(content))["c0"].to_pylist() == [expected]
 
 
@@ -1172,9 +1176,9 @@ def losing_segments(draw: st.DrawFn, winners: list[Origin]) -> Origin:
 
 def digests(segments: Sequence[Origin], n_places: int) -> tuple[str, str, Any]:
     table = tables.join_tables([table_of(segment, SAME_COLUMNS) for segment in segments])
-    indices = tables.choose(table, [0] * n_places, NO_RULES)
+    indices = predicate.choose(table, [0] * n_places, NO_RULES)
     assert tables.places_of(table, indices) == list(range(n_places))
-    schema = parts.part_schema(parts.own_schema(table, indices, SAME_COLUMNS), SAME_COLUMNS)
+    schema = schemas.part_schema(schemas.own_schema(table, indices, SAME_COLUMNS), SAME_COLUMNS)
     made = csv_bytes(table, indices, schema), parquet_bytes(table, indices, schema)
     return hashlib.sha256(made[0]).hexdigest(), hashlib.sha256(made[1]).hexdigest(), schema
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from r3po.errors import FunctionError
-from r3po.function.find import FunctionSpec, describe_callable, extend_sys_path, find_function, load_function
+from r3po.function.find import FunctionSpec, describe_callable, find_function
 from r3po.function.fingerprint import fingerprint_name, fingerprint_source
+from r3po.function.load import extend_sys_path, load_function
 
 ROOT = Path(__file__).parent.parent
 COUNT = 'def count_fruits(filepath):\n    return {"n": len(filepath)}\n'
@@ -564,7 +565,8 @@ def test_the_search_path_of_a_worker_holds_the_drivers_own_folders_alone(
 SCRIPT = """\
 import json, sys
 sys.path.insert(0, {root!r})
-from r3po.function.find import describe_callable, find_function, load_function
+from r3po.function.find import describe_callable, find_function
+from r3po.function.load import load_function
 from pathlib import Path
 
 def count(filepath):
@@ -602,7 +604,7 @@ def test_a_worker_loads_what_the_driver_described_from_another_folder(tmp_path: 
     module = import_module(tmp_path, files, "app.r3po_p.a")
     spec = describe_callable(module.count_fruits)
     (tmp_path / "spec").write_bytes(pickle.dumps(spec))
-    worker = f"import pickle, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom r3po.function.find import load_function\n"
+    worker = f"import pickle, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom r3po.function.load import load_function\n"
     worker += f"print(load_function(pickle.load(open({str(tmp_path / 'spec')!r}, 'rb')))('abc'))"
     done = subprocess.run([sys.executable, "-c", worker], cwd="/", capture_output=True, text=True, check=True)
     assert done.stdout == "{'n': 3}\n"

@@ -27,11 +27,12 @@ from test_staging import Shard, make_shard
 
 import r3po.storage.durable as storage
 import r3po.table.outcomes as tables
-import r3po.table.parts as parts
 from r3po.state.commits import read_outcomes
+from r3po.table import schema as schemas
 from r3po.table.column_types import parse_pin, why_unfit
-from r3po.table.columns import NULL, BadRowError, Column, Columns, Nested, View, columns_of, plain_value
+from r3po.table.columns import Column, Columns, View, columns_of
 from r3po.table.nested import decode, show
+from r3po.table.values import NULL, BadRowError, Nested, plain_value
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -114,7 +115,7 @@ def stage_shards(folder: Path, shards: Sequence[Sequence[Any]], columns: Columns
         shard.write({place: (values[place],) for place in range(half, len(values))})
         shard.write({place: (values[place],) for place in range(half)})
         made.append((shard, shard.stage(attempt=f"s{number}")))
-    joined = parts.join_schemas([commit.own_schema for _, commit in made])
+    joined = schemas.join_schemas([commit.own_schema for _, commit in made])
     for kind in ("csv", "parquet"):
         (folder / "out" / kind).mkdir(exist_ok=True)
     for shard, first in made:
@@ -146,7 +147,7 @@ def test_values_of_one_type_come_back_from_the_parts_of_all_shards(
     output, joined = stage_shards(tmp_path_factory.mktemp("job"), shards, Columns((Column("x", NULL),)))
     values = list(itertools.chain(*shards))
     found = read_parquet(output)
-    if joined.field(0).type == parts.MIXED or "struct<>" in str(joined.field(0).type):
+    if joined.field(0).type == schemas.MIXED or "struct<>" in str(joined.field(0).type):
         assert any(isinstance(value, (dict, list)) for value in values)
     else:
         assert all(map(is_same, values, found)), (values, found)
@@ -194,18 +195,18 @@ def test_the_join_of_types_does_not_depend_on_rows_shards_or_their_order(groups:
             batch.seconds.append(0.0)
             batch.rows.append((plain_value(value, "x"),))
         table = tables.outcome_table(batch, columns)
-        return parts.own_schema(table, pa.array(range(len(values)), pa.int64()), columns)
+        return schemas.own_schema(table, pa.array(range(len(values)), pa.int64()), columns)
 
     values = list(itertools.chain(*groups))
     whole = own(values)
-    schemas = [own(group) for group in groups]
-    assert parts.join_schemas(schemas) == whole
+    known = [own(group) for group in groups]
+    assert schemas.join_schemas(known) == whole
     random.shuffle(values)
-    random.shuffle(schemas)
+    random.shuffle(known)
     assert own(values) == whole
-    cut = random.randrange(len(schemas))
-    halves = [half for half in (schemas[:cut], schemas[cut:]) if half]
-    assert parts.join_schemas([parts.join_schemas(half) for half in halves]) == whole
+    cut = random.randrange(len(known))
+    halves = [half for half in (known[:cut], known[cut:]) if half]
+    assert schemas.join_schemas([schemas.join_schemas(half) for half in halves]) == whole
 
 
 # Readers
@@ -239,7 +240,7 @@ def many_columns(folder: Path, source: str | None = None) -> Path:
         shard = make_shard(folder, 1, shard=number, columns=columns, names=[f"{number}/\udcff.json"])
         shard.write({0: row})
         made.append((shard, shard.stage(attempt=f"s{number}")))
-    joined = parts.join_schemas([commit.own_schema for _, commit in made])
+    joined = schemas.join_schemas([commit.own_schema for _, commit in made])
     for kind in ("csv", "parquet"):
         (folder / "out" / kind).mkdir(exist_ok=True)
     for shard, first in made:
@@ -319,7 +320,7 @@ def test_values_of_a_pinned_type_come_back_as_that_type(tmp_path: Path, name: st
     output, joined = stage_shards(tmp_path, [values, values[::-1], [None]], columns)
     type_ = pyarrow.dataset.dataset(output / "parquet").schema.field("x").type
     if name not in ("list", "dict"):
-        assert all(part == type_ for part in parts.part_schema(joined, columns).types)
+        assert all(part == type_ for part in schemas.part_schema(joined, columns).types)
     assert len(read_parquet(output)) == 2 * len(values) + 1
     assert compare_parts.compare_parts(output) == []
     for value, found in zip(values, read_parquet(output), strict=False):
@@ -426,26 +427,28 @@ def types_of(*values: Any) -> Any:
                 getattr(batch, name).append(item)
             batch.seconds.append(0.0)
             batch.rows.append((plain_value(value, "x"),))
-        return parts.own_schema(tables.outcome_table(batch, columns), pa.array(range(len(items)), pa.int64()), columns)
+        return schemas.own_schema(
+            tables.outcome_table(batch, columns), pa.array(range(len(items)), pa.int64()), columns
+        )
 
     joins = [own(order) for order in itertools.permutations(values)]
-    joins += [parts.join_schemas([own([value]) for value in order]) for order in itertools.permutations(values)]
+    joins += [schemas.join_schemas([own([value]) for value in order]) for order in itertools.permutations(values)]
     assert all(join == joins[0] for join in joins)
     return joins[0]
 
 
 def test_dicts_of_very_many_keys_are_text_whatever_the_order_of_rows() -> None:
-    few = {f"k{i}": i for i in range(parts.MOST_FIELDS)}
-    assert parts.part_schema(types_of(few), Columns((Column("x", NULL),))).field(0).type.num_fields == len(few)
-    assert types_of(few, {"one more": 1}).field(0).type == parts.MIXED
-    assert types_of({"a": few}).field(0).type == parts.MIXED  # with `a` there is one too many
-    assert types_of([{f"k{i}": None} for i in range(parts.MOST_FIELDS + 1)], [], None).field(0).type == parts.MIXED
-    assert types_of({f"k{i}": i for i in range(100_000)}).field(0).type == parts.MIXED
+    few = {f"k{i}": i for i in range(schemas.MOST_FIELDS)}
+    assert schemas.part_schema(types_of(few), Columns((Column("x", NULL),))).field(0).type.num_fields == len(few)
+    assert types_of(few, {"one more": 1}).field(0).type == schemas.MIXED
+    assert types_of({"a": few}).field(0).type == schemas.MIXED  # with `a` there is one too many
+    assert types_of([{f"k{i}": None} for i in range(schemas.MOST_FIELDS + 1)], [], None).field(0).type == schemas.MIXED
+    assert types_of({f"k{i}": i for i in range(100_000)}).field(0).type == schemas.MIXED
 
 
 def test_a_nested_column_of_values_of_different_kinds_is_text_whatever_the_order() -> None:
     for values in (([1], ["a"]), ([1], [True]), ({"a": dt.date(2020, 1, 1)}, {"a": "x"}), ([b""], [""]), ([{}], [1])):
-        assert types_of(*values).field(0).type == parts.MIXED
+        assert types_of(*values).field(0).type == schemas.MIXED
     assert types_of([], [None], [1], [2.5]).field(0).type == pa.list_(pa.float64())
     assert types_of({}, {"b": 1}, {"a": [None]}).field(0).type == pa.struct(
         [("a", pa.list_(pa.null())), ("b", pa.int64())]
@@ -586,7 +589,7 @@ def test_ints_beyond_2_53_beside_floats_are_marked_whatever_the_order() -> None:
     columns = Columns((Column("x", NULL),))
     for values in ((BIG, 0.5, 1), ([BIG], [0.5]), ({"a": BIG}, {"a": 0.5}, {"a": None})):
         joined = types_of(*values)
-        assert parts.rounded_columns(joined, columns) == ["x"]
-        assert "double" in str(parts.part_schema(joined, columns).field(0).type)
+        assert schemas.rounded_columns(joined, columns) == ["x"]
+        assert "double" in str(schemas.part_schema(joined, columns).field(0).type)
     for values in ((BIG, 1), (1 << 60, 0.5), ({"a": BIG}, {"b": 0.5}), (1, 0.5)):
-        assert parts.rounded_columns(types_of(*values), columns) == []
+        assert schemas.rounded_columns(types_of(*values), columns) == []

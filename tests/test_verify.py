@@ -24,8 +24,9 @@ from r3po.inspect import verify as jobverify
 from r3po.inspect import verify_parts as partcheck
 from r3po.state.commits import read_commits
 from r3po.state.job import job_folders
-from r3po.state.manifest import FORMAT, Entries, read_manifest, read_shard_file, write_manifest, write_shard_file
-from r3po.storage.durable import read_json, write_json
+from r3po.state.manifest import FORMAT, read_manifest, write_manifest
+from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
+from r3po.storage.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob

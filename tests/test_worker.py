@@ -21,16 +21,21 @@ import r3po.worker.worker as worker_module
 from r3po.errors import DamagedStateError, FunctionError
 from r3po.file_version import UNKNOWN, UNSEEN
 from r3po.function.find import FunctionSpec
-from r3po.state.manifest import Entries, ShardRef, write_shard_file
+from r3po.state.folders import JobFolders
+from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, read_segment
+from r3po.state.shard_files import Entries, write_shard_file
 from r3po.state.shards import Run
-from r3po.storage.durable import JobFolders, list_names, show_name
+from r3po.storage.durable import list_names
+from r3po.storage.names import show_name
 from r3po.table.columns import Columns, columns_of
-from r3po.table.outcomes import Failure, Rules
+from r3po.table.outcomes import Failure
+from r3po.table.predicate import Rules
 from r3po.worker.beacon import Phase, read_beacon
 from r3po.worker.failures import TEXT_LIMIT, EnvironmentalFailure
+from r3po.worker.messages import BatchDone, Charge, Offer, WorkerSetup
 from r3po.worker.staging import StageOrder
-from r3po.worker.worker import BatchDone, Charge, Offer, Worker, WorkerSetup
+from r3po.worker.worker import Worker
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 FINGERPRINT = "f" * 16

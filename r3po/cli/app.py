@@ -17,19 +17,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from r3po.cli.texts import _errors_text, _fingerprint_today, _path, _plain, _preview_text, _status_text, _verify_text
 from r3po.errors import R3poError, RunStoppedError
 
 if TYPE_CHECKING:
-    from r3po.config.settings import Config
-    from r3po.inspect.verify import VerifyResult
+    pass
 
 EXIT_FAILED_FILES = 1
 EXIT_USAGE = 2
 EXIT_BUG = 70
 EXIT_CLOSED_PIPE = 141
 
-MOST_SHOWN = 10
-"""Findings of one kind, and notes, that `verify` shows."""
 
 app = typer.Typer(
     name="r3po",
@@ -353,107 +351,6 @@ def _print(text: str) -> None:
         raise SystemExit(EXIT_CLOSED_PIPE) from None
 
 
-def _plain(text: str) -> str:
-    from r3po.storage.durable import show_text
-
-    return show_text(text)
-
-
-def _path(path: str) -> str:
-    """Return a path for a line of its own: no name makes two lines."""
-    return _plain(path).replace("\n", "\\n")
-
-
-def _status_text(config: Config, found: dict[str, Any]) -> str:
-    files = found["files"]
-    percent = 100 * (found["done"] + found["failed"]) / files if files else 0.0
-    kinds = [kind for kind, is_on in (("csv", config.csv), ("parquet", config.parquet is not None)) if is_on]
-    lines = [
-        f"job        {found['job_name']}, build {found['build']}                 {found['last_run']}",
-        f"function   {config.function or '(given at the run)'}{_versions_text(config, found['functions'])}",
-        f"source     {config.source_path}/**{config.source_file_part}",
-        f"files      {found['done']:,} done   {found['failed']:,} failed   {found['pending']:,} to do"
-        f"          {int(percent * 10) / 10} %",
-        f"shards     {found['committed_shards']:,} of {found['shards']:,} committed",
-        f"output     {config.output_path}: {', '.join(kinds)}",
-    ]
-    if not found["build"]:
-        lines = [lines[0], "Nothing was built yet: r3po run"]
-    return _plain("\n".join(lines))
-
-
-def _versions_text(config: Config, rows_by_fingerprint: dict[str, int]) -> str:
-    """Say which rows are of which code, where that is not the same for all."""
-    today = _fingerprint_today(config)
-    n_rows = sum(rows_by_fingerprint.values())
-    n_older = n_rows - rows_by_fingerprint.get(today or "", 0)
-    if today is None or not n_older:
-        return "" if len(rows_by_fingerprint) < 2 else f"            rows by {len(rows_by_fingerprint)} versions of it"
-    n_versions = len(rows_by_fingerprint.keys() - {today})
-    versions = "another version" if n_versions == 1 else f"{n_versions:,} other versions"
-    return f"            {n_older:,} of {n_rows:,} rows by {versions} of it"
-
-
-def _fingerprint_today(config: Config) -> str | None:
-    """Return the fingerprint of the config's function, or None if it names none that is there."""
-    from r3po.errors import FunctionError
-    from r3po.function.find import find_function
-
-    with suppress(FunctionError):
-        return None if config.function is None else find_function(config.function, config.base_dir).fingerprint
-    return None
-
-
-def _preview_text(found: dict[str, int], on_deleted: str) -> str:
-    meanings = {
-        "new": "",
-        "changed": "",
-        "returned": "deleted before, here again",
-        "pending": "listed before, not done yet",
-        "to_retry": "failed, and the function has changed since",
-        "deleted": "their rows are kept" if on_deleted == "keep" else "their rows go",
-        "touched": "another mtime, the same content: nothing to do",
-        "failed": "left alone; r3po run --retry-failed tries them again",
-        "unchanged": "",
-    }
-    lines = ["A run would find"]
-    for name, meaning in meanings.items():
-        if found[name] or name in ("new", "changed", "deleted", "unchanged"):
-            lines.append(f"  {name.replace('_', ' '):10} {found[name]:>12,}   {meaning}".rstrip())
-    return "\n".join([*lines, "Nothing was changed."])
-
-
-def _errors_text(failures: list[dict[str, Any]]) -> str:
-    if not failures:
-        return "No file failed."
-    kinds: dict[tuple[str, str, str], list[str]] = {}
-    for failure in failures:
-        message = failure["message"].splitlines()[0] if failure["message"] else ""
-        key = (failure["error_type"], failure["where"], "" if failure["path"] in message else message)
-        kinds.setdefault(key, []).append(_path(failure["path"]))
-    lines = [
-        f"{len(failures):,} {'file' if len(failures) == 1 else 'files'} failed, "
-        f"{len(kinds):,} {'kind' if len(kinds) == 1 else 'kinds'}"
-    ]
-    for (error_type, where, message), paths in sorted(kinds.items(), key=lambda item: -len(item[1]))[:20]:
-        what = f"{error_type}: {message}" if message else error_type
-        named = ", ".join(paths[:2]) + (f", {len(paths) - 2:,} more" if len(paths) > 2 else "")
-        lines.append(f"{len(paths):>6,}  {what[:100]}")
-        lines.append(f"        {where + '   ' if where else ''}{named}")
-    if len(kinds) > 20:
-        lines.append(f"        and {len(kinds) - 20:,} more kinds: r3po errors --json")
-    if any(failure["error_type"] == "BadRow" for failure in failures):
-        lines.append("The first row set the columns; if it was the odd one, or the function gives others by now:")
-        lines.append("       r3po run --redo               makes all rows anew, with columns set anew")
-    lines += [
-        "Next:  r3po errors --json            every failure with its traceback",
-        "       r3po errors --paths           one path a line",
-        "       r3po run                      tries them again once the function is mended",
-        "       r3po run --retry-failed       tries them again as it is",
-    ]
-    return _plain("\n".join(lines))
-
-
 @contextmanager
 def _one_line() -> Iterator[Callable[[int, int], None]]:
     """Give what shows how many files are checked, where stderr is a terminal, and clear the line at the end."""
@@ -464,46 +361,3 @@ def _one_line() -> Iterator[Callable[[int, int], None]]:
         yield lambda n_files, of: _say(f"\rChecked {n_files:,} of {of:,} files")
     finally:
         _say("\r\x1b[K")
-
-
-def _verify_text(found: VerifyResult) -> str:
-    lines = [] if found.is_good else [_findings_line(found)]
-    by_remedy: dict[tuple[str, str], list[str]] = {}
-    n_shown: dict[str, int] = {}
-    for finding in found.findings:
-        n_shown[finding.kind] = n_shown.get(finding.kind, 0) + 1
-        if n_shown[finding.kind] <= MOST_SHOWN:
-            what = f"{_where(finding.where)}: {finding.what}"
-            by_remedy.setdefault((finding.kind, finding.hint), []).append(what)
-    for (kind, hint), whats in by_remedy.items():
-        lines += [f"{kind:<11} {_path(what)}" for what in whats]
-        lines.append(f"hint:       {hint}")
-    for kind, n in found.counts.items():
-        if n > MOST_SHOWN:
-            lines.append(f"{kind:<11} and {n - MOST_SHOWN:,} more: r3po verify --json")
-    lines += _checked_lines(found)
-    lines += [f"note:       {_path(note)}" for note in found.notes[:MOST_SHOWN]]
-    if len(found.notes) > MOST_SHOWN:
-        lines.append(f"note:       and {len(found.notes) - MOST_SHOWN:,} more: r3po verify --json")
-    return _plain("\n".join(lines))
-
-
-def _findings_line(found: VerifyResult) -> str:
-    n = sum(found.counts.values())
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
-    return f"{n:,} {'finding' if n == 1 else 'findings'} in {found.job_name}: {kinds}"
-
-
-def _checked_lines(found: VerifyResult) -> list[str]:
-    verdict = "Good:      " if found.is_good else "Checked:   "
-    counts = f"{found.files:,} files: {found.rows:,} rows, {found.failed:,} failed, {found.pending:,} to do"
-    lines = [f"{verdict} {counts}; {found.parts:,} parts, {found.size_bytes:,} bytes"]
-    if found.source_files is not None:
-        lines.append(f"            {found.source_files:,} files of the source")
-    return lines
-
-
-def _where(where: str) -> str:
-    from r3po.state.job import tidy_path
-
-    return tidy_path(Path(os.fsdecode(where))) if where.startswith("/") else where

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from r3po import events
 from r3po.events import Event
-from r3po.storage.durable import show_name, show_text
+from r3po.storage.names import show_name, show_text
 
 PLAIN_EVERY_S = 30.0
 """Between two plain lines, where stderr is no terminal."""

@@ -5,13 +5,11 @@ A pool carries calls to workers and answers back. What a worker answers is a hin
 
 from __future__ import annotations
 
-import faulthandler
-from collections import deque
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
-from r3po.worker.beacon import watch_for_crashes
-from r3po.worker.worker import Worker, WorkerSetup
+from r3po.worker.messages import WorkerSetup
+from r3po.worker.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,56 +79,6 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """End the workers and everything that was started for them; calls in flight are dropped."""
-
-
-class SerialPool:
-    """Carries out one call a `wait`, here and now.
-
-    Ctrl-C is a flag that the driver sets, so it reaches the batch between two files and is never f's failure.
-    """
-
-    description = "serial"
-    can_replace = False
-    is_gone = False
-
-    def __init__(self) -> None:
-        self._calls: deque[Call] = deque()
-        self._worker: Worker | None = None
-        self._crash_file: IO[bytes] | None = None
-
-    def start(self, setup: WorkerSetup, n_workers: int) -> None:
-        self._worker = Worker(setup)
-        if not faulthandler.is_enabled():
-            self._crash_file = watch_for_crashes(setup.workers_folder, 0)
-        self.submit(0, Call("load"))
-
-    def add_worker(self, worker: int) -> None:
-        raise NotImplementedError("the serial engine has one worker: this process")
-
-    def kill(self, worker: int, *, ask_first: bool = False) -> None:
-        pass
-
-    def submit(self, worker: int, call: Call) -> None:
-        self._calls.append(call)
-
-    def wait(self, timeout_s: float) -> list[Answer | WorkerLost]:
-        if not self._calls:
-            return []
-        call = self._calls.popleft()
-        return [answer(self._worker, 0, call)]
-
-    def shortage(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        self._calls.clear()
-        if self._crash_file is not None:
-            faulthandler.disable()
-            self._crash_file.close()
-            self._crash_file = None
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
 
 
 def answer(worker: Worker | None, number: int, call: Call) -> Answer:

@@ -15,12 +15,9 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -38,10 +35,21 @@ import ray.cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
 
 from r3po.engines.pool import Answer, Call, WorkerLost, answer
-from r3po.engines.ray_guard import TEMPORARY_PREFIX, end_users_of
+from r3po.engines.ray_guard import end_users_of
+from r3po.engines.ray_node import (
+    _answers,
+    _find_dead,
+    _global_node,
+    _make_temporary,
+    _no_grace,
+    _one_thread_each,
+    _resources,
+    _signals_kept,
+    _started_by_raylet,
+)
 from r3po.engines.ray_watch import VITAL, Guard, Watchdog
 from r3po.errors import FunctionError, R3poError, RunStoppedError
-from r3po.function.find import extend_sys_path
+from r3po.function.load import extend_sys_path
 from r3po.worker.beacon import (
     Beacon,
     Sighting,
@@ -51,9 +59,10 @@ from r3po.worker.beacon import (
     read_crash,
     watch_for_crashes,
 )
+from r3po.worker.messages import WorkerSetup
 from r3po.worker.printed import redirect_output, restore_streams
-from r3po.worker.processes import descendants_of, start_of
-from r3po.worker.worker import Worker, WorkerSetup
+from r3po.worker.processes import start_of
+from r3po.worker.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +80,6 @@ ASK_S = 2.0
 
 CONNECT_S = 5.0
 """The same for a Ray elsewhere, by a connection."""
-
-_SOCKET_PATH_LIMIT = 107
-"""Bytes of a Unix socket's path; Ray's own part takes about 65 of them."""
 
 
 class RayPool:
@@ -357,86 +363,6 @@ def _ask(folder: Path, worker: int, seen: Sighting) -> None:
         time.sleep(0.02)
 
 
-def _global_node() -> Any:
-    return getattr(sys.modules["ray._private.worker"], "_global_node", None)
-
-
-def _resources(name: str) -> dict[str, float]:
-    asked: Any = getattr(ray, name)
-    found: dict[str, float] = asked()
-    return found
-
-
-def _find_dead() -> list[str] | None:
-    node = _global_node()
-    return None if node is None else [kind for kind, _ in node.dead_processes()]
-
-
-def _answers() -> bool:
-    """Whether the head of a Ray elsewhere can be reached. `ray.nodes` and its like would wait for it for ever."""
-    try:
-        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-        sys.modules["ray._private.worker"].global_worker.gcs_client.internal_kv_get(b"r3po", None, timeout=5)
-    except (OSError, RayError):
-        return False
-    except Exception as error:  # these are not Ray's public functions
-        log.info("cannot ask Ray whether it is there: %s", error)
-    return True
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let the workers inherit OMP_NUM_THREADS=1 unless the user chose: each has a core, not all of them."""
-    if "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-
-
-@contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Keep our handler of SIGTERM while Ray starts: Ray's own would leave in the middle, by `sys.exit`."""
-    utils = sys.modules["ray._private.utils"]
-    name = "set_sigterm_handler"
-    theirs = getattr(utils, name, None)
-    if theirs is None:
-        yield
-        return
-    setattr(utils, name, lambda handler: None)
-    try:
-        yield
-    finally:
-        setattr(utils, name, theirs)
-
-
-def _started_by_raylet(node: Any) -> list[tuple[int, int]]:
-    """Return id and start of the workers, the agents, and whatever these have started."""
-    infos = [] if node is None else node.all_processes.get("raylet", [])
-    return [(pid, start_of(pid)) for info in infos for pid in descendants_of(info.process.pid)]
-
-
-@contextlib.contextmanager
-def _no_grace(node: Any) -> Iterator[None]:
-    """Let Ray's processes end at once: it would give each a second to leave by itself, and nothing in them is kept.
-
-    Only where `end_users_of` can find the workers, which a raylet that is killed leaves behind.
-    """
-    end = getattr(node, "kill_all_processes", None)
-    if end is None or not os.path.isdir("/proc"):
-        yield
-        return
-    node.kill_all_processes = lambda **_: end(check_alive=False, allow_graceful=False)
-    try:
-        yield
-    finally:
-        del node.kill_all_processes
-
-
 def _pickle(value: Any) -> bytes:
     dumps: Any = ray.cloudpickle.dumps
     try:
@@ -462,11 +388,3 @@ def _with_value(setup: WorkerSetup, pickled: bytes | None) -> WorkerSetup:
     return dataclasses.replace(
         setup, function=dataclasses.replace(setup.function, value=ray.cloudpickle.loads(pickled))
     )
-
-
-def _make_temporary() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
-    if len(os.fsencode(folder)) > _SOCKET_PATH_LIMIT - 70 and Path("/tmp").is_dir():
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir="/tmp"))
-    return folder

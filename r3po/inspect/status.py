@@ -12,7 +12,8 @@ import orjson
 
 from r3po.config.settings import Config
 from r3po.state.job import Job, read_again, read_job
-from r3po.storage.durable import ago, list_names, running_pid
+from r3po.storage.durable import list_names
+from r3po.storage.lock import ago, running_pid
 
 
 def read_status(config: Config) -> dict[str, Any]:

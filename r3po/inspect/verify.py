@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import r3po.table.parts as parts
 from r3po.config.settings import Config, check_source, load_config
 from r3po.errors import DamagedStateError, FolderError
 from r3po.inspect.findings import UNREADABLE, Finding, Findings
@@ -26,7 +25,11 @@ from r3po.state.failed_files import iter_failure_lines
 from r3po.state.job import Job, check_identity, job_folders
 from r3po.state.manifest import FORMAT, Manifest, columns_path, read_columns, read_manifest
 from r3po.state.segments import Segment, list_segments
-from r3po.storage.durable import is_temporary, list_names, name_from_json, read_json, running_pid, show_name
+from r3po.storage.durable import is_temporary, list_names
+from r3po.storage.json_files import read_json
+from r3po.storage.lock import running_pid
+from r3po.storage.names import name_from_json, show_name
+from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 
 Tell = Callable[[int, int], None]
@@ -323,7 +326,7 @@ class _Verify:
         columns = self._columns
         if not commits or not self._is_finished or columns is None or "columns" in found.counts:
             return
-        needed = parts.part_schema(parts.join_schemas([commit.own_schema for commit in commits]), columns)
+        needed = schemas.part_schema(schemas.join_schemas([commit.own_schema for commit in commits]), columns)
         for commit in commits:
             if commit.schema != needed:
                 where = self.folders.commits / f"{commit.shard:05d}.json"

@@ -11,8 +11,9 @@ from typing import Any
 from r3po.inspect.findings import UNREADABLE
 from r3po.source.walk import walk_key
 from r3po.state.job import Job
-from r3po.state.manifest import Entries, Manifest, read_shard_file
-from r3po.storage.durable import show_name
+from r3po.state.manifest import Manifest
+from r3po.state.shard_files import Entries, read_shard_file
+from r3po.storage.names import show_name
 
 _SHOWN = 3
 

@@ -17,12 +17,15 @@ from r3po.inspect.findings import UNREADABLE, Findings
 from r3po.inspect.verify_parts import doubled_places, expected_rows, part_differences
 from r3po.state.commits import Commit, Part, part_name
 from r3po.state.job import Job
-from r3po.state.manifest import Entries, ShardRef, read_shard_file, ref_of
+from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
+from r3po.state.shard_files import Entries, read_shard_file, ref_of
 from r3po.state.shards import ShardState, newer_segments, read_shard, resolve_shard
-from r3po.storage.durable import digest_file, has_size, show_name
+from r3po.storage.durable import digest_file, has_size
+from r3po.storage.names import show_name
 from r3po.table.columns import Columns
-from r3po.table.outcomes import Indices, Rules, Table
+from r3po.table.outcomes import Indices, Table
+from r3po.table.predicate import Rules
 
 RUN = "r3po run"
 RESTORE = "put the file back from a copy, or make the job anew: r3po reset --all"

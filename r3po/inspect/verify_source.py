@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from r3po.errors import R3poError
 from r3po.inspect.findings import Findings
-from r3po.source.walk import Found, hash_files, walk, walk_key
+from r3po.source.hashing import hash_files
+from r3po.source.walk import Found, walk, walk_key
 from r3po.state.job import Job
-from r3po.state.manifest import ShardRef, iter_entries
-from r3po.storage.durable import show_name
+from r3po.state.manifest import ShardRef
+from r3po.state.shard_files import iter_entries
+from r3po.storage.names import show_name
 
 RUN = "r3po run"
 

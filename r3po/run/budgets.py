@@ -5,7 +5,8 @@ from __future__ import annotations
 from r3po.config.settings import MaxErrors
 from r3po.errors import RunStoppedError
 from r3po.table.outcomes import Failure
-from r3po.worker.worker import ENVIRONMENTAL_RUN, BatchDone
+from r3po.worker.messages import BatchDone
+from r3po.worker.worker import ENVIRONMENTAL_RUN
 
 GUARD = 100
 """A run stops if its first outcomes, so many, are failures of one kind."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import r3po.table.outcomes as tables
-import r3po.table.parts as parts
 from r3po.errors import ConfigError
 from r3po.state.commits import Commit
 from r3po.state.job import Job
-from r3po.state.manifest import ShardRef, read_columns, read_shard_file
+from r3po.state.manifest import ShardRef, read_columns
 from r3po.state.segments import Segment, list_segments
+from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import needed_builds, newer_segments, read_candidates
-from r3po.storage.durable import show_name
+from r3po.storage.names import show_name
+from r3po.table import predicate
+from r3po.table import schema as schemas
 from r3po.table.column_types import Pin
 from r3po.table.columns import Columns
 
@@ -65,9 +66,9 @@ def _misfits(job: Job, columns: Columns, pins: dict[int, Pin]) -> dict[int, str]
     found: dict[int, str] = {}
     for ref, commit, segments in _to_look_at(job, columns, pins):
         table, _ = read_candidates(job.folders, commit, segments, scratch=job.folders.outcomes)
-        indices = tables.choose(table, needed_builds(job.folders, ref, table), job.rules())
+        indices = predicate.choose(table, needed_builds(job.folders, ref, table), job.rules())
         for i, pin in pins.items():
-            misfit = None if i in found else parts.first_misfit(table, indices, i, pin)
+            misfit = None if i in found else schemas.first_misfit(table, indices, i, pin)
             if misfit is not None:
                 place, why = misfit
                 path = read_shard_file(job.folders.shards, ref).paths[place]
@@ -94,6 +95,6 @@ def _may_misfit(commit: Commit, columns: Columns, pins: dict[int, Pin]) -> bool:
         return False
     held = {name: pin for name, pin in commit.part_settings.get("columns", ())}
     return any(
-        held.get(columns.names[i]) != str(pin) and not parts.surely_fits(commit.own_schema.field(i).type, pin)
+        held.get(columns.names[i]) != str(pin) and not schemas.surely_fits(commit.own_schema.field(i).type, pin)
         for i, pin in pins.items()
     )

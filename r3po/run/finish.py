@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import r3po.table.parts as parts
 from r3po import events
 from r3po.events import Observer
 from r3po.run.publisher import Publisher
@@ -16,6 +15,7 @@ from r3po.state.failed_files import write_failures
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef
 from r3po.storage.durable import make_data_folder, make_empty, remove_if_there
+from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 
 Restage = Callable[[list[ShardRef]], None]
@@ -76,14 +76,14 @@ def _stale_commits(publisher: Publisher) -> list[Commit]:
 
 def _warn_of_columns(job: Job, columns: Columns | None, observer: Observer) -> None:
     """Say which columns of the parts are not what their values are; the same whatever the order of the rows."""
-    schemas = [commit.own_schema for commit in job.commits.values() if commit.tally.n_rows]
-    if not schemas or columns is None:
+    known = [commit.own_schema for commit in job.commits.values() if commit.tally.n_rows]
+    if not known or columns is None:
         return
-    joined = parts.join_schemas(schemas)
-    for name in parts.mixed_columns(joined, columns):
+    joined = schemas.join_schemas(known)
+    for name in schemas.mixed_columns(joined, columns):
         text = f'column "{name}" holds values of different kinds, or too many keys; it is text in all parts'
         observer(events.Notice(text, is_warning=True))
-    for name in parts.rounded_columns(joined, columns):
+    for name in schemas.rounded_columns(joined, columns):
         text = f'column "{name}" holds floats beside ints beyond 2^53, which are rounded in all parts'
         hint = "return these ints as text, or pin the column's type with columns: in the config"
         observer(events.Notice(text, hint=hint, is_warning=True))

@@ -21,16 +21,17 @@ from r3po.run.signals import StopSignals
 from r3po.run.suspects import SuspectBook
 from r3po.run.workers import Crew, Lost, Member
 from r3po.state.job import disk_error
-from r3po.state.manifest import Entries, ShardRef, read_shard_file
+from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
+from r3po.state.shard_files import Entries, read_shard_file
 from r3po.state.shards import ShardState
-from r3po.storage.durable import show_name
+from r3po.storage.names import show_name
 from r3po.table.outcomes import Failure
 from r3po.worker.beacon import Phase
 from r3po.worker.failures import death_failure, timeout_failure
+from r3po.worker.messages import BatchDone, Charge, Offer, Probed
 from r3po.worker.printed import Outputs
 from r3po.worker.staging import Staged
-from r3po.worker.worker import BatchDone, Charge, Offer, Probed
 
 QUEUE_DEPTH = 2
 """Tickets that a worker has at most: the one it works on, and the next."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-import r3po.table.parts as parts
 from r3po.state.commits import KINDS, Commit, commit_shard, withdraw_parts
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef, read_columns, read_former_columns, write_columns
 from r3po.state.segments import Segment
 from r3po.storage.durable import remove_durably, remove_if_there
+from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Schema
 from r3po.worker.staging import Staged, StageOrder, stage_shard
@@ -51,7 +51,7 @@ class Publisher:
     @property
     def part_schema(self) -> Schema | None:
         """The types that all parts have at the end."""
-        return None if self.schema is None or self.columns is None else parts.part_schema(self.schema, self.columns)
+        return None if self.schema is None or self.columns is None else schemas.part_schema(self.schema, self.columns)
 
     def set_columns(self, columns: Columns, path: str) -> None:
         """Fix the job's columns durably, as the row of the file `path` has them.
@@ -156,7 +156,7 @@ class Publisher:
 
     def _learn(self, commits: Iterable[Commit]) -> None:
         # A shard without rows may have seen other columns.
-        schemas = [commit.own_schema for commit in commits if commit.tally.n_rows and self._is_current(commit)]
+        known = [commit.own_schema for commit in commits if commit.tally.n_rows and self._is_current(commit)]
         if self.schema is not None:
-            schemas.append(self.schema)
-        self.schema = parts.join_schemas(schemas) if schemas else None
+            known.append(self.schema)
+        self.schema = schemas.join_schemas(known) if known else None

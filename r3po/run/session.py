@@ -23,8 +23,9 @@ import orjson
 
 from r3po import events
 from r3po.config.settings import Config, check_source
-from r3po.engines.pool import Pool, SerialPool
+from r3po.engines.pool import Pool
 from r3po.engines.ray_guard import sweep_temporary
+from r3po.engines.serial import SerialPool
 from r3po.errors import ConfigError, R3poError, RunStoppedError, SourceError, StateError, StopNow
 from r3po.events import Event, Observer
 from r3po.function.find import FunctionSpec, find_function, fingerprint_of_file
@@ -37,24 +38,20 @@ from r3po.run.scheduler import Scheduler
 from r3po.run.signals import START_S, StopSignals
 from r3po.run.suspects import SuspectBook, end_left_workers, forget_beacons
 from r3po.run.workers import Crew
-from r3po.source.build import (
-    BuildProgress,
-    BuildResult,
-    BuildStopped,
-    plan_build,
-    scan_finished,
-    tell_moved_source,
-)
+from r3po.source.build import BuildResult, plan_build, scan_finished, tell_moved_source
+from r3po.source.new_manifest import BuildProgress, BuildStopped
 from r3po.source.read import glance
 from r3po.state.commits import KINDS
 from r3po.state.job import Job, disk_error, open_job, tidy_path
-from r3po.state.manifest import ShardRef, columns_path, read_columns, read_shard_file
+from r3po.state.manifest import ShardRef, columns_path, read_columns
+from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import ShardState, count_kept_rows
-from r3po.storage.durable import check_space, damaged, list_names, make_folder, remove_if_there, remove_tree
+from r3po.storage.durable import check_space, list_names, make_folder, remove_if_there, remove_tree
+from r3po.storage.json_files import damaged
+from r3po.worker.messages import WorkerSetup
 from r3po.worker.printed import Outputs
 from r3po.worker.staging import stage_shard
 from r3po.worker.time_limit import is_possible
-from r3po.worker.worker import WorkerSetup
 
 if TYPE_CHECKING:
     import pandas

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from r3po.errors import R3poError
 from r3po.run.scheduler import Death, Suspect
-from r3po.storage.durable import list_names, read_json, remove_durably, write_json
+from r3po.storage.durable import list_names, remove_durably
+from r3po.storage.json_files import read_json, write_json
 from r3po.worker.beacon import (
     Sighting,
     end_process,

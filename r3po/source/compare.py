@@ -16,8 +16,9 @@ from typing import Any
 
 from r3po.file_version import UNSEEN
 from r3po.source.walk import BLOCK_FILES, Block, walk_key
-from r3po.state.manifest import Entries, Manifest, ShardRef, iter_entries
-from r3po.storage.durable import show_name
+from r3po.state.manifest import Manifest, ShardRef
+from r3po.state.shard_files import Entries, iter_entries
+from r3po.storage.names import show_name
 
 SHOWN = 5
 """Files that are named, of those that are gone."""

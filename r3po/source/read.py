@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 
-from r3po.source.walk import BLOCK_BYTES, HASH_BYTES, hash_rest, mtime_of, open_regular
+from r3po.source.hashing import BLOCK_BYTES, HASH_BYTES, hash_rest, mtime_of, open_regular
 
 
 class Look:

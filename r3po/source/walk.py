@@ -6,30 +6,21 @@ first. Paths are str relative to the source, with surrogates for bytes that are 
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import stat
-import time
 from array import array
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from r3po.errors import SourceError
 from r3po.file_version import UNSEEN
-from r3po.source.read_ahead import ReadAhead
-from r3po.storage.durable import show_name
-
-HASH_BYTES = 16
-"""Length of a content hash: blake2b with 128 bits."""
-
-BLOCK_BYTES = 1 << 20
-"""Files larger than this are hashed block by block."""
+from r3po.source.hashing import mtime_of
+from r3po.storage.names import show_name
 
 BLOCK_FILES = 4096
 """Most files of one block of a walk."""
@@ -48,19 +39,6 @@ _TASK_FILES = 2000
 
 _FEW_NAMES = 8
 """Of one folder: too few to open it for them."""
-
-_CHUNK_FILES = 256
-"""Files that a hashing process gets in one call."""
-
-LATEST_NS = (1 << 63) - 1
-"""What every mtime after the year 2262 counts as, and its negative every one before 1677: outcomes have 64 bits."""
-
-RACY_NS = 2_000_000_000
-"""A file whose mtime is younger than this when it is looked at may change again within the same mtime (git's rule)."""
-
-
-class ChangingFileError(OSError):
-    """A file that somebody still writes: what was read of it is no one content."""
 
 
 class Found(NamedTuple):
@@ -83,16 +61,6 @@ class WalkCounts:
     """Dangling links, FIFOs, sockets and devices with the right suffix."""
     other: int = 0
     """Files whose name does not end with `source_file_part`."""
-
-
-class HashedFile(NamedTuple):
-    """A file's content hash, and the size and mtime of that very content."""
-
-    hash: bytes
-    size: int
-    mtime_ns: int
-    is_racy: bool
-    """It was read so soon after its mtime that it may have changed within the same mtime since."""
 
 
 def walk(
@@ -152,77 +120,6 @@ def walk_key(path: str) -> tuple[tuple[bool, bytes], ...]:
     """Return the sort key that puts paths into the order of `walk`."""
     *folders, name = os.fsencode(path).split(b"/")
     return (*((True, folder) for folder in folders), (False, name))
-
-
-def hash_file(path: str) -> HashedFile:
-    """Hash a file whole.
-
-    Raises:
-        OSError: it cannot be read.
-        ChangingFileError: it changed each time that it was read.
-    """
-    for _ in range(3):
-        now_ns = time.time_ns()
-        descriptor, before = open_regular(path)
-        try:
-            digest, size = hash_rest(descriptor)
-            after = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
-        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and size == after.st_size:
-            is_racy = after.st_mtime_ns > now_ns - RACY_NS
-            return HashedFile(digest, size, mtime_of(after), is_racy)
-    raise ChangingFileError(errno.EAGAIN, "the file keeps changing while it is read", path)
-
-
-def mtime_of(status: os.stat_result) -> int:
-    """Return the mtime in nanoseconds, between `-LATEST_NS` and `LATEST_NS`."""
-    mtime_ns = status.st_mtime_ns
-    if -LATEST_NS <= mtime_ns <= LATEST_NS:  # of every file, so without two calls
-        return mtime_ns
-    return max(-LATEST_NS, min(mtime_ns, LATEST_NS))
-
-
-def hash_rest(descriptor: int) -> tuple[bytes, int]:
-    """Return the hash of what there is still to read, and its bytes; block by block."""
-    digest = hashlib.blake2b(digest_size=HASH_BYTES)
-    size = 0
-    while block := os.read(descriptor, BLOCK_BYTES):
-        digest.update(block)
-        size += len(block)
-    return digest.digest(), size
-
-
-def open_regular(path: str) -> tuple[int, os.stat_result]:
-    """Open a file for reading without waiting for a FIFO's writer, and return its descriptor and status.
-
-    Raises:
-        OSError: it cannot be opened, or is no regular file (EINVAL).
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return descriptor, status
-
-
-def hash_files(paths: Iterable[str], processes: int) -> Generator[HashedFile | OSError]:
-    """Yield each file's hash, in the order of `paths`, from `processes` processes; 0: here, one after the other.
-
-    A file that cannot be read yields its error: it will be a failure of the run, not of the build.
-    """
-    if not processes:
-        for path in paths:
-            yield from _hash_chunk([path])
-        return
-    from r3po.source.parallel import map_in_order
-
-    remaining = iter(paths)
-    chunks = iter(lambda: list(islice(remaining, _CHUNK_FILES)), [])
-    with closing(map_in_order(_hash_chunk, chunks, processes)) as hashed:
-        for chunk in hashed:
-            yield from chunk
 
 
 def count_suffixes(source: Path, limit: int = 100_000) -> dict[str, int]:
@@ -443,21 +340,3 @@ def _stat_or_none(folder: Path) -> os.stat_result | None:
         return os.stat(folder)
     except OSError:
         return None
-
-
-_ahead = ReadAhead()
-"""Of this process, from chunk to chunk."""
-
-
-def _hash_chunk(paths: list[str]) -> list[HashedFile | OSError]:
-    hashed: list[HashedFile | OSError] = []
-    _ahead.begin(iter(paths))
-    for path in paths:
-        try:
-            hashed.append(hash_file(path))
-        except OSError as error:
-            hashed.append(error)
-        if _ahead.is_on:
-            _ahead.advance()
-    _ahead.look(len(paths))
-    return hashed

@@ -14,29 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from r3po.errors import DamagedStateError, FolderError
+from r3po.state.folders import JobFolders
 from r3po.state.manifest import FORMAT, ShardRef
 from r3po.state.segments import remove_segments
 from r3po.storage.durable import (
     FileRecord,
-    JobFolders,
     NewFile,
-    damaged,
     digest_file,
     has_size,
     list_names,
     make_data_folder,
-    name_from_json,
-    name_to_json,
     publish,
-    read_json,
     remove_durably,
     remove_if_there,
     remove_temporaries,
     sync_folder,
-    write_json,
 )
+from r3po.storage.json_files import damaged, read_json, write_json
+from r3po.storage.names import name_from_json, name_to_json
 from r3po.table.outcomes import Schema, Table, Tally, read_table, unpack_table
-from r3po.table.parts import schema_for_people, schema_from_text, schema_to_text
+from r3po.table.schema import schema_for_people, schema_from_text, schema_to_text
 
 KINDS = ("csv", "parquet")
 """The kinds of parts, which are the names of the data folders."""

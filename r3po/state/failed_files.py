@@ -11,10 +11,12 @@ import r3po.table.outcomes as tables
 from r3po.config.settings import Config
 from r3po.state.commits import read_outcomes
 from r3po.state.job import Job, read_again, read_job
-from r3po.state.manifest import read_shard_file
 from r3po.state.segments import list_segments
+from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import newer_segments, read_counting
-from r3po.storage.durable import NewFile, show_name
+from r3po.storage.durable import NewFile
+from r3po.storage.names import show_name
+from r3po.table import predicate
 from r3po.table.outcomes import Failure
 
 
@@ -65,7 +67,7 @@ def _failures(job: Job) -> Iterator[dict[str, Any]]:
         table, indices, _ = read_counting(job.folders, ref, commit, added, rules)
         entries = read_shard_file(job.folders.shards, ref)
         paths = entries.paths
-        table = tables.with_tries_summed(table, indices, entries.needed_builds, rules)
+        table = predicate.with_tries_summed(table, indices, entries.needed_builds, rules)
         for failure in tables.failures_of(table, indices):
             place, tries = failure.pop("place"), failure.pop("tries")
             seconds = round(failure.pop("seconds"), 6)

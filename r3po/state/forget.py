@@ -6,17 +6,10 @@ A marker is made first and removed last, so that a reset that was killed is comp
 from __future__ import annotations
 
 from r3po.state.commits import KINDS, part_name
+from r3po.state.folders import JobFolders
 from r3po.state.manifest import FORMAT
-from r3po.storage.durable import (
-    JobFolders,
-    list_names,
-    read_json,
-    remove_durably,
-    remove_if_there,
-    remove_tree,
-    sync_folder,
-    write_json,
-)
+from r3po.storage.durable import list_names, remove_durably, remove_if_there, remove_tree, sync_folder
+from r3po.storage.json_files import read_json, write_json
 
 
 def reset_job(folders: JobFolders, job_id: str | None) -> int:

@@ -26,20 +26,16 @@ from r3po.state.commits import (
     write_claim,
     write_commit,
 )
+from r3po.state.folders import JobFolders
 from r3po.state.forget import complete_reset
-from r3po.state.manifest import (
-    Entries,
-    Manifest,
-    ShardRef,
-    columns_path,
-    read_manifest,
-    read_shard_file,
-    write_manifest,
-)
+from r3po.state.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
 from r3po.state.segments import list_segments, remove_segments, sweep_foreign_segments
+from r3po.state.shard_files import Entries, read_shard_file
 from r3po.state.shards import ShardState, newer_segments, read_candidates, resolve_shard
-from r3po.storage.durable import JobFolders, JobLock, list_names, make_folder, remove_if_there, show_name
-from r3po.table.outcomes import Rules
+from r3po.storage.durable import list_names, make_folder, remove_if_there
+from r3po.storage.lock import JobLock
+from r3po.storage.names import show_name
+from r3po.table.predicate import Rules
 
 T = TypeVar("T")
 

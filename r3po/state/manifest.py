@@ -7,29 +7,15 @@ Source of the fields and of the write order: FORMAT.md, "Manifest" and "Shard fi
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Self
 
-import orjson
-
-from r3po.errors import DamagedStateError
-from r3po.storage.durable import (
-    FileRecord,
-    NewFile,
-    damaged,
-    digest_file,
-    list_names,
-    name_from_json,
-    name_to_json,
-    read_json,
-    write_json,
-)
+from r3po.storage.durable import FileRecord, list_names
+from r3po.storage.json_files import read_json, write_json
+from r3po.storage.names import name_from_json, name_to_json
 from r3po.table.columns import Columns
 
 FORMAT = 2
@@ -117,104 +103,6 @@ class Manifest:
         return dataclasses.replace(self, **changes)
 
 
-@dataclass(slots=True)
-class Entries:
-    """The files of one shard: lists of equal length, indexed by place."""
-
-    paths: list[str] = field(default_factory=list)
-    """Relative to the source."""
-    sizes: list[int] = field(default_factory=list)
-    """`UNSEEN`: the first build listed the file and nobody has looked at it since; then no outcome counts for it.
-    `UNKNOWN`: f failed on it, and it is not known on what."""
-    mtimes_ns: list[int] = field(default_factory=list)
-    hashes: list[bytes | None] = field(default_factory=list)
-    """None: not hashed yet, or `hash: stat`."""
-    builds: list[int] = field(default_factory=list)
-    racy: list[bool] = field(default_factory=list)
-    """Looked at within two seconds of its mtime: size and mtime alone do not prove that it is unchanged."""
-    gone: list[bool] = field(default_factory=list)
-    """Not in the source any more; the file keeps its place, and gets it back if it returns."""
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def needed_builds(self) -> list[int]:
-        """The build that each place's outcome must have at least, negative where the file is gone (`tables.choose`)."""
-        return [-build if gone else build for build, gone in zip(self.builds, self.gone, strict=True)]
-
-    def append(
-        self,
-        path: str,
-        size: int,
-        mtime_ns: int,
-        build: int,
-        *,
-        hash_: bytes | None = None,
-        racy: bool = False,
-        gone: bool = False,
-    ) -> None:
-        self.paths.append(path)
-        self.sizes.append(size)
-        self.mtimes_ns.append(mtime_ns)
-        self.hashes.append(hash_)
-        self.builds.append(build)
-        self.racy.append(racy)
-        self.gone.append(gone)
-
-    @classmethod
-    def listed(cls, files: Sequence[tuple[str, int, int]], build: int) -> Self:
-        """Return entries for files that nobody has read yet: of path, size and mtime_ns."""
-        n = len(files)
-        paths, sizes, mtimes_ns = map(list, zip(*files, strict=True)) if n else ([], [], [])
-        return cls(paths, sizes, mtimes_ns, [None] * n, [build] * n, [False] * n, [False] * n)
-
-    def extend(self, more: Entries) -> None:
-        for own, others in zip(self._columns, more._columns, strict=True):
-            own += others
-
-    def between(self, start: int, stop: int) -> Entries:
-        """Return a copy of the entries `start` to `stop` - 1."""
-        return Entries(*(column[start:stop] for column in self._columns))
-
-    @property
-    def _columns(self) -> list[list[Any]]:
-        return [getattr(self, column.name) for column in dataclasses.fields(self)]
-
-    def adopt_all(self, places: Sequence[int], seen: Sequence[tuple[int, int, bytes | None, bool]]) -> bool:
-        """Take over what f saw of many files, as `adopt` does of one. Returns whether any entry says something else."""
-        sizes, mtimes_ns, hashes, racy = self.sizes, self.mtimes_ns, self.hashes, self.racy
-        if seen and not any(hashes) and list(places) == list(range(len(self))):
-            # A first run: of a content that no hash is known of, `adopt` takes over whatever f saw. So in columns.
-            adopted = list(map(list, zip(*seen, strict=True)))
-            is_changed = adopted != [sizes, mtimes_ns, hashes, racy]
-            self.sizes, self.mtimes_ns, self.hashes, self.racy = adopted
-            return is_changed
-        is_changed = False
-        for place, file in zip(places, seen, strict=True):
-            if file != (sizes[place], mtimes_ns[place], hashes[place], racy[place]):
-                is_changed |= self.adopt(place, *file)
-        return is_changed
-
-    def adopt(self, place: int, size: int, mtime_ns: int, hash_: bytes | None, racy: bool) -> bool:
-        """Take over what f saw of the file. Returns whether the entry says something else now.
-
-        Of a content that the entry knows by its hash already, the entry's own look is the later one: the file may have
-        been touched since f saw it.
-        """
-        known = (self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place])
-        is_same_look = (size, mtime_ns) == known[:2]
-        if hash_ is None:
-            hash_ = known[2] if is_same_look else None
-        elif hash_ == known[2]:
-            size, mtime_ns, racy = (size, mtime_ns, racy and known[3]) if is_same_look else (*known[:2], known[3])
-        seen = (size, mtime_ns, hash_, racy)
-        if seen == known:
-            return False
-        self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place] = seen
-        return True
-
-
 def new_job_id() -> str:
     return secrets.token_hex(16)
 
@@ -276,96 +164,6 @@ def read_manifest(path: Path) -> Manifest | None:
 # Shard files
 
 
-def write_shard_file(folder: Path, shard: int, build: int, entries: Entries) -> ShardRef:
-    """Write a shard's entries durably under a name with their digest, and return how the manifest names them."""
-    with NewFile(folder) as new:
-        for start in range(0, len(entries), _LINES_AT_ONCE):
-            new.write(_lines(entries.between(start, start + _LINES_AT_ONCE)))
-        record = new.finish(f"{shard:05d}.b{build}.{new.sha256[:12]}.jsonl")
-    return ref_of(shard, record, entries)
-
-
-def ref_of(shard: int, record: FileRecord, entries: Entries) -> ShardRef:
-    """Return how the manifest names a shard file that holds `entries`."""
-    size_bytes = sum(size for size, gone in zip(entries.sizes, entries.gone, strict=True) if not gone and size > 0)
-    return ShardRef(shard, record, len(entries), max(entries.builds, default=0), size_bytes, sum(entries.gone))
-
-
-def read_shard_file(folder: Path, ref: ShardRef) -> Entries:
-    """Return the entries of a shard.
-
-    Raises:
-        DamagedStateError: the file is gone, or is not the one that the manifest names.
-    """
-    return parse_entries(read_shard_lines(folder, ref))
-
-
-def read_shard_lines(folder: Path, ref: ShardRef) -> list[bytes]:
-    """Return the lines of a shard file by place, for `parse_entries`.
-
-    Raises:
-        DamagedStateError: the file is gone, or is not the one that the manifest names.
-    """
-    path = folder / ref.file.name
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise damaged(path, "is missing") from error
-    if hashlib.sha256(content).hexdigest() != ref.file.sha256:
-        raise _is_damaged(path)
-    return content.splitlines()
-
-
-def parse_entries(lines: list[bytes]) -> Entries:
-    """Return the entries that these lines of a shard file hold."""
-    found: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
-    return Entries(
-        paths=[name_from_json(data) if "path_b64" in data else data["path"] for data in found],
-        sizes=[data["size"] for data in found],
-        mtimes_ns=[data["mtime_ns"] for data in found],
-        hashes=[None if data["hash"] is None else bytes.fromhex(data["hash"]) for data in found],
-        builds=[data["build"] for data in found],
-        racy=["racy" in data for data in found],
-        gone=["gone" in data for data in found],
-    )
-
-
-def iter_entries(
-    folder: Path,
-    shards: tuple[ShardRef, ...],
-    start: int,
-    stop: int,
-    known: Mapping[int, Entries] = MappingProxyType({}),
-) -> Iterator[tuple[int, int, Entries]]:
-    """Yield the files number `start` up to `stop`, counted over all shards, in pieces of a few hundred.
-
-    Args:
-        known: entries of some shards, which are yielded instead of what their files say.
-
-    Yields:
-        The shard, the first place of a piece, and its entries. Between two pieces no file is open and only one piece is
-        in memory, so that many such iterators can go on side by side.
-
-    Raises:
-        DamagedStateError: a shard file is gone, or is not the one that the manifest names.
-    """
-    for ref, first, last in _places_of_stretch(shards, start, stop):
-        if ref.shard in known:
-            yield ref.shard, first, known[ref.shard].between(first, last)
-            continue
-        path = folder / ref.file.name
-        _check_shard_file(path, ref)
-        offset = place = 0
-        while place < last:
-            lines, offset = _read_lines(path, offset)
-            if not lines:
-                raise damaged(path, f"is damaged: it has {place} files, the manifest says {ref.n_files}")
-            if place + len(lines) > first:
-                skipped = max(0, first - place)
-                yield ref.shard, place + skipped, parse_entries(lines[skipped : last - place])
-            place += len(lines)
-
-
 # Columns
 
 
@@ -410,76 +208,3 @@ def columns_path(working_dir: Path, manifest: Manifest) -> Path:
 
 
 # Private functions
-
-
-_LINES_AT_ONCE = 1000
-"""Of a shard file, given to the disk's stream in one piece: a call for each would cost more than the line."""
-
-_PIECE_BYTES = 128 << 10
-"""Of a shard file that is read piece by piece: about 800 entries."""
-
-
-def _places_of_stretch(shards: tuple[ShardRef, ...], start: int, stop: int) -> Iterator[tuple[ShardRef, int, int]]:
-    """Yield each shard that has files of the stretch, the first of these places and the one after the last."""
-    first = 0
-    for ref in shards:
-        if first + ref.n_files > start and first < stop:
-            yield ref, max(0, start - first), min(ref.n_files, stop - first)
-        first += ref.n_files
-
-
-def _check_shard_file(path: Path, ref: ShardRef) -> None:
-    try:
-        _, sha256 = digest_file(path)
-    except FileNotFoundError as error:
-        raise damaged(path, "is missing") from error
-    if sha256 != ref.file.sha256:
-        raise _is_damaged(path)
-
-
-def _read_lines(path: Path, offset: int) -> tuple[list[bytes], int]:
-    """Return some whole lines from `offset` on, and where the next one begins."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        lines = file.readlines(_PIECE_BYTES)
-    return lines, offset + sum(map(len, lines))
-
-
-def _is_damaged(path: Path) -> DamagedStateError:
-    return damaged(path, "is damaged: its digest is not the one that the manifest names")
-
-
-def _lines(entries: Entries) -> bytes:
-    """Return the lines of these entries."""
-    known = zip(entries.paths, entries.sizes, entries.mtimes_ns, entries.hashes, entries.builds, strict=True)
-    lines: list[dict[str, Any]] = [
-        {
-            "path": path,
-            "size": size,
-            "mtime_ns": mtime_ns,
-            "hash": None if hash_ is None else hash_.hex(),
-            "build": build,
-        }
-        for path, size, mtime_ns, hash_, build in known
-    ]
-    if any(entries.racy) or any(entries.gone):
-        for line, racy, gone in zip(lines, entries.racy, entries.gone, strict=True):
-            if racy:
-                line["racy"] = True
-            if gone:
-                line["gone"] = True
-    # One call for all costs half of a call for each. But a path may hold what stands between two objects.
-    try:
-        content = orjson.dumps(lines)
-        if content.count(b"},{") == len(lines) - 1:
-            return content[1:-1].replace(b"},{", b"}\n{") + b"\n"
-    except TypeError:  # a name that is not UTF-8
-        pass
-    return b"".join(map(_line, lines))
-
-
-def _line(line: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError:  # a name that is not UTF-8
-        return orjson.dumps({**line, **name_to_json(line["path"])}, option=orjson.OPT_APPEND_NEWLINE)

@@ -8,9 +8,11 @@ from contextlib import suppress
 from r3po.config.settings import Config, load_config
 from r3po.errors import DamagedStateError, FolderError
 from r3po.state.commits import KINDS, Commit, check_claim, claimed_by
+from r3po.state.folders import JobFolders
 from r3po.state.forget import reset_job
 from r3po.state.job import disk_errors_told, job_folders, open_job, read_job
-from r3po.storage.durable import JobFolders, JobLock, list_names
+from r3po.storage.durable import list_names
+from r3po.storage.lock import JobLock
 
 
 def reset_all_errors(config: str | os.PathLike[str]) -> int:

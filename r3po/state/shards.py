@@ -11,10 +11,13 @@ from pathlib import Path
 
 import r3po.table.outcomes as tables
 from r3po.state.commits import Commit, read_outcomes
-from r3po.state.manifest import ShardRef, read_shard_file
+from r3po.state.folders import JobFolders
+from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, read_segment
-from r3po.storage.durable import JobFolders
-from r3po.table.outcomes import Indices, Rules, Table
+from r3po.state.shard_files import read_shard_file
+from r3po.table import predicate
+from r3po.table.outcomes import Indices, Table
+from r3po.table.predicate import Rules
 
 Run = tuple[int, int]
 """Places from the first up to, not including, the second."""
@@ -79,7 +82,7 @@ def read_shard(
     """Return how a shard stands by its outcomes themselves, all outcomes, and the indices of those that count."""
     table, present = read_candidates(folders, commit, segments, with_values=with_values)
     needed = needed_builds(folders, ref, table)
-    indices = tables.choose(table, needed, rules)
+    indices = predicate.choose(table, needed, rules)
     tally = tables.tally(table, indices)
     pending = tuple(missing_runs(tables.places_of(table, indices), needed))
     is_stale = commit is not None and (
@@ -103,7 +106,7 @@ def read_counting(
 ) -> tuple[Table, Indices, tuple[Segment, ...]]:
     """Return every outcome of a shard, the indices of those that count, and the segments that were there whole."""
     table, present = read_candidates(folders, commit, segments)
-    return table, tables.choose(table, needed_builds(folders, ref, table), rules), present
+    return table, predicate.choose(table, needed_builds(folders, ref, table), rules), present
 
 
 def read_candidates(
@@ -154,8 +157,8 @@ def find_unredone_rows(
     """
     table, _ = read_candidates(folders, commit, newer_segments(commit, segments))
     before, after = (read_shard_file(folders.shards, ref) for ref in refs)
-    redone = tables.places_of(table, tables.choose(table, before.needed_builds, rules))
-    kept = tables.places_of(table, tables.choose(table, after.needed_builds, replace(rules, redo_since=1)))
+    redone = tables.places_of(table, predicate.choose(table, before.needed_builds, rules))
+    kept = tables.places_of(table, predicate.choose(table, after.needed_builds, replace(rules, redo_since=1)))
     is_new = [now and place < len(before) and not before.gone[place] for place, now in enumerate(after.gone)]
     return [place for place in kept if is_new[place] and place not in redone]
 

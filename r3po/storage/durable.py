@@ -9,19 +9,12 @@ Source of the rules: FORMAT.md, "Whole or not at all".
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
-import shlex
 import shutil
-import socket
-import sys
-import time
-import unicodedata
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,10 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import filelock
-import orjson
-
-from r3po.errors import DamagedStateError, FolderError, LockedError, NewerFormatError, RunStoppedError
+from r3po.errors import FolderError, RunStoppedError
 
 TEMPORARY_SUFFIX = ".tmp"
 """Ends the name of every file that is not finished; `remove_temporaries` sweeps them."""
@@ -48,75 +38,6 @@ _create = os.open
 _fsync = os.fsync
 _replace = os.replace
 _unlink = os.unlink
-
-
-@dataclass(frozen=True, slots=True)
-class JobFolders:
-    """Where a job keeps what; FORMAT.md draws the tree."""
-
-    working_dir: Path
-    output_path: Path
-
-    @property
-    def manifest(self) -> Path:
-        return self.working_dir / "manifest.json"
-
-    @property
-    def shards(self) -> Path:
-        return self.working_dir / "shards"
-
-    @property
-    def segments(self) -> Path:
-        return self.working_dir / "segments"
-
-    @property
-    def commits(self) -> Path:
-        return self.working_dir / "commits"
-
-    @property
-    def outcomes(self) -> Path:
-        return self.working_dir / "outcomes"
-
-    @property
-    def runs(self) -> Path:
-        return self.working_dir / "runs"
-
-    @property
-    def suspects(self) -> Path:
-        return self.working_dir / "suspects.json"
-
-    @property
-    def reset_marker(self) -> Path:
-        """There while the job is being forgotten."""
-        return self.working_dir / "reset"
-
-    @property
-    def claim(self) -> Path:
-        return self.output_path / ".r3po.json"
-
-    @property
-    def staging(self) -> Path:
-        return self.output_path / ".staging"
-
-    @property
-    def failures(self) -> Path:
-        return self.output_path / "failures" / "failures.csv"
-
-    def data(self, kind: str) -> Path:
-        """The folder of the parts of one kind: `csv` or `parquet`."""
-        return self.output_path / kind
-
-    def success(self, kind: str) -> Path:
-        return self.data(kind) / "_SUCCESS"
-
-    def make(self) -> None:
-        """Make all folders that a run writes to. Raises FolderError."""
-        make_folder(self.working_dir)
-        make_folder(self.output_path)
-        for folder in (self.shards, self.segments, self.commits, self.outcomes, self.runs):
-            make_folder(folder)
-        make_folder(self.staging)
-        make_folder(self.failures.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,172 +269,10 @@ def has_size(path: Path, size_bytes: int) -> bool:
 # JSON files of the job
 
 
-def write_json(path: Path, content: dict[str, Any]) -> FileRecord:
-    """Write `content` whole, with a digest of itself under the key `digest`."""
-    return write_whole(path, _dump({**content, "digest": _digest_of(content)}) + b"\n")
-
-
-def read_json(path: Path, *, kind: str, newest_format: int) -> dict[str, Any]:
-    """Return what `write_json` wrote there, without the digest.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DamagedStateError: it is not what was written (no JSON, another digest, another kind of file), or too old.
-        NewerFormatError: its `format` is newer than `newest_format`.
-    """
-    try:
-        content = orjson.loads(path.read_bytes())
-    except (IsADirectoryError, PermissionError) as error:
-        raise damaged(path, f"cannot be read: {error.strerror}") from error
-    except orjson.JSONDecodeError as error:
-        raise damaged(path, f"is damaged: no valid JSON ({error})") from error
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise damaged(path, "is damaged: not a file of r3po")
-    if content["format"] > newest_format:
-        raise NewerFormatError(
-            f"format {content['format']} is newer than this r3po reads ({newest_format})",
-            where=path,
-            hint="upgrade r3po, or give this job another working_dir",
-        )
-    if content["format"] < newest_format:
-        raise DamagedStateError(
-            f"format {content['format']} is of a r3po before 0.3.0, and is not read any more ({newest_format} is)",
-            where=path,
-            hint="make the job anew: r3po reset --all, then r3po run",
-        )
-    digest = content.pop("digest", None)
-    if digest != _digest_of(content):
-        raise damaged(path, f"is damaged: its digest does not fit its content; it is not the {kind} that r3po wrote")
-    if content.get("kind") != kind:
-        raise damaged(path, f"is damaged: it holds a {content.get('kind')!r}, not a {kind!r}")
-    return content
-
-
-def _dump(content: dict[str, Any]) -> bytes:
-    return orjson.dumps(content, option=orjson.OPT_INDENT_2)
-
-
-def _digest_of(content: dict[str, Any]) -> str:
-    return hashlib.sha256(_dump(content) + b"\n").hexdigest()
-
-
-def damaged(path: Path, what: str) -> DamagedStateError:
-    """Return the error for a file of the job's state that cannot be trusted."""
-    return DamagedStateError(
-        what, where=path, hint="put the file back from a copy, or make the job anew: r3po reset --all"
-    )
-
-
 # Names: bytes on disk, text on screen
 
 
-def show_name(path: str) -> str:
-    r"""Return a file name as text for people and for CSV: bytes that are not UTF-8 appear as `\xff`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def show_text(text: str) -> str:
-    """Return text whose control characters, newlines apart, cannot steer a terminal."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c.encode("unicode_escape").decode() if _steers(c) else c for c in text)
-
-
-def _steers(character: str) -> bool:
-    # Control characters, halves of surrogates, line separators, and what turns the direction of writing.
-    if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
-        return character != "\n"
-    return unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-
-
-def name_to_json(path: str) -> dict[str, str]:
-    """Return the JSON fields of a file name: `path`, and `path_b64` with its bytes where they are not UTF-8."""
-    shown = show_name(path)
-    if shown == path:
-        return {"path": path}
-    return {"path": shown, "path_b64": base64.b64encode(os.fsencode(path)).decode("ascii")}
-
-
-def name_from_json(data: dict[str, Any]) -> str:
-    """Return the file name that `name_to_json` wrote, byte for byte."""
-    if "path_b64" in data:
-        return os.fsdecode(base64.b64decode(data["path_b64"]))
-    path: str = data["path"]
-    return path
-
-
 # The lock
-
-
-_HOLDER = "lock.holder.json"
-
-
-class JobLock:
-    """The right to change a job; one process at a time holds it, and the kernel frees it when that process dies."""
-
-    def __init__(self, working_dir: Path) -> None:
-        self._working_dir = working_dir
-        # No soft fallback: a lock that is a mere file survives its holder's death.
-        self._lock = filelock.FileLock(working_dir / "lock", timeout=0, fallback_to_soft=False)
-        self._holder = working_dir / _HOLDER
-
-    def __enter__(self) -> Self:
-        try:
-            self._lock.acquire()
-        except filelock.Timeout as error:
-            raise LockedError(
-                f"working_dir is in use by another run{self._describe_holder()}",
-                hint="wait for it, or give this job another working_dir",
-            ) from error
-        except OSError as error:
-            raise FolderError(
-                f"cannot lock here: {error.strerror or error}",
-                where=self._working_dir,
-                hint="working_dir needs a file system with locks (flock)",
-            ) from error
-        self._write_holder()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._holder.unlink(missing_ok=True)
-        self._lock.release()
-
-    def _write_holder(self) -> None:
-        holder = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
-            "started": time.time(),
-        }
-        # A note for people, not state: neither durable nor needed.
-        with contextlib.suppress(OSError):
-            self._holder.write_text(json.dumps(holder), encoding="utf-8")
-
-    def _describe_holder(self) -> str:
-        try:
-            holder = json.loads(self._holder.read_text(encoding="utf-8"))
-            since = ago(time.time() - holder["started"])
-            return f': pid {holder["pid"]} on {holder["host"]}, started {since} ago, "{holder["command"]}"'
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
-
-
-def running_pid(working_dir: Path) -> int | None:
-    """Return the pid of the run that is going on in this folder on this machine, or None.
-
-    For people only: the lock itself is not touched, since trying it could turn away a run that starts this moment.
-    """
-    try:
-        holder = json.loads((working_dir / _HOLDER).read_text(encoding="utf-8"))
-        if holder["host"] != socket.gethostname():
-            return None
-        os.kill(holder["pid"], 0)
-        return int(holder["pid"])
-    except PermissionError:
-        return int(holder["pid"])  # somebody else's process
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def list_names(folder: Path) -> Iterator[str]:
@@ -522,12 +281,3 @@ def list_names(folder: Path) -> Iterator[str]:
         yield from sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
-
-
-def ago(seconds: float) -> str:
-    """Return a time span for people, in its largest unit."""
-    for size, unit in ((86400, "day"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            n = int(seconds // size)
-            return f"{n} {unit}s" if unit == "day" and n > 1 else f"{n} {unit}"
-    return f"{max(0, int(seconds))} s"

@@ -14,12 +14,18 @@ from typing import Any
 import r3po.table.outcomes as tables
 import r3po.table.parts as parts
 from r3po.state.commits import KINDS, Commit, Part, part_name
-from r3po.state.manifest import Entries, ShardRef, read_shard_file, write_shard_file
+from r3po.state.folders import JobFolders
+from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
+from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
 from r3po.state.shards import Run, missing_runs, read_candidates
-from r3po.storage.durable import FileRecord, JobFolders, NewFile, show_name
+from r3po.storage.durable import FileRecord, NewFile
+from r3po.storage.names import show_name
+from r3po.table import predicate
+from r3po.table import schema as schemas
 from r3po.table.columns import Columns
-from r3po.table.outcomes import Rules, Schema, Table
+from r3po.table.outcomes import Schema, Table
+from r3po.table.predicate import Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +76,21 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
         entries = read_shard_file(order.folders.shards, order.ref)
     table, _ = read_candidates(order.folders, order.previous, order.segments, scratch=order.folders.outcomes)
     needed = entries.needed_builds
-    indices = tables.choose(table, needed, order.rules)
+    indices = predicate.choose(table, needed, order.rules)
     places = tables.places_of(table, indices)
     missing = tuple(missing_runs(places, needed))
     if missing:
         return Staged(order.ref.shard, None, missing)
     if order.segments or order.previous is None or len(indices) != len(table):
-        table = tables.with_tries_summed(table, indices, needed, order.rules)
+        table = predicate.with_tries_summed(table, indices, needed, order.rules)
         outcomes = _write_outcomes(order, table, indices)
     else:
         outcomes = order.previous.outcomes
     adopted = _adopt_entries(order, entries, places, tables.seen_files(table, indices))
     columns = order.columns or Columns(())
-    own_schema = parts.own_schema(table, indices, columns)
-    joined = own_schema if order.schema is None else parts.join_schemas([own_schema, order.schema])
-    schema = parts.part_schema(joined, columns) if len(own_schema) else own_schema
+    own_schema = schemas.own_schema(table, indices, columns)
+    joined = own_schema if order.schema is None else schemas.join_schemas([own_schema, order.schema])
+    schema = schemas.part_schema(joined, columns) if len(own_schema) else own_schema
     shown = parts.shown_table(table, columns, [show_name(path) for path in entries.paths] if columns.source else ())
     counted = tables.tally(table, indices)
     commit = Commit(

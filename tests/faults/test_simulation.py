@@ -37,12 +37,15 @@ from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
 from r3po.state.shards import ShardState, missing_runs, newer_segments, resolve_shard
 from r3po.storage.durable import FileRecord
+from r3po.table import predicate
 from r3po.table.columns import Columns
-from r3po.table.outcomes import Failure, OutcomeBatch, Rules, Table
+from r3po.table.outcomes import Failure, OutcomeBatch, Table
+from r3po.table.predicate import Rules
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.failures import EnvironmentalFailure
+from r3po.worker.messages import BatchDone, Charge, Offer, Probed
 from r3po.worker.staging import Staged
-from r3po.worker.worker import ENVIRONMENTAL_RUN, BatchDone, Charge, Offer, Probed
+from r3po.worker.worker import ENVIRONMENTAL_RUN
 
 if TYPE_CHECKING:
     from conftest import Draw
@@ -263,13 +266,13 @@ class World:
             self.happened["damaged"] += 1
         table, _ = shardstate.read_candidates(FOLDERS, order.previous, present)
         needed = [file.build for file in self.files[shard]]
-        indices = tables.choose(table, needed, order.rules)
+        indices = predicate.choose(table, needed, order.rules)
         places = tables.places_of(table, indices)
         if len(places) != order.ref.n_files:
             return Staged(shard, None, tuple(missing_runs(places, needed)))
         record = FileRecord(f"{shard}.{order.attempt}", 0, "")
         self.disk.outcomes[record.name] = tables.outcomes_at(
-            tables.with_tries_summed(table, indices, needed, order.rules), indices
+            predicate.with_tries_summed(table, indices, needed, order.rules), indices
         )
         counted = tables.tally(table, indices)
         first_build = tables.lowest_build(table.select(["build"]).take(indices))

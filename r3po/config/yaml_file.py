@@ -1,0 +1,161 @@
+"""Reading config.yaml: keys and values with their lines, and what is wrong with its syntax."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from r3po.errors import ConfigError
+
+_LINE_SHAPE = 'each line is "key: value", with a space after the colon'
+
+
+_SHOWN_CHARS = 40  # of a line that has a problem; the user has the file for the rest
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One line of what the user is told; `line` is None for a key that is missing."""
+
+    line: int | None
+    shown: str  # what the file has there
+    reason: str  # what is wrong, and what to do
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One key of the file and what YAML makes of its value."""
+
+    line: int
+    shown: str
+    written: str  # the value as the file has it
+    value: Any  # for `parquet: {...}` and `columns: {...}`: the entries in it, by key
+
+    def problem(self, reason: str) -> _Problem:
+        return _Problem(self.line, self.shown, reason)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _not_found(file) from error
+    except IsADirectoryError as error:
+        named = file / "config.yaml"
+        hint = f'did you mean "{named}"?' if os.path.isfile(named) else "name the config file in it"
+        raise ConfigError(f"{file} is a folder, not a config", hint=hint) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{file.name} cannot be read: {error.strerror}", hint=f"look at the permissions of {file}"
+        ) from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{file.name} is not UTF-8 text (line {line})", hint="save it as UTF-8") from error
+
+
+def _not_found(file: Path) -> ConfigError:
+    if not file.parent.is_dir():
+        return ConfigError(f"{file.name} not found: there is no folder {file.parent}", hint="look at the path")
+    others = [entry.name for entry in _scan(file.parent) if entry.name.endswith((".yaml", ".yml"))]
+    # Not at difflib's own 0.6: the ending alone makes two short names that similar.
+    likely = get_close_matches(file.name, others, n=1, cutoff=0.8) or others[:3]
+    named = " or ".join(f'"{name}"' for name in likely)
+    hint = f"did you mean {named}?" if likely else "name the config, such as: r3po run my.yaml"
+    return ConfigError(f"{file.name} not found in {file.parent}", hint=hint)
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return []  # only hints are made of this
+
+
+def _read_entries(file: Path, text: str, problems: list[_Problem]) -> dict[str, _Entry]:
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if isinstance(root, yaml.MappingNode):
+            return _read_mapping(loader, root, text, problems)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise _syntax_error(file, text, error) from error
+    if root is None or (root.tag == "tag:yaml.org,2002:null" and not root.value):
+        raise ConfigError(f"{file.name} is empty", hint=f"it needs {', '.join(_REQUIRED)}\n{_README}")
+    evidence = f"line {root.start_mark.line + 1}   {_shorten(text[root.start_mark.index :])}"
+    raise ConfigError(f"{file.name} holds no keys", evidence=evidence, hint=f"{_LINE_SHAPE}\n{_README}")
+
+
+def _read_mapping(
+    loader: yaml.SafeLoader, mapping: yaml.MappingNode, text: str, problems: list[_Problem]
+) -> dict[str, _Entry]:
+    entries: dict[str, _Entry] = {}
+    for key_node, node in mapping.value:
+        key, line = key_node.value, key_node.start_mark.line + 1
+        # The marks of an alias are those of its anchor, which comes earlier in the file.
+        end = max(node.end_mark.index, key_node.end_mark.index + 1)
+        shown = _shorten(text[key_node.start_mark.index : end])
+        if key_node.tag != "tag:yaml.org,2002:str":
+            problems.append(_Problem(line, shown, "the key is not text; keys are names such as job_name"))
+        elif key in entries:
+            problems.append(_Problem(line, shown, f"{key} is given twice; line {entries[key].line} has it, too"))
+        else:
+            is_nested = key in ("parquet", "columns") and isinstance(node, yaml.MappingNode)
+            value = _read_mapping(loader, node, text, problems) if is_nested else _construct(loader, node)
+            entries[key] = _Entry(line, shown, text[node.start_mark.index : node.end_mark.index], value)
+    return entries
+
+
+def _construct(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """Return the value as `yaml.safe_load` would; the node itself, of no type a key has, where it would raise."""
+    try:
+        return loader.construct_document(node)
+    # PyYAML lets Python's own errors through: 2026-13-45 looks like a date and is none, `!!int ""` has no digit.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError):
+        return node
+
+
+def _syntax_error(file: Path, text: str, error: Exception) -> ConfigError:
+    what, hint = f"{file.name} is not valid YAML", f"{_LINE_SHAPE}; quote values that hold other signs"
+    if isinstance(error, yaml.MarkedYAMLError):
+        line, reason = _syntax_mark(error), ", ".join(filter(None, (error.problem, error.context)))
+        hint = "indent with spaces, not with tabs" if r"'\t'" in reason else hint
+    elif isinstance(error, yaml.reader.ReaderError):
+        line, reason = text.count("\n", 0, error.position) + 1, f"holds the character U+{error.character:04X}"
+        hint = "take the character out"
+    else:
+        return ConfigError(what, evidence="it is nested too deeply", hint=_README)
+    shown = "".join(char for char in "".join(text.split("\n")[line - 1 : line]) if char.isprintable())
+    return ConfigError(what, evidence=f"line {line}   {_shorten(shown)}   {reason}", hint=hint)
+
+
+def _syntax_mark(error: yaml.MarkedYAMLError) -> int:
+    """Return the line, from 1, to look at: where a quote or bracket was opened, not where its end was missed."""
+    is_opened = (error.context or "").startswith(("while scanning a", "while parsing a flow"))
+    mark = error.context_mark if is_opened and error.context_mark else error.problem_mark
+    return mark.line + 1 if mark else 1
+
+
+def _shorten(text: str) -> str:
+    first = text.strip().split("\n", 1)[0].rstrip()
+    return first if len(first) <= _SHOWN_CHARS else first[: _SHOWN_CHARS - 3] + "..."
+
+
+_README = 'README, "Config", lists every key'
+
+
+# Required keys, each with what a first config would say. Missing ones are listed in this order.
+_REQUIRED = {
+    "job_name": "count_produce",
+    "processes": "2",
+    "source_path": "produce_log",
+    "source_file_part": ".json",
+    "working_dir": "working_dir",
+    "output_path": "output_dir",
+}

@@ -1,0 +1,123 @@
+"""What a Ray on this machine consists of: its processes, its folder, its switches that are not public."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Before `import ray`, which reads them once. A random token keeps Ray from writing one into the home folder.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+# `uv run` would upload the working directory to each worker.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# At its end Ray waits 5 s for a GCS that may be gone, to tell it of tasks that nobody will look at.
+os.environ.setdefault("RAY_task_events_shutdown_flush_timeout_ms", "200")
+
+import ray
+import ray.cloudpickle
+from ray.exceptions import RayError
+
+from r3po.engines.ray_guard import TEMPORARY_PREFIX
+from r3po.worker.processes import descendants_of, start_of
+
+log = logging.getLogger(__name__)
+
+_SOCKET_PATH_LIMIT = 107
+"""Bytes of a Unix socket's path; Ray's own part takes about 65 of them."""
+
+
+def _global_node() -> Any:
+    return getattr(sys.modules["ray._private.worker"], "_global_node", None)
+
+
+def _resources(name: str) -> dict[str, float]:
+    asked: Any = getattr(ray, name)
+    found: dict[str, float] = asked()
+    return found
+
+
+def _find_dead() -> list[str] | None:
+    node = _global_node()
+    return None if node is None else [kind for kind, _ in node.dead_processes()]
+
+
+def _answers() -> bool:
+    """Whether the head of a Ray elsewhere can be reached. `ray.nodes` and its like would wait for it for ever."""
+    try:
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+        sys.modules["ray._private.worker"].global_worker.gcs_client.internal_kv_get(b"r3po", None, timeout=5)
+    except (OSError, RayError):
+        return False
+    except Exception as error:  # these are not Ray's public functions
+        log.info("cannot ask Ray whether it is there: %s", error)
+    return True
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let the workers inherit OMP_NUM_THREADS=1 unless the user chose: each has a core, not all of them."""
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep our handler of SIGTERM while Ray starts: Ray's own would leave in the middle, by `sys.exit`."""
+    utils = sys.modules["ray._private.utils"]
+    name = "set_sigterm_handler"
+    theirs = getattr(utils, name, None)
+    if theirs is None:
+        yield
+        return
+    setattr(utils, name, lambda handler: None)
+    try:
+        yield
+    finally:
+        setattr(utils, name, theirs)
+
+
+def _started_by_raylet(node: Any) -> list[tuple[int, int]]:
+    """Return id and start of the workers, the agents, and whatever these have started."""
+    infos = [] if node is None else node.all_processes.get("raylet", [])
+    return [(pid, start_of(pid)) for info in infos for pid in descendants_of(info.process.pid)]
+
+
+@contextlib.contextmanager
+def _no_grace(node: Any) -> Iterator[None]:
+    """Let Ray's processes end at once: it would give each a second to leave by itself, and nothing in them is kept.
+
+    Only where `end_users_of` can find the workers, which a raylet that is killed leaves behind.
+    """
+    end = getattr(node, "kill_all_processes", None)
+    if end is None or not os.path.isdir("/proc"):
+        yield
+        return
+    node.kill_all_processes = lambda **_: end(check_alive=False, allow_graceful=False)
+    try:
+        yield
+    finally:
+        del node.kill_all_processes
+
+
+def _make_temporary() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
+    if len(os.fsencode(folder)) > _SOCKET_PATH_LIMIT - 70 and Path("/tmp").is_dir():
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir="/tmp"))
+    return folder

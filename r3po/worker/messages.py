@@ -1,0 +1,106 @@
+"""What driver and worker say to each other; plain data that survives pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from r3po.function.find import FunctionSpec
+from r3po.state.folders import JobFolders
+from r3po.state.manifest import ShardRef
+from r3po.state.segments import Segment
+from r3po.state.shards import Run
+from r3po.table.columns import Columns, View
+from r3po.table.outcomes import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What is the same for every batch of a run."""
+
+    folders: JobFolders
+    source_path: str
+    """Absolute; f gets this, a slash and the file's path."""
+    function: FunctionSpec
+    input: str
+    """`path`: f(filepath); `bytes`: f(filepath, data)."""
+    hash: str
+    """`content` or `stat`."""
+    batch_seconds: float
+    stop_file: Path
+    """Once this exists, the run is to stop: finish the file at hand, keep what is done."""
+    workers_folder: Path
+    """Where each worker keeps its beacon."""
+    timeout_s: float | None = None
+    """For one call of f."""
+    view: View = field(default_factory=View)
+    """What the config says of the columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Places of one shard that a worker may do; it does as many as fit into `batch_seconds`."""
+
+    job_id: str
+    ref: ShardRef
+    build: int
+    attempt: str
+    """Names the segment; unique in the job."""
+    places: tuple[Run, ...]
+    columns: Columns | None
+    """None until a row has set them: then only failures can be recorded."""
+    is_last_try: bool = False
+    """Record failures of the environment, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """The order to record the failure of one file without calling f."""
+
+    offer: Offer
+    failure: Failure
+    look: tuple[int, int] | None = None
+    """Size and mtime_ns that the file had before f was called the last time, if that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """A worker's answer to an offer. What it names is durable."""
+
+    segment: Segment | None
+    """None: nothing was done."""
+    n_rows: int
+    n_failed: int
+    returned: tuple[Run, ...]
+    """Places that were not tried."""
+    seconds: float
+    """That the batch took, from the first file to the durable segment."""
+    failures: tuple[tuple[str, Failure], ...] = ()
+    """Path and reason of the first failures of the batch, at most `FAILURES_TOLD`."""
+    deferred: tuple[int, ...] = ()
+    """Places that failed by their environment; nothing of them is recorded."""
+    n_deferred_first: int = 0
+    """How many of these came before the first outcome of the batch."""
+    n_deferred_last: int = 0
+    """How many came after the last one."""
+    deferral: tuple[str, Failure] | None = None
+    """Path and reason of the last of them."""
+    is_spent: bool = False
+    """The worker's process is not to be trusted any more: f was ended in the middle."""
+
+
+FAILURES_TOLD = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What came of calling f before the columns are known. Nothing is recorded yet; see `Worker.record_probe`."""
+
+    columns: Columns | None
+    """As the first row sets them; None if no file gave a row."""
+    first_row_path: str
+    n_failed: int
+    not_a_dict: tuple[str, str, str] | None
+    """Path, type and repr of the first thing that f returned instead of a dict."""
+    stopped: bool
+    """The run was to stop before the probe came to a row."""
