@@ -41,7 +41,7 @@ real-synthetic: $(VENV)/.installed  ## 300,000 synthetic files, undisturbed and 
 	@$(BIN)/python benchmarks/real.py synthetic
 
 soak: $(VENV)/.installed-dev  ## kill r3po for MINUTES (60), drawn from SEED: every file has one outcome, in equal bytes
-	@$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python tests/harness/soak.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.installed-bench  ## 100,000 files: r3po, the limit and all peers (400,000 inodes)
 	@$(BIN)/python benchmarks/bench.py peers

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import checker
 import pytest
-from jobs import short_folder
 
+import checker
 import r3po
+from jobs import short_folder
 
 FUNCTION = '''\
 import json

@@ -33,7 +33,7 @@ LEAST_FILES = 200
 
 _TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
-# The seams. Tests replace them to fail, to stop, or to count; see tests/test_crash_points.py.
+# The seams. Tests replace them to fail, to stop, or to count; see tests/jobs/test_crash_points.py.
 _create = os.open
 _fsync = os.fsync
 _replace = os.replace

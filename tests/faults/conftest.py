@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,6 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-
-# jobs.py and checker.py lie beside this folder. pytest puts tests/ there for its conftest.py, but not in every mode.
-if str(HERE.parent) not in sys.path:
-    sys.path.append(str(HERE.parent))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,10 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import checker
 import pytest
-from jobs import Ended, Job, make_job, r3po, run_process, run_python, snapshot
 
+import checker
+from jobs import Ended, Job, make_job, r3po, run_process, run_python, snapshot
 from r3po.run import session
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-import checker
 import pytest
 import raising
-from jobs import Ended, Job, make_job, r3po
 from raising import EXCEPTIONS
+
+import checker
+from jobs import Ended, Job, make_job, r3po
 
 NewJob = Callable[..., Job]
 

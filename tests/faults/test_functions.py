@@ -21,8 +21,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import checker
 import pytest
+
+import checker
 from jobs import HAS_PROC, Ended, Job, environment, make_job, short_folder, wait_until
 
 HOSTILE = r'''

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 import soak
 from jobs import HAS_PROC, run_process, short_folder, tree_of
 from soak import GONE_S, RAY_DEATH_S, SIGKILL_S, SIGNAL_S, Job, Run

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import checker
 import pytest
+
+import checker
 from jobs import Ended, Job, environment, make_job, r3po
 
 FUNCTION = """\

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import checker
 import pytest
+
+import checker
 from jobs import PICKY, Ended, Job, doubled, environment, make_job, r3po
 
 TROUBLED = r'''

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import checker
 import hostile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from compare_parts import compare_parts
 from hostile import EITHER, FAILS, ROWS, VALUES
+
+import checker
+from compare_parts import compare_parts
 from jobs import Ended, Job, make_job
 
 if TYPE_CHECKING:

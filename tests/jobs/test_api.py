@@ -1,0 +1,576 @@
+"""Python's way in: `build_jobs`, `run_jobs` and the two resets; which functions they take, and what an import costs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import r3po
+import r3po.jobbuilder
+import r3po.jobrunner
+from jobs import DOUBLE, PICKY, Job, as_new_process, doubled, make_job, run_python, snapshot, wait_until
+
+FIELDS = ["run_id", "job_name", "files", "done", "failed", "pending", "rows", "seconds", "output"]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    with as_new_process(tmp_path):
+        yield make_job(tmp_path)
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Iterator[Job]:
+    with as_new_process(tmp_path):
+        yield make_job(tmp_path, function=PICKY.format(bad=[2, 3]))
+
+
+def double(filepath: str) -> dict[str, int]:
+    with open(filepath) as file:
+        n = json.load(file)["n"]
+    return {"n": n, "twice": 2 * n}
+
+
+def always_fails(filepath: str) -> dict[str, int]:
+    raise RuntimeError("always")
+
+
+def run(job: Job, f: Callable[..., Any] | None = None, **options: Any) -> r3po.RunResult:
+    return r3po.run_jobs(job.config, f, engine="serial", **options)
+
+
+# The four functions and their old addresses
+
+
+def test_the_functions_are_where_they_were_in_2020() -> None:
+    assert r3po.jobbuilder.build_jobs is r3po.build_jobs
+    assert r3po.jobrunner.run_jobs is r3po.run_jobs
+
+
+def test_everything_public_is_there_and_nothing_else() -> None:
+    for name in r3po.__all__:
+        assert getattr(r3po, name) is not None
+    assert dir(r3po) == r3po.__all__
+    with pytest.raises(AttributeError, match="no attribute 'run_job'"):
+        r3po.run_job  # noqa: B018 - the access itself
+
+
+def test_the_signature_of_run_jobs_begins_as_documented() -> None:
+    parameters = list(inspect.signature(r3po.run_jobs).parameters.values())
+    assert [p.name for p in parameters[:4]] == ["config", "f", "build", "progress"]
+    assert (parameters[2].default, parameters[3].default) == (True, None)
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters[4:])
+
+
+def test_build_jobs_then_run_jobs_as_in_2020(job: Job) -> None:
+    manifest = r3po.build_jobs(str(job.config))
+    assert (manifest.count_job_files, manifest.count_all_files) == (6, 6)
+    before = job.config.read_bytes()
+    result = run(job, double)
+    assert (result.files, result.done) == (6, 6)
+    assert job.rows() == doubled(*range(6))
+    assert job.config.read_bytes() == before, "the user's file is never written to"
+
+
+def test_build_jobs_counts_what_does_not_match_too(job: Job) -> None:
+    (job.source / "notes.txt").touch()
+    manifest = r3po.build_jobs(job.config)
+    assert (manifest.count_job_files, manifest.count_all_files) == (6, 7)
+
+
+def test_run_jobs_builds_what_is_new_by_itself(job: Job) -> None:
+    assert run(job, double).files == 6
+    job.add_files(6)
+    assert run(job, double, build=False).files == 6
+    assert run(job, double).files == 7
+    assert job.rows() == doubled(*range(7))
+
+
+def test_run_jobs_without_f_takes_the_configs(job: Job) -> None:
+    assert run(job).done == 6
+    assert job.rows() == doubled(*range(6))
+
+
+def test_run_jobs_takes_a_function_by_name_relative_to_the_config(job: Job) -> None:
+    (job.folder / "triple.py").write_text(DOUBLE.replace("2 * n", "3 * n"))
+    run(job, function="triple.py:double")
+    assert job.rows()[1] == {"n": "1", "twice": "3"}
+
+
+def test_reset_all_errors_says_how_many_and_lets_them_be_tried(failing: Job) -> None:
+    assert r3po.reset_all_errors(failing.config) == 0, "before there is a job"
+    run(failing)
+    assert r3po.reset_all_errors(failing.config) == 2
+    assert r3po.reset_all_errors(str(failing.config)) in (0, 2)
+    assert [failure["attempts"] for failure in run(failing).failures()] == [2, 2]
+
+
+def test_retry_failed_tries_them_at_once(failing: Job) -> None:
+    run(failing)
+    assert [failure["attempts"] for failure in run(failing, retry_failed=True).failures()] == [2, 2]
+
+
+def test_reset_all_tracking_says_how_many_parts_it_removed(job: Job) -> None:
+    assert r3po.reset_all_tracking(job.config) == 0, "before there is a job"
+    run(job)
+    assert r3po.reset_all_tracking(job.config) == 2
+    assert job.parts() == {}
+    assert run(job).done == 6
+
+
+# The result
+
+
+def test_the_result_has_the_fields_of_the_contract(failing: Job) -> None:
+    result = run(failing)
+    assert isinstance(result, r3po.RunResult)
+    assert list(result.to_json()) == ["schema_version", *FIELDS]
+    assert [getattr(result, name) for name in FIELDS] == [result.to_json()[name] for name in FIELDS]
+    assert (result.files, result.done, result.failed, result.pending, result.rows) == (6, 4, 2, 0, 4)
+    assert (result.job_name, result.output) == ("doubles", str(failing.output))
+    assert result.seconds > 0
+
+
+@pytest.mark.parametrize("keys", [{}, {"parquet": False}], ids=["from Parquet", "from CSV"])
+def test_the_result_is_a_data_frame_in_row_order(tmp_path: Path, keys: dict[str, Any]) -> None:
+    pytest.importorskip("pandas")
+    with as_new_process(tmp_path):
+        frame = run(make_job(tmp_path, 25, shard_size=10, **keys)).to_pandas()
+    assert list(frame.columns) == ["n", "twice"]
+    assert frame["n"].tolist() == list(range(25))
+    assert frame["twice"].tolist() == [2 * n for n in range(25)]
+    assert frame.index.tolist() == list(range(25))
+
+
+def test_the_data_frame_of_a_job_without_rows_says_why(job: Job) -> None:
+    pytest.importorskip("pandas")
+    with pytest.raises(FileNotFoundError, match="no part"):
+        run(job, always_fails).to_pandas()
+
+
+def test_the_result_lists_its_failures(failing: Job) -> None:
+    failures = run(failing).failures()
+    assert [failure["path"] for failure in failures] == ["002.json", "003.json"]
+    assert failures == failing.failures()
+
+
+def test_the_results_repr_is_one_short_line(job: Job) -> None:
+    assert re.fullmatch(r"RunResult\(run_id='[^']+', .*output='[^']+'\)", repr(run(job)))
+
+
+# Words and silence
+
+
+def test_failed_files_are_logged_once_as_a_warning(failing: Job, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "r3po"):
+        result = run(failing)
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert "2 of 6 files failed" in warnings[0].getMessage()
+    assert warnings[0].name.startswith("r3po")
+    assert result.failed == 2
+
+
+def test_a_good_run_logs_no_warning(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    run(job)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(("progress", "is_shown"), [(True, True), (False, False), (None, False)])
+def test_progress_is_shown_when_asked_or_on_a_terminal(job: Job, progress: bool | None, is_shown: bool) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        run(job, progress=progress)
+    assert out.getvalue() == ""
+    assert ("Done in" in err.getvalue()) == is_shown
+    assert is_shown or err.getvalue() == ""
+
+
+def test_a_stopped_run_raises_with_its_result(tmp_path: Path) -> None:
+    job = make_job(tmp_path, 120)
+    with pytest.raises(r3po.RunStoppedError, match="the first 100 files all failed with RuntimeError") as caught:
+        run(job, always_fails)
+    result = caught.value.result
+    assert isinstance(result, r3po.RunResult)
+    assert (result.files, result.done, result.failed, result.pending) == (120, 0, 100, 20)
+    assert len(result.failures()) == 100
+    assert caught.value.exit_code == 3
+    assert run(job, double).done == 120
+
+
+def test_other_errors_are_raised_and_never_exit(job: Job) -> None:
+    cases: list[tuple[type[r3po.R3poError], Callable[[], object]]] = [
+        (r3po.ConfigError, lambda: r3po.run_jobs(job.folder / "nowhere.yaml", double)),
+        (r3po.ConfigError, lambda: run(job, double, processes=0)),
+        (r3po.ConfigError, lambda: r3po.run_jobs(job.config, double, engine="dask")),
+        (r3po.FunctionError, lambda: run(job, function="double.py:treble")),
+        (r3po.FunctionError, lambda: run(job, "double.py:double")),  # type: ignore[arg-type]
+        (r3po.FunctionError, lambda: run(job, lambda filepath: [filepath])),
+    ]
+    for kind, call in cases:
+        with pytest.raises(kind) as caught:
+            call()
+        assert isinstance(caught.value, r3po.R3poError)
+    job.write_config(source_path="nowhere")
+    with pytest.raises(r3po.SourceError):
+        run(job, double)
+
+
+def test_a_run_leaves_this_process_as_it_was(job: Job) -> None:
+    import signal
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    environment, here = dict(os.environ), os.getcwd()
+    run(job, double)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
+    assert (dict(os.environ), os.getcwd()) == (environment, here)
+
+
+def test_a_run_works_in_a_thread_that_may_not_handle_signals(job: Job) -> None:
+    import threading
+
+    results: list[r3po.RunResult] = []
+    thread = threading.Thread(target=lambda: results.append(run(job, double)))
+    thread.start()
+    thread.join(60)
+    assert [result.done for result in results] == [6]
+
+
+def test_a_mended_file_is_imported_anew_in_the_same_process(failing: Job) -> None:
+    """A notebook or a debugger runs, mends the function, runs again."""
+    assert run(failing).failed == 2
+    failing.write_function(DOUBLE)
+    assert run(failing).failed == 0
+    assert failing.rows() == doubled(*range(6))
+
+
+# Which functions
+
+
+class Doubler:
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, filepath: str) -> dict[str, int]:
+        return scaled(filepath, self.factor)
+
+    def method(self, filepath: str) -> dict[str, int]:
+        return scaled(filepath, self.factor)
+
+    @staticmethod
+    def static(filepath: str) -> dict[str, int]:
+        return scaled(filepath, 2)
+
+
+def scaled(filepath: str, factor: int) -> dict[str, int]:
+    n = double(filepath)["n"]
+    return {"n": n, "twice": factor * n}
+
+
+def _closure(factor: int) -> Callable[[str], dict[str, int]]:
+    def inner(filepath: str) -> dict[str, int]:
+        return scaled(filepath, factor)
+
+    return inner
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "of an imported module": double,
+    "lambda": lambda filepath: scaled(filepath, 2),
+    "closure": _closure(2),
+    "partial": functools.partial(scaled, factor=2),
+    "callable object": Doubler(2),
+    "bound method": Doubler(2).method,
+    "static method": Doubler.static,
+    "decorated": functools.lru_cache(double),
+}
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_f_may_be_any_callable(job: Job, kind: str) -> None:
+    assert run(job, FUNCTIONS[kind]).done == 6
+    assert job.rows() == doubled(*range(6))
+    fingerprints = job.status()["functions"]
+    assert list(fingerprints.values()) == [6]
+    assert run(job, FUNCTIONS[kind], retry_failed=True).done == 6, "nothing of it is done again"
+    assert job.status()["functions"] == fingerprints
+
+
+def test_f_may_take_the_bytes_instead(job: Job) -> None:
+    job.write_config(input="bytes")
+
+    def of_bytes(filepath: str, data: bytes) -> dict[str, int]:
+        assert os.path.isabs(filepath)
+        n = json.loads(data)["n"]
+        return {"n": n, "twice": 2 * n}
+
+    assert run(job, of_bytes).done == 6
+    assert job.rows() == doubled(*range(6))
+
+
+def test_f_gets_the_absolute_path_of_the_file_as_text(job: Job) -> None:
+    seen: list[str] = []
+
+    def look(filepath: str) -> dict[str, int]:
+        seen.append(filepath)
+        return {"n": 1}
+
+    run(job, look)
+    assert seen == [str(job.source / f"{n:03}.json") for n in range(6)]
+
+
+# Scripts: what a user types in main.py
+
+SCRIPT = """\
+import json
+import os
+import sys
+
+from r3po import build_jobs, run_jobs
+
+with open("executed.log", "a") as log:
+    log.write("x")
+
+import beside
+
+
+def double(filepath):
+    with open(filepath) as file:
+        n = json.load(file)["n"]
+    return {"n": n, "twice": beside.twice(n)}
+
+
+build_jobs("config.yaml")
+result = run_jobs("config.yaml", double, engine=sys.argv[1])
+print(result.done)
+"""
+
+BESIDE = "def twice(n):\n    return 2 * n\n"
+
+
+@pytest.mark.parametrize("engine", ["serial", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
+def test_a_script_without_a_main_guard_is_executed_once(tmp_path: Path, engine: str) -> None:
+    """Called by a path from another folder, too: a module beside the script must be found by the workers."""
+    job = make_job(tmp_path / "job")
+    job.write_config(function=None)
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    (scripts / "main.py").write_text(SCRIPT)
+    (scripts / "beside.py").write_text(BESIDE)
+    ended = run_python(str(scripts / "main.py"), engine, cwd=job.folder)
+    assert (ended.code, ended.out) == (0, "6\n"), ended.err
+    assert ended.err == ""
+    assert (job.folder / "executed.log").read_text() == "x"
+    assert job.rows() == doubled(*range(6))
+
+
+def test_a_script_that_returns_failures_warns_once_on_stderr(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job.write_config(function=None)
+    text = SCRIPT.replace("import beside\n", "").replace("beside.twice(n)", "1 // (n - 2)")
+    (tmp_path / "main.py").write_text(text)
+    ended = run_python("main.py", "serial", cwd=job.folder)
+    assert (ended.code, ended.out) == (0, "5\n")
+    assert ended.err.count("\n") == 1
+    assert "1 of 6 files failed" in ended.err
+
+
+def test_the_script_and_the_command_agree_on_what_f_is(tmp_path: Path) -> None:
+    """`python main.py` and `r3po run` with the same function: the second finds nothing to do."""
+    job = make_job(tmp_path)
+    (tmp_path / "double_it.py").write_text(PICKY.format(bad=[2]))
+    job.write_config(function="double_it.py:double")
+    (tmp_path / "main.py").write_text(
+        "from double_it import double\nfrom r3po import run_jobs\nrun_jobs('config.yaml', double, engine='serial')\n"
+    )
+    assert run_python("main.py", cwd=tmp_path).code == 0
+    idle = job.run()
+    assert "Nothing to do: 5 of 6 files have a row, 1 failed" in idle.err
+
+
+# What is loaded when
+
+HEAVY = ("ray", "pandas", "pyarrow", "numpy", "rich", "pydantic", "yaml", "typer")
+
+
+def loaded_by(code: str, cwd: Path) -> set[str]:
+    ended = run_python("-c", f"{code}\nimport sys\nprint('LOADED', *sys.modules)", cwd=cwd)
+    assert ended.code == 0, ended.err
+    return set(ended.out.rpartition("LOADED")[2].split()) & set(HEAVY)
+
+
+def test_importing_r3po_loads_nothing_heavy(tmp_path: Path) -> None:
+    assert loaded_by("import r3po", tmp_path) == set()
+
+
+def test_the_errors_alone_load_nothing_heavy(tmp_path: Path) -> None:
+    assert loaded_by("from r3po import R3poError, RunStoppedError", tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("command", "n_files"),
+    [
+        ("status", 6),
+        ("errors", 6),
+        ("status", 120),
+        ("errors", 120),
+    ],
+    ids=["status", "errors", "status of a stopped job", "errors of a stopped job"],
+)
+def test_reading_commands_load_neither_ray_nor_pandas(tmp_path: Path, command: str, n_files: int) -> None:
+    pytest.importorskip("pandas")
+    job = make_job(tmp_path, n_files, "def double(filepath):\n    raise RuntimeError('always')\n")
+    assert job.run().code == (1 if n_files == 6 else 3)
+    code = (
+        f"import sys, r3po.cli.app\nsys.argv = ['r3po', {command!r}]\ntry: r3po.cli.app.main()\nexcept SystemExit: pass"
+    )
+    assert loaded_by(code, job.folder) & {"ray", "pandas"} == set()
+
+
+def test_build_and_an_idle_run_load_neither_ray_nor_pandas(job: Job) -> None:
+    code = "import r3po\nr3po.build_jobs('config.yaml')"
+    assert loaded_by(code, job.folder) & {"ray", "pandas"} == set()
+    for path in job.source.iterdir():
+        os.utime(path, (1_600_000_000, 1_600_000_000))  # young files are hashed once more
+    run(job)
+    idle = "import sys, r3po.cli.app\nsys.argv = ['r3po', 'run']\ntry: r3po.cli.app.main()\nexcept SystemExit: pass"
+    assert loaded_by(idle, job.folder) & {"ray", "pandas"} == set()
+
+
+@pytest.mark.parametrize(
+    ("engine", "loaded"), [("serial", {"pandas"}), pytest.param("ray", {"ray"}, marks=[pytest.mark.ray])]
+)
+def test_only_a_process_that_calls_f_may_load_pandas(tmp_path: Path, engine: str, loaded: set[str]) -> None:
+    pytest.importorskip("pandas")
+    job = make_job(
+        tmp_path, 6, "def double(filepath):\n    import pandas\n    return {'x': pandas.Series([1]).sum()}\n"
+    )
+    command = f"sys.argv = ['r3po', 'run', '--engine', '{engine}']"
+    code = f"import sys, r3po.cli.app\n{command}\nassert r3po.cli.app.run_command() == 0"
+    assert loaded_by(code, job.folder) & {"ray", "pandas"} == loaded
+    assert [row["x"] for row in job.rows()] == ["1"] * 6
+
+
+def test_the_serial_engine_never_loads_ray(job: Job) -> None:
+    code = "import r3po\nr3po.run_jobs('config.yaml', engine='serial')"
+    assert "ray" not in loaded_by(code, job.folder)
+    assert job.rows() == doubled(*range(6))
+
+
+# Names are bytes
+
+NAMES = {
+    "not UTF-8": b"caf\xe9.json",
+    "newline": b"one\ntwo.json",
+    "carriage return": b"one\rtwo.json",
+    "quote": b'it\'s "quoted".json',
+    "comma": b"a,b.json",
+    "emoji": "🍎.json".encode(),
+    "255 bytes": b"x" * 250 + b".json",
+    "leading dash": b"-rf.json",
+    "spaces": b" two  spaces .json",
+    "percent and braces": b"%s{n}$HOME.json",
+    "composed": "\u00e9.json".encode(),
+    "decomposed": "e\u0301.json".encode(),
+    "control characters": b"\x01\x1b[2J.json",
+    "only the suffix's letters": b"x.json.json",
+    "lone surrogate as WTF-8": b"\xed\xa0\x80.json",
+    "backslash": rb"caf\xe9.json",
+}
+
+
+def can_be_named(folder: Path, name: bytes) -> bool:
+    try:
+        os.close(os.open(os.fsencode(folder) + b"/" + name, os.O_CREAT | os.O_WRONLY))
+        os.unlink(os.fsencode(folder) + b"/" + name)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("f", [None, double], ids=["f by name", "f by value"])
+def test_every_name_gives_a_row(tmp_path: Path, f: Callable[..., Any] | None) -> None:
+    with as_new_process(tmp_path):
+        job = make_job(tmp_path, 0)
+        names = {kind: name for kind, name in NAMES.items() if can_be_named(job.source, name)}
+        deep = os.fsencode(job.source) + b"/caf\xe9 \n folder" if "not UTF-8" in names else os.fsencode(job.source)
+        os.makedirs(deep, exist_ok=True)
+        for n, name in enumerate(sorted(names.values())):
+            Path(os.fsdecode(os.fsencode(job.source) + b"/" + name)).write_text(json.dumps({"n": n}))
+        Path(os.fsdecode(deep + b"/last.json")).write_text(json.dumps({"n": len(names)}))
+        total = len(names) + 1
+        assert r3po.build_jobs(job.config).count_job_files == total
+        result = run(job, f)
+        assert (result.done, result.failed) == (total, 0), result.failures()
+        assert sorted(int(row["n"]) for row in job.rows()) == list(range(total))
+        before = job.parts()
+        assert run(job, f).done == total
+        assert job.parts() == before
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_every_name_can_fail(tmp_path: Path, kind: str) -> None:
+    with as_new_process(tmp_path):
+        job = make_job(tmp_path, 1, PICKY.format(bad=[7]))
+        if not can_be_named(job.source, NAMES[kind]):
+            pytest.skip("this file system has no such names")
+        Path(os.fsdecode(os.fsencode(job.source) + b"/" + NAMES[kind])).write_text('{"n": 7}')
+        result = run(job)
+        assert (result.done, result.failed) == (1, 1)
+        (failure,) = result.failures()
+        assert failure["path"] == NAMES[kind].decode("utf-8", "backslashreplace")
+        assert failure["message"] == "7 is a bad number"
+        failures = (job.output / "failures" / "failures.csv").read_bytes()
+        assert failures.decode("utf-8").startswith("path,error_type,message,where,attempts\n")
+        job.write_function(DOUBLE)
+        assert r3po.reset_all_errors(job.config) == 1
+
+
+def test_a_name_may_be_written_in_the_config_too(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "my job 🍎 (é), v1", source_path="my 'source'", working_dir="w # 1", output_path="o: 2")
+    job.source.rename(job.folder / "my 'source'")
+    assert job.run().code == 0
+    assert (job.folder / "o: 2" / "csv" / "part-00000.csv").exists()
+
+
+def test_two_threads_cannot_run_one_job_at_once(job: Job) -> None:
+    import threading
+
+    entered, go_on = threading.Event(), threading.Event()
+
+    def waits(filepath: str) -> dict[str, int]:
+        entered.set()
+        assert go_on.wait(60)
+        return double(filepath)
+
+    thread = threading.Thread(target=run, args=(job, waits))
+    thread.start()
+    try:
+        wait_until(entered.is_set, "the first run is in f")
+        before = snapshot(job.output)
+        with pytest.raises(r3po.LockedError, match=f"pid {os.getpid()} "):
+            run(job, double)
+        assert snapshot(job.output) == before
+    finally:
+        go_on.set()
+        thread.join(60)
+    assert job.rows() == doubled(*range(6))
+
+
+def test_the_version_is_the_installed_one() -> None:
+    from importlib.metadata import version
+
+    assert r3po.__version__ == version("r3po")
+    assert sys.version_info >= (3, 11)

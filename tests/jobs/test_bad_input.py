@@ -1,0 +1,669 @@
+"""Bad input gets a clear error and loses nothing.
+
+Every message is `error:`, what and where, with a hint; the exit code tells the kind; no traceback of r3po is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobs import DOUBLE, PICKY, Ended, Job, doubled, make_job, r3po, run_process, snapshot
+
+RAISES = "def double(filepath):\n    raise RuntimeError('always')\n"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return make_job(tmp_path / "job")
+
+
+def assert_refused(ended: Ended, *said: str, code: int = 2) -> None:
+    """Check that r3po said no, in its one shape, and on stderr alone."""
+    assert ended.code == code, ended.err
+    assert ended.out == ""
+    assert [line for line in ended.err.splitlines() if line.startswith("error: ")], ended.err
+    for text in said:
+        assert text in ended.err
+    assert "Traceback" not in ended.err
+
+
+def nothing_recorded(job: Job) -> bool:
+    """Whether no outcome of any file is on disk."""
+    segments = list(job.working_dir.glob("segments/*/*"))
+    return not segments and not any(list(job.working_dir.glob(f"{name}/*")) for name in ("commits", "outcomes"))
+
+
+# The config
+
+
+def test_all_problems_of_a_config_come_at_once_with_their_lines(job: Job) -> None:
+    job.config.write_text(
+        "job_name: doubles\n"
+        "proceses: 4\n"
+        "source_path: source\n"
+        "source_file_part: .json\n"
+        "working_dir: work\n"
+        "output_path: out\n"
+        "shard_size: -1\n"
+        "hash: md5\n"
+    )
+    before = snapshot(job.folder)
+    for command in (("run", "--engine", "serial"), ("build",), ("status",), ("errors",), ("reset", "--errors")):
+        ended = r3po(*command, cwd=job.folder)
+        assert_refused(ended, "error: config.yaml has 3 problems", "line 2", "line 7", "line 8", "hint:")
+        assert 'did you mean "processes"?' in ended.err
+    assert snapshot(job.folder) == before
+
+
+def test_a_config_that_is_not_there(job: Job) -> None:
+    assert_refused(r3po("run", "confg.yaml", cwd=job.folder), "confg.yaml", 'did you mean "config.yaml"?')
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2", "job_name: a\njob_name: b\n", "- a\n- b\n", "\x00"])
+def test_a_config_that_is_no_config(job: Job, text: str) -> None:
+    job.config.write_text(text)
+    before = snapshot(job.folder)
+    assert_refused(job.run(), "config.yaml")
+    assert snapshot(job.folder) == before
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "ray_address",
+        "ray_options",
+    ],
+)
+def test_a_key_that_does_not_work_yet_is_refused_rather_than_ignored(job: Job, key: str) -> None:
+    job.write_config(**{key: 1})
+    assert_refused(job.run(), key, "unknown key")
+
+
+def test_the_config_of_2020_with_its_counts_is_accepted_with_one_notice(job: Job) -> None:
+    job.write_config(count_all_files=6, count_job_files=6)
+    before = job.config.read_bytes()
+    ended = job.run()
+    assert ended.code == 0
+    assert ended.err.count("count_all_files") == 1
+    assert job.config.read_bytes() == before
+    assert job.rows() == doubled(*range(6))
+
+
+# The source
+
+
+@pytest.mark.parametrize("command", [("run", "--engine", "serial"), ("build",)])
+def test_a_missing_source_folder_is_named_with_what_was_meant(job: Job, command: tuple[str, ...]) -> None:
+    job.write_config(source_path="sorce")
+    before = snapshot(job.folder)
+    ended = r3po(*command, cwd=job.folder)
+    assert_refused(ended, f"source folder not found: {job.folder / 'sorce'}", "config.yaml line 3")
+    assert 'hint:  did you mean "source"?' in ended.err
+    assert snapshot(job.folder) == before
+
+
+def test_a_source_that_is_a_file(job: Job) -> None:
+    job.write_config(source_path="source/000.json")
+    before = snapshot(job.folder)
+    assert_refused(job.run(), "source/000.json", "hint:")
+    assert snapshot(job.folder) == before
+
+
+@pytest.mark.parametrize("command", [("run", "--engine", "serial"), ("build",)])
+def test_no_matching_file_says_what_the_files_end_with(job: Job, command: tuple[str, ...]) -> None:
+    (job.source / "notes.txt").touch()
+    job.write_config(source_file_part=".jsn")
+    ended = r3po(*command, cwd=job.folder)
+    assert_refused(ended, f'no file under {job.source} ends with ".jsn"')
+    assert '6 files end with ".json"' in ended.err
+    assert '1 file ends with ".txt"' in ended.err
+    assert not (job.working_dir / "manifest.json").exists()
+    assert nothing_recorded(job)
+    assert job.parts() == {}
+
+
+def test_an_empty_source(job: Job) -> None:
+    shutil.rmtree(job.source)
+    job.source.mkdir()
+    assert_refused(job.run(), 'ends with ".json"', "hint:  the folder is empty")
+    assert nothing_recorded(job)
+
+
+def test_a_source_whose_files_are_gone_changes_nothing(job: Job) -> None:
+    job.run()
+    before = job.parts()
+    manifest = (job.working_dir / "manifest.json").read_bytes()
+    shutil.rmtree(job.source)
+    job.source.mkdir()
+    ended = job.run()
+    assert_refused(ended, "6 of 6 files of this job are gone", "nothing was changed", "is the disk mounted?")
+    assert job.parts() == before
+    assert (job.working_dir / "manifest.json").read_bytes() == manifest
+    assert job.status()["done"] == 6
+
+
+# Folders in the wrong place
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"working_dir": "source/work"}, "working_dir: "),
+        ({"output_path": "source/out"}, "output_path: "),
+        ({"working_dir": "source"}, "working_dir: "),
+        ({"output_path": "source"}, "output_path: "),
+        ({"output_path": "."}, "output_path: "),
+        ({"working_dir": "."}, "working_dir: "),
+        ({"output_path": ".."}, "output_path: "),
+    ],
+)
+def test_folders_may_not_lie_in_each_other_with_the_source(job: Job, keys: dict[str, str], said: str) -> None:
+    job.write_config(**keys)
+    before = snapshot(job.folder)
+    for command in (("run", "--engine", "serial"), ("build",)):
+        assert_refused(r3po(*command, cwd=job.folder), said, "source_path (line 3)", "choose a folder outside")
+    assert snapshot(job.folder) == before
+
+
+def test_a_link_does_not_hide_that_the_output_lies_in_the_source(job: Job) -> None:
+    (job.folder / "link").symlink_to(job.source)
+    job.write_config(output_path="link/out")
+    before = snapshot(job.folder)
+    assert_refused(job.run(), "output_path", "source_path (line 3)")
+    assert snapshot(job.folder) == before
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"working_dir": "out/csv"}, {"working_dir": "out/parquet/work"}, {"output_path": "work/segments"}],
+    ids=lambda keys: next(iter(keys.values())),
+)
+def test_a_folder_may_not_lie_where_the_other_keeps_its_files(job: Job, keys: dict[str, str]) -> None:
+    job.write_config(**keys)
+    before = snapshot(job.folder)
+    for command in (("run", "--engine", "serial"), ("build",)):
+        assert_refused(r3po(*command, cwd=job.folder), next(iter(keys.values())), "hint:")
+    assert snapshot(job.folder) == before
+
+
+@pytest.mark.parametrize("key", ["working_dir", "output_path"])
+@pytest.mark.parametrize("command", [("run", "--engine", "serial"), ("build",)])
+def test_a_folder_that_cannot_be_made_is_named(job: Job, key: str, command: tuple[str, ...]) -> None:
+    (job.folder / "plain.txt").write_text("a file")
+    job.write_config(**{key: "plain.txt/below"})
+    ended = r3po(*command, cwd=job.folder)
+    assert_refused(ended, f"{job.folder / 'plain.txt' / 'below'}: cannot write here: Not a directory", "hint:")
+    assert not (job.working_dir / "manifest.json").exists()
+    assert (job.folder / "plain.txt").read_text() == "a file"
+
+
+@pytest.mark.parametrize("key", ["working_dir", "output_path"])
+def test_a_folder_that_is_a_file_is_named(job: Job, key: str) -> None:
+    (job.folder / "plain.txt").write_text("a file")
+    job.write_config(**{key: "plain.txt"})
+    assert_refused(job.run(), f"{job.folder / 'plain.txt'}: cannot write here", "hint:")
+    assert (job.folder / "plain.txt").read_text() == "a file"
+
+
+@pytest.mark.parametrize("name", ["work", "out"])
+def test_a_folder_that_is_not_writable_is_named(job: Job, name: str) -> None:
+    (job.folder / name).mkdir()
+    with read_only(job.folder / name):
+        ended = job.run()
+    assert_refused(ended, f"{job.folder / name}: cannot write here", "hint:")
+    assert job.run().code == 0
+    assert job.rows() == doubled(*range(6))
+
+
+def test_a_disk_that_refuses_in_the_middle_stops_the_run_and_loses_nothing(job: Job) -> None:
+    r3po("build", cwd=job.folder)
+    with read_only(job.working_dir / "segments"):
+        ended = job.run("--json")
+    assert ended.code in (2, 3)
+    assert "cannot write" in ended.err
+    assert str(job.working_dir / "segments") in ended.err
+    assert "Traceback" not in ended.err
+    assert job.failures() == [], "a disk that refuses is nobody's failure"
+    assert job.run().code == 0
+    assert job.rows() == doubled(*range(6))
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Make a folder that nobody, root included, can write to; skip where that does not work."""
+    if os.geteuid() != 0:
+        folder.chmod(0o555)
+        try:
+            yield
+        finally:
+            folder.chmod(0o755)
+        return
+    if shutil.which("chattr") is None or subprocess.run(["chattr", "+i", folder], capture_output=True).returncode:
+        pytest.skip("root can write everywhere, and chattr +i does not work here")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", folder], check=True)
+
+
+# Another job
+
+
+@pytest.fixture
+def two_jobs(tmp_path: Path) -> tuple[Job, Job]:
+    """A job that has run, and one that has not, side by side."""
+    first, second = make_job(tmp_path / "first"), make_job(tmp_path / "second", job_name="others")
+    first.run()
+    return first, second
+
+
+@pytest.mark.parametrize("command", [("run", "--engine", "serial"), ("build",)])
+def test_another_jobs_output_folder_is_left_alone(two_jobs: tuple[Job, Job], command: tuple[str, ...]) -> None:
+    first, second = two_jobs
+    second.write_config(output_path="../first/out")
+    before = snapshot(first.folder)
+    ended = r3po(*command, cwd=second.folder)
+    assert_refused(ended, f"{first.output}: output_path belongs to another job", '"doubles"', "hint:")
+    assert str(first.working_dir) in ended.err
+    assert snapshot(first.folder) == before
+    assert not (second.working_dir / "manifest.json").exists()
+
+
+def test_another_jobs_output_folder_is_refused_by_a_job_that_has_one_already(two_jobs: tuple[Job, Job]) -> None:
+    first, second = two_jobs
+    second.run()
+    second.write_config(output_path="../first/out")
+    before = snapshot(first.folder, second.folder)
+    assert_refused(second.run(), f"{first.output}: output_path belongs to another job")
+    assert_refused(
+        r3po("reset", "--all", "--yes", cwd=second.folder), f"{first.output}: output_path belongs to another"
+    )
+    assert snapshot(first.folder, second.folder) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--engine", "serial"),
+        ("build",),
+        ("status",),
+        ("errors",),
+        ("reset", "--errors"),
+        ("reset", "--all", "--yes"),
+    ],
+)
+def test_another_jobs_working_folder_is_left_alone(two_jobs: tuple[Job, Job], command: tuple[str, ...]) -> None:
+    first, second = two_jobs
+    second.write_config(working_dir="../first/work")
+    before = snapshot(first.folder)
+    ended = r3po(*command, cwd=second.folder)
+    assert_refused(ended, f"{first.working_dir}: ", '"doubles"', '"others"', "hint:")
+    assert snapshot(first.folder) == before
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_files_that_r3po_did_not_write_are_neither_overwritten_nor_mixed_in(job: Job, kind: str) -> None:
+    stranger = job.output / kind / f"part-00000.{kind}"
+    stranger.parent.mkdir(parents=True)
+    stranger.write_text("mine")
+    assert_refused(job.run(), f"{kind}/part-00000.{kind}", str(job.output), "hint:")
+    assert stranger.read_text() == "mine"
+    stranger.unlink()
+    assert job.run().code == 0
+
+
+def test_a_stranger_among_the_parts_is_refused_by_name(job: Job) -> None:
+    job.run()
+    stranger = job.output / "csv" / "part-00007.csv"
+    stranger.write_text("n,twice\n")
+    before = snapshot(job.folder)
+    assert_refused(job.run(), f"{stranger}: is not a part of this job", "hint:")
+    assert snapshot(job.folder) == before
+    stranger.unlink()
+    assert job.run().code == 0
+
+
+# Damaged and newer state
+
+Damage = Callable[[bytes], bytes]
+
+
+def _newer(content: bytes) -> bytes:
+    return json.dumps({**json.loads(content), "format": 999}).encode()
+
+
+def _edited(content: bytes) -> bytes:
+    return content.replace(b'"doubles"', b'"troubles"').replace(b'"n_rows": 6', b'"n_rows": 5')
+
+
+DAMAGES: dict[str, Damage] = {
+    "half of it": lambda content: content[: len(content) // 2],
+    "nothing": lambda content: b"",
+    "zeros": lambda content: bytes(len(content)),
+    "another kind of file": lambda content: b'{"hello": "world"}',
+    "a list": lambda content: b"[]",
+    "edited": _edited,
+    "a newer format": _newer,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["manifest.json", "commits/00000.json"])
+def test_damaged_and_newer_state_is_refused_by_name(job: Job, name: str, damage: str) -> None:
+    job.run()
+    file = job.working_dir / name
+    good = file.read_bytes()
+    file.write_bytes(DAMAGES[damage](good))
+    assert file.read_bytes() != good
+    before = snapshot(job.folder)
+    for command in (("run", "--engine", "serial"), ("build",), ("status",), ("errors",), ("reset", "--errors")):
+        ended = r3po(*command, cwd=job.folder)
+        assert_refused(ended, f"error: {file}: ", "hint:")
+        assert ("newer" if "newer" in damage else "damaged") in ended.err
+    assert snapshot(job.folder) == before
+    file.write_bytes(good)
+    assert job.run().code == 0
+
+
+@pytest.mark.parametrize("damage", ["half of it", "nothing", "missing"])
+def test_a_damaged_shard_file_is_refused_by_name(job: Job, damage: str) -> None:
+    r3po("build", cwd=job.folder)
+    (file,) = (job.working_dir / "shards").iterdir()
+    good = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(DAMAGES[damage](good))
+    assert_refused(job.run(), f"error: {file}: is ", "hint:")
+    assert nothing_recorded(job)
+    file.write_bytes(good)
+    assert job.run().code == 0
+    assert job.rows() == doubled(*range(6))
+
+
+@pytest.mark.parametrize("damage", ["half of it", "zeros", "missing"])
+def test_damaged_outcomes_are_refused_by_name(tmp_path: Path, damage: str) -> None:
+    job = make_job(tmp_path, function=PICKY.format(bad=[2]))
+    job.run()
+    (file,) = (job.working_dir / "outcomes").iterdir()
+    good = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(DAMAGES[damage](good))
+    before = snapshot(job.output)
+    job.write_function(DOUBLE)  # what failed is pending again, and its shard must be read
+    for command in (("run", "--engine", "serial"), ("errors",)):
+        assert_refused(r3po(*command, cwd=job.folder), f"error: {file}: is ", "hint:")
+    assert snapshot(job.output) == before
+    file.write_bytes(good)
+    assert job.run().code == 0
+    assert job.rows() == doubled(*range(6))
+
+
+def test_damaged_columns_are_refused_by_name(job: Job) -> None:
+    job.run()
+    (file,) = job.working_dir.glob("columns*.json")
+    good = file.read_bytes()
+    file.write_bytes(good[:-20])
+    before = snapshot(job.output)
+    job.add_files(6)
+    assert_refused(job.run(), f"error: {file}: is damaged", "hint:")
+    assert snapshot(job.output) == before
+    file.write_bytes(good)
+    assert job.run().code == 0
+    assert job.rows() == doubled(*range(7))
+
+
+def test_a_damaged_claim_on_the_output_is_refused_by_name(job: Job) -> None:
+    job.run()
+    (job.output / ".r3po.json").write_text("{")
+    before = snapshot(job.folder)
+    for command in (("run", "--engine", "serial"), ("build",)):
+        assert_refused(r3po(*command, cwd=job.folder), f"error: {job.output / '.r3po.json'}: is damaged", "hint:")
+    assert snapshot(job.folder) == before
+
+
+@pytest.mark.parametrize("command", [("run", "--engine", "serial"), ("build",), ("status",), ("errors",)])
+def test_state_that_cannot_be_read_is_no_bug_of_ours(job: Job, command: tuple[str, ...]) -> None:
+    job.run()
+    (job.working_dir / "manifest.json").unlink()
+    (job.working_dir / "manifest.json").mkdir()  # root may read every file, but not a folder
+    assert_refused(r3po(*command, cwd=job.folder), str(job.working_dir / "manifest.json"))
+
+
+def test_a_manifest_that_is_gone_is_not_taken_for_a_new_job(job: Job) -> None:
+    job.run()
+    manifest = (job.working_dir / "manifest.json").read_bytes()
+    (job.working_dir / "manifest.json").unlink()
+    before = snapshot(job.folder)
+    for command in (("run", "--engine", "serial"), ("build",)):
+        assert_refused(r3po(*command, cwd=job.folder), str(job.folder), "hint:")
+    assert snapshot(job.folder) == before
+    (job.working_dir / "manifest.json").write_bytes(manifest)
+    assert "Nothing to do" in job.run().err
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "commits/00000.json"])
+def test_reset_all_is_the_way_out_of_damaged_state(job: Job, name: str) -> None:
+    job.run()
+    (job.working_dir / name).write_text("{")
+    ended = job.run()
+    assert "r3po reset --all" in ended.err
+    assert r3po("reset", "--all", "--yes", cwd=job.folder).code == 0
+    again = job.run()
+    assert again.code == 0, again.err
+    assert job.rows() == doubled(*range(6))
+
+
+def test_a_part_that_was_deleted_or_cut_is_made_again_without_f(job: Job) -> None:
+    job.run()
+    before = job.parts()
+    (job.output / "csv" / "part-00000.csv").unlink()
+    (job.output / "parquet" / "part-00000.parquet").write_bytes(b"PAR1")
+    job.write_function(DOUBLE.replace("2 * n", "-1"))
+    assert job.run().code == 0
+    assert job.parts() == before
+
+
+# The function
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("double.py:doubel", ['double.py has no function "doubel"', 'hint:  did you mean "double"?']),
+        ("dubble.py:double", ["function file not found: ", "dubble.py", 'hint:  did you mean "double.py"?']),
+        ("nowhere/double.py:double", ["function file not found: ", "nowhere"]),
+        ("no_such_module:double", ['there is no module "no_such_module"']),
+        ("json.no_such_part:double", ['json has no module "no_such_part"']),
+        ("double.py", ["names no function", "double.py:double"]),
+        ("double.py:json", ["json"]),
+        ("double.py:LIMIT", ['"LIMIT" in double.py is not callable']),
+        ("double.py:later", ["async"]),
+        ("double.py:", ["double.py:"]),
+    ],
+)
+def test_a_function_that_is_not_there_is_refused_before_anything_starts(
+    job: Job, function: str, said: list[str]
+) -> None:
+    job.write_function(DOUBLE + "\n\nLIMIT = 5\n\n\nasync def later(filepath):\n    return {}\n")
+    job.write_config(function=function)
+    before = snapshot(job.folder)
+    ended = job.run()
+    assert_refused(ended, *said)
+    if function != "double.py:json":  # a module under a name: only the import tells what it is
+        assert snapshot(job.folder) == before
+    assert nothing_recorded(job)
+
+
+def test_a_syntax_error_is_shown_with_its_line(job: Job) -> None:
+    job.write_function("def double(filepath):\n    return {'n': 1\n")
+    before = snapshot(job.folder)
+    assert_refused(job.run(), "double.py has a syntax error", "double.py:2", "return {'n': 1")
+    assert snapshot(job.folder) == before
+
+
+def test_a_module_that_fails_to_import_another_is_not_a_module_that_is_missing(job: Job) -> None:
+    job.write_function("import no_such_library\n\n" + DOUBLE)
+    ended = job.run()
+    assert_refused(ended, "error: double.py failed to import no_such_library", "double.py:1  import no_such_library")
+    assert "there is no module" not in ended.err
+    assert nothing_recorded(job)
+    job.write_function(DOUBLE)
+    assert job.run().code == 0
+
+
+def test_a_module_that_raises_while_it_is_imported_is_shown_with_the_users_lines_only(job: Job) -> None:
+    job.write_function("def setup():\n    raise ValueError('no key file')\n\n\nsetup()\n\n" + DOUBLE)
+    ended = job.run()
+    assert_refused(ended, "error: double.py raised ValueError while it was imported: no key file")
+    assert "double.py" in ended.err
+    assert "in setup" in ended.err
+    assert "userfunc.py" not in ended.err
+    assert "importlib" not in ended.err
+    assert nothing_recorded(job)
+
+
+def test_a_module_that_calls_exit_while_it_is_imported(job: Job) -> None:
+    job.write_function(DOUBLE + "\n\nraise SystemExit(3)\n")
+    assert_refused(job.run(), "sys.exit(3)", '__name__ == "__main__"')
+    assert nothing_recorded(job)
+
+
+@pytest.mark.parametrize(
+    ("returns", "said"),
+    [
+        ("[1, 2]", "error: double returned a list for "),
+        ("None", "error: double returned None for "),
+        ("(1,)", "error: double returned a tuple for "),
+        ("7", "error: double returned an int for "),
+        ("'{}'", "error: double returned a str for "),
+    ],
+)
+def test_a_function_that_never_returns_a_dict_records_nothing(job: Job, returns: str, said: str) -> None:
+    job.write_function(f"def double(filepath):\n    return {returns}\n")
+    ended = job.run()
+    assert_refused(ended, said, "000.json", "r3po needs one dict a file", "hint:  return a dict")
+    if returns != "None":
+        assert f"returned  {returns}" in ended.err
+    assert nothing_recorded(job)
+    assert job.parts() == {}
+    assert job.status()["pending"] == 6
+    job.write_function(DOUBLE)
+    assert job.run().code == 0
+    assert job.rows() == doubled(*range(6))
+
+
+def test_the_function_that_is_named_is_the_one_that_was_called(job: Job) -> None:
+    (job.folder / "listing.py").write_text("def listing(filepath):\n    return []\n")
+    assert_refused(job.run("--function", "listing.py:listing"), "error: listing returned a list for ")
+
+
+def test_a_list_after_exceptions_still_tells_that_a_dict_is_needed(job: Job) -> None:
+    function = PICKY.format(bad="range(4)").replace('return {"n": n, "twice": 2 * n}', "return [n]")
+    job.write_function(function)
+    assert_refused(job.run(), "error: double returned a list for ", "004.json")
+    assert nothing_recorded(job)
+
+
+def test_a_list_for_one_file_is_that_files_failure(job: Job) -> None:
+    job.write_function(DOUBLE.replace("    return", "    if n == 3:\n        return [n]\n    return"))
+    assert job.run().code == 1
+    (failure,) = job.failures()
+    assert failure["path"] == "003.json"
+    assert "list" in failure["message"]
+    assert "dict" in failure["message"]
+    assert job.rows() == doubled(0, 1, 2, 4, 5)
+
+
+def test_none_for_one_file_is_that_files_failure(job: Job) -> None:
+    job.write_function(DOUBLE.replace("    return", "    if n == 3:\n        return None\n    return"))
+    assert job.run().code == 1
+    assert [failure["path"] for failure in job.failures()] == ["003.json"]
+    assert job.rows() == doubled(0, 1, 2, 4, 5)
+
+
+def test_the_first_file_may_fail_when_a_later_one_gives_a_row(job: Job) -> None:
+    job.write_function(PICKY.format(bad=[0]))
+    assert job.run().code == 1
+    assert [failure["path"] for failure in job.failures()] == ["000.json"]
+    assert job.rows() == doubled(1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("first_row", [10, 30, 99])
+def test_the_first_row_may_come_late(tmp_path: Path, first_row: int) -> None:
+    job = make_job(tmp_path, 105, PICKY.format(bad=f"range({first_row})"))
+    assert job.run().code == 1
+    assert len(job.failures()) == first_row
+    assert job.rows() == doubled(*range(first_row, 105))
+
+
+def test_all_files_may_fail_when_they_are_few(job: Job) -> None:
+    job.write_function(RAISES)
+    ended = job.run()
+    assert ended.code == 1
+    assert "6 files, 6 failed" in ended.err
+    assert job.rows() == []
+    assert job.parts().keys() == {"csv/_SUCCESS", "parquet/_SUCCESS"}, "a shard without rows has no part"
+    idle = job.run()
+    assert idle.code == 1
+    assert "Nothing to do: 0 of 6 files have a row, 6 failed (r3po errors; r3po run --retry-failed)." in idle.err
+
+
+def test_a_hundred_failures_of_one_kind_stop_the_run_with_one_traceback(tmp_path: Path) -> None:
+    job = make_job(tmp_path, 120, RAISES)
+    ended = job.run("--json")
+    assert ended.code == 3
+    assert "error: the first 100 files all failed with RuntimeError: always; the rest was not tried" in ended.err
+    assert ended.err.count("Traceback") == 1
+    assert ended.err.count("raise RuntimeError('always')") == 1
+    assert "worker.py" not in ended.err
+    assert "hint:" in ended.err
+    counts = ended.json()
+    assert (counts["files"], counts["done"], counts["failed"], counts["pending"]) == (120, 0, 100, 20)
+    assert len(job.failures()) == 100
+
+
+def test_the_next_run_goes_on_after_a_hundred_failures(tmp_path: Path) -> None:
+    job = make_job(tmp_path, 120, RAISES)
+    assert job.run().code == 3
+    assert job.run().code == 1, "the other 20 are too few to stop for"
+    assert (job.status()["failed"], job.status()["pending"]) == (120, 0)
+    assert {failure["attempts"] for failure in job.failures()} == {1}
+    job.write_function(DOUBLE)
+    assert job.run().code == 0
+    assert job.rows() == doubled(*range(120))
+
+
+def test_a_hundred_failures_of_two_kinds_do_not_stop_the_run(tmp_path: Path) -> None:
+    text = (
+        "def double(filepath):\n    if filepath.endswith('7.json'):\n        return {}[7]\n" + RAISES.split("\n", 1)[1]
+    )
+    job = make_job(tmp_path, 120, text)
+    ended = job.run()
+    assert ended.code == 1
+    assert len(job.failures()) == 120
+
+
+def test_nothing_of_ours_is_on_the_screen_of_a_real_process(job: Job) -> None:
+    """The other tests call the command line in their own process; logging and warnings reach only a real screen."""
+    job.write_function("def double(filepath):\n    return []\n")
+    ended = run_process("run", "--engine", "serial", cwd=job.folder)
+    assert_refused(ended, "error: double returned a list for ")
+    job.write_function(PICKY.format(bad=[2]))
+    ended = run_process("run", "--engine", "serial", cwd=job.folder)
+    assert (ended.code, ended.out) == (1, "")
+    assert "Traceback" not in ended.err
+    assert "WARNING" not in ended.err
+    (job.working_dir / "manifest.json").write_text("{")
+    ended = run_process("run", "--engine", "serial", cwd=job.folder)
+    assert_refused(ended, f"error: {job.working_dir / 'manifest.json'}: is damaged")

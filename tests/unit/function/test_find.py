@@ -1,0 +1,610 @@
+"""How the user's function is found and loaded, and what is said when it is not."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from r3po.errors import FunctionError
+from r3po.function.find import FunctionSpec, describe_callable, find_function
+from r3po.function.fingerprint import fingerprint_name, fingerprint_source
+from r3po.function.load import extend_sys_path, load_function
+
+ROOT = Path(__file__).parents[3]
+COUNT = 'def count_fruits(filepath):\n    return {"n": len(filepath)}\n'
+BOOM = 'raise RuntimeError("this must not run")\n'
+
+
+@pytest.fixture
+def fresh_imports() -> Iterator[None]:
+    path, modules, no_bytecode = sys.path[:], dict(sys.modules), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    yield
+    sys.path[:], sys.dont_write_bytecode = path, no_bytecode
+    for name in set(sys.modules) - set(modules):
+        del sys.modules[name]
+    sys.modules.update(modules)
+
+
+pytestmark = pytest.mark.usefixtures("fresh_imports")
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def error_of(action: Callable[..., object], *arguments: object) -> str:
+    with pytest.raises(FunctionError) as caught:
+        action(*arguments)
+    return str(caught.value)
+
+
+def find_error(folder: Path, files: dict[str, str], text: str = "count.py:count") -> str:
+    return error_of(find_function, text, write(folder, files))
+
+
+def load_error(folder: Path, files: dict[str, str], text: str = "count.py:count") -> str:
+    return error_of(load_function, find_function(text, write(folder, files)))
+
+
+def load(folder: Path, files: dict[str, str], text: str = "count.py:count") -> Callable[..., object]:
+    return load_function(find_function(text, write(folder, files)))
+
+
+# Finding a function of a file
+
+
+def test_a_file_is_found_beside_the_config_whatever_the_current_folder_is(tmp_path: Path) -> None:
+    write(tmp_path, {"funcs/count_fruits.py": COUNT})
+    spec = find_function("funcs/count_fruits.py:count_fruits", tmp_path)
+    assert spec.label == "funcs/count_fruits.py:count_fruits"
+    assert (spec.kind, spec.target) == ("file", str(tmp_path / "funcs/count_fruits.py"))
+    assert spec.name == "count_fruits"
+    assert spec.sys_path[:2] == (str(tmp_path / "funcs"), str(tmp_path))
+    assert spec.fingerprint == fingerprint_source(tmp_path / "funcs/count_fruits.py", "count_fruits")
+    assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+def test_a_file_may_be_absolute_or_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"count.py": "def count(p): ..."})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_function(f"{tmp_path}/count.py:count", Path("/")).target == str(tmp_path / "count.py")
+    assert find_function("~/count.py:count", Path("/")).target == str(tmp_path / "count.py")
+
+
+def test_finding_a_function_runs_none_of_the_users_code(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {"count.py": "import pkg.helper\n" + BOOM + COUNT, "pkg/__init__.py": BOOM, "pkg/mod.py": BOOM + COUNT},
+    )
+    assert find_function("count.py:count_fruits", tmp_path).kind == "file"
+    assert find_function("pkg.mod:count_fruits", tmp_path).kind == "module"
+    assert not {"count", "pkg", "pkg.mod"} & set(sys.modules)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "count = print",
+        "from os.path import getsize as count",
+        "from os import *",
+        "class count: ...",
+        "if True:\n    def count(p): ...",
+        "try:\n    from fast import count\nexcept ImportError:\n    def count(p): ...",
+        "with open(__file__):\n    count = len",
+        "def __getattr__(name): ...",
+        "globals()['count'] = len",
+        "def make():\n    global count\n    count = len\nmake()",
+        "a, count = 1, len",
+        "for count in [len]: ...",
+        "match len:\n    case count: ...",
+        "(count := len)",
+        "count: object = len",
+        "count = 3\ncount = len",
+        "async def count(p): ...\ncount = len",
+    ],
+)
+def test_every_way_to_bind_a_name_counts(tmp_path: Path, source: str) -> None:
+    assert find_function("count.py:count", write(tmp_path, {"count.py": source})).name == "count"
+
+
+def test_a_method_may_be_named(tmp_path: Path) -> None:
+    source = "class Reader:\n    @staticmethod\n    def read(p): return {'n': 1}\n"
+    assert load(tmp_path, {"count.py": source}, "count.py:Reader.read")("x") == {"n": 1}
+
+
+def test_a_text_without_colon_is_told_the_two_forms(tmp_path: Path) -> None:
+    assert find_error(tmp_path, {"count_fruits.py": COUNT + BOOM}, "count_fruits.py") == (
+        'function "count_fruits.py" names no function\n'
+        "hint:  write file.py:name, or package.module:name\n"
+        '       did you mean "count_fruits.py:count_fruits"?'
+    )
+    assert error_of(find_function, "count", tmp_path) == (
+        'function "count" names no function\nhint:  write file.py:name, or package.module:name'
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["count.py:", ":count", "count.py:count()", "a b:count", "count.py:a.", "a..b:c", "a:1"]
+)
+def test_a_text_that_makes_no_sense_is_told_the_two_forms(tmp_path: Path, text: str) -> None:
+    assert error_of(find_function, text, tmp_path) == (
+        f'function "{text}" cannot be read\nhint:  write file.py:name, or package.module:name'
+    )
+
+
+def test_two_colons_are_one_too_many(tmp_path: Path) -> None:
+    assert error_of(find_function, "count.py::count", tmp_path) == (
+        'function "count.py::count" has two colons\nhint:  did you mean "count.py:count"?'
+    )
+
+
+def test_a_mistyped_function_is_told_the_right_one(tmp_path: Path) -> None:
+    assert find_error(tmp_path, {"count_fruits.py": COUNT}, "count_fruits.py:count_fruit") == (
+        'count_fruits.py has no function "count_fruit"\nhint:  did you mean "count_fruits"?'
+    )
+
+
+def test_a_function_unlike_all_others_is_told_what_there_is(tmp_path: Path) -> None:
+    source = COUNT + "class Weigh: ...\nLIMIT = 1\ndef _private(): ...\n"
+    assert find_error(tmp_path, {"count.py": source}, "count.py:xyz") == (
+        'count.py has no function "xyz"\nhint:  its functions: count_fruits, Weigh'
+    )
+    assert find_error(tmp_path, {"count.py": "def f():\n    def xyz(): ..."}, "count.py:xyz").startswith(
+        'count.py has no function "xyz"\n'
+    )
+
+
+def test_a_missing_file_is_told_its_neighbour(tmp_path: Path) -> None:
+    assert find_error(tmp_path, {"count_fruits.py": COUNT}, "count_fruit.py:count_fruits") == (
+        f'function file not found: {tmp_path}/count_fruit.py\nhint:  did you mean "count_fruits.py"?'
+    )
+    assert error_of(find_function, "funcs/count.py:count", tmp_path) == (
+        f"function file not found: {tmp_path}/funcs/count.py\nhint:  there is no folder {tmp_path}/funcs"
+    )
+
+
+def test_a_path_that_is_no_python_file_is_refused(tmp_path: Path) -> None:
+    assert find_error(tmp_path, {"funcs/count.ipynb": "{}"}, "funcs/count.ipynb:count") == (
+        f"{tmp_path}/funcs/count.ipynb is not a Python file (.py)\nhint:  write file.py:name, or package.module:name"
+    )
+
+
+def test_a_syntax_error_is_shown_with_its_line(tmp_path: Path) -> None:
+    assert find_error(tmp_path, {"count.py": "import os\ndef count(p:\n    pass\n"}) == (
+        "count.py has a syntax error: '(' was never closed\n  count.py:2  def count(p:"
+    )
+
+
+@pytest.mark.parametrize("source", [b"\xff\xfe\x00", b"x = '\xff'", b"\x00", b"# coding: nonsense"])
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path, source: bytes) -> None:
+    (tmp_path / "count.py").write_bytes(source)
+    assert error_of(find_function, "count.py:count", tmp_path).startswith("count.py ")
+
+
+def test_an_async_function_is_refused(tmp_path: Path) -> None:
+    expected = (
+        '"count" in count.py is an async function: calling it gives no dict\n'
+        "  count.py:1  async def count(p): ...\n"
+        "hint:  make it a plain def; it may call asyncio.run"
+    )
+    assert find_error(tmp_path, {"count.py": "async def count(p): ...\n"}) == expected
+
+
+@pytest.mark.parametrize("value", ["5", "'text'", "[len]", "{}", "{'a': len}", "f'{5}'", "(1, 2)", "None"])
+def test_a_constant_is_not_callable(tmp_path: Path, value: str) -> None:
+    assert find_error(tmp_path, {"count.py": f"def other(p): ...\ncount = {value}\n"}) == (
+        f'"count" in count.py is not callable\n  count.py:2  count = {value}\nhint:  its functions: other'
+    )
+
+
+def test_an_odd_escape_in_the_users_text_is_no_matter_of_ours(tmp_path: Path) -> None:
+    assert find_function("count.py:count", write(tmp_path, {"count.py": 'def count(p): return "\\d"'})).name == "count"
+
+
+# Finding a function of a module
+
+
+def test_a_module_is_found_beside_the_config_then_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"one/r3po_t/a.py": COUNT, "two/r3po_t/a.py": COUNT + "# 2", "two/r3po_u.py": COUNT}
+    write(tmp_path, files)
+    monkeypatch.chdir(tmp_path / "two")
+    spec = find_function("r3po_t.a:count_fruits", tmp_path / "one")
+    assert (spec.kind, spec.target, spec.label) == ("module", "r3po_t.a", "r3po_t.a:count_fruits")
+    assert spec.sys_path[:2] == (str(tmp_path / "one"), str(tmp_path / "two"))
+    assert spec.fingerprint == fingerprint_source(tmp_path / "one/r3po_t/a.py", "count_fruits")
+    assert find_function("r3po_u:count_fruits", tmp_path / "one").kind == "module"
+    assert load_function(spec)("abc") == {"n": 3}
+    assert sys.modules["r3po_t.a"].__file__ == str(tmp_path / "one/r3po_t/a.py")
+
+
+def test_an_installed_module_is_not_shadowed_by_the_folders_of_the_job(tmp_path: Path) -> None:
+    spec = find_function("json:loads", tmp_path)
+    assert str(tmp_path) not in spec.sys_path
+    assert load_function(spec) is json.loads
+    assert find_function("json.decoder:JSONDecoder.decode", tmp_path).name == "JSONDecoder.decode"
+
+
+def test_a_module_without_source_is_taken_on_trust(tmp_path: Path) -> None:
+    spec = find_function("time:time", tmp_path)
+    assert spec.fingerprint == fingerprint_name("time", "time")
+    assert error_of(load_function, find_function("time:tine", tmp_path)).startswith('time has no function "tine"\n')
+
+
+def test_a_missing_module_is_told_its_neighbour(tmp_path: Path) -> None:
+    files = {"r3po_pkg/__init__.py": "", "r3po_pkg/fruits.py": COUNT, "r3po_pkg/folder/x": ""}
+    assert find_error(tmp_path, files, "r3po_pkg.fruit:count_fruits") == (
+        'r3po_pkg has no module "fruit"\nhint:  did you mean "r3po_pkg.fruits"?'
+    )
+    assert error_of(find_function, "r3po_pgk.fruits:count_fruits", tmp_path) == (
+        f'there is no module "r3po_pgk" in {tmp_path}, the current folder or the installed packages\n'
+        'hint:  did you mean "r3po_pkg"?'
+    )
+    assert error_of(find_function, "r3po_pkg.folder:count_fruits", tmp_path).startswith(
+        '"r3po_pkg.folder" is a folder of modules, not a module\n'
+    )
+    assert error_of(find_function, "__main__:count", tmp_path).startswith('there is no module "__main__"')
+
+
+def test_a_mistyped_function_of_a_module_is_told_the_right_one(tmp_path: Path) -> None:
+    assert find_error(tmp_path, {"r3po_pkg/__init__.py": "", "r3po_pkg/a.py": COUNT}, "r3po_pkg.a:count_fruit") == (
+        'r3po_pkg.a has no function "count_fruit"\nhint:  did you mean "count_fruits"?'
+    )
+
+
+# Loading
+
+
+def test_a_file_imports_the_modules_beside_it(tmp_path: Path) -> None:
+    files = {
+        "funcs/count.py": "from r3po_h import g\ndef count(p): return g(p)",
+        "funcs/r3po_h.py": "def g(p): return {'p': p}",
+    }
+    assert load(tmp_path, files, "funcs/count.py:count")("x") == {"p": "x"}
+
+
+def test_a_file_imports_from_the_folder_of_the_config(tmp_path: Path) -> None:
+    files = {"r3po_f/count.py": "from r3po_f.h import g\ncount = g", "r3po_f/h.py": "def g(p): return {'p': p}"}
+    assert load(tmp_path, files, "r3po_f/count.py:count")("x") == {"p": "x"}
+
+
+def test_a_file_behind_a_link_imports_the_modules_beside_it(tmp_path: Path) -> None:
+    write(tmp_path, {"real/r3po_c.py": "from r3po_h import g as count", "real/r3po_h.py": "def g(p): return {'p': p}"})
+    (tmp_path / "r3po_c.py").symlink_to("real/r3po_c.py")
+    assert load_function(find_function("r3po_c.py:count", tmp_path))("x") == {"p": "x"}
+
+
+def test_a_file_in_a_package_may_import_relatively(tmp_path: Path) -> None:
+    files = {
+        "r3po_p/__init__.py": "",
+        "r3po_p/sub/__init__.py": "",
+        "r3po_p/sub/count.py": "from ..h import g\nfrom . import k\ndef count(p): return g(p)",
+        "r3po_p/sub/k.py": "",
+        "r3po_p/h.py": "def g(p): return {'p': p}",
+    }
+    spec = find_function("r3po_p/sub/count.py:count", write(tmp_path, files))
+    assert spec.sys_path[0] == str(tmp_path)
+    assert str(tmp_path / "r3po_p/sub") not in spec.sys_path
+    assert load_function(spec)("x") == {"p": "x"}
+    assert load_function(spec).__module__ == "r3po_p.sub.count"
+
+
+def test_a_file_beside_an_accidental_init_imports_its_neighbours_by_their_bare_names(tmp_path: Path) -> None:
+    files = {
+        "r3po_p/__init__.py": "",
+        "r3po_p/r3po_h.py": COUNT,
+        "r3po_p/count.py": "from r3po_h import count_fruits as count",
+    }
+    assert load(tmp_path, files, "r3po_p/count.py:count")("abc") == {"n": 3}
+
+
+def test_a_folder_with_the_name_of_a_loaded_package_is_no_hindrance(tmp_path: Path) -> None:
+    files = {"json/__init__.py": BOOM, "json/count.py": COUNT}
+    assert load(tmp_path, files, "json/count.py:count_fruits")("abc") == {"n": 3}
+    assert sys.modules["json"] is json
+
+
+def test_the_init_file_of_a_package_may_hold_the_function(tmp_path: Path) -> None:
+    files = {
+        "r3po_p/__init__.py": "from .h import g\ndef count(p): return g(p)",
+        "r3po_p/h.py": "def g(p): return {'p': p}",
+    }
+    assert load(tmp_path, files, "r3po_p/__init__.py:count")("x") == {"p": "x"}
+
+
+def test_a_file_is_imported_once_under_its_own_name(tmp_path: Path) -> None:
+    spec = find_function("r3po_once.py:count_fruits", write(tmp_path, {"r3po_once.py": COUNT}))
+    assert load_function(spec) is load_function(spec)
+    assert load_function(spec).__module__ == "r3po_once"
+    assert sys.path.count(str(tmp_path)) == 1
+
+
+def test_a_file_with_the_name_of_another_module_is_imported_under_a_private_one(tmp_path: Path) -> None:
+    write(tmp_path, {"a/json.py": COUNT, "b/json.py": COUNT, "a b/two words.py": COUNT})
+    names = [
+        load_function(find_function(text, tmp_path)).__module__
+        for text in ("a/json.py:count_fruits", "b/json.py:count_fruits", "a b/two words.py:count_fruits")
+    ]
+    assert names[0] == "_r3po_user_json"
+    assert names[1].startswith("_r3po_user_json_")
+    assert names[2] == "_r3po_user_two words"
+    assert sys.modules["json"] is json
+
+
+def test_a_module_is_known_while_it_runs_since_dataclasses_and_pickle_ask_for_it(tmp_path: Path) -> None:
+    source = (
+        "from __future__ import annotations\nimport dataclasses, pickle\n"
+        "@dataclasses.dataclass\nclass Row:\n    n: int\n"
+        "def count(p): return dataclasses.asdict(pickle.loads(pickle.dumps(Row(1))))\n"
+    )
+    assert load(tmp_path, {"r3po_data.py": source}, "r3po_data.py:count")("x") == {"n": 1}
+
+
+def test_the_decorated_function_is_what_is_loaded(tmp_path: Path) -> None:
+    source = "def deco(f): return lambda p: {'deco': f(p)}\n@deco\ndef count(p): return p\n"
+    assert load(tmp_path, {"r3po_deco.py": source}, "r3po_deco.py:count")("x") == {"deco": "x"}
+
+
+def test_a_file_that_vanished_is_told(tmp_path: Path) -> None:
+    spec = find_function("count.py:count_fruits", write(tmp_path, {"count.py": COUNT}))
+    (tmp_path / "count.py").unlink()
+    assert error_of(load_function, spec) == (
+        f"function file not found: {tmp_path}/count.py\n"
+        "hint:  on a cluster, the function must be on storage that all nodes share"
+    )
+
+
+def test_a_module_that_is_not_here_is_told_apart_from_one_that_imports_what_is_not_here(tmp_path: Path) -> None:
+    gone = FunctionSpec("r3po_gone.a:count", "module", "r3po_gone.a", "count", (), "0" * 16)
+    assert error_of(load_function, gone) == 'there is no module "r3po_gone"\n  for function r3po_gone.a:count'
+    files = {"r3po_here/__init__.py": "", "r3po_here/a.py": "import r3po_here.b\n" + COUNT}
+    assert load_error(tmp_path, files, "r3po_here.a:count_fruits") == (
+        "r3po_here.a failed to import r3po_here.b\n"
+        "  r3po_here/a.py:1  import r3po_here.b\n"
+        f"hint:  is it installed for {sys.executable}?"
+    )
+
+
+def test_a_missing_package_is_named_with_the_line_that_imports_it(tmp_path: Path) -> None:
+    files = {"count.py": "import os\nimport r3po_h\n" + COUNT, "r3po_h.py": "\n\nimport r3po_lz4.frame\n"}
+    assert load_error(tmp_path, files, "count.py:count_fruits") == (
+        "count.py failed to import r3po_lz4\n"
+        "  count.py:2  import r3po_h\n"
+        "  r3po_h.py:3  import r3po_lz4.frame\n"
+        f"hint:  is it installed for {sys.executable}?"
+    )
+
+
+def test_an_exception_at_import_is_shown_with_the_users_traceback_alone(tmp_path: Path) -> None:
+    source = "def read():\n    return {}['rules']\nRULES = read()\n" + COUNT
+    lines = load_error(tmp_path, {"count.py": source}, "count.py:count_fruits").splitlines()
+    assert [line for line in lines if line.strip("~^ ")] == [
+        "count.py raised KeyError while it was imported: 'rules'",
+        f'    File "{tmp_path}/count.py", line 3, in <module>',
+        "      RULES = read()",
+        f'    File "{tmp_path}/count.py", line 2, in read',
+        "      return {}['rules']",
+        "  KeyError: 'rules'",
+    ]
+
+
+def test_a_failed_import_leaves_no_module_behind(tmp_path: Path) -> None:
+    load_error(tmp_path, {"r3po_fails.py": "1 / 0\n" + COUNT}, "r3po_fails.py:count_fruits")
+    assert "r3po_fails" not in sys.modules
+
+
+def test_an_exception_whose_text_cannot_be_had_is_reported_all_the_same(tmp_path: Path) -> None:
+    source = "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd\n" + COUNT
+    assert "raised Odd while it was imported: (its message cannot be shown)" in load_error(
+        tmp_path, {"count.py": source}, "count.py:count_fruits"
+    )
+
+
+def test_a_long_message_at_import_is_cut(tmp_path: Path) -> None:
+    source = "raise ValueError('x' * 10_000_000 + '\\n')\n" + COUNT
+    assert len(load_error(tmp_path, {"count.py": source}, "count.py:count_fruits")) < 1500
+
+
+def test_a_syntax_error_in_a_helper_names_the_helper(tmp_path: Path) -> None:
+    files = {"count.py": "import r3po_h\n" + COUNT, "r3po_h.py": "x = = 1\n"}
+    assert load_error(tmp_path, files, "count.py:count_fruits") == (
+        "r3po_h.py has a syntax error: invalid syntax\n  r3po_h.py:1  x = = 1"
+    )
+
+
+def test_a_script_that_exits_at_import_is_told_of_the_main_block(tmp_path: Path) -> None:
+    assert load_error(tmp_path, {"count.py": COUNT + "import sys\nsys.exit(3)\n"}, "count.py:count_fruits") == (
+        "count.py called sys.exit(3) while it was imported\n"
+        "  count.py:4  sys.exit(3)\n"
+        'hint:  put what the script does under: if __name__ == "__main__":'
+    )
+
+
+def test_a_script_that_starts_a_job_at_import_is_told_of_the_main_block(tmp_path: Path) -> None:
+    source = COUNT + "from r3po.errors import LockedError\nraise LockedError('in use')\n"
+    message = load_error(tmp_path, {"count.py": source}, "count.py:count_fruits")
+    assert message.startswith("count.py raised LockedError while it was imported: in use\n")
+    assert message.endswith('hint:  put what the script does under: if __name__ == "__main__":')
+
+
+def test_ctrl_c_during_the_import_stays_ctrl_c(tmp_path: Path) -> None:
+    spec = find_function("count.py:count_fruits", write(tmp_path, {"count.py": COUNT + "raise KeyboardInterrupt\n"}))
+    with pytest.raises(KeyboardInterrupt):
+        load_function(spec)
+
+
+def test_a_name_that_only_the_import_can_tell_is_checked_then(tmp_path: Path) -> None:
+    star = "from math import *\n"
+    assert load_error(tmp_path, {"a.py": star + COUNT}, "a.py:count_fruit") == (
+        'a.py has no function "count_fruit"\nhint:  did you mean "count_fruits"?'
+    )
+    assert load_error(tmp_path, {"b.py": star}, "b.py:pi") == '"pi" in b.py is not callable: it is 3.141592653589793'
+    source = "def deco(f):\n    async def inner(p): ...\n    return inner\n@deco\ndef count(p): ...\n"
+    assert load_error(tmp_path, {"c.py": source}, "c.py:count").startswith('"count" in c.py is an async function')
+
+
+def test_missing_folders_are_put_in_front_in_their_order() -> None:
+    sys.path[:] = ["/a", "/b"]
+    extend_sys_path(("/c", "/b", "/d"))
+    assert sys.path == ["/c", "/d", "/a", "/b"]
+
+
+# Callables
+
+
+def import_module(folder: Path, files: dict[str, str], name: str) -> types.ModuleType:
+    sys.path.insert(0, str(write(folder, files)))
+    importlib.invalidate_caches()
+    return importlib.import_module(name)
+
+
+def test_a_function_of_a_module_beside_the_script_is_the_same_as_the_one_of_the_config(tmp_path: Path) -> None:
+    module = import_module(tmp_path, {"r3po_count.py": COUNT}, "r3po_count")
+    spec = describe_callable(module.count_fruits)
+    named = find_function("r3po_count.py:count_fruits", tmp_path)
+    assert (spec.label, spec.kind, spec.target, spec.name) == (named.label, named.kind, named.target, named.name)
+    assert spec.fingerprint == named.fingerprint
+    assert spec.value is None
+    assert spec.sys_path[0] == str(tmp_path)
+    assert load_function(spec) is module.count_fruits
+
+
+def test_a_function_of_a_package_goes_by_its_dotted_name(tmp_path: Path) -> None:
+    module = import_module(tmp_path, {"r3po_p/a.py": COUNT}, "r3po_p.a")
+    spec = describe_callable(module.count_fruits)
+    assert (spec.label, spec.kind, spec.target) == ("r3po_p.a:count_fruits", "module", "r3po_p.a")
+    assert str(tmp_path) in spec.sys_path
+    assert spec.fingerprint == find_function("r3po_p/a.py:count_fruits", tmp_path).fingerprint
+    assert spec.fingerprint == find_function("r3po_p.a:count_fruits", tmp_path).fingerprint
+
+
+def test_a_module_that_left_the_search_path_goes_by_its_file(tmp_path: Path) -> None:
+    module = import_module(tmp_path, {"r3po_p/__init__.py": "", "r3po_p/a.py": COUNT}, "r3po_p.a")
+    sys.path.remove(str(tmp_path))
+    spec = describe_callable(module.count_fruits)
+    assert (spec.kind, spec.target) == ("file", str(tmp_path / "r3po_p/a.py"))
+    assert spec.sys_path[0] == str(tmp_path)
+
+
+def test_library_functions_classes_and_methods_go_by_name() -> None:
+    cases: list[tuple[Callable[..., object], str, str]] = [
+        (json.loads, "module", "loads"),
+        (len, "module", "len"),
+        (json.JSONDecoder, "module", "JSONDecoder"),
+        (json.JSONDecoder.decode, "module", "JSONDecoder.decode"),
+    ]
+    for func, kind, name in cases:
+        spec = describe_callable(func)
+        assert (spec.kind, spec.name) == (kind, name)
+        assert load_function(spec) == func
+
+
+class Scorer:
+    def __call__(self, filepath: str) -> dict[str, object]:
+        return {"n": 1}
+
+
+def test_what_has_no_name_of_its_own_goes_by_value() -> None:
+    def local(filepath: str) -> dict[str, object]:
+        return {}
+
+    here = "test_what_has_no_name_of_its_own_goes_by_value.<locals>"
+    cases: list[tuple[Callable[..., object], str]] = [
+        (local, f"{here}.local"),
+        (lambda p: {}, f"{here}.<lambda>"),
+        (functools.partial(write, files={}), "partial(write)"),
+        (Scorer(), "Scorer"),
+        (Scorer().__call__, "Scorer.__call__"),
+    ]
+    for func, name in cases:
+        spec = describe_callable(func)
+        assert (spec.kind, spec.target, spec.name, spec.value) == ("value", "", name, func)
+        assert load_function(spec) is func
+
+
+def test_what_is_not_callable_is_refused(tmp_path: Path) -> None:
+    refuse: Callable[..., object] = describe_callable
+    assert error_of(refuse, "count.py:count") == (
+        "f must be a function that takes a file's path, not 'count.py:count'\n"
+        "hint:  pass the function itself, or write function: count.py:count in the config"
+    )
+    assert error_of(refuse, {}) == "f must be a function that takes a file's path, not a dict"
+
+    async def count(filepath: str) -> None: ...
+
+    assert 'count" is an async function: calling it gives no dict' in error_of(refuse, count)
+
+
+def test_the_search_path_of_a_worker_holds_the_drivers_own_folders_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lib").mkdir()
+    monkeypatch.chdir(tmp_path)
+    sys.path[:] = ["", "lib", str(tmp_path / "gone"), str(tmp_path / "lib"), *sys.path]
+    found = describe_callable(lambda p: {}).sys_path
+    assert found[:2] == (str(tmp_path), str(tmp_path / "lib"))
+    assert str(tmp_path / "gone") not in found
+    assert not [folder for folder in found if "site-packages" in folder or folder == os.path.dirname(os.__file__)]
+
+
+SCRIPT = """\
+import json, sys
+sys.path.insert(0, {root!r})
+from r3po.function.find import describe_callable, find_function
+from r3po.function.load import load_function
+from pathlib import Path
+
+def count(filepath):
+    return {{"n": 1}}
+
+spec, named = describe_callable(count), find_function("main.py:count", Path("."))
+print(json.dumps([spec.kind, spec.label, spec.name, spec.sys_path[1], spec.fingerprint == named.fingerprint]))
+assert load_function(named) is count
+"""
+
+
+def test_a_function_of_the_script_goes_by_value_and_the_script_runs_once(tmp_path: Path) -> None:
+    write(tmp_path, {"main.py": SCRIPT.format(root=str(ROOT))})
+    done = subprocess.run([sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["value", "main.py:count", "count", str(tmp_path), True]
+
+
+def test_a_function_of_the_shell_goes_by_value() -> None:
+    source = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom r3po.function.find import describe_callable\n"
+    source += (
+        "def count(p): return {}\nspec = describe_callable(count)\nprint(spec.kind, spec.label, len(spec.fingerprint))"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout == "value __main__:count 16\n"
+
+
+def test_a_worker_loads_what_the_driver_described_from_another_folder(tmp_path: Path) -> None:
+    """Today's usual failure: the worker starts elsewhere, with another search path, and does not find the module."""
+    files = {
+        "app/r3po_p/__init__.py": "",
+        "app/r3po_p/a.py": "import r3po_h\ncount = r3po_h.g\n" + COUNT,
+        "lib/r3po_h.py": "g = len",
+    }
+    sys.path.insert(0, str(tmp_path / "lib"))
+    module = import_module(tmp_path, files, "app.r3po_p.a")
+    spec = describe_callable(module.count_fruits)
+    (tmp_path / "spec").write_bytes(pickle.dumps(spec))
+    worker = f"import pickle, sys; sys.path.insert(0, {str(ROOT)!r})\nfrom r3po.function.load import load_function\n"
+    worker += f"print(load_function(pickle.load(open({str(tmp_path / 'spec')!r}, 'rb')))('abc'))"
+    done = subprocess.run([sys.executable, "-c", worker], cwd="/", capture_output=True, text=True, check=True)
+    assert done.stdout == "{'n': 3}\n"

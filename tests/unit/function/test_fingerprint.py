@@ -1,0 +1,565 @@
+"""When two versions of a function count as the same, and when not."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from r3po.function.fingerprint import fingerprint_callable, fingerprint_name, fingerprint_source
+
+ROOT = Path(__file__).parents[3]
+
+COUNT = '''\
+"""Counts fruits."""
+import json
+from functools import lru_cache
+
+from helper import weigh
+
+LIMIT = 5
+UNUSED = 1
+
+
+def count(filepath):
+    """Return one row."""
+    # the file is small
+    with open(filepath) as file:
+        data = json.load(file)
+    return {"n": min(len(data), LIMIT), "kg": weigh(data)}
+
+
+def other(filepath):
+    return {}
+'''
+HELPER = """\
+FACTOR = 2
+
+def weigh(data):
+    return FACTOR * len(data)
+
+def unrelated():
+    return 1
+"""
+
+
+@pytest.fixture
+def fresh_imports() -> Iterator[None]:
+    path, modules, no_bytecode = sys.path[:], dict(sys.modules), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # a file that is changed within a second would keep its old bytecode
+    yield
+    sys.path[:], sys.dont_write_bytecode = path, no_bytecode
+    for name in set(sys.modules) - set(modules):
+        del sys.modules[name]
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def fingerprint(folder: Path, files: dict[str, str], where: str = "count.py", name: str = "count") -> str:
+    shutil.rmtree(folder, ignore_errors=True)
+    return fingerprint_source(write(folder, files) / where, name)
+
+
+def execute(source: str, name: str = "count") -> Callable[..., object]:
+    """Make a function that has no source, as in a Python shell."""
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec(source, names)
+    func = names[name]
+    assert callable(func)
+    return func
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("# the file is small", "# the file is large"),
+        ('"""Return one row."""', '"""Return a row."""'),
+        ('    """Return one row."""\n', ""),
+        ('"""Counts fruits."""', "# -*- coding: utf-8 -*-\n\n\n"),
+        ('{"n": min(len(data), LIMIT), "kg"', "{\n        'n': min( len(data), LIMIT ),\n        'kg'"),
+        ("UNUSED = 1", "UNUSED = 2"),
+        ("def other(filepath):\n    return {}", "def other(filepath):\n    return {'a': 1}"),
+        ("import weigh", "import unrelated, weigh"),
+        ("import json", "import os, json"),
+    ],
+)
+def test_what_the_function_does_not_use_leaves_the_fingerprint(tmp_path: Path, before: str, after: str) -> None:
+    assert before in COUNT
+    first = fingerprint(tmp_path / "a", {"count.py": COUNT, "helper.py": HELPER})
+    assert fingerprint(tmp_path / "a", {"count.py": COUNT.replace(before, after), "helper.py": HELPER}) == first
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("min(len", "max(len"),
+        ("LIMIT = 5", "LIMIT = 6"),
+        ("LIMIT = 5", "LIMIT = 5.0"),
+        ("LIMIT = 5", "if True:\n    LIMIT = 5"),
+        ("import json", "import simplejson as json"),
+        ("def count(filepath)", "def count(filepath, limit=3)"),
+        ("def count(", "@lru_cache\ndef count("),
+        ("from helper import weigh", "def weigh(data): return 0"),
+    ],
+)
+def test_what_the_function_uses_changes_the_fingerprint(tmp_path: Path, before: str, after: str) -> None:
+    assert before in COUNT
+    first = fingerprint(tmp_path / "a", {"count.py": COUNT, "helper.py": HELPER})
+    assert fingerprint(tmp_path / "a", {"count.py": COUNT.replace(before, after), "helper.py": HELPER}) != first
+
+
+def test_a_fingerprint_is_16_hex_characters(tmp_path: Path) -> None:
+    found = fingerprint(tmp_path / "a", {"count.py": COUNT, "helper.py": HELPER})
+    assert len(found) == 16
+    assert int(found, 16)
+
+
+def test_two_functions_of_one_file_differ_even_if_each_calls_the_other(tmp_path: Path) -> None:
+    files = {"count.py": "def one(p): return two(p)\ndef two(p): return one(p)\n"}
+    assert fingerprint(tmp_path / "a", files, name="one") != fingerprint(tmp_path / "a", files, name="two")
+
+
+# Helper modules
+
+
+SIBLINGS = {
+    "from": ("from helper import g\ndef count(p): return {'n': g(p)}", "helper.py"),
+    "renamed": ("from helper import g as h\ndef count(p): return {'n': h(p)}", "helper.py"),
+    "module": ("import helper\ndef count(p): return {'n': helper.g(p)}", "helper.py"),
+    "in_function": ("def count(p):\n    from helper import g\n    return {'n': g(p)}", "helper.py"),
+    "module_in_function": ("def count(p):\n    import helper as h\n    return {'n': h.g(p)}", "helper.py"),
+    "star": ("from helper import *\ndef count(p): return {'n': g(p)}", "helper.py"),
+    "in_try": (
+        "try:\n    from helper import g\nexcept ImportError:\n    g = len\ndef count(p): return g(p)",
+        "helper.py",
+    ),
+    "package": ("import lib.helper\ndef count(p): return {'n': lib.helper.g(p)}", "lib/helper.py"),
+    "from_folder": ("from lib import helper\ndef count(p): return {'n': helper.g(p)}", "lib/helper.py"),
+    "in_class": ("import helper\nclass count:\n    def __call__(self, p): return helper.g(p)", "helper.py"),
+}
+
+
+@pytest.mark.parametrize("form", SIBLINGS)
+def test_a_helper_counts_however_it_is_imported_and_its_neighbour_does_not(tmp_path: Path, form: str) -> None:
+    source, place = SIBLINGS[form]
+    helper = "K = 1\ndef g(p): return K\ndef neighbour(): return 1\n"
+    first = fingerprint(tmp_path / "a", {"count.py": source, place: helper})
+    for changed in ("K = 2", "K = 1\nprint = len"):
+        is_used = changed == "K = 2"
+        files = {"count.py": source, place: helper.replace("K = 1", changed)}
+        assert (fingerprint(tmp_path / "a", files) != first) == is_used
+    neighbour = {"count.py": source, place: helper.replace("return 1", "return 2")}
+    assert fingerprint(tmp_path / "a", neighbour) == first
+
+
+def test_a_module_that_is_passed_on_counts_as_a_whole_but_for_its_main_block(tmp_path: Path) -> None:
+    count = "import helper\ndef count(p): return getattr(helper, p)()"
+    main = "\nif __name__ == '__main__':\n    print(1)\n"
+    first = fingerprint(tmp_path / "a", {"count.py": count, "helper.py": HELPER + main})
+    changed = HELPER.replace("return 1", "return 2") + main
+    assert fingerprint(tmp_path / "a", {"count.py": count, "helper.py": changed}) != first
+    changed = HELPER + main.replace("print(1)", "print(2)")
+    assert fingerprint(tmp_path / "a", {"count.py": count, "helper.py": changed}) == first
+
+
+PACKAGE = {
+    "pkg/__init__.py": "from .sub.deep import g\nOTHER = 1\n",
+    "pkg/count.py": "from . import g\nfrom .limits import LIMIT\nfrom pkg.sub import deep\n"
+    "def count(p): return {'n': g(p), 'm': LIMIT, 'd': deep.D}",
+    "pkg/limits.py": "LIMIT = 1",
+    "pkg/sub/__init__.py": "from . import deep\n",
+    "pkg/sub/deep.py": "from .. import limits\nD = 1\nE = 1\ndef g(p): return limits.LIMIT",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "is_used"),
+    [
+        ("pkg/limits.py", "1", "2", True),
+        ("pkg/sub/deep.py", "limits.LIMIT", "-limits.LIMIT", True),
+        ("pkg/sub/deep.py", "D = 1", "D = 2", True),
+        ("pkg/sub/deep.py", "E = 1", "E = 2", False),
+        ("pkg/__init__.py", "OTHER = 1", "OTHER = 2", False),
+    ],
+)
+def test_imports_within_a_package_are_followed(
+    tmp_path: Path, file: str, before: str, after: str, is_used: bool
+) -> None:
+    first = fingerprint(tmp_path / "a", PACKAGE, "pkg/count.py")
+    changed = {**PACKAGE, file: PACKAGE[file].replace(before, after)}
+    assert (fingerprint(tmp_path / "a", changed, "pkg/count.py") != first) == is_used
+
+
+def test_a_file_names_its_own_folder_as_a_package_without_init(tmp_path: Path) -> None:
+    files = {
+        "funcs/count.py": "from funcs.util import g\ndef count(p): return g(p)",
+        "funcs/util.py": "def g(p): return 1",
+    }
+    first = fingerprint(tmp_path / "a", files, "funcs/count.py")
+    assert fingerprint(tmp_path / "a", {**files, "funcs/util.py": "def g(p): return 2"}, "funcs/count.py") != first
+
+
+def test_modules_outside_of_the_folder_count_by_their_import_alone(tmp_path: Path) -> None:
+    files = {"app/count.py": "import shared\ndef count(p): return shared.g(p)", "shared.py": "def g(p): return 1"}
+    first = fingerprint(tmp_path / "a", files, "app/count.py")
+    assert fingerprint(tmp_path / "a", {**files, "shared.py": "def g(p): return 2"}, "app/count.py") == first
+
+
+def test_installed_neighbours_do_not_count(tmp_path: Path) -> None:
+    folder = "lib/site-packages"
+    files = {
+        f"{folder}/count.py": "import other\ndef count(p): return other.g(p)",
+        f"{folder}/other.py": "def g(p): ...",
+    }
+    first = fingerprint(tmp_path / "a", files, f"{folder}/count.py")
+    changed = {**files, f"{folder}/other.py": "def g(p): return 2"}
+    assert fingerprint(tmp_path / "a", changed, f"{folder}/count.py") == first
+
+
+def test_a_helper_that_is_no_python_counts_by_its_bytes(tmp_path: Path) -> None:
+    first = fingerprint(tmp_path / "a", {"count.py": COUNT, "helper.py": "def ("})
+    assert first == fingerprint(tmp_path / "b", {"count.py": COUNT, "helper.py": "def ("})
+    assert first != fingerprint(tmp_path / "b", {"count.py": COUNT, "helper.py": "def ["})
+
+
+def test_modules_that_import_each_other_are_walked_once(tmp_path: Path) -> None:
+    files = {
+        "count.py": "from helper import *\nfrom helper import g\nX = 1\ndef count(p): return g(p) + missing",
+        "helper.py": "from count import *\nimport count\ndef g(p): return count.X",
+    }
+    first = fingerprint(tmp_path / "a", files)
+    changed = {**files, "count.py": files["count.py"].replace("X = 1", "X = 2")}
+    assert fingerprint(tmp_path / "a", changed) != first
+
+
+def test_a_function_is_the_same_where_it_is_imported_or_given_another_name(tmp_path: Path) -> None:
+    main = (
+        "import lib.helper as h\nfrom lib import helper\nfrom lib.helper import weigh\ncount = weigh\nagain = h.weigh\n"
+    )
+    write(tmp_path, {"main.py": main, "lib/helper.py": HELPER})
+    written = fingerprint_source(tmp_path / "lib/helper.py", "weigh")
+    for name in ("weigh", "count", "again", "helper.weigh"):
+        assert fingerprint_source(tmp_path / "main.py", name) == written
+
+
+def test_moving_or_linking_the_folder_leaves_the_fingerprint(tmp_path: Path) -> None:
+    first = fingerprint(tmp_path / "a", {"count.py": COUNT, "helper.py": HELPER})
+    assert fingerprint(tmp_path / "b/c", {"count.py": COUNT, "helper.py": HELPER}) == first
+    (tmp_path / "link").symlink_to("b/c")
+    (tmp_path / "link.py").symlink_to("b/c/count.py")
+    assert fingerprint_source(tmp_path / "link/count.py", "count") == first
+    assert fingerprint_source(tmp_path / "link.py", "count") == first
+
+
+# What a name means
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "x = p\n    return x",
+        "for x in p: pass\n    return x",
+        "return [x for x in p]",
+        "return (lambda x: x)(p)",
+        "with open(p) as x:\n        return x",
+        "def g(x): return x\n    return g(p)",
+        "match p:\n        case [x, *_]: return x",
+        "def x(): return 1\n    return x()",
+        "return p.x",
+    ],
+)
+def test_a_local_name_is_not_the_global_one(tmp_path: Path, body: str) -> None:
+    source = "x = 1\ndef count(p):\n    " + body
+    first = fingerprint(tmp_path / "a", {"count.py": source})
+    assert fingerprint(tmp_path / "a", {"count.py": source.replace("x = 1", "x = 2", 1)}) == first
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return [y for y in x]",
+        "[x for x in p]\n    return x",
+        "global x\n    x = x + 1\n    return x",
+        "def g(): return x\n    return g()",
+        "return (lambda y=x: y)()",
+        "return f'{p:{x}}'",
+        "class A:\n        y = x\n    return A.y",
+        "@x\n    def g(): ...\n    return g",
+    ],
+)
+def test_a_global_name_is_found_wherever_it_is_used(tmp_path: Path, body: str) -> None:
+    source = "x = 1\ndef count(p):\n    " + body
+    first = fingerprint(tmp_path / "a", {"count.py": source})
+    assert fingerprint(tmp_path / "a", {"count.py": source.replace("x = 1", "x = 2", 1)}) != first
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "TABLE['b'] = {}",
+        "TABLE.update(b={})",
+        "TABLE.b.c = {}",
+        "def fill():\n    global TABLE\n    TABLE = {}",
+        "if True:\n    TABLE = {}",
+        "for TABLE in [{}]: pass",
+        "with open({}) as TABLE: pass",
+    ],
+)
+def test_what_alters_a_constant_counts_with_it(tmp_path: Path, statement: str) -> None:
+    source = "TABLE = dict(a=1)\n{}\ndef count(p): return TABLE[p]"
+    one, two = (source.format(statement.replace("{}", value)) for value in ("1", "2"))
+    assert fingerprint(tmp_path / "a", {"count.py": one}) != fingerprint(tmp_path / "a", {"count.py": two})
+
+
+def test_a_call_that_alters_a_library_does_not_count(tmp_path: Path) -> None:
+    source = "import logging\nlogging.basicConfig(level=1)\ndef count(p): return logging.getLogger(p)"
+    first = fingerprint(tmp_path / "a", {"count.py": source})
+    assert fingerprint(tmp_path / "a", {"count.py": source.replace("level=1", "level=2")}) == first
+
+
+def test_the_condition_of_a_binding_counts(tmp_path: Path) -> None:
+    source = "import sys\nif sys.platform == 'linux':\n    K = 1\nelse:\n    K = 2\ndef count(p): return K"
+    first = fingerprint(tmp_path / "a", {"count.py": source})
+    assert fingerprint(tmp_path / "a", {"count.py": source.replace("==", "!=")}) != first
+
+
+@pytest.mark.parametrize("value", ["0x1" + "0" * 5000, "1e999", "'\\ud800'", "b'\\xff'", "...", "-0.0", "3j"])
+def test_every_constant_has_a_fingerprint(tmp_path: Path, value: str) -> None:
+    assert fingerprint(tmp_path / "a", {"count.py": f"K = {value}\ndef count(p): return K"})
+
+
+def test_an_expression_too_deep_to_walk_counts_by_the_bytes_of_its_file(tmp_path: Path) -> None:
+    source = "def count(p): return " + "+".join(["p"] * 3000)
+    first = fingerprint(tmp_path / "a", {"count.py": source})
+    assert fingerprint(tmp_path / "a", {"count.py": source}) == first
+    assert fingerprint(tmp_path / "a", {"count.py": source + "+1"}) != first
+
+
+def test_the_fingerprint_is_known(tmp_path: Path) -> None:
+    """It must be the same on every version of Python and in every release: rows are kept or done again by it."""
+    assert fingerprint(tmp_path / "a", {"count.py": COUNT, "helper.py": HELPER}) == "429caaca7328d2e5"
+
+
+# Callables
+
+
+MANY = """\
+import functools
+
+def deco(f):
+    @functools.wraps(f)
+    def inner(*args):
+        return f(*args)
+    return inner
+
+@deco
+def wrapped(p): return {}
+
+@functools.lru_cache
+def cached(p): return {}
+
+class Reader:
+    @classmethod
+    def read(cls, p): return {}
+    @staticmethod
+    def get(p): return {}
+
+small = lambda p: {}
+
+def plain(p, k=3): return {}
+"""
+
+
+@pytest.mark.usefixtures("fresh_imports")
+def test_an_imported_function_has_the_fingerprint_of_its_file(tmp_path: Path) -> None:
+    write(tmp_path, {"r3po_t_many.py": MANY})
+    sys.path.insert(0, str(tmp_path))
+    module = importlib.import_module("r3po_t_many")
+    for name in ("wrapped", "cached", "Reader", "Reader.read", "Reader.get", "small", "plain"):
+        func = functools.reduce(getattr, name.split("."), module)
+        assert fingerprint_callable(func) == fingerprint_source(tmp_path / "r3po_t_many.py", name), name  # type: ignore[arg-type]
+
+
+SCRIPT = """\
+import functools, json, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from r3po.function.fingerprint import fingerprint_callable, fingerprint_source
+from helper import weigh
+
+LIMIT = 5
+
+def count(filepath):
+    return {{"kg": weigh(filepath), "n": LIMIT, "s": {{"a", "b", "c"}} & {{"d"}}}}
+
+small = lambda p: {{"n": LIMIT}}
+
+def make(k, bag=frozenset({{"a", "b", "c", "d"}})):
+    def inner(p):
+        return {{"n": k, "b": bag, "c": {{"x", "y", "z"}}}}
+    return inner
+
+class Counter:
+    def __call__(self, p):
+        return {{"n": 1}}
+
+names = {{"__name__": "__main__"}}
+exec("TAGS = {{'a', 'b', 'c'}}\\ndef shell(p): return p in {{'a', 'b', 'c'}} and TAGS", names)
+many = [make(1), functools.partial(count, k=object()), Counter(), names["shell"], lambda p: {{}}]
+
+if __name__ == "__main__":
+    found = [fingerprint_callable(f) for f in (count, small, *many)]
+    print(json.dumps([*(fingerprint_source(Path(__file__), name) for name in ("count", "small")), *found]))
+"""
+
+
+def test_a_script_has_one_fingerprint_in_every_process_and_as_a_file(tmp_path: Path) -> None:
+    write(tmp_path, {"main.py": SCRIPT.format(root=str(ROOT)), "helper.py": HELPER})
+    answers = []
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "main.py"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        answers.append(json.loads(done.stdout))
+    assert answers[0] == answers[1]
+    assert answers[0][:2] == answers[0][2:4]
+    assert answers[0][0] == fingerprint_source(tmp_path / "main.py", "count")
+    assert len(set(answers[0])) == 7
+
+
+def adder(k: object) -> Callable[[str], object]:
+    return lambda p: (p, k)
+
+
+def test_a_closure_counts_the_values_it_holds() -> None:
+    for one, two in [(1, 2), (1, 1.0), ("a", "b"), ((1, 2), (2, 1)), ({"a": 1}, {"a": 2}), (Path("a"), Path("b"))]:
+        assert fingerprint_callable(adder(one)) != fingerprint_callable(adder(two))
+        assert fingerprint_callable(adder(one)) == fingerprint_callable(adder(one))
+
+
+def test_a_closure_counts_the_functions_it_holds() -> None:
+    assert fingerprint_callable(adder(adder(1))) != fingerprint_callable(adder(adder(2)))
+    assert fingerprint_callable(adder(json.loads)) != fingerprint_callable(adder(json.dumps))
+
+
+def test_what_a_closure_holds_never_counts_by_its_address() -> None:
+    assert fingerprint_callable(adder(object())) == fingerprint_callable(adder(object()))
+    assert fingerprint_callable(adder({object(), object()})) == fingerprint_callable(adder({object(), object()}))
+
+
+def test_a_function_that_holds_itself_has_a_fingerprint() -> None:
+    def down(p: int) -> object:
+        return down(p - 1) if p else {}
+
+    loop: list[object] = []
+    loop.append(loop)
+    assert fingerprint_callable(down) == fingerprint_callable(down)
+    assert fingerprint_callable(adder(loop)) == fingerprint_callable(adder(loop))
+
+
+def test_a_partial_counts_function_and_arguments() -> None:
+    partial = functools.partial
+    same = fingerprint_callable(partial(adder, k=1))
+    assert fingerprint_callable(partial(adder, k=1)) == same
+    others: list[Callable[..., object]] = [partial(adder, k=2), partial(adder, 1), partial(execute, name="1")]
+    assert same not in [fingerprint_callable(other) for other in others]
+
+
+def test_lambdas_in_one_line_are_told_apart() -> None:
+    one, two, three, four = (lambda p: p + 1), (lambda p: p + 2), (lambda p: 3), (lambda p: 4)
+    nested = lambda p: lambda q: (p, q)  # noqa: E731
+    found = [fingerprint_callable(f) for f in (one, two, three, four, nested, nested(1), nested(2))]  # type: ignore[no-untyped-call]
+    assert len(set(found)) == 7
+
+
+def test_the_same_lambda_in_another_line_has_the_same_fingerprint() -> None:
+    one = lambda p: {"n": len(p)}  # noqa: E731
+    two = lambda p: {"n": len(p)}  # noqa: E731
+    assert fingerprint_callable(one) == fingerprint_callable(two)
+
+
+class Scorer:
+    def __call__(self, p: str) -> object:
+        return {"n": 1}
+
+    def score(self, p: str) -> object:
+        return {"n": 2}
+
+
+def test_an_instance_and_its_methods_count_by_their_class() -> None:
+    assert fingerprint_callable(Scorer()) == fingerprint_callable(Scorer())
+    assert fingerprint_callable(Scorer().score) == fingerprint_callable(Scorer().score)
+    assert fingerprint_callable(Scorer().score) != fingerprint_callable(Scorer())
+
+
+class Anything:
+    """Answers to every attribute, as a mock does."""
+
+    def __getattr__(self, name: str) -> object:
+        return Anything()
+
+    def __call__(self, *arguments: object) -> object:
+        return Anything()
+
+
+def test_an_object_that_has_every_attribute_counts_by_its_class() -> None:
+    assert fingerprint_callable(Anything()) == fingerprint_callable(Anything())
+
+
+def test_a_function_written_in_c_counts_by_its_name() -> None:
+    assert fingerprint_callable(len) == fingerprint_name("builtins", "len")
+    assert fingerprint_callable(len) != fingerprint_callable(abs)
+    assert fingerprint_callable("{}".format) != fingerprint_callable("{}!".format)
+
+
+SHELL = """\
+import json
+LIMIT = 5
+def helper(p):
+    return LIMIT
+class Row:
+    kind = "a"
+    def make(self): return {"n": 1}
+def count(p):
+    return {"n": helper(p), "r": Row().make(), "d": json.loads, "l": [q for q in p]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_same"),
+    [
+        ("def count(p):", "def count(p):  # quick", True),
+        ("def count(p):", "def count(p):\n    'Return a row.'", True),
+        ("LIMIT = 5", "OTHER = 1\nLIMIT = 5", True),
+        ("LIMIT = 5", "LIMIT = 6", False),
+        ("return LIMIT", "return -LIMIT", False),
+        ('{"n": 1}', '{"n": 2}', False),
+        ('kind = "a"', 'kind = "b"', False),
+        ("json.loads", "json.dumps", False),
+        ("[q for", "[-q for", False),
+        ("count(p)", "count(p, k=1)", False),
+    ],
+)
+def test_without_source_the_instructions_count(before: str, after: str, is_same: bool) -> None:
+    assert before in SHELL
+    changed = execute(SHELL.replace(before, after))
+    assert (fingerprint_callable(execute(SHELL)) == fingerprint_callable(changed)) == is_same
+
+
+def test_shell_functions_that_all_call_each_other_are_described_once() -> None:
+    calls = "+".join(f"f{n}(p)" for n in range(60))
+    source = "".join(f"def f{n}(p): return {calls}\n" for n in range(60))
+    assert fingerprint_callable(execute(source, "f1")) == fingerprint_callable(execute(source, "f1"))

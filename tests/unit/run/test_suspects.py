@@ -1,0 +1,366 @@
+"""Who is mistrusted from run to run: what the book says, and what the beacons of killed runs say."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import DOUBLE, HAS_PROC, doubled, environment, make_job, run_process, wait_until
+from r3po.run.scheduler import Death, Suspect
+from r3po.run.suspects import SuspectBook, forget_beacons
+from r3po.worker.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
+
+JOB, CODE, OWN = "a" * 32, "f" * 16, "run-now"
+Looks = dict[tuple[int, int], tuple[int, int]]
+"""Size and mtime_ns of a shard's place."""
+FATAL = 'Fatal Python error: Segmentation fault\n\nStack (most recent call first):\n  File "/f.py", line 3 in f\n'
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """The folder of all runs, with that of this one."""
+    (tmp_path / "runs" / OWN / "workers").mkdir(parents=True)
+    return tmp_path / "runs"
+
+
+def book(runs: Path, job_id: str = JOB, fingerprint: str = CODE, looks: Looks | None = None) -> SuspectBook:
+    """Return a book; files that `looks` does not tell of look as they always did."""
+    look_at = lambda shard, place: (looks or {}).get((shard, place), (place + 1, 10**18 + shard))  # noqa: E731
+    return SuspectBook(runs.parent / "suspects.json", job_id, fingerprint, look_at)
+
+
+def recall(runs: Path, job_id: str = JOB, fingerprint: str = CODE, looks: Looks | None = None) -> list[Suspect]:
+    """Return what a run that begins now is told."""
+    return book(runs, job_id, fingerprint, looks).recall(runs, OWN)
+
+
+def leave_beacon(
+    runs: Path, shard: int, place: int, phase: Phase = Phase.CALLING, worker: int = 0, run: str = "run-killed"
+) -> Path:
+    """Leave the beacon of a killed run, whose process is gone; return the folder of its workers."""
+    folder = runs / run / "workers"
+    folder.mkdir(parents=True, exist_ok=True)
+    beacon = Beacon(folder, worker)
+    beacon.mark(phase, shard, place)
+    beacon.close()
+    path = worker_file(folder, worker, "beacon")
+    content = bytearray(path.read_bytes())
+    content[32:48] = (2**22 + 1 + worker).to_bytes(8, sys.byteorder) + (12_345).to_bytes(8, sys.byteorder)
+    path.write_bytes(content)
+    return folder
+
+
+def keys(suspects: list[Suspect]) -> list[tuple[int, int]]:
+    return [suspect.key for suspect in suspects]
+
+
+def suspect(shard: int, place: int, n_deaths: int = 0, n_known: int = 0, *, is_apart: bool = False) -> Suspect:
+    death = Death("SIGSEGV" if n_known else "killed, or exited", n_known > 0)
+    return Suspect(shard, place, n_deaths, n_known, is_apart, death)
+
+
+# The book
+
+
+def test_what_was_written_is_recalled(runs: Path) -> None:
+    memory = Suspect(1, 2, 1, 1, True, Death("out of memory", True, is_memory=True))
+    often = Suspect(5, 0, is_apart=True, n_runs=3)
+    late = Suspect(5, 1, death=Death("time"))  # to be charged, with no deaths
+    written = [suspect(0, 7, 1, 1, is_apart=True), suspect(3, 1, 2), suspect(4, 4), memory, often, late]
+    written.sort(key=lambda one: one.key)
+    written = written[2:] + written[:2]  # as they are recalled after three runs that died
+    book(runs).write(written)
+    assert recall(runs) == written
+    assert recall(runs) == written, "to recall is not to forget"
+
+
+def test_with_nobody_to_mistrust_there_is_no_book(runs: Path) -> None:
+    made = book(runs)
+    assert made.recall(runs, OWN) == []
+    made.write([])
+    assert os.listdir(runs.parent) == ["runs"]
+    made.write([suspect(0, 7)])
+    made.write([])
+    assert os.listdir(runs.parent) == ["runs"]
+
+
+def test_the_book_is_written_only_when_it_says_something_else(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from r3po.run import suspects
+
+    writes, write_json = [], suspects.write_json
+    monkeypatch.setattr(suspects, "write_json", lambda *args: (writes.append(args), write_json(*args)))
+    made, one = book(runs), suspect(0, 7)
+    for _ in range(3):
+        made.write([one])
+    assert len(writes) == 1
+    one.n_deaths += 1  # the very object that it was given before
+    made.write([one])
+    made.write([one], one)
+    made.write([one])
+    assert len(writes) == 4
+
+
+def test_the_file_that_runs_alone_is_named(runs: Path) -> None:
+    book(runs).write([suspect(0, 7), suspect(0, 8)], alone=suspect(0, 8))
+    content = json.loads((runs.parent / "suspects.json").read_text())
+    assert content["alone"] == [0, 8]
+    assert (content["kind"], content["format"]) == ("suspects", 1)
+
+
+def test_deaths_under_other_code_count_for_nothing(runs: Path) -> None:
+    often = suspect(0, 7, 2, 1, is_apart=True)
+    often.n_runs = 4
+    book(runs).write([often], alone=suspect(0, 7))
+    leave_beacon(runs, 0, 7)
+    (found,) = recall(runs, fingerprint="0" * 16)
+    assert (found.key, found.n_deaths, found.n_known, found.is_apart) == ((0, 7), 0, 0, True)
+    assert found.n_runs == 1, "that which has just died; of the others the code is not known"
+
+
+@pytest.mark.parametrize("look", [(8, 2), (9, 1), (0, 0)])
+def test_deaths_of_a_file_that_looks_different_now_count_for_nothing(runs: Path, look: tuple[int, int]) -> None:
+    seven, eight = suspect(0, 7, 2, 1, is_apart=True), suspect(0, 8, 2, 1)
+    seven.n_runs = eight.n_runs = 3
+    looks = {(0, 7): (8, 1)}
+    book(runs, looks=looks).write([seven, eight])
+    assert recall(runs, looks=looks) == [seven, eight]
+    found = recall(runs, looks={(0, 7): look})
+    assert found == [Suspect(0, 7, is_apart=True), eight], "it is mistrusted, and the other one as before"
+    assert recall(runs, looks={(0, 7): look}) == found
+    assert recall(runs, looks=looks) == found, "what is forgotten does not come back with the old content"
+
+
+def test_the_book_keeps_what_a_file_looked_like_when_it_was_first_mistrusted(runs: Path) -> None:
+    """What it looks like when it dies again may be another content."""
+    looks = {(0, 7): (8, 1)}
+    made = book(runs, looks=looks)
+    made.write([suspect(0, 7)])
+    looks[0, 7] = (9, 2)
+    made.write([suspect(0, 7, 1, 1)])
+    (file,) = json.loads((runs.parent / "suspects.json").read_text())["files"]
+    assert (file["size"], file["mtime_ns"], file["deaths"]) == (8, 1, 1)
+    assert [one.n_deaths for one in recall(runs, looks=looks)] == [0]
+
+
+def test_another_job_s_book_says_nothing(runs: Path) -> None:
+    book(runs).write([suspect(0, 7, 2, 1)])
+    assert recall(runs, job_id="b" * 32) == []
+
+
+@pytest.mark.parametrize("harm", ["", "{}", "[]", "\0" * 100, "no JSON", '{"format": 99}', '{"format": 1}'])
+def test_a_damaged_book_is_ignored_and_replaced(runs: Path, harm: str) -> None:
+    book(runs).write([suspect(0, 7, 2, 1)])
+    (runs.parent / "suspects.json").write_text(harm)
+    assert recall(runs) == []
+    assert os.listdir(runs.parent) == ["runs"]
+
+
+def test_a_book_in_which_one_byte_changed_is_ignored(runs: Path) -> None:
+    book(runs).write([suspect(0, 7, 2, 1)])
+    path = runs.parent / "suspects.json"
+    path.write_text(path.read_text().replace('"deaths": 2', '"deaths": 3'))
+    assert '"deaths": 3' in path.read_text()
+    assert recall(runs) == []
+
+
+@pytest.mark.parametrize("seam", ["_create", "_fsync", "_replace"])
+def test_a_write_that_is_cut_leaves_a_book_that_can_be_read(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, seam: str
+) -> None:
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    made = book(runs)
+    made.write([suspect(0, 7)])
+    with monkeypatch.context() as patch:
+        patch.setattr(f"r3po.storage.durable.{seam}", cut)
+        with pytest.raises(KeyboardInterrupt):
+            made.write([suspect(0, 7), suspect(0, 8)])
+    assert keys(recall(runs)) == [(0, 7)]
+    made.write([suspect(0, 7), suspect(0, 8)])
+    assert keys(recall(runs)) == [(0, 7), (0, 8)], "it does not believe that it has written that already"
+
+
+# Beacons of killed runs
+
+
+def test_the_files_of_a_killed_run_are_suspects_and_its_beacons_go(runs: Path) -> None:
+    folder = leave_beacon(runs, 0, 7, Phase.CALLING, worker=0)
+    leave_beacon(runs, 2, 9, Phase.READING, worker=1)
+    leave_beacon(runs, 5, 1, Phase.READING, worker=0, run="run-before")
+    worker_file(folder, 0, "crash").write_text(FATAL)
+    found = recall(runs)
+    assert sorted(keys(found)) == [(0, 7), (2, 9), (5, 1)]
+    assert all((one.is_apart, one.n_deaths) == (True, 0) for one in found), "who was to blame is not known"
+    assert (list_workers(folder), os.listdir(folder)) == ([], [])
+    assert recall(runs) == found, "the book has them now"
+
+
+def test_the_runs_that_died_while_a_file_was_in_flight_are_counted(runs: Path) -> None:
+    for n_runs in range(1, 4):
+        leave_beacon(runs, 0, 7, run=f"run-{n_runs}")
+        leave_beacon(runs, 0, n_runs + 10, worker=1, run=f"run-{n_runs}")
+        found = {one.place: (one.n_runs, one.n_deaths) for one in recall(runs)}
+        assert found == {7: (n_runs, 0)} | {n + 10: (1, 0) for n in range(1, n_runs + 1)}
+    content = json.loads((runs.parent / "suspects.json").read_text())
+    assert [file["runs"] for file in content["files"]] == [1, 1, 3, 1], "the third run begins with the third"
+
+
+def test_after_each_run_that_died_suspects_come_in_another_order(runs: Path) -> None:
+    for n_runs in range(1, 5):
+        for worker, place in enumerate((8, 7, 9)):
+            leave_beacon(runs, 0, place, worker=worker, run=f"run-{n_runs}")
+        first = (n_runs - 1) % 3
+        in_turn = [(0, 7), (0, 8), (0, 9)][first:] + [(0, 7), (0, 8), (0, 9)][:first]
+        assert keys(recall(runs)) == in_turn
+        assert keys(recall(runs)) == in_turn, "a run that did not die changes nothing"
+
+
+def test_a_run_in_which_the_lone_one_died_is_counted_as_well(runs: Path) -> None:
+    book(runs).write([Suspect(0, 7, is_apart=True, n_runs=1)], alone=suspect(0, 7))
+    leave_beacon(runs, 0, 7)
+    (found,) = recall(runs)
+    assert (found.n_runs, found.n_deaths) == (2, 1)
+
+
+@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.RECORDING])
+def test_a_run_that_died_while_a_file_was_not_in_flight_is_not_counted(runs: Path, phase: Phase) -> None:
+    book(runs).write([Suspect(0, 7, is_apart=True, n_runs=1)])
+    leave_beacon(runs, 0, 7, phase)
+    assert [one.n_runs for one in recall(runs)] == [1]
+
+
+@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.LOADING, Phase.RECORDING, Phase.STAGING])
+def test_a_worker_that_was_in_no_file_leaves_no_suspect(runs: Path, phase: Phase) -> None:
+    folder = leave_beacon(runs, 0, 7, phase)
+    assert recall(runs) == []
+    assert os.listdir(folder) == []
+
+
+def test_beacons_of_this_very_run_are_not_looked_at(runs: Path) -> None:
+    folder = leave_beacon(runs, 0, 7, run=OWN)
+    assert recall(runs) == []
+    assert list_workers(folder) == [0]
+
+
+def test_beacons_of_noise_are_removed_and_nothing_is_made_of_them(runs: Path) -> None:
+    folder = leave_beacon(runs, 0, 7)
+    worker_file(folder, 0, "beacon").write_bytes(bytes(56))
+    worker_file(folder, 1, "beacon").write_bytes(b"short")
+    assert recall(runs) == []
+    assert os.listdir(folder) == []
+
+
+def test_what_f_printed_in_a_killed_run_is_kept(runs: Path) -> None:
+    folder = leave_beacon(runs, 0, 7)
+    worker_file(folder, 0, "out").write_text("words")
+    recall(runs)
+    assert os.listdir(folder) == ["00000.out"]
+
+
+def test_whoever_was_alone_when_the_run_died_has_died_once_more(runs: Path) -> None:
+    book(runs).write([suspect(0, 7, 1, 1), suspect(0, 8)], alone=suspect(0, 7))
+    leave_beacon(runs, 0, 7)
+    seven, eight = recall(runs)
+    assert (seven.n_deaths, seven.n_known, seven.death) == (2, 1, Death("killed, and the run with it"))
+    assert seven.n_runs == 1
+    assert eight == suspect(0, 8)
+    assert [one.n_deaths for one in recall(runs)] == [2, 0], "and is not counted twice"
+
+
+def test_a_crash_file_of_the_lone_one_makes_its_death_a_known_one(runs: Path) -> None:
+    book(runs).write([suspect(0, 7)], alone=suspect(0, 7))
+    worker_file(leave_beacon(runs, 0, 7), 0, "crash").write_text(FATAL)
+    (found,) = recall(runs)
+    assert (found.n_deaths, found.n_known, found.is_apart) == (1, 1, True)
+    assert found.death == Death("SIGSEGV", True, FATAL)
+
+
+def test_a_lone_one_whose_beacon_says_otherwise_has_not_died(runs: Path) -> None:
+    book(runs).write([suspect(0, 7)], alone=suspect(0, 7))
+    leave_beacon(runs, 0, 7, Phase.RECORDING)
+    assert [found.n_deaths for found in recall(runs)] == [0]
+
+
+def test_a_run_that_dies_while_it_recalls_loses_no_suspect(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the book and the removal of the beacons; the death of the lone one is then counted once."""
+    book(runs).write([suspect(0, 7)], alone=suspect(0, 7))
+    leave_beacon(runs, 0, 7)
+    leave_beacon(runs, 0, 9, worker=1)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("r3po.run.suspects.remove_worker_files", die)
+        with pytest.raises(KeyboardInterrupt):
+            recall(runs)
+    found = recall(runs)
+    assert [(one.key, one.n_deaths) for one in found] == [((0, 9), 0), ((0, 7), 1)]
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="which process that was is known from /proc only")
+def test_a_worker_that_outlived_its_run_is_ended(runs: Path) -> None:
+    source = "import sys, time\nfrom pathlib import Path\nfrom r3po.worker.beacon import Beacon, Phase\n"
+    source += "Beacon(Path(sys.argv[1]), 0).mark(Phase.CALLING, 0, 7)\ntime.sleep(1000)\n"
+    folder = runs / "run-killed" / "workers"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", source, str(folder)]
+    with subprocess.Popen(command, env=environment(), start_new_session=True) as process:
+        try:
+            wait_until(lambda: (seen := read_beacon(folder, 0)) and seen.place == 7, "it is in its file")
+            assert keys(recall(runs)) == [(0, 7)]
+            assert process.wait(30) == -signal.SIGKILL
+        finally:
+            process.kill()
+
+
+def test_an_orderly_end_leaves_nobody_to_mistrust(runs: Path) -> None:
+    folder = leave_beacon(runs, 0, 7)
+    forget_beacons(folder)
+    assert not folder.exists()
+    leave_beacon(runs, 0, 7)
+    worker_file(folder, 0, "out").write_text("words")
+    forget_beacons(folder)
+    assert os.listdir(folder) == ["00000.out"]
+    assert recall(runs) == []
+
+
+# The serial engine, which is one process with the run
+
+
+@pytest.mark.parametrize(
+    ("end", "n_deaths", "message"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", 3, "killed, and the run with it"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 2, "SIGSEGV"),
+    ],
+)
+def test_a_file_that_ends_the_whole_run_is_a_failure_in_the_end(
+    tmp_path: Path, end: str, n_deaths: int, message: str
+) -> None:
+    deadly = "import os, signal\n\n" + DOUBLE.replace("    return", f"    if n == 3:\n        {end}\n    return")
+    job = make_job(tmp_path, 6, deadly)
+    codes = [run_process("run", "--engine", "serial", cwd=tmp_path).code for _ in range(n_deaths + 2)]
+    assert all(code < 0 for code in codes[:-1]), "first among the others, then alone"
+    assert codes[-1] == 1
+    (failure,) = job.failures()
+    times = {2: "twice", 3: "3 times"}[n_deaths]
+    assert (failure["path"], failure["error_type"]) == ("003.json", "WorkerDied")
+    assert failure["message"] == f"{message}: the process died in this file, alone, {times}"
+    assert job.rows() == doubled(0, 1, 2, 4, 5)
+    assert not (job.working_dir / "suspects.json").exists()
+
+
+def test_a_file_that_was_mended_has_not_died_alone_either(runs: Path) -> None:
+    book(runs, looks={(0, 7): (3, 5)}).write([suspect(0, 7, 1, 1, is_apart=True)], alone=suspect(0, 7))
+    folder = leave_beacon(runs, 0, 7, Phase.CALLING)
+    worker_file(folder, 0, "crash").write_text(FATAL)
+    (found,) = book(runs, looks={(0, 7): (4, 6)}).recall(runs, OWN)
+    assert (found.n_deaths, found.n_known, found.is_apart) == (0, 0, True)

@@ -1,0 +1,1232 @@
+"""Outcomes, the predicate that chooses among them, and the parts: the same rows give the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import datetime as dt
+import hashlib
+import io
+import itertools
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import r3po.table.outcomes as tables
+import r3po.table.parts as parts
+from jobs import run_python
+from r3po.run.signals import StopNow
+from r3po.table import predicate
+from r3po.table import schema as schemas
+from r3po.table.columns import Column, Columns, RowCollector, columns_of
+from r3po.table.outcomes import Failure, OutcomeBatch, Table
+from r3po.table.predicate import Rules
+from r3po.table.values import NULL
+
+SOME = settings(derandomize=True, max_examples=80, deadline=None)
+MANY = settings(derandomize=True, max_examples=200, deadline=None)
+
+BROKE = Failure("ValueError", "broke", "f.py:3 in f", "Traceback ...\n")
+UTC = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+NO_RULES = Rules(redo_since=0, retry_since=0)
+
+
+@dataclass
+class Line:
+    """One outcome in the making: a row's values, or a failure."""
+
+    place: int
+    outcome: tuple[Any, ...] | Failure
+
+
+@dataclass
+class Origin:
+    build: int = 1
+    attempt: str = "a"
+    fingerprint: str = "f1"
+    lines: list[Line] = field(default_factory=list)
+
+
+def batch_of(lines: Sequence[Line], columns: Columns) -> OutcomeBatch:
+    """Return the lines as a worker would: rows taken by the collector, what f saw derived from the place."""
+    batch, collector = OutcomeBatch(), RowCollector(columns)
+    for i, line in enumerate(lines):
+        batch.places.append(line.place)
+        batch.sizes.append(100 + line.place)
+        batch.mtimes_ns.append(10**18 + line.place)
+        batch.hashes.append(bytes([line.place % 256]) * 16 if line.place % 5 else None)
+        batch.racy.append(line.place % 3 == 0)
+        batch.seconds.append(0.5)
+        if isinstance(line.outcome, Failure):
+            batch.failures[i] = line.outcome
+            batch.rows.append(None)
+        else:
+            batch.rows.append(collector.take(dict(zip(columns.names, line.outcome, strict=True))))
+    return batch
+
+
+def table_of(origin: Origin, columns: Columns) -> Table:
+    table = tables.outcome_table(batch_of(origin.lines, columns), columns)
+    return tables.with_origin(table, build=origin.build, attempt=origin.attempt, fingerprint=origin.fingerprint)
+
+
+def rows_table(rows: Sequence[Sequence[Any]], columns: Columns) -> Table:
+    """Return an outcome table of rows at the places 0, 1, 2 ..."""
+    return table_of(Origin(lines=[Line(i, tuple(row)) for i, row in enumerate(rows)]), columns)
+
+
+def all_of(table: Table) -> Any:
+    """Return the indices of all outcomes, in place order."""
+    return predicate.choose(table, [0] * len(table), NO_RULES)
+
+
+def columns_named(*families: str) -> Columns:
+    return Columns(tuple(Column(f"c{i}", family) for i, family in enumerate(families)))
+
+
+def csv_bytes(table: Table, indices: Any, schema: Any) -> bytes:
+    sink = io.BytesIO()
+    part = parts.CsvPart(sink, schema)
+    for group in parts.row_groups(table, indices):
+        part.write(table, group)
+    part.close()
+    return sink.getvalue()
+
+
+def parquet_bytes(table: Table, indices: Any, schema: Any) -> bytes:
+    sink = io.BytesIO()
+    part = parts.ParquetPart(sink, schema, {"r3po.shard": "0"}, "zstd", 3)
+    for group in parts.row_groups(table, indices):
+        part.write(table, group)
+    part.close()
+    return sink.getvalue()
+
+
+def schema_of(table: Table, columns: Columns) -> Any:
+    """Return the types of a part with all rows of a table."""
+    return schemas.part_schema(schemas.own_schema(table, all_of(table), columns), columns)
+
+
+def csv_of(rows: Sequence[Sequence[Any]], columns: Columns) -> bytes:
+    table = rows_table(rows, columns)
+    return csv_bytes(table, all_of(table), schema_of(table, columns))
+
+
+def parquet_of(rows: Sequence[Sequence[Any]], columns: Columns) -> Any:
+    """Return the rows as they read back from a Parquet part."""
+    table = rows_table(rows, columns)
+    content = parquet_bytes(table, all_of(table), schema_of(table, columns))
+    return pq.read_table(io.BytesIO(content))
+
+
+def type_of(values: Sequence[Any], family: str) -> Any:
+    """Return the type that values give to a column of their own."""
+    columns = columns_named(family)
+    table = rows_table([(value,) for value in values], columns)
+    return schemas.own_schema(table, all_of(table), columns).field(0).type
+
+
+def read_csv(content: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(content.decode("utf-8"), newline="")))
+
+
+# The predicate
+
+
+def model_choose(lines: Sequence[tuple[Origin, Line]], entry_builds: Sequence[int], rules: Rules) -> list[int]:
+    """The predicate as `choose` tells it, one sentence a line."""
+    best: dict[int, tuple[tuple[int, bool, str], int]] = {}
+    for index, (origin, line) in enumerate(lines):
+        is_row = not isinstance(line.outcome, Failure)
+        # An outcome counts if its place exists,
+        if not 0 <= line.place < len(entry_builds):
+            continue
+        # its build is at least the entry's and redo_since,
+        if origin.build < entry_builds[line.place] or origin.build < rules.redo_since:
+            continue
+        # and, for a failure, at least retry_since
+        if not is_row and origin.build < rules.retry_since:
+            continue
+        # and (where rules says one) made by that function.
+        if not is_row and rules.fingerprint is not None and origin.fingerprint != rules.fingerprint:
+            continue
+        # Among those of one place: highest build, then row before failure, then the smallest attempt.
+        key = (-origin.build, not is_row, origin.attempt)
+        if line.place not in best or key < best[line.place][0]:
+            best[line.place] = (key, index)
+    # At most one a place, in place order.
+    return [best[place][1] for place in sorted(best)]
+
+
+PLACES = st.integers(-1, 4) | st.sampled_from([0, 1, 1 << 30, -(1 << 31)])
+ORIGINS = st.lists(
+    st.builds(
+        Origin,
+        build=st.sampled_from([1, 2, 2, 3]),
+        attempt=st.sampled_from(["", "a", "a1", "b", "w0-10", "w0-9"]),
+        fingerprint=st.sampled_from(["f1", "f2", ""]),
+        lines=st.lists(
+            st.builds(
+                Line, st.integers(-2, 7) | st.sampled_from([1 << 30, -(1 << 31)]), st.sampled_from([(1,), BROKE])
+            ),
+            max_size=8,
+        ),
+    ),
+    max_size=6,
+)
+RULES = st.builds(Rules, st.integers(0, 4), st.integers(0, 4), st.none() | st.sampled_from(["f1", "f2", "other"]))
+
+
+@MANY
+@given(ORIGINS, st.lists(st.integers(0, 4), max_size=5), RULES)
+def test_the_predicate_chooses_what_its_docstring_says(
+    origins: list[Origin], entry_builds: list[int], rules: Rules
+) -> None:
+    columns = columns_named("number")
+    candidates = tables.join_tables([table_of(origin, columns) for origin in origins])
+    lines = [(origin, line) for origin in origins for line in origin.lines]
+    chosen = predicate.choose(candidates, entry_builds, rules)
+    assert chosen.to_pylist() == model_choose(lines, entry_builds, rules)
+    assert tables.places_of(candidates, chosen) == sorted({lines[i][1].place for i in chosen.to_pylist()})
+
+
+@SOME
+@given(ORIGINS, st.lists(st.integers(0, 4), max_size=5), RULES, st.randoms(use_true_random=False))
+def test_the_predicate_does_not_care_in_which_order_outcomes_come(
+    origins: list[Origin], entry_builds: list[int], rules: Rules, rng: random.Random
+) -> None:
+    columns = columns_named("number")
+    shuffled = rng.sample(origins, len(origins))
+
+    def keys(order: list[Origin]) -> list[Any]:
+        table = tables.join_tables([table_of(origin, columns) for origin in order])
+        chosen = predicate.choose(table, entry_builds, rules)
+        return table.select(["place", "build", "is_row", "attempt"]).take(chosen).to_pylist()
+
+    assert keys(origins) == keys(shuffled)
+
+
+def choose_one(*origins: Origin, rules: Rules = NO_RULES, entry_build: int = 1) -> int | None:
+    """Return which of several outcomes counts in a shard of one place."""
+    columns = columns_named("number")
+    table = tables.join_tables([table_of(origin, columns) for origin in origins])
+    chosen: list[int] = predicate.choose(table, [entry_build], rules).to_pylist()
+    assert len(chosen) <= 1
+    return chosen[0] if chosen else None
+
+
+def row(build: int = 1, attempt: str = "a", fingerprint: str = "f1") -> Origin:
+    return Origin(build, attempt, fingerprint, [Line(0, (1,))])
+
+
+def failure(build: int = 1, attempt: str = "a", fingerprint: str = "f1") -> Origin:
+    return Origin(build, attempt, fingerprint, [Line(0, BROKE)])
+
+
+def test_a_newer_failure_counts_before_an_older_row() -> None:
+    assert choose_one(row(build=1), failure(build=2)) == 1
+
+
+def test_a_row_counts_before_a_failure_of_the_same_build() -> None:
+    assert choose_one(failure(attempt="a"), row(attempt="b")) == 1
+
+
+def test_the_smallest_attempt_counts_among_equals() -> None:
+    assert choose_one(row(attempt="b"), row(attempt="a"), row(attempt="c")) == 1
+
+
+def test_an_outcome_of_a_file_that_changed_since_does_not_count() -> None:
+    assert choose_one(row(build=1), entry_build=2) is None
+
+
+def test_a_redo_empties_rows_and_failures_a_retry_only_failures() -> None:
+    assert choose_one(row(build=1), rules=Rules(redo_since=2, retry_since=0)) is None
+    assert choose_one(row(build=1), rules=Rules(redo_since=0, retry_since=2)) == 0
+    assert choose_one(failure(build=1), rules=Rules(redo_since=0, retry_since=2)) is None
+    assert choose_one(failure(build=2), rules=Rules(redo_since=0, retry_since=2)) == 0
+
+
+def test_a_failure_of_other_code_is_tried_again_a_row_of_other_code_is_kept() -> None:
+    today = Rules(0, 0, fingerprint="today")
+    assert choose_one(failure(fingerprint="old"), rules=today) is None
+    assert choose_one(failure(fingerprint="today"), rules=today) == 0
+    assert choose_one(row(fingerprint="old"), rules=today) == 0
+    # An older row comes back to light when the failure that hid it does not count.
+    assert choose_one(row(build=1), failure(build=2, fingerprint="old"), rules=today) == 0
+
+
+def test_nothing_is_chosen_from_nothing() -> None:
+    assert predicate.choose(tables.join_tables([]), [1, 1], NO_RULES).to_pylist() == []
+    assert choose_one(Origin(lines=[Line(-1, (1,)), Line(1, (1,))])) is None
+    assert tables.lowest_build(tables.join_tables([])) == 0
+
+
+# What is told of the chosen
+
+
+def test_the_tally_counts_rows_and_failures_by_their_code() -> None:
+    columns = columns_named("number")
+    table = tables.join_tables(
+        [
+            table_of(Origin(3, "a", "f2", [Line(0, (1,)), Line(1, BROKE), Line(2, (2,))]), columns),
+            table_of(Origin(2, "b", "f1", [Line(3, (1,)), Line(4, BROKE), Line(0, BROKE)]), columns),
+        ]
+    )
+    found = tables.tally(table, predicate.choose(table, [1] * 5, NO_RULES))
+    assert found == tables.Tally(3, 2, {"f1": 1, "f2": 2}, {"f1": 1, "f2": 1}, 2)
+    assert tables.tally(table, pa.array([], pa.int64())) == tables.Tally(0, 0, {}, {}, None)
+
+
+def test_what_f_saw_of_each_file_comes_in_place_order() -> None:
+    columns = columns_named("number")
+    table = table_of(Origin(lines=[Line(6, (1,)), Line(5, BROKE)]), columns)
+    assert tables.seen_files(table, predicate.choose(table, [1] * 7, NO_RULES)) == [
+        (105, 10**18 + 5, None, False),
+        (106, 10**18 + 6, b"\x06" * 16, True),
+    ]
+
+
+def test_failures_are_told_with_everything_but_the_exception() -> None:
+    columns = columns_named("number")
+    table = table_of(Origin(lines=[Line(0, (1,)), Line(1, BROKE), Line(2, BROKE)]), columns)
+    told = {"place": 1, **BROKE._asdict(), "tries": 1, "seconds": 0.5}
+    assert tables.failures_of(table) == [told, {**told, "place": 2}]
+    assert tables.failures_of(table, pa.array([0, 2])) == [{**told, "place": 2}]
+
+
+def test_tries_of_all_outcomes_of_a_place_are_summed() -> None:
+    columns = columns_named("number")
+    origins = [
+        Origin(1, "a", lines=[Line(0, BROKE), Line(1, (1,))]),
+        Origin(1, "b", lines=[Line(0, BROKE)]),
+        Origin(2, "c", lines=[Line(0, (5,))]),
+    ]
+    table = tables.join_tables([table_of(origin, columns) for origin in origins])
+    chosen = predicate.choose(table, [1, 1], NO_RULES)
+    summed = predicate.with_tries_summed(table, chosen, [1, 1], NO_RULES)
+    assert summed["tries"].take(chosen).to_pylist() == [3, 1]
+    assert summed.schema == table.schema
+
+
+@pytest.mark.parametrize(
+    ("needed", "rules"), [([2, 1], Rules(1, 1)), ([1, 1], Rules(2, 2))], ids=["changed file", "redo"]
+)
+def test_what_was_tried_on_other_content_or_before_a_redo_is_not_summed(needed: list[int], rules: Rules) -> None:
+    columns = columns_named("number")
+    origins = [Origin(1, "a", lines=[Line(0, BROKE)]), Origin(2, "c", lines=[Line(0, BROKE)])]
+    table = tables.join_tables([table_of(origin, columns) for origin in origins])
+    chosen = predicate.choose(table, needed, rules)
+    assert predicate.with_tries_summed(table, chosen, needed, rules)["tries"].take(chosen).to_pylist() == [1]
+
+
+@pytest.mark.parametrize(("keeps_gone", "places"), [(False, [2]), (True, [0, 2])])
+def test_of_a_file_that_is_gone_a_row_counts_only_if_it_is_kept_and_a_failure_never(
+    keeps_gone: bool, places: list[int]
+) -> None:
+    table = table_of(Origin(1, "a", lines=[Line(0, (1,)), Line(1, BROKE), Line(2, (3,))]), columns_named("number"))
+    chosen = predicate.choose(table, [-1, -1, 1], Rules(1, 1, keeps_gone=keeps_gone))
+    assert tables.places_of(table, chosen) == places
+    outdated = predicate.choose(table, [-2, -1, 1], Rules(1, 1, keeps_gone=keeps_gone))
+    assert tables.places_of(table, outdated) == [2], "it had changed before it went"
+
+
+# Outcome tables
+
+
+def test_a_value_that_does_not_fit_turns_its_row_into_a_failure_and_nothing_shifts() -> None:
+    columns = Columns((Column("n", "number"), Column("t", "text"), Column("later", NULL)))
+    lines = [
+        Line(4, (1, "a", None)),
+        Line(9, ("one", "b", "x")),
+        Line(2, (2.5, "c", dt.date(2020, 1, 1))),
+        Line(3, BROKE),
+        Line(7, (1 << 70, 5, None)),
+        Line(5, (3, "\ud800", None)),
+        Line(8, (4, "d", object())),
+        Line(6, (5, "e", b"x")),
+    ]
+    batch = OutcomeBatch()
+    for i, line in enumerate(lines):  # as after a collector that looks at nothing
+        batch.places.append(line.place)
+        batch.sizes.append(10 * line.place)
+        batch.mtimes_ns.append(line.place)
+        batch.hashes.append(bytes([line.place]))
+        batch.racy.append(line.place == 9)
+        batch.seconds.append(line.place / 2)
+        batch.rows.append(None if isinstance(line.outcome, Failure) else line.outcome)
+        if isinstance(line.outcome, Failure):
+            batch.failures[i] = line.outcome
+    table = tables.outcome_table(batch, columns)
+
+    assert {i: failure.message for i, failure in batch.failures.items()} == {
+        1: "column 'n': expected number, found text 'one'",
+        3: "broke",
+        4: "column 'n': the int 1180591620717411303424 does not fit 64 bit",
+        5: r"column 't': '\ud800' is not valid Unicode text",
+        6: "column 'later': a value of type object cannot be stored",
+    }
+    assert batch.failures[1] == Failure("BadRow", batch.failures[1].message, "", "")
+    found = table.to_pylist()
+    assert [line["place"] for line in found] == [4, 9, 2, 3, 7, 5, 8, 6]
+    assert [line["is_row"] for line in found] == [True, False, True, False, False, False, False, True]
+    for i, line in enumerate(found):
+        place = line["place"]
+        assert (line["size"], line["mtime_ns"], line["hash"]) == (10 * place, place, bytes([place]))
+        assert (line["racy"], line["seconds"], line["tries"]) == (place == 9, place / 2, 1)
+        failure = batch.failures.get(i)
+        assert line["message"] == (failure.message if failure else None)
+        assert line["error_type"] == (failure.error_type if failure else None)
+    values = [(line["0.int"], line["0.float"], line["1.text"], line["2.date"], line["2.bytes"]) for line in found]
+    nothing = (None,) * 5
+    assert values == [
+        (1, None, "a", None, None),
+        nothing,
+        (None, 2.5, "c", dt.date(2020, 1, 1), None),
+        *[nothing] * 4,
+        (5, None, "e", None, b"x"),
+    ]
+
+
+def test_an_int_beside_a_float_stays_an_int() -> None:
+    table = rows_table([(1,), (2.0,), (None,), ((1 << 62) + 1,)], columns_named("number"))
+    assert table["0.int"].to_pylist() == [1, None, None, (1 << 62) + 1]
+    assert table["0.float"].to_pylist() == [None, 2.0, None, None]
+
+
+def test_a_variant_that_does_not_occur_has_no_column() -> None:
+    table = rows_table([(1, None), (None, None)], columns_named("number", NULL))
+    assert [name for name in table.column_names if name[0].isdigit()] == ["0.int"]
+
+
+def test_failures_can_be_recorded_before_the_job_has_columns() -> None:
+    batch = batch_of([Line(0, BROKE), Line(1, BROKE)], columns_named("number"))
+    table = tables.outcome_table(batch, None)
+    assert table["is_row"].to_pylist() == [False, False]
+    assert [name for name in table.column_names if name[0].isdigit()] == []
+
+
+FITTING: dict[str, st.SearchStrategy[Any]] = {
+    "number": st.integers(-(1 << 63), (1 << 63) - 1) | st.floats() | st.booleans(),
+    "text": st.text() | st.just("\udcff") | st.integers(),
+    "bool": st.booleans() | st.just(0),
+    "bytes": st.binary() | st.text(max_size=2),
+    "date": st.dates() | st.datetimes(),
+    "timestamp": st.datetimes(),
+    "timestamp_utc": st.datetimes(min_value=dt.datetime(2, 1, 1), timezones=st.just(dt.UTC)),
+    "time": st.times(),
+    "decimal": st.decimals() | st.floats(),
+    NULL: st.integers() | st.text() | st.complex_numbers(),
+}
+
+
+@SOME
+@given(st.data())
+def test_every_value_is_kept_as_it_was_or_is_its_file_s_failure(data: st.DataObject) -> None:
+    family = data.draw(st.sampled_from(sorted(FITTING)))
+    values = data.draw(st.lists(st.none() | FITTING[family], max_size=8))
+    columns = columns_named(family)
+    batch = OutcomeBatch()
+    for i, value in enumerate(values):
+        for items, item in (
+            (batch.places, i),
+            (batch.sizes, 0),
+            (batch.mtimes_ns, 0),
+            (batch.hashes, None),
+            (batch.racy, False),
+            (batch.seconds, 0.0),
+            (batch.rows, (value,)),
+        ):
+            items.append(item)
+    lines = tables.outcome_table(batch, columns).to_pylist()
+    assert [line["place"] for line in lines] == list(range(len(values)))
+    for i, (line, value) in enumerate(zip(lines, values, strict=True)):
+        assert line["is_row"] == (i not in batch.failures)
+        kept = [item for name, item in line.items() if name[0].isdigit() and item is not None]
+        if i in batch.failures or value is None:
+            assert kept == []
+        elif family == "decimal":
+            assert kept == [str(value)]
+        else:
+            assert len(kept) == 1 and (kept[0] == value or (value != value and kept[0] != kept[0]))
+            assert type(kept[0]) is type(value)
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Odd(int):
+    """An int that cannot be read."""
+
+    error: Exception = ValueError("not today")
+
+    def __int__(self) -> int:
+        raise self.error
+
+
+class Odder(Odd):
+    error = Unprintable()
+
+
+class OddText(Odd):
+    error = ValueError("\ud800")
+
+
+class Quitting(Odd):
+    error = SystemExit(5)  # type: ignore[assignment]
+
+
+class OddMeta(type):
+    __hash__ = None  # type: ignore[assignment]
+
+
+class OddClass(int, metaclass=OddMeta):
+    def __int__(self) -> int:
+        raise ValueError("not today")
+
+
+class HashEndsRun(type):
+    def __hash__(cls) -> int:
+        raise StopNow
+
+
+class Ending(metaclass=HashEndsRun):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("first", "value"),
+    [
+        (1, Odd(3)),
+        (1, Odder(3)),
+        (1, OddText(3)),
+        (1, Quitting(3)),
+        (1, OddClass(3)),
+        (1, 10**5000),
+        ("a", 10**5000),
+        (UTC, dt.datetime(1, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=2)))),
+        (1, "numpy.longdouble"),
+    ],
+    ids=[
+        "raises",
+        "raises what cannot be shown",
+        "raises a surrogate",
+        "quits",
+        "odd class",
+        "huge int",
+        "huge int for text",
+        "no year in UTC",
+        "numpy.longdouble",
+    ],
+)
+def test_a_value_that_raises_when_it_is_looked_at_fails_its_own_file_only(first: Any, value: Any) -> None:
+    if value == "numpy.longdouble":
+        value = pytest.importorskip("numpy").longdouble(1.5)
+    columns = columns_of({"x": first})
+    batch = batch_of([Line(0, (first,)), Line(1, (value,)), Line(2, (None,))], columns)
+    table = tables.outcome_table(batch, columns)
+    assert table["is_row"].to_pylist() == [True, False, True]
+    assert table["place"].to_pylist() == [0, 1, 2]
+
+
+def test_the_end_of_a_run_is_no_failure_of_the_value_that_was_looked_at() -> None:
+    columns = columns_of({"x": 1})
+    with pytest.raises(StopNow):
+        tables.outcome_table(batch_of([Line(0, (1,)), Line(1, (Ending(),))], columns), columns)
+
+
+# On disk
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_an_outcome_table_reads_back_as_it_was_written(tmp_path: Path, is_compressed: bool) -> None:
+    columns = columns_named("number", "text", "list", NULL)
+    rows = [(1, "a\x00", [1], None), (2.5, "ü", [], b"x"), (None, None, None, {"a": 1})]
+    table = tables.join_tables([rows_table(rows, columns), table_of(Origin(2, lines=[Line(3, BROKE)]), columns)])
+    with open(tmp_path / "t.arrow", "wb") as sink:
+        tables.write_table(table, sink, {"r3po.x": "ü", "r3po.shard": "7"}, is_compressed=is_compressed)
+    found, metadata = tables.read_table(tmp_path / "t.arrow")
+    assert found.equals(table)
+    assert metadata == {"r3po.x": "ü", "r3po.shard": "7"}
+
+
+def test_a_table_written_in_pieces_reads_back_whole(tmp_path: Path) -> None:
+    columns = columns_named("number")
+    table = rows_table([(i,) for i in range(100)], columns)
+    with (
+        open(tmp_path / "t.arrow", "wb") as sink,
+        tables.TableWriter(sink, table.schema, {}, is_compressed=True) as writer,
+    ):
+        for start in range(0, 100, 30):
+            writer.write(table.slice(start, 30))
+    found, _ = tables.read_table(tmp_path / "t.arrow")
+    assert found.equals(table)
+
+
+@pytest.mark.parametrize("content", [b"", b"ARROW1", b"ARROW1\x00\x00" + b"\xff" * 100, b"no arrow file at all"])
+def test_what_is_no_arrow_file_is_refused_as_such(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.arrow").write_bytes(content)
+    with pytest.raises(ValueError):
+        tables.read_table(tmp_path / "t.arrow")
+
+
+def test_a_truncated_table_is_refused(tmp_path: Path) -> None:
+    with open(tmp_path / "t.arrow", "wb") as sink:
+        tables.write_table(rows_table([(1,)], columns_named("number")), sink, {}, is_compressed=False)
+    content = (tmp_path / "t.arrow").read_bytes()
+    for n in range(0, len(content), 97):
+        (tmp_path / "t.arrow").write_bytes(content[:n])
+        with pytest.raises(ValueError):
+            tables.read_table(tmp_path / "t.arrow")
+
+
+def test_a_table_that_is_gone_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        tables.read_table(tmp_path / "t.arrow")
+
+
+def test_joined_tables_are_null_where_one_lacks_a_variant() -> None:
+    columns = columns_named("number")
+    joined = tables.join_tables([rows_table([(1,)], columns), rows_table([(2.5,)], columns)])
+    assert joined["0.int"].to_pylist() == [1, None]
+    assert joined["0.float"].to_pylist() == [None, 2.5]
+
+
+# The types of parts
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "expected"),
+    [
+        ("number", [1, 2], pa.int64()),
+        ("number", [1.5, None], pa.float64()),
+        ("number", [1, 2.5], pa.float64()),
+        ("number", [2.5, None, 1], pa.float64()),
+        ("number", [None, None], pa.null()),
+        ("text", [None, "a"], pa.string()),
+        ("bool", [True], pa.bool_()),
+        ("bytes", [b"a"], pa.binary()),
+        ("date", [dt.date(2020, 1, 1)], pa.date32()),
+        ("timestamp", [dt.datetime(2020, 1, 1)], pa.timestamp("us")),
+        ("timestamp_utc", [UTC], pa.timestamp("us", "UTC")),
+        ("time", [dt.time(1)], pa.time64("us")),
+        ("decimal", [Decimal("1.50"), Decimal("100")], pa.decimal128(5, 2)),
+        ("decimal", [Decimal("NaN"), Decimal("100")], pa.string()),
+        ("list", [[1], [], None], pa.list_(pa.int64())),
+        ("list", [[1], [0.5]], pa.list_(pa.float64())),
+        ("list", [[1], ["a"]], pa.string()),
+        ("dict", [{"b": "x"}, {"a": 1}], pa.struct([("a", pa.int64()), ("b", pa.string())])),
+        ("dict", [{"a": 1}, {"a": "x"}], pa.string()),
+        # a column that was null in the first row takes the join of all its values, and text if they conflict
+        (NULL, [None, 1], pa.int64()),
+        (NULL, [None, 1, 2.5], pa.float64()),
+        (NULL, [None, "a"], pa.string()),
+        (NULL, [None, UTC], pa.timestamp("us", "UTC")),
+        (NULL, [None, [1], [2]], pa.list_(pa.int64())),
+        (NULL, [None, 1, "a"], pa.string()),
+        (NULL, [None, True, 1], pa.string()),
+        (NULL, [None, dt.date(2020, 1, 1), dt.datetime(2020, 1, 1)], pa.string()),
+        (NULL, [None, dt.datetime(2020, 1, 1), UTC], pa.string()),
+        (NULL, [None, [1], {"a": 1}], pa.string()),
+        (NULL, [None, Decimal(1), 1], pa.string()),
+    ],
+    ids=repr,
+)
+def test_a_column_gets_the_join_of_its_values_types(family: str, values: list[Any], expected: Any) -> None:
+    columns = columns_named(family)
+    table = rows_table([(value,) for value in values], columns)
+    assert schema_of(table, columns).field(0).type == expected
+
+
+def test_the_order_of_rows_does_not_change_a_flat_type() -> None:
+    for family, values in (("number", [1, 2.5]), (NULL, [1, "a"]), (NULL, [None, 1]), ("list", [[1], [0.5], []])):
+        assert type_of(values, family) == type_of(values[::-1], family)
+
+
+def test_only_the_chosen_rows_give_types() -> None:
+    columns = columns_named("number", NULL)
+    table = tables.join_tables(
+        [
+            table_of(Origin(1, lines=[Line(0, (2.5, "old"))]), columns),
+            table_of(Origin(2, lines=[Line(0, (2, 7))]), columns),
+        ]
+    )
+    schema = schemas.own_schema(table, predicate.choose(table, [1], NO_RULES), columns)
+    assert schema.types == [pa.int64(), pa.int64()]
+
+
+def test_columns_that_conflict_become_text_that_reads_like_the_values() -> None:
+    values = [None, 1, 2.5, "t", True, b"\xff\x00", dt.date(2020, 1, 2), dt.datetime(2020, 1, 2, 3), UTC]
+    values += [dt.time(1, 2, 3), Decimal("1.50"), [1], {"a": "x"}]
+    expected = [None, "1", "2.5", "t", "true", "/wA=", "2020-01-02"]
+    expected += ["2020-01-02 03:00:00.000000", "2020-01-01 00:00:00.000000Z", "01:02:03.000000"]
+    expected += ["1.50", "[1]", '{"a":"x"}']
+    columns = columns_named("number", NULL)
+    rows = [(i, value) for i, value in enumerate(values)]
+    assert parquet_of(rows, columns)["c1"].to_pylist() == expected
+    assert [line[1] for line in read_csv(csv_of(rows, columns))[1:]] == [text or "" for text in expected]
+
+
+FLAT = [
+    pa.null(),
+    *[type_of([v], NULL) for v in (1, 1.5, "a", True, b"a", dt.date(1, 1, 1), dt.datetime(1, 1, 1), UTC, dt.time(1))],
+    *[type_of([Decimal(v)], NULL) for v in ("1", "0.001", "1E+30", "1E-30", "9" * 38, "9" * 60, "NaN")],
+    *[type_of([v], NULL) for v in ([], [1], [1.5], ["a"], [[1]], [None], [1, "a"], [True])],
+    *[type_of([v], NULL) for v in ((1 << 53) + 1, [(1 << 53) + 1], [dt.date(1, 1, 1)], [Decimal("1.5")], [UTC], {})],
+    schemas.ROUNDED,
+    pa.list_(schemas.ROUNDED),
+]
+STRUCTS = [
+    type_of([v], NULL)
+    for v in ({"a": 1}, {"a": 1.5}, {"a": "x"}, {"a": None}, {"a": [1]}, {"a": {"b": 1}}, [{"a": 1}], [{"a": None}])
+]
+OTHER_STRUCTS = [type_of([v], NULL) for v in ({"b": 1}, {"c": 1}, {"b": 1, "a": 1}, [{"b": "x"}])]
+
+
+def join_types(*types: Any) -> Any:
+    return schemas.join_schemas([pa.schema([("x", t)]) for t in types]).field(0).type
+
+
+def test_null_gives_way_int_and_float_are_float_all_else_is_text() -> None:
+    for a, b in itertools.combinations(FLAT[:10], 2):
+        expected = b if a == pa.null() else pa.float64() if {a, b} == {pa.int64(), pa.float64()} else schemas.MIXED
+        assert join_types(a, b) == expected
+
+
+def test_joining_is_idempotent_and_commutative() -> None:
+    for a, b in itertools.product([*FLAT, *STRUCTS, *OTHER_STRUCTS], repeat=2):
+        assert join_types(a, a) == a
+        assert join_types(a, b) == join_types(b, a)
+
+
+def assert_associative(types: Sequence[Any]) -> None:
+    joins = {(a, b): join_types(a, b) for a, b in itertools.product(dict.fromkeys(types), repeat=2)}
+    for a, b, c in itertools.product(dict.fromkeys(types), repeat=3):
+        assert join_types(joins[a, b], c) == join_types(a, joins[b, c]), f"{a} | {b} | {c}"
+
+
+def test_joining_is_associative() -> None:
+    assert_associative([*FLAT, *STRUCTS])
+    assert_associative([*STRUCTS, *OTHER_STRUCTS])
+
+
+@SOME
+@given(
+    st.lists(st.lists(st.sampled_from([*FLAT, *STRUCTS]), min_size=3, max_size=3), min_size=1, max_size=6), st.data()
+)
+def test_whole_schemas_join_to_the_same_in_any_order_and_grouping(types: list[list[Any]], data: st.DataObject) -> None:
+    known = [pa.schema(zip("abc", line, strict=True)) for line in types]
+    joined = schemas.join_schemas(known)
+    assert joined.names == ["a", "b", "c"]
+    assert schemas.join_schemas(data.draw(st.permutations(known))) == joined
+    cut = data.draw(st.integers(0, len(known) - 1))
+    groups = [group for group in (known[:cut], known[cut:]) if group]
+    assert schemas.join_schemas([schemas.join_schemas(group) for group in groups]) == joined
+
+
+def test_a_schema_survives_as_text() -> None:
+    schema = pa.schema([(f"c{i}, ü", t) for i, t in enumerate([*FLAT, *STRUCTS, *OTHER_STRUCTS])])
+    assert schemas.schema_from_text(schemas.schema_to_text(schema)) == schema
+    assert schemas.schema_for_people(pa.schema([("n", pa.int64()), ("t", pa.null())])) == {"n": "int64", "t": "null"}
+
+
+def test_columns_that_became_text_by_conflict_are_named() -> None:
+    def schema(*types: Any) -> Any:
+        return pa.schema(zip("abcd", types, strict=True))
+
+    columns = Columns(tuple(Column(name, NULL) for name in "abcd"))
+    one = schema(pa.int64(), pa.string(), pa.int64(), pa.null())
+    two = schema(pa.float64(), pa.null(), pa.string(), pa.string())
+    assert schemas.mixed_columns(schemas.join_schemas([one, two]), columns) == ["c"]
+    assert schemas.mixed_columns(schemas.join_schemas([one, one]), columns) == []
+
+
+def test_columns_whose_ints_are_rounded_are_named() -> None:
+    big, columns = (1 << 53) + 1, columns_named("number", "list", "dict", "number", "number")
+    rows = [(big, [big], {"a": big, "b": 0.5}, big, 1 << 60), (0.5, [0.5], {"a": 1, "b": 1}, 7, 0.5)]
+    for ordered in (rows, rows[::-1]):
+        joined = schemas.own_schema(table := rows_table(ordered, columns), all_of(table), columns)
+        assert schemas.rounded_columns(joined, columns) == ["c0", "c1"]
+        apart = [schemas.own_schema(t := rows_table([row], columns), all_of(t), columns) for row in ordered]
+        assert schemas.rounded_columns(schemas.join_schemas(apart), columns) == ["c0", "c1"]
+
+
+# Values in parts
+
+TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]) | st.sampled_from("\",\r\n\x00'\\;\t \ufeff"))
+NASTY = [
+    "",
+    '"',
+    '""',
+    ",",
+    "\r",
+    "\n",
+    "\r\n",
+    "\x00",
+    "\ufeff",
+    "\x85\u2028",
+    " lead",
+    "trail ",
+    "=1+1",
+    "NULL",
+    "nan",
+    "\\N",
+    "\\",
+    'a"b,c\r\nd',
+    "🍐é",
+    "e\u0301",
+    "\x1a",
+]
+
+
+@MANY
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=10))
+@example([(a, b) for a in NASTY for b in NASTY])
+def test_csv_gives_back_every_text_exactly(rows: list[tuple[str, str]]) -> None:
+    content = csv_of(rows, columns_named("text", "text"))
+    assert read_csv(content) == [["c0", "c1"], *map(list, rows)]
+
+
+@SOME
+@given(st.lists(TEXTS, min_size=1, max_size=10))
+@example(NASTY)
+def test_csv_of_a_single_column_gives_back_every_text_exactly(texts: list[str]) -> None:
+    content = csv_of([(text,) for text in texts], columns_named("text"))
+    assert read_csv(content) == [["c0"], *([text] for text in texts)]
+
+
+def test_none_is_an_empty_field_and_an_empty_text_is_quoted() -> None:
+    rows = [(None, "", 1), ("", None, None), (None, None, None)]
+    assert csv_of(rows, columns_named("text", "text", "number")) == b'c0,c1,c2\n,"",1\n"",,\n,,\n'
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "expected"),
+    [
+        ("number", [1, None, 3], b'c0\n1\n""\n3\n'),
+        ("text", ["a\n\nb", None, ""], b'c0\n"a\n\nb"\n""\n""\n'),
+        ("list", [None, [1, "\n"]], b'c0\n""\n"[1,""\\n""]"\n'),
+        ("bytes", [None, b"a"], b'c0\n""\n"YQ=="\n'),
+        (NULL, [None, None], b'c0\n""\n""\n'),
+        (NULL, [None, "\n", 1], b'c0\n""\n"\n"\n"1"\n'),
+    ],
+    ids=repr,
+)
+def test_none_in_a_table_of_one_column_is_a_row_for_every_reader(
+    family: str, values: list[Any], expected: bytes
+) -> None:
+    """Readers skip an empty line; Python's own csv module writes `""` for that reason."""
+    content = csv_of([(value,) for value in values], columns_named(family))
+    assert content == expected
+    assert len(list(csv.DictReader(io.StringIO(content.decode(), newline="")))) == len(values)
+    pandas = pytest.importorskip("pandas")
+    assert len(pandas.read_csv(io.BytesIO(content))) == len(values)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a,b", "c"],
+        ['q"q', '""'],
+        ["new\nline", "cr\r", "both\r\n"],
+        ["", "x"],
+        [""],
+        [" ", "\t"],
+        ["über", "🍐"],
+        ["nul\x00"],
+        ["0.int", "place", "is_row"],
+    ],
+    ids=repr,
+)
+def test_every_column_name_comes_back_from_both_kinds_of_parts(names: list[str]) -> None:
+    columns = columns_of({name: 1 for name in names})
+    rows = [tuple(range(len(names)))]
+    assert read_csv(csv_of(rows, columns)) == [names, [str(i) for i in range(len(names))]]
+    found = parquet_of(rows, columns)
+    assert found.column_names == names
+    assert found.to_pylist() == [{name: i for i, name in enumerate(names)}]
+
+
+def test_csv_prints_each_variant_in_one_way() -> None:
+    values: list[tuple[str, Any, str]] = [
+        ("number", -(1 << 63), "-9223372036854775808"),
+        ("number", 0.1, "0.1"),
+        ("bool", True, "true"),
+        ("bytes", b"\xff\x00", "/wA="),
+        ("date", dt.date(1, 1, 1), "0001-01-01"),
+        ("date", dt.date(9999, 12, 31), "9999-12-31"),
+        ("timestamp", dt.datetime(2020, 1, 2, 3, 4, 5, 6), "2020-01-02 03:04:05.000006"),
+        ("timestamp_utc", UTC, "2020-01-01 00:00:00.000000Z"),
+        ("time", dt.time(23, 59, 59, 999_999), "23:59:59.999999"),
+        ("decimal", Decimal("1.50"), "1.50"),
+        ("decimal", Decimal("1E+2"), "1E+2"),
+        ("list", [1, None, 'ü,"\n'], '[1,null,"ü,\\"\\n"]'),
+        ("dict", {"b": {"a": 1.5}}, '{"b":{"a":1.5}}'),
+    ]
+    content = csv_of([[value for _, value, _ in values]], columns_named(*(family for family, *_ in values)))
+    assert read_csv(content)[1] == [text for *_, text in values]
+
+
+@MANY
+@given(st.lists(st.floats(), min_size=1, max_size=20))
+@example([0.0, -0.0, 1e16, 5e-324, 1.7976931348623157e308, math.inf, -math.inf, math.nan])
+def test_floats_come_back_from_csv_to_the_last_bit(values: list[float]) -> None:
+    found = [float(line[0]) for line in read_csv(csv_of([(v,) for v in values], columns_named("number")))[1:]]
+    assert list(map(repr, found)) == list(map(repr, values))
+
+
+def test_ints_among_floats_are_printed_as_floats_throughout() -> None:
+    columns = columns_named("number")
+    table = rows_table([(1 << 60,), (7,)], columns)
+    wide = pa.schema([("c0", pa.float64())])
+    assert csv_bytes(table, all_of(table), wide) == csv_of([(float(1 << 60),), (7.0,)], columns)
+
+
+PARQUET_VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "number": st.integers(-(1 << 63), (1 << 63) - 1),
+    "text": TEXTS,
+    "bool": st.booleans(),
+    "bytes": st.binary(max_size=20),
+    "date": st.dates(),
+    "timestamp": st.datetimes(),
+    "timestamp_utc": st.datetimes(timezones=st.just(dt.UTC)),
+    "time": st.times(),
+    "list": st.lists(st.integers(-(1 << 63), (1 << 63) - 1), min_size=1),
+    "dict": st.fixed_dictionaries({"a": st.integers(-5, 5), "b": TEXTS}),
+}
+
+
+@SOME
+@given(st.data())
+def test_parquet_gives_back_every_value(data: st.DataObject) -> None:
+    families = data.draw(st.lists(st.sampled_from(sorted(PARQUET_VALUES)), min_size=1, max_size=4))
+    rows = data.draw(
+        st.lists(st.tuples(*(st.none() | PARQUET_VALUES[family] for family in families)), min_size=1, max_size=8)
+    )
+    found = parquet_of(rows, columns_named(*families))
+    columns = [found[f"c{i}"].to_pylist() for i in range(len(families))]
+    assert list(zip(*columns, strict=True)) == rows
+
+
+def test_parquet_keeps_nan_apart_from_null_and_decimals_as_decimals() -> None:
+    found = parquet_of(
+        [(math.nan, Decimal("1.50")), (None, None), (1.5, Decimal(-3))], columns_named("number", "decimal")
+    )
+    assert found["c0"].null_count == 1 and math.isnan(found["c0"][0].as_py())
+    assert found["c1"].to_pylist() == [Decimal("1.50"), None, Decimal("-3.00")]
+
+
+def test_parquet_carries_its_metadata_and_no_other() -> None:
+    table = rows_table([(1,)], columns_named("number"))
+    sink = io.BytesIO()
+    part = parts.ParquetPart(sink, pa.schema([("c0", pa.int64())]), {"r3po.job": "ü"}, "zstd", 3)
+    part.write(table, all_of(table))
+    part.close()
+    metadata = pq.read_metadata(io.BytesIO(sink.getvalue())).metadata
+    assert {key: value for key, value in metadata.items() if key != b"ARROW:schema"} == {b"r3po.job": "ü".encode()}
+
+
+@pytest.mark.parametrize("compression", ["zstd", "snappy", "gzip", "none"])
+def test_parquet_is_compressed_as_asked(compression: str) -> None:
+    table = rows_table([("x" * 1000,)], columns_named("text"))
+    sink = io.BytesIO()
+    level = 3 if compression == "zstd" else None
+    part = parts.ParquetPart(sink, pa.schema([("c0", pa.string())]), {}, compression, level)
+    part.write(table, all_of(table))
+    part.close()
+    found = pq.read_metadata(io.BytesIO(sink.getvalue())).row_group(0).column(0).compression
+    assert found == {"none": "UNCOMPRESSED"}.get(compression, compression.upper())
+
+
+@pytest.mark.parametrize("value", [{}, {"a": {}}, [{}]], ids=repr)
+def test_empty_dicts_can_be_written_to_parquet(value: Any) -> None:
+    found = parquet_of([(1, value), (2, None)], columns_named("number", NULL))["c1"].to_pylist()
+    assert found[1] is None
+    assert (json.loads(found[0]) if isinstance(found[0], str) else found[0]) == value
+
+
+def test_a_deeply_nested_list_can_be_read_back_from_parquet() -> None:
+    value: list[Any] = []
+    for _ in range(60):
+        value = [value]
+    found = parquet_of([(value,)], columns_named("list"))["c0"].to_pylist()[0]
+    assert (json.loads(found) if isinstance(found, str) else found) == value
+
+
+NESTED = [
+    ("list", [1], [1.5]),
+    ("list", [], [1]),
+    ("list", [], ["a"]),
+    ("list", [[1]], [[]]),
+    ("list", [1], ["a"]),
+    ("dict", {"a": 1}, {"a": None}),
+    ("dict", {"a": 1}, {"b": "x"}),
+    ("dict", {"a": 1}, {"a": "x"}),
+    ("dict", {"a": [1]}, {"a": [0.5], "b": {"c": True}}),
+    ("decimal", Decimal("1.5"), Decimal("1E+20")),
+    ("decimal", Decimal("9" * 38), Decimal("1E-38")),
+    ("decimal", Decimal("9" * 70), Decimal("1E-70")),
+    ("decimal", Decimal("1.5"), Decimal("NaN")),
+    ("dict", {"b": 1, "a": 2}, {"c": 3, "a": 0.5}),
+    ("list", [{"b": 1, "a": [2]}], [{"c": 3, "a": [0.5]}]),
+]
+
+
+@pytest.mark.parametrize(("family", "one", "other"), NESTED)
+def test_two_shards_can_both_be_written_with_the_join_of_their_types(family: str, one: Any, other: Any) -> None:
+    columns = columns_named(family)
+    shards = [rows_table([(value,)], columns) for value in (one, other)]
+    joined = schemas.join_schemas([schemas.own_schema(shard, all_of(shard), columns) for shard in shards])
+    types = schemas.part_schema(joined, columns)
+    found = [pq.read_table(io.BytesIO(parquet_bytes(shard, all_of(shard), types))) for shard in shards]
+    assert found[0].schema.types == found[1].schema.types == schemas.part_schema(joined, columns).types
+    for value, table in zip((one, other), found, strict=True):
+        back = table["c0"].to_pylist()[0]
+        if isinstance(value, Decimal):
+            assert str(back) == str(value) or Decimal(back) == value
+        else:
+            assert without_nones(json.loads(back) if isinstance(back, str) else back) == without_nones(value)
+
+
+def without_nones(value: Any) -> Any:
+    """Return a JSON value without the keys that are None: Arrow gives every dict all keys."""
+    if isinstance(value, dict):
+        return {key: without_nones(item) for key, item in value.items() if item is not None}
+    return list(map(without_nones, value)) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    ("family", "value", "other", "expected"),
+    [
+        ("number", (1 << 53) + 1, 0.5, float(1 << 53)),
+        ("list", [(1 << 53) + 1], [0.5], [float(1 << 53)]),
+        ("dict", {"b": 1, "a": (1 << 53) + 1}, {"a": 0.5, "c": 2}, {"a": float(1 << 53), "b": 1, "c": None}),
+        ("list", [{"b": [(1 << 53) + 1], "a": 1}], [{"b": [0.5]}], [{"a": 1, "b": [float(1 << 53)]}]),
+    ],
+    ids=repr,
+)
+def test_an_int_that_no_float_is_equal_to_is_rounded_where_the_job_has_floats(
+    family: str, value: Any, other: Any, expected: Any
+) -> None:
+    columns = columns_named(family)
+    table = rows_table([(value,)], columns)
+    joined = pa.schema([("c0", join_types(type_of([value], family), type_of([other], family)))])
+    content = parquet_bytes(table, all_of(table), schemas.part_schema(joined, columns))
+    assert pq.read_table(io.BytesIO(content))["c0"].to_pylist() == [expected]
+
+
+def test_the_fields_of_dicts_are_in_order_of_their_names_whichever_row_came_first() -> None:
+    assert type_of([{"b": 1}, {"a": [{"d": 1, "c": 2}]}], "dict") == type_of(
+        [{"a": [{"c": 2, "d": 1}], "b": 1}], "dict"
+    )
+
+
+# Row groups
+
+
+def model_row_groups(sizes: Sequence[int], most_rows: int, most_bytes: int) -> list[list[int]]:
+    groups: list[list[int]] = []
+    for i, size in enumerate(sizes):
+        is_full = not groups or len(groups[-1]) == most_rows
+        if is_full or sum(sizes[j] for j in groups[-1]) + size > most_bytes:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
+def groups_of(table: Table, indices: Any) -> list[list[int]]:
+    return [group.to_pylist() for group in parts.row_groups(table, indices)]
+
+
+@SOME
+@given(
+    st.lists(st.tuples(st.none() | st.text("aü", max_size=9), st.none() | st.binary(max_size=9)), max_size=25),
+    st.integers(1, 6),
+    st.integers(1, 40),
+)
+def test_row_groups_are_cut_as_late_as_rows_and_bytes_allow(
+    rows: list[tuple[str | None, bytes | None]], most_rows: int, most_bytes: int
+) -> None:
+    table = rows_table(rows, columns_named("text", "bytes"))
+    sizes = [len((text or "").encode()) + len(raw or b"") for text, raw in rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "ROW_GROUP_ROWS", most_rows)
+        patch.setattr(tables, "ROW_GROUP_BYTES", most_bytes)
+        assert groups_of(table, all_of(table)) == model_row_groups(sizes, most_rows, most_bytes)
+
+
+def test_rows_are_cut_at_ten_thousand_and_failures_are_in_no_group() -> None:
+    columns = columns_named("number")
+    lines = [Line(i, BROKE if i % 1000 == 0 else (i,)) for i in range(25_025)]
+    table = table_of(Origin(lines=lines), columns)
+    groups = groups_of(table, all_of(table))
+    assert [len(group) for group in groups] == [10_000, 10_000, 4_999]
+    assert list(itertools.chain(*groups)) == [i for i in range(25_025) if i % 1000]
+
+
+def test_large_texts_are_cut_by_bytes_and_a_larger_one_is_alone() -> None:
+    mega = "x" * (1 << 20)
+    texts = [mega] * 40 + [mega * 33] + [mega] * 2
+    table = rows_table([(text,) for text in texts], columns_named("text"))
+    groups = groups_of(table, all_of(table))
+    assert [len(group) for group in groups] == [32, 8, 1, 2]
+    assert list(itertools.chain(*groups)) == list(range(43))
+
+
+def test_a_row_group_of_parquet_is_a_row_group_of_ours() -> None:
+    rows = [(i, "x" * 10) for i in range(25)]
+    table = rows_table(rows, columns_named("number", "text"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "ROW_GROUP_ROWS", 10)
+        content = parquet_bytes(table, all_of(table), pa.schema([("c0", pa.int64()), ("c1", pa.string())]))
+    file = pq.ParquetFile(io.BytesIO(content))
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [10, 10, 5]
+    assert file.read()["c0"].to_pylist() == list(range(25))
+
+
+def test_failures_alone_make_no_row_group() -> None:
+    table = table_of(Origin(lines=[Line(0, BROKE)]), columns_named("number"))
+    assert groups_of(table, all_of(table)) == []
+
+
+def test_more_text_than_one_arrow_array_holds_can_be_written_in_row_groups() -> None:
+    """Arrow's text arrays end at 2 GiB; a shard of 10,000 files is there with 215 kB a file."""
+    table = shared_texts(n_texts=80, text_bytes=30 << 20)
+    n_rows = 0
+    for group in parts.row_groups(table, all_of(table)):
+        n_rows += len(group)
+        assert len(group) == 1
+    assert n_rows == 80
+    last = pa.array([79], pa.int64())
+    assert len(csv_bytes(table, last, pa.schema([("c0", pa.string())]))) > 30 << 20
+
+
+def shared_texts(n_texts: int, text_bytes: int) -> Table:
+    """Return an outcome table of equal texts that hold only one of them in memory."""
+    one = tables.outcome_table(batch_of([Line(0, ("x" * text_bytes,))], columns_named("text")), columns_named("text"))
+    lines = [one.set_column(0, "place", pa.array([place], pa.int32())) for place in range(n_texts)]
+    return tables.join_tables([tables.with_origin(t, build=1, attempt="a", fingerprint="f1") for t in lines])
+
+
+# The same rows give the same bytes
+
+MIXED = (
+    st.none() | st.integers(-9, 9) | st.floats(allow_nan=False) | TEXTS | st.booleans() | st.lists(st.integers(0, 3))
+)
+ROWS = st.tuples(
+    st.none() | st.integers(-(1 << 53), 1 << 53) | st.floats(),
+    st.none() | TEXTS,
+    MIXED,
+    st.none() | st.dictionaries(st.sampled_from("abc"), st.integers(0, 9), min_size=1),
+)
+SAME_COLUMNS = columns_named("number", "text", NULL, "dict")
+
+
+@dataclass
+class Cut:
+    """The same outcomes in two ways: as one segment in order, and torn to pieces."""
+
+    final: list[Line]
+    segments: list[Origin]
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> Cut:
+    """Draw outcomes, segments that hold them in any order, and others that the predicate passes over."""
+    outcomes = draw(st.lists(ROWS | st.just(BROKE), min_size=1, max_size=14))
+    final = [Line(place, outcome) for place, outcome in enumerate(outcomes)]
+    segments = []
+    order = draw(st.permutations(final))
+    while order:
+        n = draw(st.integers(1, len(order)))
+        segments.append(Origin(draw(st.sampled_from([3, 4])), "m", lines=order[:n]))
+        order = order[n:]
+    for _ in range(draw(st.integers(0, 4))):
+        segments.append(draw(losing_segments(segments)))
+    return Cut(final, draw(st.permutations(segments)))
+
+
+@st.composite
+def losing_segments(draw: st.DrawFn, winners: list[Origin]) -> Origin:
+    """Draw a segment whose outcomes all lose: an older build, a failure beside a row, or a larger attempt."""
+    winner = draw(st.sampled_from(winners))
+    rows = [line for line in winner.lines if not isinstance(line.outcome, Failure)]
+    kind = draw(st.sampled_from(["older", "failure", "later attempt", "no such place"]))
+    if kind == "older":
+        others = [Line(line.place, draw(ROWS | st.just(BROKE))) for line in winner.lines]
+        return Origin(draw(st.sampled_from([1, 2])), draw(st.sampled_from("az")), lines=others)
+    if kind == "failure":
+        return Origin(winner.build, draw(st.sampled_from("az")), lines=[Line(line.place, BROKE) for line in rows])
+    if kind == "later attempt":
+        return Origin(winner.build, "z", lines=[Line(line.place, draw(ROWS)) for line in rows])
+    return Origin(9, "a", lines=[Line(999, draw(ROWS)), Line(-1, draw(ROWS))])
+
+
+def digests(segments: Sequence[Origin], n_places: int) -> tuple[str, str, Any]:
+    table = tables.join_tables([table_of(segment, SAME_COLUMNS) for segment in segments])
+    indices = predicate.choose(table, [0] * n_places, NO_RULES)
+    assert tables.places_of(table, indices) == list(range(n_places))
+    schema = schemas.part_schema(schemas.own_schema(table, indices, SAME_COLUMNS), SAME_COLUMNS)
+    made = csv_bytes(table, indices, schema), parquet_bytes(table, indices, schema)
+    return hashlib.sha256(made[0]).hexdigest(), hashlib.sha256(made[1]).hexdigest(), schema
+
+
+@SOME
+@given(cuts())
+def test_the_same_rows_give_the_same_bytes_however_they_were_cut(cut: Cut) -> None:
+    whole = [Origin(lines=cut.final)]
+    assert digests(cut.segments, len(cut.final)) == digests(whole, len(cut.final))
+
+
+def many_pages() -> list[Line]:
+    rng = random.Random(5)
+    rows = [(i if i < 5000 else i / 2, rng.randbytes(120).hex(), f"k{i % 7}", {"a": i}) for i in range(12_000)]
+    return [Line(place, row) for place, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(
+    ("order", "n_segments"),
+    [
+        ("in order", 2),
+        ("in order", 40),
+        ("in order", 700),
+        ("shuffled", 2),
+        ("shuffled", 40),
+    ],
+)
+def test_many_pages_of_rows_give_the_same_bytes_however_they_were_cut(order: str, n_segments: int) -> None:
+    """Parquet cuts pages by what was written so far: the seams of segments must not show there either."""
+    lines = many_pages()
+    whole = digests([Origin(lines=lines)], len(lines))
+    rng = random.Random(n_segments)
+    if order == "shuffled":
+        rng.shuffle(lines)
+    cuts = [0, *sorted(rng.sample(range(1, len(lines)), n_segments - 1)), len(lines)]
+    segments = [Origin(lines=lines[a:b]) for a, b in itertools.pairwise(cuts)]
+    rng.shuffle(segments)
+    assert digests(segments, len(lines)) == whole
+
+
+def test_bytes_are_base64_in_csv() -> None:
+    raw = bytes(range(256))
+    line = read_csv(csv_of([(raw,)], columns_named("bytes")))[1]
+    assert base64.b64decode(line[0], validate=True) == raw
+
+
+def test_a_pandas_that_is_broken_is_nobody_s_concern(tmp_path: Path) -> None:
+    (tmp_path / "pandas.py").write_text("raise ValueError('numpy.dtype size changed')\n")
+    code = "import r3po.table.outcomes as t; t.complete_imports(); print(t.pa.array([1, 2]).to_pylist())"
+    ended = run_python("-c", code, cwd=tmp_path)
+    assert (ended.code, ended.out) == (0, "[1, 2]\n"), ended.err
