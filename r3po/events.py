@@ -48,7 +48,7 @@ class ScanFinished:
     n_changed: int = 0
     n_touched: int = 0
     """Another mtime, the same content."""
-    n_gone: int = 0
+    n_deleted: int = 0
     n_returned: int = 0
     passed_over: dict[str, int] = field(default_factory=dict)
     """What the walk did not take, by reason; only reasons that occurred."""

@@ -143,7 +143,7 @@ class Display:
             "new": event.n_new,
             "changed": event.n_changed,
             "touched": event.n_touched,
-            "deleted": event.n_gone,
+            "deleted": event.n_deleted,
             "returned": event.n_returned,
         }
         found = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n) or "nothing new"

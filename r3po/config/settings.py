@@ -27,8 +27,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from r3po.config.yaml_file import _README, _REQUIRED, _Entry, _Problem, _read_entries, _read_text, _scan, _shorten
 from r3po.errors import ConfigError, SourceError
-from r3po.table.column_types import Pin, parse_pin
-from r3po.table.columns import View
+from r3po.table.column_types import ColumnType, parse_column_type
+from r3po.table.columns import ColumnSettings
 
 MAX_PROCESSES = 4096
 MAX_TIMEOUT_S = 31 * 24 * 3600.0
@@ -104,8 +104,10 @@ class Config:
     timeout_seconds: float | None
     max_errors: MaxErrors | None  # None: only the guard of the first files
     on_function_change: Literal["warn", "stop", "redo"]  # what happens to rows that other code made
-    on_deleted: Literal["drop", "keep"]  # what happens to rows of files that are gone
-    columns: tuple[tuple[str, Pin], ...] | None = None  # names and types, in order; None: the first row sets them
+    on_deleted: Literal["drop", "keep"]  # what happens to rows of files that were deleted
+    columns: tuple[tuple[str, ColumnType], ...] | None = (
+        None  # names and types, in order; None: the first row sets them
+    )
     source_column: str | None = None  # the name of a column for each row's path
     notices: tuple[str, ...] = field(default=(), compare=False)  # to be said to the user, once a run
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)  # key: its line in the file, from 1
@@ -117,9 +119,9 @@ class Config:
         return self.path.parent
 
     @property
-    def view(self) -> View:
+    def column_settings(self) -> ColumnSettings:
         """What `columns` and `source_column` say together."""
-        return View(self.columns, self.source_column)
+        return ColumnSettings(self.columns, self.source_column)
 
     def with_overrides(
         self, *, processes: int | None = None, function: str | None = None, max_errors: int | str | None = None
@@ -362,22 +364,22 @@ def _check_parquet(keys: _Keys, entry: _Entry | None, problems: list[_Problem]) 
 
 def _check_columns(
     keys: _Keys, entries: dict[str, _Entry], problems: list[_Problem]
-) -> tuple[tuple[str, Pin], ...] | None:
+) -> tuple[tuple[str, ColumnType], ...] | None:
     if keys.columns is None:
         return None
-    pins = []
+    column_types = []
     for name, entry in keys.columns.items():
         try:
             _check_column(name)
             if not isinstance(entry.value, str):
                 raise ValueError('must be a type such as int64, string or "decimal(10,2)"')
-            pins.append((name, parse_pin(entry.value)))
+            column_types.append((name, parse_column_type(entry.value)))
         except ValueError as error:
             problems.append(entry.problem(str(error)))
     if keys.source_column in keys.columns:
         reason = f"columns (line {entries['columns'].line}) has that name, too; give one of them another"
         problems.append(entries["source_column"].problem(reason))
-    return tuple(pins)
+    return tuple(column_types)
 
 
 def _expand_folders(keys: _Keys, entries: dict[str, _Entry], base: Path, problems: list[_Problem]) -> dict[str, Path]:

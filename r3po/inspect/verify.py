@@ -299,8 +299,10 @@ class _Verify:
             known = read_columns(self.folders.working_dir, self.job.built)
         except UNREADABLE:
             return None
-        is_known = known is not None and {name for name, _ in self.config.view.pins or ()} <= set(known[0].names)
-        return self.config.view.of(known[0]) if known is not None and is_known else None
+        is_known = known is not None and {name for name, _ in self.config.column_settings.column_types or ()} <= set(
+            known[0].names
+        )
+        return self.config.column_settings.of(known[0]) if known is not None and is_known else None
 
     def _check_columns(self, found: Findings) -> None:
         path = columns_path(self.folders.working_dir, self.job.built)

@@ -22,8 +22,8 @@ class WalkOrder:
     """Sees that each stretch of the manifest is in walk order, and remembers a hash of each path: 8 bytes a file."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self._starts = set(manifest.sorted_runs)
-        self._is_sound = _are_starts(manifest.sorted_runs, manifest.n_places)
+        self._starts = set(manifest.sorted_spans)
+        self._is_sound = _are_starts(manifest.sorted_spans, manifest.n_places)
         self._n_files = 0
         self._last: Any = None
         self._n_unsorted = 0
@@ -48,7 +48,7 @@ class WalkOrder:
 
     def problems(self) -> Iterator[str]:
         if not self._is_sound:
-            yield "its sorted_runs are not ascending places of its files that begin with 0"
+            yield "its sorted_spans are not ascending places of its files that begin with 0"
         elif self._unsorted:
             shown = ", ".join(map(show_name, self._unsorted))
             yield f"{self._n_unsorted:,} files are not in walk order: {shown}"

@@ -25,14 +25,14 @@ from r3po.storage.durable import digest_file, has_size
 from r3po.storage.names import show_name
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Indices, Table
-from r3po.table.predicate import Rules
+from r3po.table.predicate import CountingRules
 
 RUN = "r3po run"
 RESTORE = "put the file back from a copy, or make the job anew: r3po reset --all"
 REMOVE = "remove it, then: r3po run"
 MOVE = "move it elsewhere, then: r3po run"
 
-_AS_COMMITTED = Rules(redo_since=0, retry_since=0)
+_AS_COMMITTED = CountingRules(redo_since=0, retry_since=0)
 """Everything that a commit published, even what is to be done again by now."""
 
 
@@ -127,7 +127,7 @@ class _ShardCheck:
     def _read_published(self, commit: Commit) -> tuple[Table, Indices] | None:
         """Return the outcomes of a commit, and the indices of those that it published."""
         try:
-            rules = dataclasses.replace(_AS_COMMITTED, keeps_gone=commit.keeps_gone)
+            rules = dataclasses.replace(_AS_COMMITTED, keeps_deleted=commit.keeps_deleted)
             state, table, indices = read_shard(self.folders, commit.entries, commit, (), rules, with_values=True)
         except UNREADABLE as error:
             where = error.filename if isinstance(error, OSError) else error.where

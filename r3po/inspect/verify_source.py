@@ -1,4 +1,4 @@
-"""The source compared with the manifest once more: files that are gone, new, or not what f saw."""
+"""The source compared with the manifest once more: files that were deleted, new, or not what f saw."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class _SourceCheck:
 
 def _iter_known(job: Job) -> Iterator[_Known]:
     """Yield the manifest's files in walk order: each build appended one sorted stretch, so these are merged."""
-    starts = job.built.sorted_runs
+    starts = job.built.sorted_spans
     stops = (*starts[1:], job.built.n_places)
     stretches = [_iter_stretch(job, start, stop) for start, stop in zip(starts, stops, strict=True)]
     return stretches[0] if len(stretches) == 1 else heapq.merge(*stretches, key=_key)
@@ -118,7 +118,7 @@ def _iter_stretch(job: Job, start: int, stop: int) -> Iterator[_Known]:
     for shard, _, entries in iter_entries(job.folders.shards, refs, start, stop):
         commit = job.commits.get(shard)
         for at, path in enumerate(entries.paths):
-            if not entries.gone[at]:
+            if not entries.deleted[at]:
                 is_read = commit is not None and entries.builds[at] <= commit.build
                 yield _Known(path, entries.sizes[at], entries.mtimes_ns[at], entries.hashes[at], is_read)
 

@@ -18,11 +18,11 @@ from r3po.state.shards import needed_builds, newer_segments, read_candidates
 from r3po.storage.names import show_name
 from r3po.table import predicate
 from r3po.table import schema as schemas
-from r3po.table.column_types import Pin
+from r3po.table.column_types import ColumnType
 from r3po.table.columns import Columns
 
 
-def check_view(job: Job) -> None:
+def check_columns(job: Job) -> None:
     """Make sure that parts can be made as the config says from the rows that are there.
 
     Opens the outcomes of those shards alone whose parts were made for other types, and what is not committed yet.
@@ -31,19 +31,23 @@ def check_view(job: Job) -> None:
         ConfigError: a column has no values, or some do not fit; nothing was changed.
         DamagedStateError: an outcomes file is not what its commit names.
     """
-    view = job.config.view
+    wanted = job.config.column_settings
     known = read_columns(job.config.working_dir, job.built)
     if known is None:
         return
     names = known[0].names
-    if view.source in names:
-        raise _unfit(job, {str(view.source): "the rows have a column of that name, and source_column would be another"})
+    if wanted.source in names:
+        raise _unfit(
+            job, {str(wanted.source): "the rows have a column of that name, and source_column would be another"}
+        )
     found = {
-        name: "the rows that are there have no such column" for name, _ in view.pins or () if name not in set(names)
+        name: "the rows that are there have no such column"
+        for name, _ in wanted.column_types or ()
+        if name not in set(names)
     }
     if not found:
-        pins = {names.index(name): pin for name, pin in view.pins or ()}
-        found = {names[i]: why for i, why in sorted(_misfits(job, known[0], pins).items())}
+        column_types = {names.index(name): column_type for name, column_type in wanted.column_types or ()}
+        found = {names[i]: why for i, why in sorted(_misfits(job, known[0], column_types).items())}
     if found:
         raise _unfit(job, found)
 
@@ -61,14 +65,14 @@ def _unfit(job: Job, found: dict[str, str]) -> ConfigError:
     )
 
 
-def _misfits(job: Job, columns: Columns, pins: dict[int, Pin]) -> dict[int, str]:
+def _misfits(job: Job, columns: Columns, column_types: dict[int, ColumnType]) -> dict[int, str]:
     """Return for each column of which a value does not fit where the first such value is, and why."""
     found: dict[int, str] = {}
-    for ref, commit, segments in _to_look_at(job, columns, pins):
+    for ref, commit, segments in _to_look_at(job, columns, column_types):
         table, _ = read_candidates(job.folders, commit, segments, scratch=job.folders.outcomes)
         indices = predicate.choose(table, needed_builds(job.folders, ref, table), job.rules())
-        for i, pin in pins.items():
-            misfit = None if i in found else schemas.first_misfit(table, indices, i, pin)
+        for i, column_type in column_types.items():
+            misfit = None if i in found else schemas.first_misfit(table, indices, i, column_type)
             if misfit is not None:
                 place, why = misfit
                 path = read_shard_file(job.folders.shards, ref).paths[place]
@@ -77,24 +81,29 @@ def _misfits(job: Job, columns: Columns, pins: dict[int, Pin]) -> dict[int, str]
 
 
 def _to_look_at(
-    job: Job, columns: Columns, pins: dict[int, Pin]
+    job: Job, columns: Columns, column_types: dict[int, ColumnType]
 ) -> Iterator[tuple[ShardRef, Commit | None, list[Segment]]]:
     """Yield the shards that may have a value that does not fit, each with what holds its rows."""
-    listed = list_segments(job.folders.segments, job.built.job_id) if pins else {}
-    for ref in job.built.shards if pins else ():
+    listed = list_segments(job.folders.segments, job.built.job_id) if column_types else {}
+    for ref in job.built.shards if column_types else ():
         commit = job.commits.get(ref.shard)
         segments = list(newer_segments(commit, listed.get(ref.shard, ())))
-        if commit is not None and commit.first_build >= job.built.redo_since and _may_misfit(commit, columns, pins):
+        if (
+            commit is not None
+            and commit.first_build >= job.built.redo_since
+            and _may_misfit(commit, columns, column_types)
+        ):
             yield ref, commit, segments
         elif segments:
             yield ref, None, segments
 
 
-def _may_misfit(commit: Commit, columns: Columns, pins: dict[int, Pin]) -> bool:
+def _may_misfit(commit: Commit, columns: Columns, column_types: dict[int, ColumnType]) -> bool:
     if not commit.tally.n_rows:
         return False
-    held = {name: pin for name, pin in commit.part_settings.get("columns", ())}
+    held = {name: column_type for name, column_type in commit.part_settings.get("columns", ())}
     return any(
-        held.get(columns.names[i]) != str(pin) and not schemas.surely_fits(commit.own_schema.field(i).type, pin)
-        for i, pin in pins.items()
+        held.get(columns.names[i]) != str(column_type)
+        and not schemas.surely_fits(commit.own_schema.field(i).type, column_type)
+        for i, column_type in column_types.items()
     )

@@ -19,7 +19,7 @@ from r3po.run.publisher import Publisher
 from r3po.run.scheduler import BatchTicket, ChargeTicket, Scheduler, StageTicket, Ticket
 from r3po.run.signals import StopSignals
 from r3po.run.suspects import SuspectBook
-from r3po.run.workers import Crew, Lost, Member
+from r3po.run.workers import Lost, WorkerHandle, WorkerManager
 from r3po.state.job import disk_error
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
@@ -96,7 +96,7 @@ class RunLoop:
 
     publisher: Publisher
     states: dict[int, ShardState]
-    crew: Crew
+    crew: WorkerManager
     budget: ErrorBudget
     book: SuspectBook
     scheduler: Scheduler
@@ -225,7 +225,7 @@ class RunLoop:
             self.scheduler.release_first_offenders()
             self._remember()
 
-    def _submit(self, member: Member, ticket: Ticket) -> None:
+    def _submit(self, member: WorkerHandle, ticket: Ticket) -> None:
         ref, publisher = self.states[ticket.shard].ref, self.publisher
         match ticket:
             case StageTicket():

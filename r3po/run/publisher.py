@@ -45,7 +45,7 @@ class Publisher:
 
     def __post_init__(self) -> None:
         known = read_columns(self.job.config.working_dir, self.job.built)
-        self.columns = None if known is None else self.job.config.view.of(known[0])
+        self.columns = None if known is None else self.job.config.column_settings.of(known[0])
         self._learn(self.job.commits.values())
 
     @property

@@ -30,14 +30,14 @@ from r3po.errors import ConfigError, R3poError, RunStoppedError, SourceError, St
 from r3po.events import Event, Observer
 from r3po.function.find import FunctionSpec, find_function, fingerprint_of_file
 from r3po.run.budgets import ErrorBudget
-from r3po.run.check_columns import check_view
+from r3po.run.check_columns import check_columns
 from r3po.run.finish import make_end
 from r3po.run.loop import DRAIN_S, Counts, RunLoop
 from r3po.run.publisher import Publisher
 from r3po.run.scheduler import Scheduler
 from r3po.run.signals import START_S, StopSignals
 from r3po.run.suspects import SuspectBook, end_left_workers, forget_beacons
-from r3po.run.workers import Crew
+from r3po.run.workers import WorkerManager
 from r3po.source.build import BuildResult, plan_build, scan_finished, tell_moved_source
 from r3po.source.new_manifest import BuildProgress, BuildStopped
 from r3po.source.read import glance
@@ -238,7 +238,7 @@ class _Run:
         states = self._reopened_states() if is_known else {}
         is_checked = not self._is_redo_due(states)
         if is_known and is_checked:
-            check_view(job)
+            check_columns(job)
         # 2. The walk, beside the start of Ray.
         if self.options.build:
             tell_moved_source(job, self.emit)
@@ -258,7 +258,7 @@ class _Run:
             job.manifest = job.raised(redo=True)  # the last rows went, or are to be made again
             states = job.resolve(self.spec.fingerprint)
         elif not is_checked:
-            check_view(job)  # what was to be made again is gone by now
+            check_columns(job)  # what was to be made again is gone by now
         # Not before: up to here the run may be refused, and then nothing has changed.
         if job.built is not in_force:
             job.put_in_force(job.built)
@@ -311,7 +311,7 @@ class _Run:
         known = read_columns(self.config.working_dir, self.job.built)
         if known is None or any(state.n_done for state in states.values()):
             return False
-        return known[1] != self.spec.fingerprint or not self.config.view.would_set(known[0])
+        return known[1] != self.spec.fingerprint or not self.config.column_settings.would_set(known[0])
 
     # Other code, and a redo
 
@@ -362,7 +362,11 @@ class _Run:
         rules = self.job.rules()
         n_kept = sum(count_kept_rows(self.job.folders, state, rules) for state in states.values())
         if n_kept and not self.options.accept_deletions:
-            rows = "1 row is of a file that is gone" if n_kept == 1 else f"{n_kept:,} rows are of files that are gone"
+            rows = (
+                "1 row is of a file that was deleted"
+                if n_kept == 1
+                else f"{n_kept:,} rows are of files that were deleted"
+            )
             raise SourceError(
                 f"{rows}; a redo cannot make them again, and nothing was changed",
                 hint=f"{self._command} --redo --accept-deletions drops them",
@@ -425,7 +429,7 @@ class _Run:
         self._loop = RunLoop(
             publisher=self._publisher,
             states=states,
-            crew=Crew(self._pool, self.workers, self._n_workers, self.config.timeout_seconds),
+            crew=WorkerManager(self._pool, self.workers, self._n_workers, self.config.timeout_seconds),
             budget=ErrorBudget(self.config.max_errors, is_guarded=not has_rows),
             book=book,
             scheduler=Scheduler(pending, self._n_workers, self.config.batch_seconds, suspects),
@@ -491,7 +495,7 @@ class _Run:
             stop_file=self.folder / "stop",
             workers_folder=self.workers,
             timeout_s=config.timeout_seconds,
-            view=config.view,
+            column_settings=config.column_settings,
         )
         with self.stop.interrupting():  # a start can take long, and nothing of f is in flight yet
             self._pool = self._make_pool()

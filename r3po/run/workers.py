@@ -46,7 +46,7 @@ PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
 
 
 @dataclass(slots=True)
-class Member:
+class WorkerHandle:
     """One worker, from its start to its death."""
 
     number: int
@@ -78,7 +78,7 @@ class Member:
 class Lost:
     """A worker died, or was ended."""
 
-    member: Member
+    member: WorkerHandle
     death: Death
     last: Sighting | None
     """What its beacon says for ever."""
@@ -105,7 +105,7 @@ class Lost:
         return (self.last.shard, self.last.place) if self.last is not None and self.last.is_in_file else None
 
 
-class Crew:
+class WorkerManager:
     """Keeps `n_wanted` workers at work.
 
     Args:
@@ -125,7 +125,7 @@ class Crew:
         self._pool, self._folder, self._timeout_s, self._clock = pool, folder, timeout_s, clock
         self.n_wanted = self._n_workers = n_workers
         self._memory_lost_at = 0.0
-        self.members = {number: Member(number, clock()) for number in range(n_workers)}
+        self.members = {number: WorkerHandle(number, clock()) for number in range(n_workers)}
         self._next_number = n_workers
         self._held: list[WorkerLost] = []
         self._due: list[float] = []
@@ -150,17 +150,17 @@ class Crew:
     def is_busy(self) -> bool:
         return any(member.tickets for member in self.members.values())
 
-    def iter_free(self, depth: int) -> Iterator[Member]:
+    def iter_free(self, depth: int) -> Iterator[WorkerHandle]:
         """Yield the members that may be given work while they have fewer than `depth` tickets."""
         for member in list(self.members.values()):
             if member.is_ready and not member.is_leaving and not member.has_trial and len(member.tickets) < depth:
                 yield member
 
-    def is_fresh(self, member: Member) -> bool:
+    def is_fresh(self, member: WorkerHandle) -> bool:
         """Whether a trial may be held on it: it has nothing in hand, and no other file is behind it."""
         return not member.tickets and (member.is_fresh or not self._pool.can_replace)
 
-    def submit(self, member: Member, ticket: Ticket, call: Call) -> None:
+    def submit(self, member: WorkerHandle, ticket: Ticket, call: Call) -> None:
         """Give a member a ticket, which its answer settles."""
         if not member.tickets:
             now = read_beacon(self._folder, member.number)
@@ -204,7 +204,7 @@ class Crew:
             self._watch(answered)
         return found
 
-    def dismiss(self, member: Member) -> None:
+    def dismiss(self, member: WorkerHandle) -> None:
         """Let a member leave once it has nothing in hand, and have it replaced."""
         if self._pool.can_replace:
             member.is_leaving = True
@@ -231,7 +231,7 @@ class Crew:
         if ready:
             self.dismiss(min(ready, key=lambda member: len(member.tickets)))
 
-    def free_memory(self, trial: Member) -> None:
+    def free_memory(self, trial: WorkerHandle) -> None:
         """Let everybody else who has called f begin anew: what they still hold must not be charged to a trial."""
         for member in list(self.members.values()):
             if member is not trial and member.is_ready and not member.is_fresh and not member.tickets:
@@ -247,7 +247,7 @@ class Crew:
 
     # Private methods
 
-    def _is_coming(self, member: Member) -> bool:
+    def _is_coming(self, member: WorkerHandle) -> bool:
         """Whether a member that is starting can be counted on: on a busy cluster some never start."""
         return not member.is_ready and self._clock() - member.started_at < START_S
 
@@ -269,7 +269,7 @@ class Crew:
         log.info("worker %d is gone: %s (%s), it last said %s", member.number, death.cause, message.reason, last)
         return Lost(member, death, last, was_alone, n_workers)
 
-    def _death_of(self, member: Member, message: WorkerLost, last: Sighting | None) -> Death:
+    def _death_of(self, member: WorkerHandle, message: WorkerLost, last: Sighting | None) -> Death:
         signal_name, stack = read_crash(self._folder, member.number)
         self._note_oom_kills()
         was_oom_kill = self._clock() - self._oom_kill_at < OOM_S
@@ -302,7 +302,7 @@ class Crew:
             self._replace(0.0)
         for due in [due for due in self._due if due <= now]:
             self._due.remove(due)
-            self.members[self._next_number] = Member(self._next_number, now)
+            self.members[self._next_number] = WorkerHandle(self._next_number, now)
             self._pool.add_worker(self._next_number)
             self._next_number += 1
 
@@ -320,7 +320,7 @@ class Crew:
             elif not member.ended_for and member.number not in answered:
                 self._end_if_late(member, seen, now - member.seen_at)
 
-    def _end_if_late(self, member: Member, seen: Sighting, seconds: float) -> None:
+    def _end_if_late(self, member: WorkerHandle, seen: Sighting, seconds: float) -> None:
         waited = self._clock() - member.given_at
         if self._timeout_s is not None and seen.phase is Phase.CALLING and seconds > self._timeout_s + GRACE_S:
             member.ended_for = "time"

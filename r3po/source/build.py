@@ -2,7 +2,7 @@
 
 A build writes new shard files first and puts the manifest in force last, so that a build that dies leaves the old one.
 What an entry says decides what is done: a new or changed file gets the build's number, so that no earlier outcome
-counts for it; a file that is gone keeps its place and is marked; one that was only touched keeps its outcome.
+counts for it; a file that was deleted keeps its place and is marked; one that was only touched keeps its outcome.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def preview_build(config: Config, fingerprint: str | None, observer: Observer) -
         "new": found.n_new,
         "changed": found.n_changed,
         "touched": found.n_touched,
-        "deleted": found.n_gone,
+        "deleted": found.n_deleted,
         "returned": found.n_returned,
         "unchanged": result.n_files - found.n_new - found.n_changed - found.n_touched - found.n_returned,
         "to_retry": n_to_retry,
@@ -190,7 +190,7 @@ def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
         n_new=found.n_new,
         n_changed=found.n_changed,
         n_touched=found.n_touched,
-        n_gone=found.n_gone,
+        n_deleted=found.n_deleted,
         n_returned=found.n_returned,
         passed_over={reason: n for reason, n in passed_over.items() if n},
     )
@@ -241,16 +241,16 @@ def _announced(new_files: Iterable[Block], progress: BuildProgress) -> Iterator[
 def _check_found(job: Job, comparison: Comparison, accept_deletions: bool) -> None:
     """Refuse what looks like a disk that is not mounted rather than like files that were deleted."""
     n_files = job.manifest.count_job_files if job.manifest is not None else 0
-    n_gone = comparison.n_gone
+    n_deleted = comparison.n_deleted
     if comparison.n_found == 0 and n_files == 0:
         raise _no_file(job.config)
-    if n_gone * 2 > n_files and not accept_deletions:
+    if n_deleted * 2 > n_files and not accept_deletions:
         config = job.config
         source = show_name(str(config.source_path))
         if job.built.source_file_part != config.source_file_part:
             source += f' with the new source_file_part "{config.source_file_part}"'
         raise SourceError(
-            f"{n_gone:,} of {n_files:,} files of this job are gone from {source}; nothing was changed",
+            f"{n_deleted:,} of {n_files:,} files of this job are gone from {source}; nothing was changed",
             evidence="\n".join(f"gone  {path}" for path in comparison.shown),
             hint="is the disk mounted? r3po run --accept-deletions goes on without them"
             + ("" if config.on_deleted == "keep" else ", and removes their rows"),
@@ -265,7 +265,7 @@ def _check_redo(job: Job, built: Manifest) -> None:
     lost: list[str] = []
     for refs in zip(job.built.shards, built.shards, strict=False):  # those that are new have lost nothing
         old, new = refs
-        if new.n_gone and new != old:
+        if new.n_deleted and new != old:
             commit, segments = job.commits.get(old.shard), listed.get(old.shard, ())
             places = find_unredone_rows(job.folders, refs, commit, segments, job.rules())
             paths = read_shard_file(job.folders.shards, new).paths if places else []

@@ -67,7 +67,7 @@ class Comparison:
     size_bytes: int = 0
     """Of the files that were found, but for `n_unseen` of them."""
     n_unseen: int = 0
-    n_gone: int = 0
+    n_deleted: int = 0
     """Files that the manifest has and the walk did not meet; those that were gone before do not count."""
     shown: list[str] = field(default_factory=list)
     """The first few of them."""
@@ -111,7 +111,7 @@ class Comparison:
 
     def _is_touched(self, ref: ShardRef) -> bool:
         seen = self.shards[ref.shard].seen
-        return LOOK in seen or seen.count(ABSENT) != ref.n_gone
+        return LOOK in seen or seen.count(ABSENT) != ref.n_deleted
 
     def _compare(self, block: Block, stretches: _Stretches) -> Block:
         """Note what the manifest knows of a block, and return the others."""
@@ -137,20 +137,20 @@ class Comparison:
 
     def _note_found(self, piece: _Piece, at: int, size: int, mtime_ns: int) -> None:
         entries, changes, place = piece.entries, self.shards[piece.shard], piece.first + at
-        if entries.sizes[at] == UNSEEN and not entries.gone[at]:
+        if entries.sizes[at] == UNSEEN and not entries.deleted[at]:
             changes.seen[place] = SAME  # there is no outcome that could be of another content
             return
         is_same = (entries.sizes[at], entries.mtimes_ns[at]) == (size, mtime_ns)
-        if is_same and not entries.racy[at] and not entries.gone[at]:
+        if is_same and not entries.racy[at] and not entries.deleted[at]:
             changes.seen[place] = SAME
             return
         changes.note_look(place, size, mtime_ns)
         self.has_resized = self.has_resized or entries.sizes[at] != size
 
     def _note_absent(self, piece: _Piece, at: int) -> None:
-        if piece.entries.gone[at]:
+        if piece.entries.deleted[at]:
             return
-        self.n_gone += 1
+        self.n_deleted += 1
         if len(self.shown) < SHOWN:
             self.shown.append(show_name(piece.entries.paths[at]))
 
@@ -170,7 +170,7 @@ class _Piece:
     def is_like(self, files: Block) -> bool:
         """Whether these are exactly the files that were found, unchanged."""
         entries = self.entries
-        if any(entries.racy) or any(entries.gone):
+        if any(entries.racy) or any(entries.deleted):
             return False
         if entries.sizes.count(UNSEEN) == len(entries):
             return entries.paths == [path for path, _, _ in files]
@@ -190,7 +190,7 @@ class _Stretches:
         """A heap: the key of the next file, a number that decides among equals, its piece, and what follows it."""
         if manifest is None:
             return
-        starts = manifest.sorted_runs
+        starts = manifest.sorted_spans
         for number, (start, stop) in enumerate(zip(starts, (*starts[1:], manifest.n_places), strict=True)):
             pieces = iter_entries(folder, manifest.shards, start, stop, known)
             self._push(number, (_Piece(*piece) for piece in pieces))

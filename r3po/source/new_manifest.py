@@ -46,11 +46,11 @@ class FileCounts:
     """Their content is another one, or could not be compared."""
     n_touched: int = 0
     """Their mtime moved, their content did not."""
-    n_gone: int = 0
+    n_deleted: int = 0
     n_returned: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.n_new or self.n_changed or self.n_touched or self.n_gone or self.n_returned)
+        return bool(self.n_new or self.n_changed or self.n_touched or self.n_deleted or self.n_returned)
 
 
 def _end_if_stopped(progress: BuildProgress) -> None:
@@ -127,7 +127,7 @@ class _Build:
                 output_path=str(config.output_path),
                 hash=config.hash,
                 count_all_files=count_all_files,
-                sorted_runs=(0,),
+                sorted_spans=(0,),
                 shards=tuple(self._refs),
             )
         is_moved = (old.source_path, old.source_file_part) != (source_path, source_file_part)
@@ -137,7 +137,7 @@ class _Build:
             build=self._build,
             hash=config.hash,
             count_all_files=count_all_files,
-            sorted_runs=(*old.sorted_runs, old.n_places) if self.found.n_new else old.sorted_runs,
+            sorted_spans=(*old.sorted_spans, old.n_places) if self.found.n_new else old.sorted_spans,
             source_path=source_path,
             source_file_part=source_file_part,
             shards=tuple(self._refs),
@@ -206,16 +206,16 @@ class _Build:
         if self._processes:
             return True  # `r3po build` hashes everything
         size, _ = changes.look_at(place)
-        is_anew = entries.gone[place] and self._config.on_deleted == "drop"
+        is_anew = entries.deleted[place] and self._config.on_deleted == "drop"
         return entries.hashes[place] is not None and size == entries.sizes[place] and not is_anew
 
     def _settle(self, entries: Entries, changes: ShardChanges, looks: Iterator[HashedFile | OSError]) -> bool:
         """Let the entries say what the walk found. Returns whether they say something else now."""
         is_changed = False
         for place in _places_of(changes, ABSENT):
-            if not entries.gone[place]:
-                entries.gone[place] = is_changed = True
-                self.found.n_gone += 1
+            if not entries.deleted[place]:
+                entries.deleted[place] = is_changed = True
+                self.found.n_deleted += 1
         for place in _places_of(changes, LOOK):
             hashed = next(looks) if self._needs_hash(entries, place, changes) else None
             is_changed = self._settle_look(entries, place, changes.look_at(place), hashed) or is_changed
@@ -230,16 +230,16 @@ class _Build:
         if isinstance(hashed, HashedFile):
             hash_, size, mtime_ns, is_racy = hashed
         known = (entries.sizes[place], entries.mtimes_ns[place])
-        was_gone = entries.gone[place]
-        entries.gone[place] = False
+        was_deleted = entries.deleted[place]
+        entries.deleted[place] = False
         if hash_ is not None and entries.hashes[place] is not None:
             is_same = hash_ == entries.hashes[place]
         else:
             is_same = (size, mtime_ns) == known and hashed is None
-        if was_gone and (self._config.on_deleted == "drop" or not is_same):
+        if was_deleted and (self._config.on_deleted == "drop" or not is_same):
             is_same = False  # its outcome went with it
             self.found.n_returned += 1
-        elif was_gone:
+        elif was_deleted:
             self.found.n_returned += 1
         elif not is_same:
             self.found.n_changed += 1

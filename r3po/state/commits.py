@@ -73,8 +73,8 @@ class Commit:
     parts: tuple[Part, ...]
     part_settings: dict[str, Any]
     """How the parts were written: the settings by kind; a part of other settings is made again."""
-    keeps_gone: bool = False
-    """The rows of files that are gone are among these (`on_deleted: keep`)."""
+    keeps_deleted: bool = False
+    """The rows of files that were deleted are among these (`on_deleted: keep`)."""
 
     def is_for(self, ref: ShardRef) -> bool:
         """Whether this commit covers the places and contents that `ref` lists."""
@@ -184,7 +184,7 @@ def read_outcomes(
         scratch: a folder for a copy that takes disk rather than memory: the values, which can be a gigabyte.
 
     Raises:
-        DamagedStateError: the file is gone or is not the one that the commit names.
+        DamagedStateError: the file is missing or is not the one that the commit names.
     """
     path = folders.outcomes / commit.outcomes.name
     try:
@@ -376,7 +376,7 @@ def _to_json(commit: Commit) -> dict[str, Any]:
             for part in commit.parts
         ],
         "part_settings": commit.part_settings,
-        "keeps_gone": commit.keeps_gone,
+        "keeps_deleted": commit.keeps_deleted,
     }
 
 
@@ -403,5 +403,5 @@ def _from_json(data: dict[str, Any]) -> Commit:
             for p in data["parts"]
         ),
         part_settings=data["part_settings"],
-        keeps_gone=data["keeps_gone"],
+        keeps_deleted=data["keeps_deleted"],
     )

@@ -35,7 +35,7 @@ from r3po.state.shards import ShardState, newer_segments, read_candidates, resol
 from r3po.storage.durable import list_names, make_folder, remove_if_there
 from r3po.storage.lock import JobLock
 from r3po.storage.names import show_name
-from r3po.table.predicate import Rules
+from r3po.table.predicate import CountingRules
 
 T = TypeVar("T")
 
@@ -69,12 +69,12 @@ class Job:
         return {
             "csv": self.config.csv,
             "parquet": False if parquet is None else {"compression": parquet.compression, "level": parquet.level},
-            **self.config.view.to_json(),
+            **self.config.column_settings.to_json(),
         }
 
-    def rules(self, fingerprint: str | None = None) -> Rules:
-        keeps_gone = self.config.on_deleted == "keep"
-        return Rules(self.built.redo_since, self.built.retry_since, fingerprint, keeps_gone)
+    def rules(self, fingerprint: str | None = None) -> CountingRules:
+        keeps_deleted = self.config.on_deleted == "keep"
+        return CountingRules(self.built.redo_since, self.built.retry_since, fingerprint, keeps_deleted)
 
     def put_in_force(self, manifest: Manifest) -> None:
         """Write `manifest` and claim the output folder; the shard files that it names are durable."""
@@ -119,7 +119,7 @@ class Job:
                 build=self.built.build,
                 made_from=state.ref.file.sha256,
                 entries=state.ref,
-                keeps_gone=rules.keeps_gone,
+                keeps_deleted=rules.keeps_deleted,
             )
             write_commit(self.folders, commit)
             self.commits[shard] = commit

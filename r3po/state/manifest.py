@@ -18,7 +18,7 @@ from r3po.storage.json_files import read_json, write_json
 from r3po.storage.names import name_from_json, name_to_json
 from r3po.table.columns import Columns
 
-FORMAT = 2
+FORMAT = 3
 """Version of every JSON file of the job."""
 
 HASH_ALGORITHM = "blake2b-128"
@@ -31,17 +31,17 @@ class ShardRef:
     shard: int
     file: FileRecord
     n_files: int
-    """Its places, those of files that are gone included."""
+    """Its places, those of files that were deleted included."""
     last_build: int
     """The highest build among its entries: outcomes that are not older count for all of them."""
     size_bytes: int
     """Of the source files together; those that are gone have none, nor have those that nobody has looked at."""
-    n_gone: int = 0
+    n_deleted: int = 0
     """How many of its files are not in the source any more."""
 
     @property
     def n_present(self) -> int:
-        return self.n_files - self.n_gone
+        return self.n_files - self.n_deleted
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,7 +50,7 @@ class ShardRef:
             "n_files": self.n_files,
             "last_build": self.last_build,
             "size_bytes": self.size_bytes,
-            "n_gone": self.n_gone,
+            "n_deleted": self.n_deleted,
         }
 
     @classmethod
@@ -79,7 +79,7 @@ class Manifest:
     """`content` or `stat`."""
     count_all_files: int
     """Files that the last walk met, whatever their names."""
-    sorted_runs: tuple[int, ...]
+    sorted_spans: tuple[int, ...]
     """Where, counted over all shards, each stretch of entries in walk order begins."""
     shards: tuple[ShardRef, ...]
     is_redoing: bool = False
@@ -127,7 +127,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
             "count_all_files": manifest.count_all_files,
             "count_job_files": manifest.count_job_files,
             "size_bytes": manifest.size_bytes,
-            "sorted_runs": list(manifest.sorted_runs),
+            "sorted_spans": list(manifest.sorted_spans),
             "is_redoing": manifest.is_redoing,
             "shards": [ref.to_json() for ref in manifest.shards],
         },
@@ -155,7 +155,7 @@ def read_manifest(path: Path) -> Manifest | None:
         output_path=name_from_json(data["output"]),
         hash=data["hash"],
         count_all_files=data["count_all_files"],
-        sorted_runs=tuple(data["sorted_runs"]),
+        sorted_spans=tuple(data["sorted_spans"]),
         is_redoing=data["is_redoing"],
         shards=tuple(ShardRef.from_json(ref) for ref in data["shards"]),
     )

@@ -34,7 +34,7 @@ class Entries:
     builds: list[int] = field(default_factory=list)
     racy: list[bool] = field(default_factory=list)
     """Looked at within two seconds of its mtime: size and mtime alone do not prove that it is unchanged."""
-    gone: list[bool] = field(default_factory=list)
+    deleted: list[bool] = field(default_factory=list)
     """Not in the source any more; the file keeps its place, and gets it back if it returns."""
 
     def __len__(self) -> int:
@@ -42,8 +42,8 @@ class Entries:
 
     @property
     def needed_builds(self) -> list[int]:
-        """The build that each place's outcome must have at least, negative where the file is gone (`tables.choose`)."""
-        return [-build if gone else build for build, gone in zip(self.builds, self.gone, strict=True)]
+        """By place, the least build of an outcome that counts; negative where the file was deleted (`choose`)."""
+        return [-build if deleted else build for build, deleted in zip(self.builds, self.deleted, strict=True)]
 
     def append(
         self,
@@ -54,7 +54,7 @@ class Entries:
         *,
         hash_: bytes | None = None,
         racy: bool = False,
-        gone: bool = False,
+        deleted: bool = False,
     ) -> None:
         self.paths.append(path)
         self.sizes.append(size)
@@ -62,7 +62,7 @@ class Entries:
         self.hashes.append(hash_)
         self.builds.append(build)
         self.racy.append(racy)
-        self.gone.append(gone)
+        self.deleted.append(deleted)
 
     @classmethod
     def listed(cls, files: Sequence[tuple[str, int, int]], build: int) -> Self:
@@ -128,15 +128,17 @@ def write_shard_file(folder: Path, shard: int, build: int, entries: Entries) -> 
 
 def ref_of(shard: int, record: FileRecord, entries: Entries) -> ShardRef:
     """Return how the manifest names a shard file that holds `entries`."""
-    size_bytes = sum(size for size, gone in zip(entries.sizes, entries.gone, strict=True) if not gone and size > 0)
-    return ShardRef(shard, record, len(entries), max(entries.builds, default=0), size_bytes, sum(entries.gone))
+    size_bytes = sum(
+        size for size, deleted in zip(entries.sizes, entries.deleted, strict=True) if not deleted and size > 0
+    )
+    return ShardRef(shard, record, len(entries), max(entries.builds, default=0), size_bytes, sum(entries.deleted))
 
 
 def read_shard_file(folder: Path, ref: ShardRef) -> Entries:
     """Return the entries of a shard.
 
     Raises:
-        DamagedStateError: the file is gone, or is not the one that the manifest names.
+        DamagedStateError: the file is missing, or is not the one that the manifest names.
     """
     return parse_entries(read_shard_lines(folder, ref))
 
@@ -145,7 +147,7 @@ def read_shard_lines(folder: Path, ref: ShardRef) -> list[bytes]:
     """Return the lines of a shard file by place, for `parse_entries`.
 
     Raises:
-        DamagedStateError: the file is gone, or is not the one that the manifest names.
+        DamagedStateError: the file is missing, or is not the one that the manifest names.
     """
     path = folder / ref.file.name
     try:
@@ -167,7 +169,7 @@ def parse_entries(lines: list[bytes]) -> Entries:
         hashes=[None if data["hash"] is None else bytes.fromhex(data["hash"]) for data in found],
         builds=[data["build"] for data in found],
         racy=["racy" in data for data in found],
-        gone=["gone" in data for data in found],
+        deleted=["deleted" in data for data in found],
     )
 
 
@@ -188,7 +190,7 @@ def iter_entries(
         in memory, so that many such iterators can go on side by side.
 
     Raises:
-        DamagedStateError: a shard file is gone, or is not the one that the manifest names.
+        DamagedStateError: a shard file is missing, or is not the one that the manifest names.
     """
     for ref, first, last in _places_of_stretch(shards, start, stop):
         if ref.shard in known:
@@ -258,12 +260,12 @@ def _lines(entries: Entries) -> bytes:
         }
         for path, size, mtime_ns, hash_, build in known
     ]
-    if any(entries.racy) or any(entries.gone):
-        for line, racy, gone in zip(lines, entries.racy, entries.gone, strict=True):
+    if any(entries.racy) or any(entries.deleted):
+        for line, racy, deleted in zip(lines, entries.racy, entries.deleted, strict=True):
             if racy:
                 line["racy"] = True
-            if gone:
-                line["gone"] = True
+            if deleted:
+                line["deleted"] = True
     # One call for all costs half of a call for each. But a path may hold what stands between two objects.
     try:
         content = orjson.dumps(lines)

@@ -17,7 +17,7 @@ from r3po.state.segments import Segment, read_segment
 from r3po.state.shard_files import read_shard_file
 from r3po.table import predicate
 from r3po.table.outcomes import Indices, Table
-from r3po.table.predicate import Rules
+from r3po.table.predicate import CountingRules
 
 Run = tuple[int, int]
 """Places from the first up to, not including, the second."""
@@ -48,13 +48,13 @@ class ShardState:
         """Whether the commit's outcomes and parts are all there is to say."""
         return not self.pending and not self.segments and not self.is_stale and self.commit is not None
 
-    def is_adopted(self, rules: Rules) -> bool:
+    def is_adopted(self, rules: CountingRules) -> bool:
         """Whether the commit knows the very entries of today, so that it alone tells how the shard stands."""
         return self.commit is not None and _covers(self.commit, self.ref, rules)
 
 
 def resolve_shard(
-    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Sequence[Segment], rules: Rules
+    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Sequence[Segment], rules: CountingRules
 ) -> ShardState:
     """Return how a shard stands. Opens outcomes and segments only where the commit alone does not tell.
 
@@ -65,7 +65,7 @@ def resolve_shard(
     if commit is not None and not segments and _covers(commit, ref, rules):
         tally = commit.tally
         return ShardState(ref, commit, (), tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, ())
-    if commit is None and not segments and not ref.n_gone:
+    if commit is None and not segments and not ref.n_deleted:
         return ShardState(ref, None, (), 0, 0, {}, ((0, ref.n_files),))
     return read_shard(folders, ref, commit, segments, rules)[0]
 
@@ -75,7 +75,7 @@ def read_shard(
     ref: ShardRef,
     commit: Commit | None,
     segments: Iterable[Segment],
-    rules: Rules,
+    rules: CountingRules,
     *,
     with_values: bool = False,
 ) -> tuple[ShardState, Table, Indices]:
@@ -102,7 +102,7 @@ def newer_segments(commit: Commit | None, segments: Sequence[Segment]) -> Sequen
 
 
 def read_counting(
-    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Iterable[Segment], rules: Rules
+    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Iterable[Segment], rules: CountingRules
 ) -> tuple[Table, Indices, tuple[Segment, ...]]:
     """Return every outcome of a shard, the indices of those that count, and the segments that were there whole."""
     table, present = read_candidates(folders, commit, segments)
@@ -133,13 +133,13 @@ def read_candidates(
     return tables.join_tables(found), tuple(present)
 
 
-def count_kept_rows(folders: JobFolders, state: ShardState, rules: Rules) -> int:
-    """Return how many rows of a shard count although their files are gone."""
-    if not state.ref.n_gone or not rules.keeps_gone:
+def count_kept_rows(folders: JobFolders, state: ShardState, rules: CountingRules) -> int:
+    """Return how many rows of a shard count although their files are deleted."""
+    if not state.ref.n_deleted or not rules.keeps_deleted:
         return 0
     table, indices, _ = read_counting(folders, state.ref, state.commit, state.segments, rules)
-    gone = read_shard_file(folders.shards, state.ref).gone
-    return sum(gone[place] for place in tables.places_of(table, indices))
+    deleted = read_shard_file(folders.shards, state.ref).deleted
+    return sum(deleted[place] for place in tables.places_of(table, indices))
 
 
 def find_unredone_rows(
@@ -147,34 +147,34 @@ def find_unredone_rows(
     refs: tuple[ShardRef, ShardRef],
     commit: Commit | None,
     segments: Sequence[Segment],
-    rules: Rules,
+    rules: CountingRules,
 ) -> list[int]:
     """Return the places whose files went, and with them rows of before a redo that had not come to them.
 
     Args:
         refs: the shard before they went, and after it.
-        rules: those under which the rows of files that are gone are kept.
+        rules: those under which the rows of files that were deleted are kept.
     """
     table, _ = read_candidates(folders, commit, newer_segments(commit, segments))
     before, after = (read_shard_file(folders.shards, ref) for ref in refs)
     redone = tables.places_of(table, predicate.choose(table, before.needed_builds, rules))
     kept = tables.places_of(table, predicate.choose(table, after.needed_builds, replace(rules, redo_since=1)))
-    is_new = [now and place < len(before) and not before.gone[place] for place, now in enumerate(after.gone)]
+    is_new = [now and place < len(before) and not before.deleted[place] for place, now in enumerate(after.deleted)]
     return [place for place in kept if is_new[place] and place not in redone]
 
 
 def needed_builds(folders: JobFolders, ref: ShardRef, candidates: Table) -> list[int]:
-    """Return the build that each place's outcome must have at least, negative where the file is gone.
+    """Return the build that each place's outcome must have at least, negative where the file is deleted.
 
-    Where no outcome is older than the newest entry, and no file gone, the shard file need not be opened.
+    Where no outcome is older than the newest entry, and no file deleted, the shard file need not be opened.
     """
-    if not ref.n_gone and tables.lowest_build(candidates) >= ref.last_build:
+    if not ref.n_deleted and tables.lowest_build(candidates) >= ref.last_build:
         return [0] * ref.n_files
     return read_shard_file(folders.shards, ref).needed_builds
 
 
 def missing_runs(places: Sequence[int], needed_builds: Sequence[int]) -> Iterator[Run]:
-    """Yield what lies between ascending `places` in 0 ... n_files, without the places of files that are gone."""
+    """Yield what lies between ascending `places` in 0 ... n_files, without the places of files that were deleted."""
     if len(places) == len(needed_builds):
         return  # each place is there once
     covered = set(places)
@@ -193,11 +193,11 @@ def missing_runs(places: Sequence[int], needed_builds: Sequence[int]) -> Iterato
 # Private functions
 
 
-def _covers(commit: Commit, ref: ShardRef, rules: Rules) -> bool:
+def _covers(commit: Commit, ref: ShardRef, rules: CountingRules) -> bool:
     """Whether every place of the shard has a committed outcome that counts, by the commit file alone."""
     if not commit.is_for(ref) or commit.first_build < rules.redo_since:
         return False
-    if ref.n_gone and commit.keeps_gone != rules.keeps_gone:
+    if ref.n_deleted and commit.keeps_deleted != rules.keeps_deleted:
         return False
     failures = commit.tally
     if failures.n_failed == 0:

@@ -45,7 +45,7 @@ _MOST_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
+class ColumnType:
     """A type that `columns:` gives to a column."""
 
     kind: str
@@ -54,7 +54,7 @@ class Pin:
     """Digits of a decimal, in all."""
     scale: int = 0
     """Digits of a decimal behind the point."""
-    item: Pin | None = None
+    item: ColumnType | None = None
     """What the items of a list are; None: as they come."""
 
     @property
@@ -62,7 +62,7 @@ class Pin:
         return _FAMILIES[self.kind]
 
     @property
-    def innermost(self) -> Pin:
+    def innermost(self) -> ColumnType:
         """What lists of lists end in; the type itself if it is no list."""
         return self if self.item is None else self.item.innermost
 
@@ -72,7 +72,7 @@ class Pin:
         return self.kind if self.item is None else f"list<{self.item}>"
 
 
-def parse_pin(text: str, depth: int = 0) -> Pin:
+def parse_column_type(text: str, depth: int = 0) -> ColumnType:
     """Return the type that `text` names.
 
     Raises:
@@ -80,35 +80,35 @@ def parse_pin(text: str, depth: int = 0) -> Pin:
     """
     text = text.strip()
     if text in _FAMILIES and text != "decimal":
-        return Pin(text)
+        return ColumnType(text)
     if match := _DECIMAL.fullmatch(text):
         return _decimal(int(match[1]), int(match[2]))
     if (match := _LIST.fullmatch(text)) and depth < _MOST_DEPTH:
-        item = parse_pin(match[1], depth + 1)
+        item = parse_column_type(match[1], depth + 1)
         if item.kind == "dict" or (item.kind == "list" and item.item is None):
-            raise ValueError(f"list<{item}> cannot be pinned; write list, and its items are as they come")
-        return Pin("list", item=item)
+            raise ValueError(f"list<{item}> is no column type; write list, and its items are as they come")
+        return ColumnType("list", item=item)
     if text.startswith("decimal(") and not text.endswith(")"):
         raise ValueError('quote it: "decimal(10,2)"; within {...} a comma ends the value')
-    likely = _likely_pin(text)
+    likely = _likely_type(text)
     raise ValueError(f'"{text}" is no type; ' + (f'did you mean "{likely}"?' if likely else f"there are {_KNOWN}"))
 
 
-def why_unfit(value: Any, pin: Pin) -> str | None:
+def why_unfit(value: Any, column_type: ColumnType) -> str | None:
     """Return why a plain value, which may hold lists and dicts, does not fit a type; None: it fits.
 
     None fits everything. Nothing is rounded but a float in float32: an int among floats has to have an equal there.
     """
     if value is None:
         return None
-    fits, why = _FITS[pin.kind](value, pin)
+    fits, why = _FITS[column_type.kind](value, column_type)
     return None if fits else why
 
 
-def as_pinned(value: Any, pin: Pin) -> Any:
+def as_column_type(value: Any, column_type: ColumnType) -> Any:
     """Return a plain value that fits as outcomes keep it: an int as a Decimal, where the type calls for that."""
     is_int = type(value) is int
-    if is_int and (pin.kind == "decimal" or (pin.kind == "uint64" and value >= 1 << 63)):
+    if is_int and (column_type.kind == "decimal" or (column_type.kind == "uint64" and value >= 1 << 63)):
         return Decimal(value)
     return value
 
@@ -116,7 +116,7 @@ def as_pinned(value: Any, pin: Pin) -> Any:
 # Private functions
 
 
-def _likely_pin(text: str) -> str | None:
+def _likely_type(text: str) -> str | None:
     names = [*sorted(_FAMILIES.keys() - {"decimal"}), "decimal(10,2)"]
     return _ALIASES.get(text.lower()) or next(iter(difflib.get_close_matches(text.lower(), names, n=1)), None)
 
@@ -138,45 +138,45 @@ _ALIASES = {
 _Verdict = tuple[bool, str]
 
 
-def _decimal(precision: int, scale: int) -> Pin:
+def _decimal(precision: int, scale: int) -> ColumnType:
     if not 1 <= precision <= MOST_DIGITS:
         raise ValueError(f"a decimal has 1 to {MOST_DIGITS} digits in all, not {precision}")
     if scale > precision:
         raise ValueError(f"a decimal of {precision} digits cannot have {scale} of them behind the point")
-    return Pin("decimal", precision, scale)
+    return ColumnType("decimal", precision, scale)
 
 
-def _is_int(value: Any, pin: Pin) -> _Verdict:
-    if type(value) is Decimal and pin.kind == "uint64" and value.is_finite() and value >= 1 << 63:
+def _is_int(value: Any, column_type: ColumnType) -> _Verdict:
+    if type(value) is Decimal and column_type.kind == "uint64" and value.is_finite() and value >= 1 << 63:
         value = int(value) if value == value.to_integral_value() else None  # beyond 63 bit, as outcomes keep it
     if type(value) is not int:
         return False, ""
-    sign, bits = _INTS[pin.kind]
+    sign, bits = _INTS[column_type.kind]
     low, high = (0, (1 << bits) - 1) if sign else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
     return low <= value <= high, f"it is not within {low} to {high}"
 
 
-def _is_float(value: Any, pin: Pin) -> _Verdict:
+def _is_float(value: Any, column_type: ColumnType) -> _Verdict:
     if type(value) is int:
-        most = 1 << (24 if pin.kind == "float32" else 53)
-        is_exact = -most <= value <= most or (abs(value) < 1 << 64 and int(_rounded(value, pin)) == value)
+        most = 1 << (24 if column_type.kind == "float32" else 53)
+        is_exact = -most <= value <= most or (abs(value) < 1 << 64 and int(_rounded(value, column_type)) == value)
         return is_exact, "no such float is equal to it"
     if type(value) is not float:
         return False, ""
     try:
-        if pin.kind == "float32":
+        if column_type.kind == "float32":
             struct.pack("<f", value)
     except OverflowError:
         return False, "it is beyond the largest float32"
     return True, ""
 
 
-def _rounded(value: int, pin: Pin) -> float:
-    rounded: float = struct.unpack("<f", struct.pack("<f", value))[0] if pin.kind == "float32" else float(value)
+def _rounded(value: int, column_type: ColumnType) -> float:
+    rounded: float = struct.unpack("<f", struct.pack("<f", value))[0] if column_type.kind == "float32" else float(value)
     return rounded
 
 
-def _is_decimal(value: Any, pin: Pin) -> _Verdict:
+def _is_decimal(value: Any, column_type: ColumnType) -> _Verdict:
     if type(value) not in (int, Decimal):
         return False, ""
     value = Decimal(value)
@@ -186,36 +186,36 @@ def _is_decimal(value: Any, pin: Pin) -> _Verdict:
     assert isinstance(exponent, int), "the exponent of a finite number is one"
     n_behind = max(0, -exponent - _n_trailing_zeros(digits)) if value else 0
     n_before = max(0, value.adjusted() + 1) if value else 0
-    if n_behind > pin.scale:
+    if n_behind > column_type.scale:
         return False, f"it has {n_behind} digits behind the point"
-    return n_before <= pin.precision - pin.scale, f"it has {n_before} digits before the point"
+    return n_before <= column_type.precision - column_type.scale, f"it has {n_before} digits before the point"
 
 
 def _n_trailing_zeros(digits: tuple[int, ...]) -> int:
     return len(digits) - len("".join(map(str, digits)).rstrip("0"))
 
 
-def _is_list(value: Any, pin: Pin) -> _Verdict:
+def _is_list(value: Any, column_type: ColumnType) -> _Verdict:
     if type(value) is not list:
         return False, ""
-    if pin.item is None:
+    if column_type.item is None:
         return True, ""
     for index, item in enumerate(value):
-        why = why_unfit(item, pin.item)
+        why = why_unfit(item, column_type.item)
         if why is not None:
-            return False, f"item {index} is no {pin.item}" + (f": {why}" if why else "")
+            return False, f"item {index} is no {column_type.item}" + (f": {why}" if why else "")
     return True, ""
 
 
-def _of(*types: type) -> Callable[[Any, Pin], _Verdict]:
-    return lambda value, pin: (type(value) in types, "")
+def _of(*types: type) -> Callable[[Any, ColumnType], _Verdict]:
+    return lambda value, column_type: (type(value) in types, "")
 
 
-def _has_zone(is_aware: bool) -> Callable[[Any, Pin], _Verdict]:
-    return lambda value, pin: (type(value) is dt.datetime and (value.tzinfo is not None) == is_aware, "")
+def _has_zone(is_aware: bool) -> Callable[[Any, ColumnType], _Verdict]:
+    return lambda value, column_type: (type(value) is dt.datetime and (value.tzinfo is not None) == is_aware, "")
 
 
-_FITS: dict[str, Callable[[Any, Pin], _Verdict]] = {
+_FITS: dict[str, Callable[[Any, ColumnType], _Verdict]] = {
     **dict.fromkeys(_INTS, _is_int),
     "float32": _is_float,
     "float64": _is_float,

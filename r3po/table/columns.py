@@ -16,8 +16,8 @@ value, so that the join of a column's types can be made, and made anew, at any t
     list, dict  list (tuples, arrays), dict: of any of these
     null        any: the first row had None there
 
-`columns:` pins names, order and types instead, and `source_column` adds a column that is no value of the row: what the
-config says is a `View`. What is on disk (names, order, families) never changes for it; what parts show does.
+`columns:` gives names, order and types instead, and `source_column` adds a column that is no value of the row: what the
+config says is a `ColumnSettings`. What is on disk (names, order, families) never changes for it; what parts show does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Any, Self
 
-from r3po.table.column_types import Pin
+from r3po.table.column_types import ColumnType
 from r3po.table.user_objects import ends_worker
 from r3po.table.values import (
     _EXACT,
@@ -49,13 +49,13 @@ from r3po.table.values import (
 class Column:
     name: str
     family: str
-    pin: Pin | None = None
+    column_type: ColumnType | None = None
     """The type that `columns:` gives it."""
 
     @property
     def kind(self) -> str:
         """What its values are, for people."""
-        return self.family if self.pin is None else str(self.pin)
+        return self.family if self.column_type is None else str(self.column_type)
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ColumnSettings:
     """What the config says of the columns."""
 
-    pins: tuple[tuple[str, Pin], ...] | None = None
+    column_types: tuple[tuple[str, ColumnType], ...] | None = None
     """`columns:`; None: the first row sets them."""
     source: str | None = None
     """`source_column`."""
@@ -96,12 +96,12 @@ class View:
         Raises:
             BadRowError: the row is none.
         """
-        if self.pins is None:
+        if self.column_types is None:
             columns = columns_of(row)
             if self.source in columns.names:
                 raise BadRowError(f"f returned a column {self.source!r}, which is source_column, too; rename either")
             return self.of(columns)
-        columns = self.of(Columns(tuple(Column(name, pin.family) for name, pin in self.pins)))
+        columns = self.of(Columns(tuple(Column(name, column_type.family) for name, column_type in self.column_types)))
         RowCollector(columns).take(row)
         for column in columns.items:
             check_value(row[column.name], column)
@@ -109,26 +109,28 @@ class View:
 
     def would_set(self, columns: Columns) -> bool:
         """Whether a first row could have set these columns under this config."""
-        if self.pins is None:
+        if self.column_types is None:
             return self.source not in columns.names
-        return [(name, pin.family) for name, pin in self.pins] == [(c.name, c.family) for c in columns.items]
+        return [(name, column_type.family) for name, column_type in self.column_types] == [
+            (c.name, c.family) for c in columns.items
+        ]
 
     def of(self, columns: Columns) -> Columns:
         """Return the job's columns with the types and the order that parts are to have.
 
-        Every name of `pins` is one of them.
+        Every name of `column_types` is one of them.
         """
-        if self.pins is None:
+        if self.column_types is None:
             return Columns(columns.items, None, self.source)
-        pins = dict(self.pins)
-        items = tuple(Column(column.name, column.family, pins.get(column.name)) for column in columns.items)
-        return Columns(items, tuple(columns.names.index(name) for name in pins), self.source)
+        column_types = dict(self.column_types)
+        items = tuple(Column(column.name, column.family, column_types.get(column.name)) for column in columns.items)
+        return Columns(items, tuple(columns.names.index(name) for name in column_types), self.source)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the bytes of parts depend on, as a commit records it; nothing where nothing is said."""
         said: dict[str, Any] = {}
-        if self.pins is not None:
-            said["columns"] = [[name, str(pin)] for name, pin in self.pins]
+        if self.column_types is not None:
+            said["columns"] = [[name, str(column_type)] for name, column_type in self.column_types]
         if self.source is not None:
             said["source_column"] = self.source
         return said
@@ -250,10 +252,10 @@ def check_value(value: Any, column: Column) -> Any:
     value = plain_value(value, column.name)
     if value is None:
         return None
-    if column.pin is not None:
-        value = _pinned(value, column.name, column.pin)
+    if column.column_type is not None:
+        value = _pinned(value, column.name, column.column_type)
     variant = variant_of(value)
-    if column.pin is None and column.family not in (NULL, family_of(variant)):
+    if column.column_type is None and column.family not in (NULL, family_of(variant)):
         found = _shown(value.text if type(value) is Nested else value)
         raise BadRowError(f"column {column.name!r}: expected {column.family}, found {family_of(variant)} {found}")
     if variant == "int" and not -(1 << 63) <= value < 1 << 63:

@@ -65,7 +65,7 @@ _FAST: dict[str, dict[type, str]] = {
 }
 """Families whose values Arrow takes without a look at each."""
 
-_FAST_PINS: dict[str, dict[type, str]] = {
+_FAST_TYPES: dict[str, dict[type, str]] = {
     "int64": {int: "int"},
     "float64": {float: "float"},
     "string": {str: "text"},
@@ -370,7 +370,7 @@ def _value_arrays(batch: OutcomeBatch, columns: Columns) -> dict[str, Any]:
 
 def _fast_arrays(values: Sequence[Any], column: Column) -> dict[str, Any] | None:
     """Return the arrays of a column whose values are all of one variant, or None: look at each value."""
-    known = _FAST.get(column.family) if column.pin is None else _FAST_PINS.get(column.pin.kind)
+    known = _FAST.get(column.family) if column.column_type is None else _FAST_TYPES.get(column.column_type.kind)
     if known is None:
         return None
     try:

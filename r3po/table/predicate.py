@@ -13,28 +13,28 @@ from r3po.table.outcomes import Indices, Table, _int32_array, _one_chunk
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class CountingRules:
     """What an outcome must be to count: the job's side of the predicate (FORMAT.md, "Which outcome counts")."""
 
     redo_since: int
     retry_since: int
     fingerprint: str | None = None
     """In a run: that of today's function, which a failure must carry to count. None: any."""
-    keeps_gone: bool = False
-    """`on_deleted: keep`: the row of a file that is gone counts. Its failure never does."""
+    keeps_deleted: bool = False
+    """`on_deleted: keep`: the row of a file that was deleted counts. Its failure never does."""
 
 
-def choose(candidates: Table, needed_builds: Sequence[int], rules: Rules) -> Any:
+def choose(candidates: Table, needed_builds: Sequence[int], rules: CountingRules) -> Any:
     """Return the indices of the outcomes that count, at most one a place, in place order.
 
     An outcome counts if its place exists, its build is at least the entry's and `redo_since`, and, for a failure, at
-    least `retry_since` and (where `rules` says one) made by that function. Of a file that is gone only a row may count,
+    least `retry_since` and (where `rules` says one) made by that function. Of a deleted file only a row may count,
     if `rules` says so. Among those of one place: highest build, then row before failure, then the smallest attempt.
     This is *the* predicate; resume, staging, status, `errors` and `verify` all come here.
 
     Args:
         candidates: outcomes with their origin.
-        needed_builds: by place, the build of the entry; negative where the file is gone.
+        needed_builds: by place, the build of the entry; negative where the file is deleted.
         rules: the job's side.
     """
     if len(candidates) == 0:
@@ -60,7 +60,7 @@ def choose(candidates: Table, needed_builds: Sequence[int], rules: Rules) -> Any
     return positions.take(order)
 
 
-def with_tries_summed(table: Table, indices: Indices, needed_builds: Sequence[int], rules: Rules) -> Table:
+def with_tries_summed(table: Table, indices: Indices, needed_builds: Sequence[int], rules: CountingRules) -> Table:
     """Return the table in which each chosen outcome carries the tries of all outcomes of its place.
 
     What was tried on another content of the file, or before a redo, is not among them.
@@ -74,24 +74,24 @@ def with_tries_summed(table: Table, indices: Indices, needed_builds: Sequence[in
     return table.set_column(table.column_names.index("tries"), "tries", tries)
 
 
-def _counts_alone(candidates: Table, needed_builds: Sequence[int], rules: Rules) -> Any:
+def _counts_alone(candidates: Table, needed_builds: Sequence[int], rules: CountingRules) -> Any:
     """Return for each candidate whether it counts, the others of its place apart."""
     is_row = candidates["is_row"]
     counts = pc.and_(_is_recent(candidates, needed_builds, rules), pc.or_(is_row, _failure_counts(candidates, rules)))
     if min(needed_builds) < 0:
         is_present = pc.greater_equal(pc.take(_int32_array(needed_builds), candidates["place"]), 0)
-        counts = pc.and_(counts, pc.or_(is_present, is_row) if rules.keeps_gone else is_present)
+        counts = pc.and_(counts, pc.or_(is_present, is_row) if rules.keeps_deleted else is_present)
     return counts
 
 
-def _is_recent(candidates: Table, needed_builds: Sequence[int], rules: Rules) -> Any:
+def _is_recent(candidates: Table, needed_builds: Sequence[int], rules: CountingRules) -> Any:
     """Return for each candidate whether it is of the file's present content, and not of before a redo."""
     needed = pc.abs(pc.take(_int32_array(needed_builds), candidates["place"]))
     needed = pc.max_element_wise(needed, pa.scalar(rules.redo_since, pa.int32()))
     return pc.greater_equal(candidates["build"], needed)
 
 
-def _failure_counts(candidates: Table, rules: Rules) -> Any:
+def _failure_counts(candidates: Table, rules: CountingRules) -> Any:
     counts = pc.greater_equal(candidates["build"], pa.scalar(rules.retry_since, pa.int32()))
     if rules.fingerprint is not None:
         counts = pc.and_(counts, pc.equal(candidates["fingerprint"], rules.fingerprint))

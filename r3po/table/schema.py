@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r3po.table.column_types import MOST_DIGITS, Pin, why_unfit
+from r3po.table.column_types import MOST_DIGITS, ColumnType, why_unfit
 from r3po.table.columns import Columns
 from r3po.table.nested import decode
 from r3po.table.outcomes import (
@@ -71,7 +71,7 @@ def part_schema(joined: Schema, columns: Columns) -> Schema:
     fields = [] if columns.source is None else [(columns.source, pa.string())]
     for i in _shown(columns):
         column = columns.items[i]
-        pinned = None if column.pin is None else _pinned_type(column.pin)
+        pinned = None if column.column_type is None else _arrow_type_of(column.column_type)
         fields.append((column.name, pinned or _part_type(joined.field(i).type)))
     return pa.schema(fields)
 
@@ -98,29 +98,31 @@ def rounded_columns(joined: Schema, columns: Columns) -> list[str]:
     return [columns.names[i] for i in _shown(columns) if _is_rounded(joined.field(i).type)]
 
 
-def first_misfit(table: Table, indices: Indices, i: int, pin: Pin) -> tuple[int, str] | None:
+def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType) -> tuple[int, str] | None:
     """Return place and reason of the first chosen value of column number `i` that does not fit; None: all fit."""
     for group in outcome_groups(table, indices):
         for variant in variants_in(table, i):
             values = gather(table[f"{i}.{variant}"], group)
-            if values.null_count == len(values) or _fit_all(values, variant, pin):
+            if values.null_count == len(values) or _fit_all(values, variant, column_type):
                 continue
             plain = _decode(values, variant) if variant in AS_TEXT else values.to_pylist()
             for number, value in enumerate(plain):
-                why = why_unfit(value, pin)
+                why = why_unfit(value, column_type)
                 if why is not None:
                     place = table["place"].take(group.slice(number, 1))[0].as_py()
-                    found = f"expected {pin}, found {family_of(variant)} {shorten(repr(value))}"
+                    found = f"expected {column_type}, found {family_of(variant)} {shorten(repr(value))}"
                     return place, f"{found}: {why}" if why else found
     return None
 
 
-def surely_fits(type_: Any, pin: Pin) -> bool:
+def surely_fits(type_: Any, column_type: ColumnType) -> bool:
     """Whether values of a type of the lattice all fit a pinned type; False: they have to be looked at."""
-    pinned = _pinned_type(pin)
+    pinned = _arrow_type_of(column_type)
     if pinned is None:
-        return bool(pa.types.is_null(type_) or (pa.types.is_list if pin.kind == "list" else pa.types.is_struct)(type_))
-    if pin.innermost.kind in ("uint64", "float32"):
+        return bool(
+            pa.types.is_null(type_) or (pa.types.is_list if column_type.kind == "list" else pa.types.is_struct)(type_)
+        )
+    if column_type.innermost.kind in ("uint64", "float32"):
         return False  # Arrow's types of these mean something else in the lattice
     try:
         return bool(_joined(type_, pinned) == pinned)
@@ -340,13 +342,13 @@ def _has_empty_struct(type_: Any) -> bool:
     return is_empty or any(map(_has_empty_struct, _children(type_)))
 
 
-def _pinned_type(pin: Pin) -> Any:
+def _arrow_type_of(column_type: ColumnType) -> Any:
     """Return the type of a pinned column, or None for lists and dicts of whatever they hold."""
-    if pin.kind == "decimal":
-        return pa.decimal128(pin.precision, pin.scale)
-    if pin.item is not None:
-        return pa.list_(_pinned_type(pin.item))
-    return _PINNED.get(pin.kind)
+    if column_type.kind == "decimal":
+        return pa.decimal128(column_type.precision, column_type.scale)
+    if column_type.item is not None:
+        return pa.list_(_arrow_type_of(column_type.item))
+    return _PINNED.get(column_type.kind)
 
 
 _PINNED: dict[str, Any] = {
@@ -369,14 +371,14 @@ def _decode(texts: Any, variant: str) -> list[Any]:
     return [None if text is None else read(text) for text in texts.to_pylist()]
 
 
-def _fit_all(values: Any, variant: str, pin: Pin) -> bool:
+def _fit_all(values: Any, variant: str, column_type: ColumnType) -> bool:
     """Whether it is clear without a look at each value that they fit."""
-    if variant == "int" and pin.family == "number" and not pin.kind.startswith("float"):
+    if variant == "int" and column_type.family == "number" and not column_type.kind.startswith("float"):
         ends = pc.min_max(values)
-        return all(why_unfit(ends[end].as_py(), pin) is None for end in ("min", "max"))
+        return all(why_unfit(ends[end].as_py(), column_type) is None for end in ("min", "max"))
     if variant in ("list", "dict"):
-        return pin == Pin(variant)
-    return pin.kind in _WHOLE.get(variant, ())
+        return column_type == ColumnType(variant)
+    return column_type.kind in _WHOLE.get(variant, ())
 
 
 _WHOLE = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from r3po.table.column_types import Pin, as_pinned, why_unfit
+from r3po.table.column_types import ColumnType, as_column_type, why_unfit
 from r3po.table.nested import NestedError, decode, encode
 from r3po.table.user_objects import ends_worker, text_of, type_name
 
@@ -183,13 +183,17 @@ def _plain_item(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value)
 
 
-def _pinned(value: Any, name: str, pin: Pin) -> Any:
-    why = why_unfit(decode(value.text) if type(value) is Nested and pin.item is not None else _bare(value), pin)
+def _pinned(value: Any, name: str, column_type: ColumnType) -> Any:
+    why = why_unfit(
+        decode(value.text) if type(value) is Nested and column_type.item is not None else _bare(value), column_type
+    )
     if why is not None:
         found = _shown(value.text if type(value) is Nested else value)
         more = f": {why}" if why else ""
-        raise BadRowError(f"column {name!r}: expected {pin}, found {family_of(variant_of(value))} {found}{more}")
-    return as_pinned(value, pin)
+        raise BadRowError(
+            f"column {name!r}: expected {column_type}, found {family_of(variant_of(value))} {found}{more}"
+        )
+    return as_column_type(value, column_type)
 
 
 def _bare(value: Any) -> Any:

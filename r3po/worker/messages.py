@@ -10,7 +10,7 @@ from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
 from r3po.state.shards import Run
-from r3po.table.columns import Columns, View
+from r3po.table.columns import Columns, ColumnSettings
 from r3po.table.outcomes import Failure
 
 
@@ -33,7 +33,7 @@ class WorkerSetup:
     """Where each worker keeps its beacon."""
     timeout_s: float | None = None
     """For one call of f."""
-    view: View = field(default_factory=View)
+    column_settings: ColumnSettings = field(default_factory=ColumnSettings)
     """What the config says of the columns."""
 
 

@@ -25,7 +25,7 @@ from r3po.table import predicate
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Schema, Table
-from r3po.table.predicate import Rules
+from r3po.table.predicate import CountingRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class StageOrder:
     attempt: str
     previous: Commit | None
     segments: tuple[Segment, ...]
-    """What was done since; empty: only the parts are made again, without the files that are gone."""
-    rules: Rules
+    """What was done since; empty: only the parts are made again, without the files that were deleted."""
+    rules: CountingRules
     columns: Columns | None
     settings: dict[str, Any]
     """What parts to make: `csv` true or false, `parquet` false or its compression and level; and what they show."""
@@ -106,7 +106,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
         schema=schema,
         parts=tuple(_write_parts(order, shown, indices, schema, sorted(counted.rows_by_fingerprint))),
         part_settings=order.settings,
-        keeps_gone=order.rules.keeps_gone,
+        keeps_deleted=order.rules.keeps_deleted,
     )
     return Staged(order.ref.shard, commit)
 

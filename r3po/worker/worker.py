@@ -28,7 +28,7 @@ from r3po.state.segments import Segment, write_segment
 from r3po.state.shard_files import parse_entries, read_shard_lines
 from r3po.state.shards import Run
 from r3po.storage.names import show_name
-from r3po.table.columns import Columns, RowCollector, View, is_row
+from r3po.table.columns import Columns, ColumnSettings, RowCollector, is_row
 from r3po.table.outcomes import Failure, OutcomeBatch
 from r3po.table.user_objects import ends_worker, text_of, type_name
 from r3po.table.values import BadRowError
@@ -208,7 +208,7 @@ class Worker:
                 continue
             if failure is None and not is_row(returned):
                 not_a_dict = not_a_dict or (path, type_name(returned), _safe_repr(returned))
-            row, failure = _first_row(returned, failure, self._setup.view)
+            row, failure = _first_row(returned, failure, self._setup.column_settings)
             if row is None:
                 _append(opened.batch, None, failure)
                 if opened.is_spent:
@@ -429,14 +429,14 @@ def _take_row(returned: Any, collector: RowCollector | None) -> tuple[tuple[Any,
 
 
 def _first_row(
-    returned: Any, failure: Failure | None, view: View
+    returned: Any, failure: Failure | None, column_settings: ColumnSettings
 ) -> tuple[tuple[Columns, tuple[Any, ...]] | None, Failure | None]:
     if failure is not None:
         return None, failure
     if not is_row(returned):
         return None, _no_dict(returned)
     try:
-        columns = view.first(dict(returned))
+        columns = column_settings.first(dict(returned))
         return (columns, RowCollector(columns).take(returned)), None
     except BaseException as error:
         return None, _no_row(error)

@@ -435,7 +435,7 @@ def test_a_manifest_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path)
     assert job.run().code == 143
     manifest = job.working_dir / "manifest.json"
     good = manifest.read_bytes()
-    manifest.write_bytes(good.replace(b'"format": 2', b'"format": 3', 1))
+    manifest.write_bytes(good.replace(b'"format": 3', b'"format": 4', 1))
     assert manifest.read_bytes() != good
     before = job.parts()
     for command in (("run", "--engine", "serial"), ("build",), ("status",)):

@@ -30,7 +30,7 @@ from r3po.run.budgets import ErrorBudget
 from r3po.run.loop import CAREFUL_S, Counts, RunLoop
 from r3po.run.scheduler import DEATHS, KNOWN_DEATHS, BatchTicket, ChargeTicket, Scheduler, Ticket
 from r3po.run.suspects import SuspectBook
-from r3po.run.workers import Crew, Member
+from r3po.run.workers import WorkerHandle, WorkerManager
 from r3po.state import shards as shardstate
 from r3po.state.commits import Commit
 from r3po.state.manifest import ShardRef
@@ -40,7 +40,7 @@ from r3po.storage.durable import FileRecord
 from r3po.table import predicate
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
-from r3po.table.predicate import Rules
+from r3po.table.predicate import CountingRules
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.messages import BatchDone, Charge, Offer, Probed
@@ -218,8 +218,8 @@ class World:
     # The job
 
     @property
-    def rules(self) -> Rules:
-        return Rules(self.redo_since, self.retry_since, self.fingerprint)
+    def rules(self) -> CountingRules:
+        return CountingRules(self.redo_since, self.retry_since, self.fingerprint)
 
     def ref(self, shard: int) -> ShardRef:
         files = self.files[shard]
@@ -690,12 +690,12 @@ class SimPublisher:
         return commit
 
 
-class SimCrew(Crew):
+class SimCrew(WorkerManager):
     """The real crew, with a look at each ticket that it gives."""
 
     driver: Driver
 
-    def submit(self, member: Member, ticket: Ticket, call: Call) -> None:
+    def submit(self, member: WorkerHandle, ticket: Ticket, call: Call) -> None:
         self.driver.check_ticket(member, ticket)
         super().submit(member, ticket, call)
 
@@ -934,7 +934,7 @@ class Driver:
 
     # What is held against the model
 
-    def check_ticket(self, member: Member, ticket: Ticket) -> None:
+    def check_ticket(self, member: WorkerHandle, ticket: Ticket) -> None:
         process = self.processes[member.number]
         process.trial = None
         others = [m for m in self._crew.members.values() if m is not member and m.tickets]

@@ -124,13 +124,13 @@ class _Check:
         for ref in refs:
             self.entries[ref["shard"]] = self._read_entries(ref)
         every = [entry for entries in self.entries.values() for entry in entries]
-        n_present = sum(not entry.get("gone", False) for entry in every)
+        n_present = sum(not entry.get("deleted", False) for entry in every)
         self._expect(self.manifest["count_job_files"] == n_present, path, f"count_job_files is not {n_present}")
         doubled = [name for name, n in Counter(_key(entry) for entry in every).items() if n > 1]
         self._expect(not doubled, path, f"files that are there twice: {doubled[:5]}")
         if self.check_source:
             for entry in every:
-                if not entry.get("gone", False):
+                if not entry.get("deleted", False):
                     self._check_source_file(entry)
 
     def _read_entries(self, ref: dict[str, Any]) -> list[dict[str, Any]]:
@@ -144,8 +144,8 @@ class _Check:
         builds = [entry["build"] for entry in entries]
         self._expect(max(builds) == ref["last_build"], path, "last_build is not its highest build")
         self._expect(max(builds) <= self.manifest["build"], path, "newer than the manifest's build")
-        present = [entry for entry in entries if not entry.get("gone", False)]
-        self._expect(len(entries) - len(present) == ref["n_gone"], path, "another n_gone")
+        present = [entry for entry in entries if not entry.get("deleted", False)]
+        self._expect(len(entries) - len(present) == ref["n_deleted"], path, "another n_deleted")
         self._expect(sum(max(0, entry["size"]) for entry in present) == ref["size_bytes"], path, "another size_bytes")
         return entries
 
@@ -181,8 +181,8 @@ class _Check:
         known = (commit["made_from"], commit["entries"]["file"]["sha256"])
         self._expect(ref["file"]["sha256"] in known, path, "made from another shard file than the manifest's")
         n = commit["n_rows"] + commit["n_failed"]
-        most = ref["n_files"] if commit["keeps_gone"] else ref["n_files"] - ref["n_gone"]
-        self._expect(ref["n_files"] - ref["n_gone"] <= n <= most, path, f"{n} outcomes for {most} files")
+        most = ref["n_files"] if commit["keeps_deleted"] else ref["n_files"] - ref["n_deleted"]
+        self._expect(ref["n_files"] - ref["n_deleted"] <= n <= most, path, f"{n} outcomes for {most} files")
 
     def _check_tally(self, path: Path, commit: dict[str, Any]) -> None:
         for total, by in (("n_rows", "rows_by_fingerprint"), ("n_failed", "failures_by_fingerprint")):
@@ -314,14 +314,16 @@ class _Check:
             in_row_order += here
             n_failed = self.commits.get(shard, {}).get("n_failed", 0)
             self._expect(len(here) == n_failed, path, f"{len(here)} of shard {shard}, its commit says {n_failed}")
-            done = [entry for entry in entries if entry["path"] not in left and not entry.get("gone", False)]
+            done = [entry for entry in entries if entry["path"] not in left and not entry.get("deleted", False)]
             unread = [entry["path"] for entry in done if entry["hash"] is None]
             self._expect(self.manifest["hash"] != "content" or not unread, path, f"no hash of {unread[:5]}")
-            self._expect(not any(e.get("gone", False) for e in entries if e["path"] in left), path, "names a gone file")
+            self._expect(
+                not any(e.get("deleted", False) for e in entries if e["path"] in left), path, "names a gone file"
+            )
             if self.path_column is not None:
-                gone = {entry["path"] for entry in entries if entry.get("gone", False)}
-                keeps_gone = self.commits.get(shard, {}).get("keeps_gone", False)
-                self._check_names(shard, [entry["path"] for entry in done], gone if keeps_gone else set())
+                gone = {entry["path"] for entry in entries if entry.get("deleted", False)}
+                keeps_deleted = self.commits.get(shard, {}).get("keeps_deleted", False)
+                self._check_names(shard, [entry["path"] for entry in done], gone if keeps_deleted else set())
         self._expect(failed == in_row_order, path, "not in row order, or with files that the manifest does not have")
 
     def _check_names(self, shard: int, expected: list[str], kept: set[str]) -> None:

@@ -389,7 +389,7 @@ def touch_files(job: Job) -> None:
 
 
 def keep_then_drop(job: Job) -> None:
-    """Keep two rows of files that are gone, and be about to drop them."""
+    """Keep two rows of files that were deleted, and be about to drop them."""
     job.configure(on_deleted="keep")
     finish_first_files(job)
     for name in ("0.json", "4.json"):
@@ -422,7 +422,7 @@ def run_accepting(job: Job) -> None:
     """Accept the deletions, as long as no build is in force that did."""
     manifest = read_manifest(job.state / "manifest.json")
     assert manifest is not None
-    job.run(accept_deletions=not any(ref.n_gone for ref in manifest.shards))
+    job.run(accept_deletions=not any(ref.n_deleted for ref in manifest.shards))
 
 
 def redo(function: Callable[[Job], str]) -> Callable[[Job], None]:

@@ -209,12 +209,12 @@ def family(value: Any) -> str:
     return "null" if value is None else "text" if isinstance(value, str) else "number"
 
 
-def fits(value: Any, pin: str) -> bool:
+def fits(value: Any, column_type: str) -> bool:
     if value is None:
         return True
-    if pin == "int8":
+    if column_type == "int8":
         return isinstance(value, int) and -128 <= value <= 127
-    return isinstance(value, {"int64": int, "float64": (int, float), "string": str}[pin])
+    return isinstance(value, {"int64": int, "float64": (int, float), "string": str}[column_type])
 
 
 def attempt(state: State, run: Run, path: str) -> tuple[State, Outcome]:
@@ -224,11 +224,11 @@ def attempt(state: State, run: Run, path: str) -> tuple[State, Outcome]:
     if row is None:
         return state, Outcome(run.code, None, look, run.hashes, "ValueError")
     bad = state, Outcome(run.code, None, look, run.hashes, "BadRow")
-    pins = dict(run.columns or ())
+    column_types = dict(run.columns or ())
     if state.columns is None:
         names = tuple((name, family(value)) for name, value in row.items())
         if run.columns is not None:
-            names = tuple((name, FAMILIES[pin]) for name, pin in run.columns)
+            names = tuple((name, FAMILIES[column_type]) for name, column_type in run.columns)
         elif run.source_column in row:
             return bad
     else:
@@ -238,7 +238,7 @@ def attempt(state: State, run: Run, path: str) -> tuple[State, Outcome]:
     for name, expected in names:
         value = row[name]
         is_kin = value is None or expected in ("null", family(value))
-        if not is_kin or (name in pins and not fits(value, pins[name])):
+        if not is_kin or (name in column_types and not fits(value, column_types[name])):
             return bad
     set_by = state.columns or (names, run.code)
     return replace(state, columns=set_by), Outcome(run.code, tuple(row.items()), look, run.hashes)
@@ -252,10 +252,10 @@ def build(state: State, run: Run, *, reads_all: bool = False) -> State:
     """
     reads_all = reads_all and run.hashes
     present = [entry for entry in state.entries if not entry.is_gone]
-    n_gone = sum(entry.path not in run.source for entry in present)
+    n_deleted = sum(entry.path not in run.source for entry in present)
     if not present and not run.source:
         raise Refused("no file")
-    if n_gone * 2 > len(present) and not run.accept_deletions:
+    if n_deleted * 2 > len(present) and not run.accept_deletions:
         raise Refused("of this job are gone")
 
     def settle(entry: Entry) -> Entry:
@@ -304,13 +304,15 @@ def is_redo_due(state: State, run: Run) -> bool:
     return bool(count_older(state, run)) or (run.redo and (run.restart or not state.is_redoing))
 
 
-def check_view(state: State, run: Run) -> None:
+def check_columns(state: State, run: Run) -> None:
     if state.columns is None:
         return
-    names, pins = dict(state.columns[0]), dict(run.columns or ())
-    shown = [(name, value) for _, o in rows_of(state, run.keeps) for name, value in o.values or () if name in pins]
-    is_unfit = any(not fits(value, pins[name]) for name, value in shown)
-    if run.source_column in names or not pins.keys() <= names.keys() or is_unfit:
+    names, column_types = dict(state.columns[0]), dict(run.columns or ())
+    shown = [
+        (name, value) for _, o in rows_of(state, run.keeps) for name, value in o.values or () if name in column_types
+    ]
+    is_unfit = any(not fits(value, column_types[name]) for name, value in shown)
+    if run.source_column in names or not column_types.keys() <= names.keys() or is_unfit:
         raise Refused("do not go together")
 
 
@@ -323,7 +325,7 @@ def has_stale_columns(state: State, run: Run) -> bool:
         return True
     if run.columns is None:
         return run.source_column in dict(names)
-    return names != tuple((name, FAMILIES[pin]) for name, pin in run.columns)
+    return names != tuple((name, FAMILIES[column_type]) for name, column_type in run.columns)
 
 
 def prepare(state: State, run: Run) -> Iterator[State]:
@@ -339,7 +341,7 @@ def prepare(state: State, run: Run) -> Iterator[State]:
         yield state
     is_checked = not is_redo_due(state, run)
     if is_checked:
-        check_view(state, run)
+        check_columns(state, run)
     if run.build:
         state = build(state, run)
         yield state
@@ -353,7 +355,7 @@ def prepare(state: State, run: Run) -> Iterator[State]:
         state = reopen(state, is_redo=True)
         yield state
     elif not is_checked:
-        check_view(state, run)
+        check_columns(state, run)
 
 
 def record(state: State, run: Run, calls: Iterable[str]) -> Iterator[State]:
@@ -458,7 +460,7 @@ def shown(state: State, run: Run) -> Shown:
     if rows:
         assert state.columns is not None
         if run.columns is not None:
-            columns = [(name, ARROW.get(pin, pin)) for name, pin in run.columns]
+            columns = [(name, ARROW.get(column_type, column_type)) for name, column_type in run.columns]
         else:
             columns = [(name, join([dict(o.values or ())[name] for _, o in rows])) for name, _ in state.columns[0]]
         if run.source_column is not None:
@@ -703,7 +705,7 @@ class History(RuleBasedStateMachine):
     def configure(self) -> Path:
         def said(value: Any) -> str:
             if isinstance(value, tuple):
-                return "{" + ", ".join(f"{name}: {pin}" for name, pin in value) + "}"
+                return "{" + ", ".join(f"{name}: {column_type}" for name, column_type in value) + "}"
             return str(value).lower()
 
         lines = [f"{key}: {said(value)}" for key, value in self.keys.items() if value is not None]

@@ -213,7 +213,7 @@ def test_new_files_fill_the_last_shard_although_a_place_in_it_is_free(job: Job) 
     assert job.calls() == ["6.json"]
     manifest = read_manifest(job.state / "manifest.json")
     assert manifest is not None
-    assert [(ref.n_files, ref.n_gone) for ref in manifest.shards] == [(3, 0), (3, 1), (1, 0)]
+    assert [(ref.n_files, ref.n_deleted) for ref in manifest.shards] == [(3, 0), (3, 1), (1, 0)]
     assert (manifest.n_places, manifest.count_job_files) == (7, 6)
 
 
@@ -459,7 +459,7 @@ def test_parts_with_the_same_columns_stay_until_a_redo_replaces_them(job: Job) -
 def test_a_redo_does_not_drop_kept_rows_unasked(job: Job) -> None:
     job.configure(on_deleted="keep")
     (job.source / "4.json").unlink()
-    with pytest.raises(r3po.SourceError, match="1 row is of a file that is gone") as caught:
+    with pytest.raises(r3po.SourceError, match="1 row is of a file that was deleted") as caught:
         job.run(redo=True)
     assert "--accept-deletions" in str(caught.value)
     assert job.run().done == 5
@@ -492,7 +492,7 @@ def test_a_refused_redo_does_not_even_list_what_it_found(job: Job) -> None:
     job.run()
     before = (job.state / "manifest.json").read_bytes()
     job.add("6.json", value=6)
-    with pytest.raises(r3po.SourceError, match="1 row is of a file that is gone"):
+    with pytest.raises(r3po.SourceError, match="1 row is of a file that was deleted"):
         job.run(redo=True)
     assert (job.state / "manifest.json").read_bytes() == before
 

@@ -29,8 +29,8 @@ import r3po.storage.durable as storage
 import r3po.table.outcomes as tables
 from r3po.state.commits import read_outcomes
 from r3po.table import schema as schemas
-from r3po.table.column_types import parse_pin, why_unfit
-from r3po.table.columns import Column, Columns, View, columns_of
+from r3po.table.column_types import parse_column_type, why_unfit
+from r3po.table.columns import Column, Columns, ColumnSettings, columns_of
 from r3po.table.nested import decode, show
 from r3po.table.values import NULL, BadRowError, Nested, plain_value
 
@@ -234,7 +234,7 @@ EVERYTHING: dict[str, list[Any]] = {
 
 def many_columns(folder: Path, source: str | None = None) -> Path:
     """Stage every kind of value in three shards of one row each, and return the output folder."""
-    columns = View(source=source).of(Columns(tuple(Column(name, NULL) for name in EVERYTHING)))
+    columns = ColumnSettings(source=source).of(Columns(tuple(Column(name, NULL) for name in EVERYTHING)))
     made = []
     for number, row in enumerate(zip(*EVERYTHING.values(), strict=True)):
         shard = make_shard(folder, 1, shard=number, columns=columns, names=[f"{number}/\udcff.json"])
@@ -316,7 +316,7 @@ PINNED: list[tuple[str, list[Any]]] = [
 
 @pytest.mark.parametrize(("name", "values"), PINNED, ids=[name for name, _ in PINNED])
 def test_values_of_a_pinned_type_come_back_as_that_type(tmp_path: Path, name: str, values: list[Any]) -> None:
-    columns = View((("x", parse_pin(name)),)).first({"x": values[0]})
+    columns = ColumnSettings((("x", parse_column_type(name)),)).first({"x": values[0]})
     output, joined = stage_shards(tmp_path, [values, values[::-1], [None]], columns)
     type_ = pyarrow.dataset.dataset(output / "parquet").schema.field("x").type
     if name not in ("list", "dict"):
@@ -364,7 +364,7 @@ def test_values_of_a_pinned_type_come_back_as_that_type(tmp_path: Path, name: st
 )
 def test_what_does_not_fit_a_pinned_type_is_refused(name: str, value: Any, why: str) -> None:
     with pytest.raises(BadRowError, match=why):
-        View((("x", parse_pin(name)),)).first({"x": value})
+        ColumnSettings((("x", parse_column_type(name)),)).first({"x": value})
 
 
 PIN_NAMES = [
@@ -386,14 +386,14 @@ VALUES = NUMBERS | DECIMALS | ANYTHING | st.lists(NUMBERS | DECIMALS) | st.lists
 def test_what_fits_a_type_can_be_written_whether_it_was_pinned_at_first_or_later(
     tmp_path_factory: pytest.TempPathFactory, name: str, values: list[Any], is_later: bool
 ) -> None:
-    pin, fitting = parse_pin(name), []
+    column_type, fitting = parse_column_type(name), []
     for value in values:
         with contextlib.suppress(BadRowError):
-            columns_of({"x": value}) if is_later else View((("x", pin),)).first({"x": value})
+            columns_of({"x": value}) if is_later else ColumnSettings((("x", column_type),)).first({"x": value})
             stored = plain_value(value, "x")
-            if why_unfit(decode(stored.text) if isinstance(stored, Nested) else stored, pin) is None:
+            if why_unfit(decode(stored.text) if isinstance(stored, Nested) else stored, column_type) is None:
                 fitting.append(value)
-    pinned = Columns((Column("x", pin.family, pin),), (0,))
+    pinned = Columns((Column("x", column_type.family, column_type),), (0,))
     folder = tmp_path_factory.mktemp("job")
     shard = make_shard(folder, len(fitting) + 1, columns=Columns((Column("x", NULL),)) if is_later else pinned)
     shard.write({place: (value,) for place, value in enumerate([*fitting, None])})
@@ -410,7 +410,7 @@ def test_what_fits_a_type_can_be_written_whether_it_was_pinned_at_first_or_later
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in PINNED}))
 def test_a_pinned_type_is_written_as_it_is_read(name: str) -> None:
-    assert str(parse_pin(name)) == name
+    assert str(parse_column_type(name)) == name
 
 
 # The rules of README's "Values"
@@ -582,7 +582,7 @@ def test_the_rules_of_what_is_a_failure(tmp_path: Path, first: Any, value: Any, 
 @pytest.mark.parametrize("row", [{}, {1: "a"}, {"\ud800": 1}, {None: 1}], ids=repr)
 def test_rows_without_text_for_keys_are_none(row: Any) -> None:
     with pytest.raises(BadRowError):
-        View().first(row)
+        ColumnSettings().first(row)
 
 
 def test_ints_beyond_2_53_beside_floats_are_marked_whatever_the_order() -> None:

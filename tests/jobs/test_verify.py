@@ -409,7 +409,7 @@ RESTORED: dict[str, tuple[Damage, str]] = {
         r"manifest .*: is missing, but there are com",
     ),
     "manifest with a path twice": (double_a_path, r"manifest .*: 1 files are there twice: 0.json"),
-    "manifest with other runs": (change_manifest(sorted_runs=(0, 9)), r"manifest .*: its sorted_runs are not"),
+    "manifest with other runs": (change_manifest(sorted_spans=(0, 9)), r"manifest .*: its sorted_spans are not"),
     "manifest out of order": (change_manifest(build=0), r"manifest .*: its redo_since is 1, but its build is 0"),
     "shard file flipped": (lambda job: flip(shard_file(job)), r"shard_file .*jsonl: is damaged"),
     "shard file gone": (lambda job: shard_file(job).unlink(), r"shard_file .*jsonl: is missing"),
@@ -744,7 +744,7 @@ def test_a_success_of_a_kind_that_is_off_is_found(new_job: NewJob) -> None:
     assert_good(job)
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, flip], ids=["gone", "flipped"])
+@pytest.mark.parametrize("damage", [Path.unlink, flip], ids=["deleted", "flipped"])
 def test_a_lost_claim_is_found_and_its_remedy_works(new_job: NewJob, damage: Callable[[Path], None]) -> None:
     job = small_job(new_job)
     damage(job.output / ".r3po.json")

@@ -768,17 +768,17 @@ def test_a_source_that_cannot_be_reached_is_not_said_to_be_missing(tmp_path: Pat
 def test_columns_are_taken_in_their_order(tmp_path: Path) -> None:
     config = load(tmp_path, 'columns: {b: int8, a: "decimal(10,2)", t: list<list<date>>}\nsource_column: file')
     assert config.columns is not None
-    assert [(name, str(pin)) for name, pin in config.columns] == [
+    assert [(name, str(column_type)) for name, column_type in config.columns] == [
         ("b", "int8"),
         ("a", "decimal(10,2)"),
         ("t", "list<list<date>>"),
     ]
     assert config.source_column == "file"
-    assert config.view.to_json() == {
+    assert config.column_settings.to_json() == {
         "columns": [["b", "int8"], ["a", "decimal(10,2)"], ["t", "list<list<date>>"]],
         "source_column": "file",
     }
-    assert load(tmp_path, "columns: null\nsource_column: null").view.to_json() == {}
+    assert load(tmp_path, "columns: null\nsource_column: null").column_settings.to_json() == {}
 
 
 @pytest.mark.parametrize(
@@ -791,7 +791,7 @@ def test_columns_are_taken_in_their_order(tmp_path: Path) -> None:
         ("decimal", '"decimal" is no type; did you mean "decimal(10,2)"?'),
         ('"decimal(39,0)"', "a decimal has 1 to 38 digits in all, not 39"),
         ('"decimal(3,9)"', "a decimal of 3 digits cannot have 9 of them behind the point"),
-        ("list<dict>", "list<dict> cannot be pinned; write list, and its items are as they come"),
+        ("list<dict>", "list<dict> is no column type; write list, and its items are as they come"),
         ("list<map>", '"map" is no type; there are int8 to int64, uint8 to uint64, float32,'),
         ("5", 'must be a type such as int64, string or "decimal(10,2)"'),
     ],

@@ -555,10 +555,10 @@ def test_the_search_path_of_a_worker_holds_the_drivers_own_folders_alone(
 ) -> None:
     (tmp_path / "lib").mkdir()
     monkeypatch.chdir(tmp_path)
-    sys.path[:] = ["", "lib", str(tmp_path / "gone"), str(tmp_path / "lib"), *sys.path]
+    sys.path[:] = ["", "lib", str(tmp_path / "deleted"), str(tmp_path / "lib"), *sys.path]
     found = describe_callable(lambda p: {}).sys_path
     assert found[:2] == (str(tmp_path), str(tmp_path / "lib"))
-    assert str(tmp_path / "gone") not in found
+    assert str(tmp_path / "deleted") not in found
     assert not [folder for folder in found if "site-packages" in folder or folder == os.path.dirname(os.__file__)]
 
 

@@ -17,7 +17,7 @@ from r3po.errors import FunctionError, RunStoppedError
 from r3po.run.budgets import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget
 from r3po.run.loop import Counts, RunLoop
 from r3po.run.scheduler import Death, Scheduler, Suspect
-from r3po.run.workers import Lost, Member
+from r3po.run.workers import Lost, WorkerHandle
 from r3po.table.outcomes import Failure
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.messages import FAILURES_TOLD, BatchDone
@@ -259,7 +259,9 @@ class FakeCrew:
     """Members that have work in hand and want no more; what comes in is said at one look."""
 
     messages: list[Answer | Lost]
-    members: dict[int, Member] = field(default_factory=lambda: {number: Member(number) for number in range(2)})
+    members: dict[int, WorkerHandle] = field(
+        default_factory=lambda: {number: WorkerHandle(number) for number in range(2)}
+    )
     can_replace: bool = True
     is_gone: bool = False
 
@@ -267,7 +269,7 @@ class FakeCrew:
     def is_busy(self) -> bool:
         return any(member.tickets for member in self.members.values())
 
-    def iter_free(self, depth: int) -> list[Member]:
+    def iter_free(self, depth: int) -> list[WorkerHandle]:
         return []
 
     def need_fresh(self) -> None:
@@ -355,7 +357,7 @@ def test_one_death_for_memory_at_the_import_proves_nothing(is_memory: bool, n_de
     """Others had their share of the memory; a signal or an exit code is the import's own."""
     death = Death("out of memory" if is_memory else "SIGSEGV", True, is_memory=is_memory)
     said = Sighting(counter=1, phase=Phase.LOADING, shard=-1, place=-1, pid=1, pid_started=1, exit_code=None)
-    losses = [Lost(Member(number), death, said, was_alone=False) for number in range(2, 2 + n_deaths)]
+    losses = [Lost(WorkerHandle(number), death, said, was_alone=False) for number in range(2, 2 + n_deaths)]
     loop = loop_of(FakeCrew([]))
     for lost in losses[:-1]:
         loop._lost(lost)

@@ -12,7 +12,19 @@ import pytest
 import r3po.run.workers
 from r3po.engines.pool import Answer, Call, WorkerLost
 from r3po.run.scheduler import BatchTicket, Death, StageTicket
-from r3po.run.workers import GAP_S, GRACE_S, OOM_S, PAUSES_S, RECOVER_S, SILENT_S, START_S, WATCH_S, Crew, Lost, Member
+from r3po.run.workers import (
+    GAP_S,
+    GRACE_S,
+    OOM_S,
+    PAUSES_S,
+    RECOVER_S,
+    SILENT_S,
+    START_S,
+    WATCH_S,
+    Lost,
+    WorkerHandle,
+    WorkerManager,
+)
 from r3po.worker.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
 from r3po.worker.messages import WorkerSetup
 
@@ -62,7 +74,7 @@ class Stage:
 
     folder: Path
     pool: FakePool
-    crew: Crew
+    crew: WorkerManager
     now: list[float]
     beacons: dict[int, Beacon]
 
@@ -115,7 +127,7 @@ def make_stage(
     made: list[Stage], folder: Path, n_workers: int = 3, timeout_s: float | None = TIMEOUT_S, can_replace: bool = True
 ) -> Stage:
     pool, now = FakePool(can_replace), [1000.0]
-    stage = Stage(folder, pool, Crew(pool, folder, n_workers, timeout_s, lambda: now[0]), now, {})
+    stage = Stage(folder, pool, WorkerManager(pool, folder, n_workers, timeout_s, lambda: now[0]), now, {})
     stage.ready(*range(n_workers))
     for worker in range(n_workers):
         stage.mark(worker, Phase.IDLE, -1)
@@ -543,7 +555,7 @@ def test_whoever_holds_a_trial_is_not_let_go_for_the_next(made: list[Stage], tmp
 # Deadlines
 
 
-def begin(stage: Stage, phase: Phase, worker: int = 0) -> Member:
+def begin(stage: Stage, phase: Phase, worker: int = 0) -> WorkerHandle:
     """Let a worker begin with something, and the driver see it."""
     stage.give(worker)
     stage.mark(worker, phase)

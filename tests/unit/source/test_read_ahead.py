@@ -165,7 +165,7 @@ def test_what_cannot_be_read_is_left_to_f(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
     before = os.listdir("/proc/self/fd") if os.path.isdir("/proc") else []
-    assert readahead._is_in_memory_or_told(str(tmp_path / "gone"), 4096)
+    assert readahead._is_in_memory_or_told(str(tmp_path / "deleted"), 4096)
     assert readahead._is_in_memory_or_told(str(tmp_path / "loop"), 4096)
     for name in ("folder", "fifo"):
         readahead._is_in_memory_or_told(str(tmp_path / name), 4096)

@@ -37,7 +37,7 @@ from r3po.storage.json_files import write_json
 from r3po.table import predicate
 from r3po.table.columns import Columns, columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch, Schema, Table
-from r3po.table.predicate import Rules
+from r3po.table.predicate import CountingRules
 from r3po.table.schema import join_schemas, own_schema
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
@@ -82,7 +82,7 @@ def wider_schema() -> Schema:
     """Return the types of a shard in which n is a float."""
     batch = OutcomeBatch([0], [1], [1], [None], [False], [0.5], [(0.5, "apple")])
     table = with_origin(tables.outcome_table(batch, COLUMNS))
-    return own_schema(table, predicate.choose(table, [0], Rules(0, 0)), COLUMNS)
+    return own_schema(table, predicate.choose(table, [0], CountingRules(0, 0)), COLUMNS)
 
 
 def stage(
@@ -103,7 +103,7 @@ def stage(
         for kind, content in parts.items()
         if content is not None
     }
-    indices = predicate.choose(table, [0] * 3, Rules(0, 0))
+    indices = predicate.choose(table, [0] * 3, CountingRules(0, 0))
     schema = own_schema(table, indices, columns)
     wider = join_schemas([schema, wider_schema()]) if columns.items else schema
     return Commit(
@@ -692,7 +692,7 @@ def test_a_damaged_claim_is_refused_by_name(folders: JobFolders, content: bytes)
 
 
 def test_the_claim_of_a_newer_r3po_is_refused(folders: JobFolders) -> None:
-    write_json(folders.claim, {"format": 3, "kind": "claim"})
+    write_json(folders.claim, {"format": 4, "kind": "claim"})
     with pytest.raises(NewerFormatError):
         check_claim(folders, JOB_ID)
 

@@ -60,7 +60,7 @@ def some_manifest(*shards: ShardRef) -> Manifest:
         source_file_part=".json",
         hash="content",
         count_all_files=30,
-        sorted_runs=(0, 12),
+        sorted_spans=(0, 12),
         shards=shards,
     )
 
@@ -102,7 +102,7 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
     told = orjson.loads((tmp_path / "manifest.json").read_bytes())
     told.pop("digest")
     assert told == {
-        "format": 2,
+        "format": 3,
         "kind": "manifest",
         "job_id": manifest.job_id,
         "job_name": "count_produce",
@@ -117,7 +117,7 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
         "count_all_files": 30,
         "count_job_files": 12,
         "size_bytes": 1000,
-        "sorted_runs": [0, 12],
+        "sorted_spans": [0, 12],
         "is_redoing": False,
         "shards": [
             {
@@ -126,7 +126,7 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
                 "n_files": 12,
                 "last_build": 1,
                 "size_bytes": 1000,
-                "n_gone": 0,
+                "n_deleted": 0,
             }
         ],
     }
@@ -152,7 +152,7 @@ def test_a_damaged_manifest_is_not_a_missing_one(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_a_newer_r3po_is_refused(tmp_path: Path) -> None:
-    write_json(tmp_path / "manifest.json", {"format": 3, "kind": "manifest"})
+    write_json(tmp_path / "manifest.json", {"format": 4, "kind": "manifest"})
     with pytest.raises(NewerFormatError, match="format 3 is newer"):
         read_manifest(tmp_path / "manifest.json")
 

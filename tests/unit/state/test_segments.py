@@ -24,7 +24,7 @@ from r3po.storage.durable import digest_file
 from r3po.table import predicate
 from r3po.table.columns import columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
-from r3po.table.predicate import Rules
+from r3po.table.predicate import CountingRules
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 OTHER_JOB = "f" * 32
@@ -57,7 +57,7 @@ def path_of(segments: Path, segment: Segment) -> Path:
 
 
 def places_in(table: Table) -> list[int]:
-    return tables.places_of(table, predicate.choose(table, [0] * 1000, Rules(0, 0)))
+    return tables.places_of(table, predicate.choose(table, [0] * 1000, CountingRules(0, 0)))
 
 
 # Names

@@ -36,12 +36,12 @@ from r3po.table import predicate
 from r3po.table import schema as schemas
 from r3po.table.columns import columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch
-from r3po.table.predicate import Rules
+from r3po.table.predicate import CountingRules
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 COLUMNS = columns_of({"n": 1})
 FAILURE = Failure("ValueError", "bad", "count.py:3 in count", "...")
-ANY = Rules(redo_since=1, retry_since=1)
+ANY = CountingRules(redo_since=1, retry_since=1)
 """Nothing was redone or retried, and every function counts."""
 
 ROW, FAILED = True, False
@@ -95,7 +95,7 @@ def commit(
     ref: ShardRef,
     segments: Sequence[Segment],
     build: int = 1,
-    rules: Rules = ANY,
+    rules: CountingRules = ANY,
     previous: Commit | None = None,
 ) -> Commit:
     """Return the commit of a shard of which every place has an outcome that counts."""
@@ -128,7 +128,7 @@ def resolve(
     ref: ShardRef,
     made: Commit | None = None,
     segments: Sequence[Segment] = (),
-    rules: Rules = ANY,
+    rules: CountingRules = ANY,
 ) -> ShardState:
     return resolve_shard(folders, ref, made, segments, rules)
 
@@ -256,7 +256,7 @@ def test_a_committed_shard_is_known_by_its_commit_alone(folders: JobFolders) -> 
     made = commit(folders, ref, [add_segment(folders, {0: ROW, 1: FAILED, 2: ROW})])
     (folders.outcomes / made.outcomes.name).unlink()
     (folders.shards / ref.file.name).unlink()
-    for rules in (ANY, Rules(1, 1, "f1")):
+    for rules in (ANY, CountingRules(1, 1, "f1")):
         state = resolve(folders, ref, made, rules=rules)
         assert state == ShardState(ref, made, (), 2, 1, {"f1": 2}, ())
         assert state.is_committed
@@ -308,7 +308,7 @@ def test_without_its_outcomes_a_reopened_commit_is_damage(folders: JobFolders) -
     made = commit(folders, ref, [add_segment(folders, {0: FAILED})])
     (folders.outcomes / made.outcomes.name).unlink()
     with pytest.raises(DamagedStateError, match="is missing"):
-        resolve(folders, ref, made, rules=Rules(1, 2))
+        resolve(folders, ref, made, rules=CountingRules(1, 2))
 
 
 # What reopens places
@@ -325,7 +325,7 @@ def test_failures_of_another_function_are_pending_in_a_run(
     folders: JobFolders, committed: tuple[ShardRef, Commit]
 ) -> None:
     ref, made = committed
-    state = resolve(folders, ref, made, rules=Rules(1, 1, "f2"))
+    state = resolve(folders, ref, made, rules=CountingRules(1, 1, "f2"))
     assert state.pending == ((1, 2), (3, 4))
     assert state.rows_by_fingerprint == {"f1": 2}
     assert not state.is_committed
@@ -341,21 +341,21 @@ def test_failures_of_another_function_stand_in_the_status(
 def test_rows_of_another_function_stand(folders: JobFolders) -> None:
     ref = list_files(folders, 1, 1)
     made = commit(folders, ref, [add_segment(folders, {0: ROW, 1: ROW})])
-    assert resolve(folders, ref, made, rules=Rules(1, 1, "f2")).is_committed
+    assert resolve(folders, ref, made, rules=CountingRules(1, 1, "f2")).is_committed
 
 
 def test_failures_of_several_functions_are_told_apart(folders: JobFolders) -> None:
     ref = list_files(folders, 1, 1, 1)
     segments = [add_segment(folders, {0: FAILED, 1: ROW}), add_segment(folders, {2: FAILED}, 1, "b", "f2")]
     for made, more in ((None, segments), (commit(folders, ref, segments), [])):
-        assert resolve(folders, ref, made, more, Rules(1, 1, "f1")).pending == ((2, 3),)
-        assert resolve(folders, ref, made, more, Rules(1, 1, "f2")).pending == ((0, 1),)
-        assert resolve(folders, ref, made, more, Rules(1, 1, "f3")).pending == ((0, 1), (2, 3))
+        assert resolve(folders, ref, made, more, CountingRules(1, 1, "f1")).pending == ((2, 3),)
+        assert resolve(folders, ref, made, more, CountingRules(1, 1, "f2")).pending == ((0, 1),)
+        assert resolve(folders, ref, made, more, CountingRules(1, 1, "f3")).pending == ((0, 1), (2, 3))
 
 
 def test_a_retry_reopens_the_failures_alone(folders: JobFolders, committed: tuple[ShardRef, Commit]) -> None:
     ref, made = committed
-    rules = Rules(redo_since=1, retry_since=2)
+    rules = CountingRules(redo_since=1, retry_since=2)
     state = resolve(folders, ref, made, rules=rules)
     assert counts(state) == (2, 0, 2)
     assert state.pending == ((1, 2), (3, 4))
@@ -368,14 +368,14 @@ def test_a_retry_leaves_what_failed_since_then(folders: JobFolders) -> None:
     segments = [add_segment(folders, {0: FAILED}, 1), add_segment(folders, {1: FAILED}, 2, "b")]
     made = commit(folders, ref, segments, build=2)
     assert made.tally.first_failure_build == 1
-    assert resolve(folders, ref, made, rules=Rules(1, 1)).is_committed
-    assert resolve(folders, ref, made, rules=Rules(1, 2)).pending == ((0, 1),)
-    assert resolve(folders, ref, made, rules=Rules(1, 3)).pending == ((0, 2),)
+    assert resolve(folders, ref, made, rules=CountingRules(1, 1)).is_committed
+    assert resolve(folders, ref, made, rules=CountingRules(1, 2)).pending == ((0, 1),)
+    assert resolve(folders, ref, made, rules=CountingRules(1, 3)).pending == ((0, 2),)
 
 
 def test_a_redo_reopens_everything(folders: JobFolders, committed: tuple[ShardRef, Commit]) -> None:
     ref, made = committed
-    rules = Rules(redo_since=2, retry_since=1)
+    rules = CountingRules(redo_since=2, retry_since=1)
     assert resolve(folders, ref, made, rules=rules).pending == ((0, 4),)
     again = add_segment(folders, {0: ROW, 1: FAILED}, build=2, attempt="b", fingerprint="f2")
     state = resolve(folders, ref, made, [again], rules)
@@ -466,8 +466,8 @@ class History:
         self.handed_out = [(1, 4)]
         """Build and number of files at each time that a batch was handed out."""
 
-    def rules(self, fingerprint: str | None) -> Rules:
-        return Rules(self.redo_since, self.retry_since, fingerprint)
+    def rules(self, fingerprint: str | None) -> CountingRules:
+        return CountingRules(self.redo_since, self.retry_since, fingerprint)
 
     def winners(self, fingerprint: str | None) -> dict[int, Outcome]:
         """The predicate, as FORMAT.md says it."""

@@ -31,7 +31,7 @@ from r3po.table import predicate
 from r3po.table import schema as schemas
 from r3po.table.columns import Column, Columns, RowCollector, columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
-from r3po.table.predicate import Rules
+from r3po.table.predicate import CountingRules
 from r3po.table.values import NULL
 
 SOME = settings(derandomize=True, max_examples=80, deadline=None)
@@ -39,7 +39,7 @@ MANY = settings(derandomize=True, max_examples=200, deadline=None)
 
 BROKE = Failure("ValueError", "broke", "f.py:3 in f", "Traceback ...\n")
 UTC = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
-NO_RULES = Rules(redo_since=0, retry_since=0)
+NO_RULES = CountingRules(redo_since=0, retry_since=0)
 
 
 @dataclass
@@ -144,7 +144,7 @@ def read_csv(content: bytes) -> list[list[str]]:
 # The predicate
 
 
-def model_choose(lines: Sequence[tuple[Origin, Line]], entry_builds: Sequence[int], rules: Rules) -> list[int]:
+def model_choose(lines: Sequence[tuple[Origin, Line]], entry_builds: Sequence[int], rules: CountingRules) -> list[int]:
     """The predicate as `choose` tells it, one sentence a line."""
     best: dict[int, tuple[tuple[int, bool, str], int]] = {}
     for index, (origin, line) in enumerate(lines):
@@ -185,13 +185,15 @@ ORIGINS = st.lists(
     ),
     max_size=6,
 )
-RULES = st.builds(Rules, st.integers(0, 4), st.integers(0, 4), st.none() | st.sampled_from(["f1", "f2", "other"]))
+RULES = st.builds(
+    CountingRules, st.integers(0, 4), st.integers(0, 4), st.none() | st.sampled_from(["f1", "f2", "other"])
+)
 
 
 @MANY
 @given(ORIGINS, st.lists(st.integers(0, 4), max_size=5), RULES)
 def test_the_predicate_chooses_what_its_docstring_says(
-    origins: list[Origin], entry_builds: list[int], rules: Rules
+    origins: list[Origin], entry_builds: list[int], rules: CountingRules
 ) -> None:
     columns = columns_named("number")
     candidates = tables.join_tables([table_of(origin, columns) for origin in origins])
@@ -204,7 +206,7 @@ def test_the_predicate_chooses_what_its_docstring_says(
 @SOME
 @given(ORIGINS, st.lists(st.integers(0, 4), max_size=5), RULES, st.randoms(use_true_random=False))
 def test_the_predicate_does_not_care_in_which_order_outcomes_come(
-    origins: list[Origin], entry_builds: list[int], rules: Rules, rng: random.Random
+    origins: list[Origin], entry_builds: list[int], rules: CountingRules, rng: random.Random
 ) -> None:
     columns = columns_named("number")
     shuffled = rng.sample(origins, len(origins))
@@ -217,7 +219,7 @@ def test_the_predicate_does_not_care_in_which_order_outcomes_come(
     assert keys(origins) == keys(shuffled)
 
 
-def choose_one(*origins: Origin, rules: Rules = NO_RULES, entry_build: int = 1) -> int | None:
+def choose_one(*origins: Origin, rules: CountingRules = NO_RULES, entry_build: int = 1) -> int | None:
     """Return which of several outcomes counts in a shard of one place."""
     columns = columns_named("number")
     table = tables.join_tables([table_of(origin, columns) for origin in origins])
@@ -251,14 +253,14 @@ def test_an_outcome_of_a_file_that_changed_since_does_not_count() -> None:
 
 
 def test_a_redo_empties_rows_and_failures_a_retry_only_failures() -> None:
-    assert choose_one(row(build=1), rules=Rules(redo_since=2, retry_since=0)) is None
-    assert choose_one(row(build=1), rules=Rules(redo_since=0, retry_since=2)) == 0
-    assert choose_one(failure(build=1), rules=Rules(redo_since=0, retry_since=2)) is None
-    assert choose_one(failure(build=2), rules=Rules(redo_since=0, retry_since=2)) == 0
+    assert choose_one(row(build=1), rules=CountingRules(redo_since=2, retry_since=0)) is None
+    assert choose_one(row(build=1), rules=CountingRules(redo_since=0, retry_since=2)) == 0
+    assert choose_one(failure(build=1), rules=CountingRules(redo_since=0, retry_since=2)) is None
+    assert choose_one(failure(build=2), rules=CountingRules(redo_since=0, retry_since=2)) == 0
 
 
 def test_a_failure_of_other_code_is_tried_again_a_row_of_other_code_is_kept() -> None:
-    today = Rules(0, 0, fingerprint="today")
+    today = CountingRules(0, 0, fingerprint="today")
     assert choose_one(failure(fingerprint="old"), rules=today) is None
     assert choose_one(failure(fingerprint="today"), rules=today) == 0
     assert choose_one(row(fingerprint="old"), rules=today) == 0
@@ -320,9 +322,11 @@ def test_tries_of_all_outcomes_of_a_place_are_summed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("needed", "rules"), [([2, 1], Rules(1, 1)), ([1, 1], Rules(2, 2))], ids=["changed file", "redo"]
+    ("needed", "rules"), [([2, 1], CountingRules(1, 1)), ([1, 1], CountingRules(2, 2))], ids=["changed file", "redo"]
 )
-def test_what_was_tried_on_other_content_or_before_a_redo_is_not_summed(needed: list[int], rules: Rules) -> None:
+def test_what_was_tried_on_other_content_or_before_a_redo_is_not_summed(
+    needed: list[int], rules: CountingRules
+) -> None:
     columns = columns_named("number")
     origins = [Origin(1, "a", lines=[Line(0, BROKE)]), Origin(2, "c", lines=[Line(0, BROKE)])]
     table = tables.join_tables([table_of(origin, columns) for origin in origins])
@@ -330,14 +334,14 @@ def test_what_was_tried_on_other_content_or_before_a_redo_is_not_summed(needed: 
     assert predicate.with_tries_summed(table, chosen, needed, rules)["tries"].take(chosen).to_pylist() == [1]
 
 
-@pytest.mark.parametrize(("keeps_gone", "places"), [(False, [2]), (True, [0, 2])])
+@pytest.mark.parametrize(("keeps_deleted", "places"), [(False, [2]), (True, [0, 2])])
 def test_of_a_file_that_is_gone_a_row_counts_only_if_it_is_kept_and_a_failure_never(
-    keeps_gone: bool, places: list[int]
+    keeps_deleted: bool, places: list[int]
 ) -> None:
     table = table_of(Origin(1, "a", lines=[Line(0, (1,)), Line(1, BROKE), Line(2, (3,))]), columns_named("number"))
-    chosen = predicate.choose(table, [-1, -1, 1], Rules(1, 1, keeps_gone=keeps_gone))
+    chosen = predicate.choose(table, [-1, -1, 1], CountingRules(1, 1, keeps_deleted=keeps_deleted))
     assert tables.places_of(table, chosen) == places
-    outdated = predicate.choose(table, [-2, -1, 1], Rules(1, 1, keeps_gone=keeps_gone))
+    outdated = predicate.choose(table, [-2, -1, 1], CountingRules(1, 1, keeps_deleted=keeps_deleted))
     assert tables.places_of(table, outdated) == [2], "it had changed before it went"
 
 

@@ -34,7 +34,7 @@ from r3po.storage.durable import digest_file
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns, RowCollector, columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch
-from r3po.table.predicate import Rules
+from r3po.table.predicate import CountingRules
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 
 BROKE = Failure("ValueError", "broke", "f.py:3 in f", "Traceback ...\n")
@@ -106,7 +106,7 @@ class Shard:
             attempt="s1",
             previous=None,
             segments=tuple(self.segments),
-            rules=Rules(redo_since=0, retry_since=0),
+            rules=CountingRules(redo_since=0, retry_since=0),
             columns=self.columns,
             settings=BOTH,
             schema=None,
@@ -316,7 +316,7 @@ def test_outcomes_of_other_places_and_older_contents_do_not_fill_a_gap(tmp_path:
     shard = make_shard(tmp_path, 3, builds=[1, 2, 1])
     shard.write({0: (0, "a"), 1: (1, "old"), 7: (7, "no such place")}, build=1)
     shard.write({2: BROKE}, build=1, fingerprint="old code")
-    assert stage_shard(shard.order(rules=Rules(0, 0, "f1"))) == Staged(7, None, ((1, 3),))
+    assert stage_shard(shard.order(rules=CountingRules(0, 0, "f1"))) == Staged(7, None, ((1, 3),))
 
 
 def test_a_shard_file_that_is_not_the_manifest_s_is_refused(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from r3po.storage.durable import list_names
 from r3po.storage.names import show_name
 from r3po.table.columns import Columns, columns_of
 from r3po.table.outcomes import Failure
-from r3po.table.predicate import Rules
+from r3po.table.predicate import CountingRules
 from r3po.worker.beacon import Phase, read_beacon
 from r3po.worker.failures import TEXT_LIMIT, EnvironmentalFailure
 from r3po.worker.messages import BatchDone, Charge, Offer, WorkerSetup
@@ -249,7 +249,7 @@ def test_a_young_file_is_marked_racy(tmp_path: Path) -> None:
     assert job.only_outcome()["racy"] is True
 
 
-@pytest.mark.parametrize("what", ["gone", "a FIFO", "charged", "charged, known"])
+@pytest.mark.parametrize("what", ["deleted", "a FIFO", "charged", "charged, known"])
 def test_an_outcome_has_a_look_although_nobody_had_looked_at_the_file(tmp_path: Path, what: str) -> None:
     """What has an outcome must be known for changed when it is there again, or another file."""
     job = Job(tmp_path, SIZE_OF, {"a": b"123"}, columns=SIZE_COLUMNS)
@@ -258,7 +258,7 @@ def test_an_outcome_has_a_look_although_nobody_had_looked_at_the_file(tmp_path: 
     failure = Failure("WorkerDied", "", "", "")
     seen: tuple[int, int] = (UNKNOWN, UNKNOWN)
     match what:
-        case "gone":
+        case "deleted":
             path.unlink()
             done = job.worker.run_batch(offer)
         case "a FIFO":
@@ -1111,7 +1111,7 @@ def test_failures_of_f_s_own_between_them_begin_it_anew_too(tmp_path: Path) -> N
 
 def test_a_disk_that_went_away_ends_the_batch_without_a_failure(tmp_path: Path) -> None:
     job = Job(tmp_path, SIZE_OF, {f"{n:03d}": b"x" for n in range(80)}, columns=SIZE_COLUMNS)
-    job.source.rename(tmp_path / "gone")
+    job.source.rename(tmp_path / "deleted")
     done = job.run()
     assert (done.n_failed, len(done.deferred), done.returned) == (0, 50, ((50, 80),))
 
@@ -1395,7 +1395,7 @@ def test_a_worker_stages_what_it_made(tmp_path: Path) -> None:
         attempt="s1",
         previous=None,
         segments=tuple(segment for segment in segments if segment),
-        rules=Rules(0, 0),
+        rules=CountingRules(0, 0),
         columns=SIZE_COLUMNS,
         settings={"csv": True, "parquet": False},
         schema=None,
