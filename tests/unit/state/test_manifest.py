@@ -153,7 +153,7 @@ def test_a_damaged_manifest_is_not_a_missing_one(tmp_path: Path) -> None:
 
 def test_a_manifest_of_a_newer_r3po_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", {"format": 4, "kind": "manifest"})
-    with pytest.raises(NewerFormatError, match="format 3 is newer"):
+    with pytest.raises(NewerFormatError, match="format 4 is newer"):
         read_manifest(tmp_path / "manifest.json")
 
 
