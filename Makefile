@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 SMALL  := -name __pycache__ -o -name '*.egg-info'
 
 .DEFAULT_GOAL := help
-.PHONY: help sample test faults check format real real-synthetic soak clean
+.PHONY: help sample test faults check shape format real real-synthetic soak clean
 .PHONY: bench bench-millions bench-cold bench-resume bench-scale bench-workers bench-start bench-pieces
 
 help:  ## list the targets
@@ -23,12 +23,16 @@ test: $(VENV)/.installed-dev  ## run the tests, without those that inject faults
 faults: $(VENV)/.installed-dev  ## kill, hang, fill, damage: what must hold for every change (docs/faults.md)
 	@$(BIN)/python -m pytest -q -m faults
 
-check: $(VENV)/.installed-dev  ## format, lint, types, import contract, tests
+check: $(VENV)/.installed-dev  ## format, lint, types, import contract, shape, tests
 	@echo 'format ...' && $(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff .; exit 1; }
 	@echo 'lint ...' && $(BIN)/ruff check --quiet .
 	@echo 'types ...' && $(BIN)/mypy --strict --no-error-summary r3po
 	@echo 'imports ...' && report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report"; exit 1; }
+	@echo 'shape ...' && $(BIN)/python tools/shape.py r3po
 	@echo 'tests ...' && $(BIN)/python -m pytest -q -m 'not faults'
+
+shape: $(BIN)/python  ## the largest modules, classes and functions: it shows, and judges nothing
+	@$(BIN)/python tools/shape.py r3po
 
 format: $(VENV)/.installed-dev  ## format the code, mend what the linter can
 	@$(BIN)/ruff format --quiet .

@@ -87,7 +87,7 @@ def write_segment(
         "r3po.shard": str(shard),
         "r3po.build": str(build),
         "r3po.attempt": attempt,
-        "r3po.function.fingerprint": fingerprint,
+        "r3po.fingerprint": fingerprint,
     }
     with NewFile(folder) as new:
         write_table(table, new, metadata, is_compressed=False)
@@ -110,7 +110,7 @@ def read_segment(segments: Path, segment: Segment) -> Table | None:
     except (FileNotFoundError, ValueError):
         return None
     return with_origin(
-        table, build=segment.build, attempt=segment.attempt, fingerprint=metadata.get("r3po.function.fingerprint", "")
+        table, build=segment.build, attempt=segment.attempt, fingerprint=metadata.get("r3po.fingerprint", "")
     )
 
 
