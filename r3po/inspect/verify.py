@@ -20,10 +20,11 @@ from r3po.inspect.findings import UNREADABLE, Finding, Findings
 from r3po.inspect.verify_paths import WalkOrder, doubled_files
 from r3po.inspect.verify_shard import MOVE, REMOVE, RESTORE, RUN, ShardReport, check_shard
 from r3po.inspect.verify_source import check_source_files
-from r3po.state.commits import KINDS, Commit, part_name, read_commit
+from r3po.state.commits import Commit, read_commit
 from r3po.state.failed_files import iter_failure_lines
 from r3po.state.job import Job, check_identity, job_folders
 from r3po.state.manifest import FORMAT, Manifest, columns_path, read_columns, read_manifest
+from r3po.state.output_folder import KINDS, part_name
 from r3po.state.segments import Segment, list_segments
 from r3po.storage.durable import is_temporary, list_names
 from r3po.storage.json_files import read_json

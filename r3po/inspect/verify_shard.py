@@ -15,9 +15,10 @@ import r3po.table.outcomes as tables
 import r3po.table.parts as parts
 from r3po.inspect.findings import UNREADABLE, Findings
 from r3po.inspect.verify_parts import doubled_places, expected_rows, part_differences
-from r3po.state.commits import Commit, Part, part_name
+from r3po.state.commits import Commit
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef
+from r3po.state.output_folder import Part, part_name
 from r3po.state.segments import Segment
 from r3po.state.shard_files import Entries, read_shard_file, ref_of
 from r3po.state.shards import ShardState, newer_segments, read_shard, resolve_shard

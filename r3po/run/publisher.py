@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from r3po.state.commits import KINDS, Commit, commit_shard, withdraw_parts
+from r3po.state.commits import Commit, commit_shard, withdraw_parts
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef, read_columns, read_former_columns, write_columns
 from r3po.state.segments import Segment
-from r3po.storage.durable import remove_durably, remove_if_there
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Schema
@@ -139,15 +138,12 @@ class Publisher:
         staged = stage_shard(replace(self.stage_order(ref), previous=first))
         if staged.commit is None:
             return first
-        for part in first.parts:
-            if part.staged is not None:
-                remove_if_there(self.job.folders.staging / part.staged.name)
+        self.job.folders.output.unstage(first.parts)
         return staged.commit
 
     def _begin_publishing(self) -> None:
         if not self._is_published:
-            for kind in KINDS:
-                remove_durably(self.job.folders.success(kind))
+            self.job.folders.output.set_success(())
             self._is_published = True
 
     def _is_current(self, commit: Commit) -> bool:

@@ -41,9 +41,9 @@ from r3po.run.workers import WorkerManager
 from r3po.source.build import BuildResult, plan_build, scan_finished, tell_moved_source
 from r3po.source.new_manifest import BuildProgress, BuildStopped
 from r3po.source.read import glance
-from r3po.state.commits import KINDS
 from r3po.state.job import Job, disk_error, open_job, tidy_path
 from r3po.state.manifest import ShardRef, columns_path, read_columns
+from r3po.state.output_folder import KINDS
 from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import ShardState, count_kept_rows
 from r3po.storage.durable import check_space, list_names, make_folder, remove_if_there, remove_tree

@@ -14,7 +14,6 @@ from r3po.state.job import Job, read_again, read_job
 from r3po.state.segments import list_segments
 from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import newer_segments, read_counting
-from r3po.storage.durable import NewFile
 from r3po.storage.names import show_name
 from r3po.table import predicate
 from r3po.table.outcomes import Failure
@@ -27,14 +26,6 @@ def read_failures(config: Config) -> Iterator[dict[str, Any]]:
         StateError: the state is damaged or too new.
     """
     yield from read_again(lambda: list(_failures(read_job(config))))
-
-
-def write_failures(job: Job) -> None:
-    """Write failures.csv: every failed file in row order, for people and for pandas."""
-    with NewFile(job.folders.failures.parent) as new:
-        for line in iter_failure_lines(job):
-            new.write(line)
-        new.finish(job.folders.failures.name)
 
 
 def iter_failure_lines(job: Job) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from r3po.state.output_folder import OutputFolder
 from r3po.storage.durable import make_folder
 
 
@@ -49,29 +50,32 @@ class JobFolders:
         return self.working_dir / "reset"
 
     @property
+    def output(self) -> OutputFolder:
+        return OutputFolder(self.output_path, self.working_dir)
+
+    # These five are `output`'s, under the names that readers still use.
+
+    @property
     def claim(self) -> Path:
-        return self.output_path / ".r3po.json"
+        return self.output.claim
 
     @property
     def staging(self) -> Path:
-        return self.output_path / ".staging"
+        return self.output.staging
 
     @property
     def failures(self) -> Path:
-        return self.output_path / "failures" / "failures.csv"
+        return self.output.failures
 
     def data(self, kind: str) -> Path:
-        """The folder of the parts of one kind: `csv` or `parquet`."""
-        return self.output_path / kind
+        return self.output.data(kind)
 
     def success(self, kind: str) -> Path:
-        return self.data(kind) / "_SUCCESS"
+        return self.output.success(kind)
 
     def make(self) -> None:
         """Make all folders that a run writes to. Raises FolderError."""
         make_folder(self.working_dir)
-        make_folder(self.output_path)
+        self.output.make()
         for folder in (self.shards, self.segments, self.commits, self.outcomes, self.runs):
             make_folder(folder)
-        make_folder(self.staging)
-        make_folder(self.failures.parent)

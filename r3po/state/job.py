@@ -14,21 +14,18 @@ from r3po.config.settings import Config
 from r3po.errors import DamagedStateError, FolderError, RunStoppedError
 from r3po.file_version import UNKNOWN, UNSEEN
 from r3po.state.commits import (
-    KINDS,
     Commit,
-    check_claim,
-    claimed_by,
-    clear_old_output,
+    all_parts,
     live_shard_files,
     read_commits,
     roll_forward,
     sweep_leftovers,
-    write_claim,
     write_commit,
 )
 from r3po.state.folders import JobFolders
 from r3po.state.forget import complete_reset
 from r3po.state.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
+from r3po.state.output_folder import KINDS
 from r3po.state.segments import list_segments, remove_segments, sweep_foreign_segments
 from r3po.state.shard_files import Entries, read_shard_file
 from r3po.state.shards import ShardState, newer_segments, read_candidates, resolve_shard
@@ -79,7 +76,7 @@ class Job:
     def put_in_force(self, manifest: Manifest) -> None:
         """Write `manifest` and claim the output folder; the shard files that it names are durable."""
         write_manifest(self.folders.manifest, manifest)
-        write_claim(self.folders, manifest.job_id, manifest.job_name)
+        self.folders.output.write_claim(manifest.job_id, manifest.job_name)
         self.manifest = manifest
 
     def raise_build(self, *, retry: bool = False, redo: bool = False) -> None:
@@ -237,12 +234,12 @@ def open_job(config: Config) -> Iterator[Job]:
     _refuse_nesting(folders)
     make_folder(folders.working_dir)
     with JobLock(folders.working_dir), disk_errors_told():
-        complete_reset(folders, claimed_by(folders))
+        complete_reset(folders)
         folders.make()
         job = read_job(config)
         if job.manifest is None:
             _refuse_orphans(folders)
-        check_claim(folders, None if job.manifest is None else job.manifest.job_id, job.commits.values())
+        folders.output.check_claim(None if job.manifest is None else job.manifest.job_id, all_parts(job.commits))
         # After the claim: what is unfinished in another job's folder is its own.
         if job.manifest is None:
             sweep_leftovers(folders, {})  # of a working_dir that was removed while a run was in it
@@ -280,9 +277,10 @@ def disk_error(error: OSError, working_dir: Path | None = None) -> RunStoppedErr
 
 def _complete(job: Job) -> None:
     """Roll forward, and sweep what no file names any more."""
-    write_claim(job.folders, job.built.job_id, job.built.job_name)
+    job.folders.output.write_claim(job.built.job_id, job.built.job_name)
     if job.built.output_path != str(job.folders.output_path):
-        clear_old_output(job.folders, job.commits)
+        # What this folder holds of the job is of an unknown past; all parts are made there again.
+        job.folders.output.remove_table(job.commits)
         job.put_in_force(job.built.replace(output_path=str(job.folders.output_path)))
     broken = set(roll_forward(job.folders, job.commits))
     sweep_foreign_segments(job.folders.segments, job.built.job_id)
@@ -313,7 +311,7 @@ def check_identity(config: Config, manifest: Manifest) -> None:
 def _refuse_nesting(folders: JobFolders) -> None:
     """Neither folder may lie in a subfolder that the other one keeps for itself."""
     state = {folder.name for folder in (folders.shards, folders.segments, folders.commits, folders.outcomes)}
-    data = {*KINDS, folders.failures.parent.name, folders.staging.name}
+    data = {*KINDS, folders.output.failures.parent.name, folders.output.staging.name}
     for inner, outer, names, keys in (
         (folders.working_dir, folders.output_path, data, ("working_dir", "output_path")),
         (folders.output_path, folders.working_dir, {*state, folders.runs.name}, ("output_path", "working_dir")),

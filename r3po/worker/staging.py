@@ -13,9 +13,10 @@ from typing import Any
 
 import r3po.table.outcomes as tables
 import r3po.table.parts as parts
-from r3po.state.commits import KINDS, Commit, Part, part_name
+from r3po.state.commits import Commit
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
+from r3po.state.output_folder import KINDS, Part, part_name
 from r3po.state.segments import Segment
 from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
 from r3po.state.shards import Run, missing_runs, read_candidates
@@ -104,7 +105,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
         first_build=tables.lowest_build(table.select(["build"]).take(indices)) or order.build,
         own_schema=own_schema,
         schema=schema,
-        parts=tuple(_write_parts(order, shown, indices, schema, sorted(counted.rows_by_fingerprint))),
+        parts=_write_parts(order, shown, indices, schema, sorted(counted.rows_by_fingerprint)),
         part_settings=order.settings,
         keeps_deleted=order.rules.keeps_deleted,
     )
@@ -134,12 +135,13 @@ def _adopt_entries(
 
 def _write_parts(
     order: StageOrder, table: Table, indices: Any, schema: Schema, fingerprints: Sequence[str]
-) -> list[Part]:
+) -> tuple[Part, ...]:
     groups = list(parts.row_groups(table, indices))
+    shard, output = order.ref.shard, order.folders.output
+    made = {kind: Part(kind, part_name(shard, kind), None) for kind in KINDS}
     kinds = [kind for kind in KINDS if order.settings[kind] and groups]
-    records: dict[str, FileRecord] = {}
     with ExitStack() as stack:
-        files = {kind: stack.enter_context(NewFile(order.folders.staging)) for kind in kinds}
+        files = {kind: stack.enter_context(output.new_part()) for kind in kinds}
         writers = {kind: _open_part(order, kind, files[kind], schema, fingerprints) for kind in kinds}
         for writer in writers.values():
             stack.callback(writer.abandon)  # after an error: else it would write its footer to a closed file
@@ -148,8 +150,8 @@ def _write_parts(
                 writer.write(table, group)
         for kind in kinds:
             writers[kind].close()
-            records[kind] = files[kind].finish(f"{part_name(order.ref.shard, kind)}.{order.attempt}.tmp")
-    return [Part(kind, part_name(order.ref.shard, kind), records.get(kind)) for kind in KINDS]
+            made[kind] = output.finish_part(files[kind], shard, kind, order.attempt)
+    return tuple(made.values())
 
 
 def _open_part(

@@ -18,17 +18,14 @@ import r3po.table.outcomes as tables
 from r3po.errors import DamagedStateError, FolderError, NewerFormatError
 from r3po.state.commits import (
     Commit,
-    Part,
-    check_claim,
     commit_shard,
     live_shard_files,
-    part_name,
     read_commits,
     read_outcomes,
     roll_forward,
-    write_claim,
 )
 from r3po.state.folders import JobFolders
+from r3po.state.output_folder import Part, part_name
 from r3po.state.segments import list_segments, write_segment
 from r3po.state.shard_files import Entries, write_shard_file
 from r3po.storage import durable as storage
@@ -625,27 +622,27 @@ def test_the_outcomes_of_another_shard_are_refused(folders: JobFolders) -> None:
 
 
 def test_an_output_folder_is_claimed_once(folders: JobFolders) -> None:
-    check_claim(folders, JOB_ID)
-    write_claim(folders, JOB_ID, "count_produce")
-    check_claim(folders, JOB_ID)
+    folders.output.check_claim(JOB_ID)
+    folders.output.write_claim(JOB_ID, "count_produce")
+    folders.output.check_claim(JOB_ID)
     before = folders.claim.read_bytes()
-    write_claim(folders, OTHER_JOB, "other")
+    folders.output.write_claim(OTHER_JOB, "other")
     assert folders.claim.read_bytes() == before
 
 
 def test_the_output_folder_of_a_job_whose_state_is_gone_is_refused(folders: JobFolders) -> None:
-    write_claim(folders, JOB_ID, "count_produce")
+    folders.output.write_claim(JOB_ID, "count_produce")
     with pytest.raises(FolderError, match="state is gone"):
-        check_claim(folders, None)
+        folders.output.check_claim(None)
     elsewhere = JobFolders(folders.working_dir / "another", folders.output_path)
     with pytest.raises(FolderError, match="belongs to another job"):
-        check_claim(elsewhere, None)
+        elsewhere.output.check_claim(None)
 
 
 def test_the_output_folder_of_another_job_is_refused(folders: JobFolders) -> None:
-    write_claim(folders, JOB_ID, "count_produce")
+    folders.output.write_claim(JOB_ID, "count_produce")
     with pytest.raises(FolderError) as caught:
-        check_claim(folders, OTHER_JOB)
+        folders.output.check_claim(OTHER_JOB)
     assert str(caught.value).splitlines()[0] == (
         f'{folders.output_path}: output_path belongs to another job: "count_produce", working_dir {folders.working_dir}'
     )
@@ -659,7 +656,7 @@ def test_data_that_no_job_claims_are_refused(folders: JobFolders, job_id: str | 
     (folders.output_path / name).parent.mkdir()
     (folders.output_path / name).touch()
     with pytest.raises(FolderError, match=f"holds files that no job of r3po claims: {name}"):
-        check_claim(folders, job_id)
+        folders.output.check_claim(job_id)
 
 
 def test_a_part_that_a_commit_of_ours_names_is_ours_without_a_claim(folders: JobFolders) -> None:
@@ -668,33 +665,33 @@ def test_a_part_that_a_commit_of_ours_names_is_ours_without_a_claim(folders: Job
     commit_shard(folders, commit, None)
     kept, lost = (folders.data(part.kind) / part.name for part in commit.parts)
     lost.unlink()
-    check_claim(folders, JOB_ID, [commit])
+    folders.output.check_claim(JOB_ID, commit.parts)
     with pytest.raises(FolderError, match="no job of r3po claims"):
-        check_claim(folders, JOB_ID)
+        folders.output.check_claim(JOB_ID)
     content = kept.read_bytes()
     kept.write_bytes(content[:-1] + b"?")
     with pytest.raises(FolderError, match="no job of r3po claims"):
-        check_claim(folders, JOB_ID, [commit])
+        folders.output.check_claim(JOB_ID, commit.parts)
 
 
 def test_other_files_in_the_output_folder_do_not_matter(folders: JobFolders) -> None:
     (folders.output_path / "notes.txt").touch()
     folders.data("csv").mkdir()
-    check_claim(folders, None)
+    folders.output.check_claim(None)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\0" * 200])
 def test_a_damaged_claim_is_refused_by_name(folders: JobFolders, content: bytes) -> None:
     folders.claim.write_bytes(content)
     with pytest.raises(DamagedStateError) as caught:
-        check_claim(folders, JOB_ID)
+        folders.output.check_claim(JOB_ID)
     assert caught.value.where == folders.claim
 
 
 def test_the_claim_of_a_newer_r3po_is_refused(folders: JobFolders) -> None:
     write_json(folders.claim, {"format": 4, "kind": "claim"})
     with pytest.raises(NewerFormatError):
-        check_claim(folders, JOB_ID)
+        folders.output.check_claim(JOB_ID)
 
 
 def test_a_claim_holds_a_working_dir_whatever_its_name(tmp_path: Path) -> None:
@@ -703,7 +700,7 @@ def test_a_claim_holds_a_working_dir_whatever_its_name(tmp_path: Path) -> None:
         folders.make()
     except FolderError:
         pytest.skip("this file system takes UTF-8 names only")
-    write_claim(folders, JOB_ID, "count_produce")
-    check_claim(folders, JOB_ID)
+    folders.output.write_claim(JOB_ID, "count_produce")
+    folders.output.check_claim(JOB_ID)
     with pytest.raises(FolderError, match=r"caf\\xe9"):
-        check_claim(folders, OTHER_JOB)
+        folders.output.check_claim(OTHER_JOB)

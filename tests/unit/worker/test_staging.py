@@ -25,9 +25,10 @@ import r3po.table.outcomes as tables
 import r3po.table.parts
 import r3po.worker.staging as staging
 from r3po.errors import DamagedStateError
-from r3po.state.commits import Commit, Part, read_outcomes
+from r3po.state.commits import Commit, read_outcomes
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
+from r3po.state.output_folder import Part
 from r3po.state.segments import Segment, segment_folder, write_segment
 from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
 from r3po.storage.durable import digest_file
