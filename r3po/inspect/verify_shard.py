@@ -21,7 +21,7 @@ from r3po.state.manifest import ShardRef
 from r3po.state.output_folder import Part, part_name
 from r3po.state.segments import Segment
 from r3po.state.shard_files import Entries, read_shard_file, ref_of
-from r3po.state.shards import ShardState, newer_segments, read_shard, resolve_shard
+from r3po.state.shards import Shard, ShardState, newer_segments
 from r3po.storage.durable import digest_file, has_size
 from r3po.storage.names import show_name
 from r3po.table.columns import Columns
@@ -129,7 +129,7 @@ class _ShardCheck:
         """Return the outcomes of a commit, and the indices of those that it published."""
         try:
             rules = dataclasses.replace(_AS_COMMITTED, keeps_deleted=commit.keeps_deleted)
-            state, table, indices = read_shard(self.folders, commit.entries, commit, (), rules, with_values=True)
+            state, table, indices = Shard(self.folders, commit.entries, commit, ()).read(rules, with_values=True)
         except UNREADABLE as error:
             where = error.filename if isinstance(error, OSError) else error.where
             is_entries = str(where) == str(self.folders.shards / commit.entries.file.name)
@@ -181,7 +181,8 @@ class _ShardCheck:
         """See how many files are done, failed and to do, by the predicate of the runs."""
         commit, report = self.commit, self.report
         try:
-            state = resolve_shard(self.folders, self.ref, commit, self.segments, self.job.rules())
+            newer = newer_segments(commit, self.segments)
+            state = Shard(self.folders, self.ref, commit, newer).resolve(self.job.rules())
         except UNREADABLE as error:
             if not self.findings.counts:
                 self.findings.add_error("outcomes", error)

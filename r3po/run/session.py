@@ -45,7 +45,7 @@ from r3po.state.job import Job, disk_error, open_job, tidy_path
 from r3po.state.manifest import ShardRef, columns_path, read_columns
 from r3po.state.output_folder import KINDS
 from r3po.state.shard_files import read_shard_file
-from r3po.state.shards import ShardState, count_kept_rows
+from r3po.state.shards import ShardState
 from r3po.storage.durable import check_space, list_names, make_folder, remove_if_there, remove_tree
 from r3po.storage.json_files import damaged
 from r3po.worker.messages import WorkerSetup
@@ -252,7 +252,7 @@ class _Run:
             raise StateError("source_path is another one than that of the manifest", hint="run without --no-build")
         # 3. A redo; and everything else that has no outcome that counts.
         if self._is_redo_due(states):
-            self._plan_redo(states)
+            self._plan_redo()
             states = job.resolve(self.spec.fingerprint)
         elif self._has_stale_columns(states):
             job.manifest = job.raised(redo=True)  # the last rows went, or are to be made again
@@ -353,14 +353,14 @@ class _Run:
             return True  # a redo that was begun under other code, too
         return self.options.redo and (self.options.restart or not self.job.built.is_redoing)
 
-    def _plan_redo(self, states: dict[int, ShardState]) -> None:
+    def _plan_redo(self) -> None:
         """Let no outcome of today count any more, unless rows would be lost that nobody asked to drop.
 
         Raises:
             SourceError: rows that `on_deleted: keep` kept cannot be made again.
         """
         rules = self.job.rules()
-        n_kept = sum(count_kept_rows(self.job.folders, state, rules) for state in states.values())
+        n_kept = sum(shard.count_kept_rows(rules) for shard in self.job.iter_shards())
         if n_kept and not self.options.accept_deletions:
             rows = (
                 "1 row is of a file that was deleted"

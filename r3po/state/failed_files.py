@@ -11,9 +11,7 @@ import r3po.table.outcomes as tables
 from r3po.config.settings import Config
 from r3po.state.commits import read_outcomes
 from r3po.state.job import Job, read_again, read_job
-from r3po.state.segments import list_segments
 from r3po.state.shard_files import read_shard_file
-from r3po.state.shards import newer_segments, read_counting
 from r3po.storage.names import show_name
 from r3po.table import predicate
 from r3po.table.outcomes import Failure
@@ -47,16 +45,14 @@ def iter_failure_lines(job: Job) -> Iterator[bytes]:
 def _failures(job: Job) -> Iterator[dict[str, Any]]:
     if job.manifest is None:
         return
-    segments = list_segments(job.folders.segments, job.built.job_id)
-    for ref in job.built.shards:
-        commit = job.commits.get(ref.shard)
-        added = newer_segments(commit, segments.get(ref.shard, ()))
-        n_failed = (commit.tally.n_failed if commit else 0) + sum(segment.n_failed for segment in added)
-        if not n_failed:
+    rules = job.rules()
+    for shard in job.iter_shards():
+        n_failed = shard.commit.tally.n_failed if shard.commit else 0
+        if not n_failed + sum(segment.n_failed for segment in shard.segments):
             continue
-        rules = job.rules()
-        table, indices, _ = read_counting(job.folders, ref, commit, added, rules)
-        entries = read_shard_file(job.folders.shards, ref)
+        table, _ = shard.read_candidates()
+        indices = shard.choose(table, rules)
+        entries = shard.read_entries()
         paths = entries.paths
         table = predicate.with_tries_summed(table, indices, entries.needed_builds, rules)
         for failure in tables.failures_of(table, indices):

@@ -27,8 +27,8 @@ from r3po.state.forget import complete_reset
 from r3po.state.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
 from r3po.state.output_folder import KINDS
 from r3po.state.segments import list_segments, remove_segments, sweep_foreign_segments
-from r3po.state.shard_files import Entries, read_shard_file
-from r3po.state.shards import ShardState, newer_segments, read_candidates, resolve_shard
+from r3po.state.shard_files import Entries
+from r3po.state.shards import Shard, ShardState, newer_segments
 from r3po.storage.durable import list_names, make_folder, remove_if_there
 from r3po.storage.lock import JobLock
 from r3po.storage.names import show_name
@@ -129,13 +129,11 @@ class Job:
         not count today: a failure that is tried again still tells of the content that it was of.
         """
         found: dict[int, Entries] = {}
-        segments = list_segments(self.folders.segments, self.built.job_id)
-        for ref in self.built.shards:
-            newer = newer_segments(self.commits.get(ref.shard), segments.get(ref.shard, ()))
-            entries = read_shard_file(self.folders.shards, ref) if newer else Entries()
+        for shard in self.iter_shards():
+            entries = shard.read_entries() if shard.segments else Entries()
             if UNSEEN not in entries.sizes:
                 continue
-            table, _ = read_candidates(self.folders, self.commits.get(ref.shard), newer)
+            table, _ = shard.read_candidates()
             looks: dict[int, Look] = {}
             for place, look in zip(tables.places_of(table), tables.seen_files(table), strict=True):
                 known = looks.setdefault(place, look)
@@ -147,17 +145,20 @@ class Job:
             seen = {place: look for place, look in looks.items() if entries.sizes[place] == UNSEEN}
             entries.adopt_all(list(seen), list(seen.values()))
             if seen:
-                found[ref.shard] = entries
+                found[shard.ref.shard] = entries
         return found
+
+    def iter_shards(self) -> Iterator[Shard]:
+        """Yield every shard with its commit and the segments since. Only names of files are looked at."""
+        segments = list_segments(self.folders.segments, self.built.job_id)
+        for ref in self.built.shards:
+            commit = self.commits.get(ref.shard)
+            yield Shard(self.folders, ref, commit, newer_segments(commit, segments.get(ref.shard, ())))
 
     def resolve(self, fingerprint: str | None) -> dict[int, ShardState]:
         """Return how every shard stands, by shard."""
         rules = self.rules(fingerprint)
-        segments = list_segments(self.folders.segments, self.built.job_id)
-        return {
-            ref.shard: resolve_shard(self.folders, ref, self.commits.get(ref.shard), segments.get(ref.shard, ()), rules)
-            for ref in self.built.shards
-        }
+        return {shard.ref.shard: shard.resolve(rules) for shard in self.iter_shards()}
 
     def sweep(self) -> None:
         """Remove what workers that died had begun; nobody may be at work."""
@@ -284,10 +285,9 @@ def _complete(job: Job) -> None:
         job.put_in_force(job.built.replace(output_path=str(job.folders.output_path)))
     broken = set(roll_forward(job.folders, job.commits))
     sweep_foreign_segments(job.folders.segments, job.built.job_id)
-    segments = list_segments(job.folders.segments, job.built.job_id)
-    for shard, commit in job.commits.items():
-        if not newer_segments(commit, segments.get(shard, ())):
-            remove_segments(job.folders.segments, shard)
+    for shard in job.iter_shards():
+        if shard.commit is not None and not shard.segments:
+            remove_segments(job.folders.segments, shard.ref.shard)
     job.broken_shards = {shard for shard, commit in job.commits.items() if not broken.isdisjoint(commit.parts)}
     job.adopt_entries()
     job.sweep_columns()

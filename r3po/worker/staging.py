@@ -19,7 +19,7 @@ from r3po.state.manifest import ShardRef
 from r3po.state.output_folder import KINDS, Part, part_name
 from r3po.state.segments import Segment
 from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
-from r3po.state.shards import Run, missing_runs, read_candidates
+from r3po.state.shards import Run, Shard, missing_runs
 from r3po.storage.durable import FileRecord, NewFile
 from r3po.storage.names import show_name
 from r3po.table import predicate
@@ -75,7 +75,8 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
     """
     if entries is None:
         entries = read_shard_file(order.folders.shards, order.ref)
-    table, _ = read_candidates(order.folders, order.previous, order.segments, scratch=order.folders.outcomes)
+    shard = Shard(order.folders, order.ref, order.previous, order.segments)
+    table, _ = shard.read_candidates(scratch=order.folders.outcomes)
     needed = entries.needed_builds
     indices = predicate.choose(table, needed, order.rules)
     places = tables.places_of(table, indices)

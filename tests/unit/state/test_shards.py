@@ -23,12 +23,10 @@ from r3po.state.segments import Segment, list_segments, write_segment
 from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
 from r3po.state.shards import (
     Run,
+    Shard,
     ShardState,
     missing_runs,
-    needed_builds,
     newer_segments,
-    read_candidates,
-    resolve_shard,
 )
 from r3po.storage import durable as storage
 from r3po.storage.durable import NewFile
@@ -99,7 +97,7 @@ def commit(
     previous: Commit | None = None,
 ) -> Commit:
     """Return the commit of a shard of which every place has an outcome that counts."""
-    table, _ = read_candidates(folders, previous, segments)
+    table, _ = Shard(folders, ref, previous, segments).read_candidates()
     indices = predicate.choose(table, read_shard_file(folders.shards, ref).builds, rules)
     assert tables.places_of(table, indices) == list(range(ref.n_files))
     chosen = table.take(indices)
@@ -130,7 +128,7 @@ def resolve(
     segments: Sequence[Segment] = (),
     rules: CountingRules = ANY,
 ) -> ShardState:
-    return resolve_shard(folders, ref, made, segments, rules)
+    return Shard(folders, ref, made, newer_segments(made, segments)).resolve(rules)
 
 
 def counts(state: ShardState) -> tuple[int, int, int]:
@@ -429,15 +427,16 @@ def test_a_changed_file_is_pending_also_where_no_commit_is(folders: JobFolders) 
 def test_the_shard_file_is_opened_only_if_an_outcome_is_older_than_an_entry(folders: JobFolders) -> None:
     ref = list_files(folders, 2, 3)
     (folders.shards / ref.file.name).rename(folders.shards / "aside")
-    young, _ = read_candidates(folders, None, [add_segment(folders, {0: ROW, 1: ROW}, 3)])
-    old, _ = read_candidates(folders, None, [add_segment(folders, {0: ROW}, 2), add_segment(folders, {1: ROW}, 3)])
-    builds = needed_builds(folders, ref, young)
+    young = Shard(folders, ref, None, [add_segment(folders, {0: ROW, 1: ROW}, 3)])
+    old = replace(young, segments=[add_segment(folders, {0: ROW}, 2), add_segment(folders, {1: ROW}, 3)])
+    old_outcomes, _ = old.read_candidates()
+    builds = young.needed_builds(young.read_candidates()[0])
     assert len(builds) == 2
     assert max(builds) <= 3
     with pytest.raises(DamagedStateError, match="is missing"):
-        needed_builds(folders, ref, old)
+        old.needed_builds(old_outcomes)
     (folders.shards / "aside").rename(folders.shards / ref.file.name)
-    assert needed_builds(folders, ref, old) == [2, 3]
+    assert old.needed_builds(old_outcomes) == [2, 3]
 
 
 # Whole histories against the predicate in plain Python
