@@ -5,7 +5,7 @@ Every step can be repeated. `_SUCCESS` is the proof that all of them were taken;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from r3po import events
 from r3po.events import Observer
@@ -15,14 +15,15 @@ from r3po.state.failed_files import iter_failure_lines
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef
 from r3po.state.output_folder import KINDS
+from r3po.state.segments import Segment
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 
-Restage = Callable[[list[ShardRef]], None]
-"""Makes the parts of committed shards again and commits them."""
+Stage = Callable[[dict[ShardRef, Sequence[Segment]]], None]
+"""Stages and commits shards; those given without segments get their parts made again."""
 
 
-def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_needed: bool) -> bool:
+def make_end(publisher: Publisher, stage: Stage, observer: Observer, *, is_needed: bool) -> bool:
     """Make the end of a job of which every shard is committed.
 
     Args:
@@ -43,7 +44,7 @@ def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_n
         return False
     broken = sorted(job.broken_shards)
     refs = {ref.shard: ref for ref in job.built.shards}
-    restage([refs[commit.shard] for commit in stale])
+    stage({refs[commit.shard]: () for commit in stale})
     if broken:
         observer(events.PartsRepaired(tuple(f"part-{shard:05d}" for shard in broken)))
     _warn_of_columns(job, publisher.columns, observer)

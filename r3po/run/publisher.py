@@ -12,6 +12,7 @@ from r3po.state.commits import Commit, commit_shard, withdraw_parts
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef, read_columns, read_former_columns, write_columns
 from r3po.state.segments import Segment
+from r3po.storage.json_files import damaged
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Schema
@@ -89,6 +90,13 @@ class Publisher:
             settings=job.part_settings,
             schema=self.schema,
         )
+
+    def stage(self, ref: ShardRef, segments: Iterable[Segment] = ()) -> Commit:
+        """Stage a shard that lacks nothing, in this process, and commit it. Raises DamagedStateError, OSError."""
+        staged = stage_shard(self.stage_order(ref, segments))
+        if staged.commit is None:
+            raise damaged(self.job.folders.segments, "was damaged while it was read; run again")
+        return self.commit(ref, staged)
 
     def commit(self, ref: ShardRef, staged: Staged) -> Commit:
         """Decide a staged shard and publish its parts.

@@ -20,10 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import r3po.state.shards as shards
 import r3po.storage.durable as storage
 import r3po.table.outcomes as tables
 import r3po.table.parts
-import r3po.worker.staging as staging
 from r3po.errors import DamagedStateError
 from r3po.state.commits import Commit, read_outcomes
 from r3po.state.folders import JobFolders
@@ -574,9 +574,9 @@ def test_a_shard_with_more_text_than_one_arrow_array_holds_can_be_staged(
     n_files = 40
     shard = make_shard(tmp_path, n_files, columns=columns_of({"t": "x"}))
     one = shard.write({0: ("x" * (60 << 20),)})
-    table, _ = staging.read_candidates(shard.folders, None, [one])
+    table, _ = shards.Shard(shard.folders, shard.ref, None, [one]).read_candidates()
     copies = [table.set_column(0, "place", pa.array([place], pa.int32())) for place in range(n_files)]
-    monkeypatch.setattr(staging, "read_candidates", lambda *_, **__: (tables.join_tables(copies), ()))
+    monkeypatch.setattr(shards.Shard, "read_candidates", lambda *_, **__: (tables.join_tables(copies), ()))
     commit = shard.stage(settings={"csv": False, "parquet": False})
     assert commit.tally.n_rows == n_files
 
