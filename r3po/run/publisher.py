@@ -19,7 +19,7 @@ from r3po.table.outcomes import Schema
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 
 MOST_WIDENED = 32
-"""So often in a run the first part is made again for the types of others; it takes the driver's own time."""
+"""How many times per run the first part may be rewritten with wider types; the driver does it itself."""
 
 
 @dataclass(slots=True)
@@ -155,7 +155,7 @@ class Publisher:
             self._is_published = True
 
     def _is_current(self, commit: Commit) -> bool:
-        """Whether a commit's rows are of the columns of today, not of before a redo."""
+        """Whether a commit's rows have the columns of today, not those of before a redo."""
         return commit.first_build >= self.job.built.redo_since
 
     def _learn(self, commits: Iterable[Commit]) -> None:

@@ -18,14 +18,7 @@ from r3po.state.folders import JobFolders
 from r3po.state.manifest import FORMAT, ShardRef
 from r3po.state.output_folder import Part
 from r3po.state.segments import remove_segments
-from r3po.storage.durable import (
-    FileRecord,
-    NewFile,
-    digest_file,
-    list_names,
-    remove_if_there,
-    remove_temporaries,
-)
+from r3po.storage.durable import FileRecord, NewFile, digest_file, list_names, remove_if_there, remove_temporaries
 from r3po.storage.json_files import damaged, read_json, write_json
 from r3po.table.outcomes import Schema, Table, Tally, read_table, unpack_table
 from r3po.table.schema import schema_for_people, schema_from_text, schema_to_text
@@ -86,7 +79,7 @@ def read_commit(folders: JobFolders, name: str, job_id: str) -> Commit:
         raise DamagedStateError(
             "belongs to another job than manifest.json beside it",
             where=folders.commits / name,
-            hint="give each job a working_dir of its own, or make this one anew: r3po reset --all",
+            hint="give each job a working_dir of its own, or make this one again: r3po reset --all",
         )
     return commit
 
@@ -121,18 +114,18 @@ def withdraw_parts(folders: JobFolders, commit: Commit) -> Commit:
     return withdrawn
 
 
-def roll_forward(folders: JobFolders, commits: dict[int, Commit]) -> list[Part]:
+def roll_forward(folders: JobFolders, commits: dict[int, Commit]) -> set[int]:
     """Complete what an earlier run decided, and sweep what it left (segments apart). The claim was checked.
 
     Returns:
-        The parts that are missing, or have another size than their commit says: they must be made again.
+        The shards of which a part is missing, or has another size than its commit says: it must be made again.
 
     Raises:
         FolderError: a data folder holds a file that no commit names.
         DamagedStateError: an outcomes file is missing.
     """
     folders.output.refuse_strangers(all_parts(commits))
-    broken = [part for commit in commits.values() for part in _publish_parts(folders, commit)]
+    broken = {commit.shard for commit in commits.values() if not _publish_parts(folders, commit)}
     sweep_leftovers(folders, commits)
     return broken
 
@@ -193,9 +186,9 @@ _PLAIN = ("job_id", "shard", "build", "made_from", "first_build", "part_settings
 """Fields of a commit that are in its JSON as they are."""
 
 
-def _publish_parts(folders: JobFolders, commit: Commit) -> list[Part]:
-    """Publish a commit's parts and return those that are neither staged nor there."""
-    return [part for part in commit.parts if not folders.output.publish(part)]
+def _publish_parts(folders: JobFolders, commit: Commit) -> bool:
+    """Publish a commit's parts. Returns whether all of them are there then."""
+    return all([folders.output.publish(part) for part in commit.parts])
 
 
 def _sweep_outcomes(folders: JobFolders, commits: dict[int, Commit]) -> None:
@@ -209,18 +202,10 @@ def _sweep_outcomes(folders: JobFolders, commits: dict[int, Commit]) -> None:
 
 
 def _to_json(commit: Commit) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "kind": "commit",
-        **{name: getattr(commit, name) for name in _PLAIN},
-        **dataclasses.asdict(commit.tally),
-        "entries": commit.entries.to_json(),
-        "outcomes": commit.outcomes.to_json(),
-        "columns": schema_for_people(commit.schema),
-        "schema": schema_to_text(commit.schema),
-        "own_schema": schema_to_text(commit.own_schema),
-        "parts": [dataclasses.asdict(part) for part in commit.parts],
-    }
+    schemas = {"schema": schema_to_text(commit.schema), "own_schema": schema_to_text(commit.own_schema)}
+    fields = dataclasses.asdict(commit)
+    head = {"format": FORMAT, "kind": "commit", **fields, **fields.pop("tally")}
+    return {**head, "columns": schema_for_people(commit.schema), **schemas}
 
 
 def _from_json(data: dict[str, Any]) -> Commit:

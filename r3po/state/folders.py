@@ -9,6 +9,16 @@ from r3po.state.output_folder import OutputFolder
 from r3po.storage.durable import make_folder
 
 
+class _Below:
+    """A file or folder of this name in the working folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folders: JobFolders, owner: type) -> Path:
+        return folders.working_dir / self._name
+
+
 @dataclass(frozen=True, slots=True)
 class JobFolders:
     """Where a job keeps what; FORMAT.md draws the tree."""
@@ -16,38 +26,14 @@ class JobFolders:
     working_dir: Path
     output_path: Path
 
-    @property
-    def manifest(self) -> Path:
-        return self.working_dir / "manifest.json"
-
-    @property
-    def shards(self) -> Path:
-        return self.working_dir / "shards"
-
-    @property
-    def segments(self) -> Path:
-        return self.working_dir / "segments"
-
-    @property
-    def commits(self) -> Path:
-        return self.working_dir / "commits"
-
-    @property
-    def outcomes(self) -> Path:
-        return self.working_dir / "outcomes"
-
-    @property
-    def runs(self) -> Path:
-        return self.working_dir / "runs"
-
-    @property
-    def suspects(self) -> Path:
-        return self.working_dir / "suspects.json"
-
-    @property
-    def reset_marker(self) -> Path:
-        """There while the job is being forgotten."""
-        return self.working_dir / "reset"
+    manifest = _Below("manifest.json")
+    shards = _Below("shards")
+    segments = _Below("segments")
+    commits = _Below("commits")
+    outcomes = _Below("outcomes")
+    runs = _Below("runs")
+    suspects = _Below("suspects.json")
+    reset_marker = _Below("reset")
 
     @property
     def output(self) -> OutputFolder:

@@ -102,7 +102,7 @@ class Job:
         self.sweep_columns()
 
     def adopt_commits(self, states: dict[int, ShardState], fingerprint: str | None) -> None:
-        """Let the commits of shards that a build only wrote anew name today's shard files.
+        """Let the commits of shards whose shard file alone was written again name that shard file.
 
         Nothing else of such a shard changes: its files were touched, or went without having had an outcome. What a late
         worker records for one of these is of a build that the commit covers by now.
@@ -269,7 +269,7 @@ def disk_error(error: OSError, working_dir: Path | None = None) -> RunStoppedErr
     return RunStoppedError(
         f"the disk refused: {error.strerror or error}",
         where=show_name(error.filename) if isinstance(error.filename, str) else None,
-        hint="what was done is saved; mend the disk or make room, then run again",
+        hint="what was done is saved; fix the disk or make room, then run again",
     )
 
 
@@ -283,12 +283,11 @@ def _complete(job: Job) -> None:
         # What this folder holds of the job is of an unknown past; all parts are made there again.
         job.folders.output.remove_table(job.commits)
         job.put_in_force(job.built.replace(output_path=str(job.folders.output_path)))
-    broken = set(roll_forward(job.folders, job.commits))
+    job.broken_shards = roll_forward(job.folders, job.commits)
     sweep_foreign_segments(job.folders.segments, job.built.job_id)
     for shard in job.iter_shards():
         if shard.commit is not None and not shard.segments:
             remove_segments(job.folders.segments, shard.ref.shard)
-    job.broken_shards = {shard for shard, commit in job.commits.items() if not broken.isdisjoint(commit.parts)}
     job.adopt_entries()
     job.sweep_columns()
     job.sweep_shard_files()

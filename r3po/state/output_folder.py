@@ -45,7 +45,7 @@ class Part:
 
     kind: str
     name: str
-    """Of the final file, in the data folder of its kind: from the shard's number and nothing else."""
+    """Name of the final file in the data folder of its kind; it depends on the shard's number alone."""
     staged: FileRecord | None
     """The durable file in `.staging` that becomes the part; None: the shard has no part of this kind."""
 

@@ -37,13 +37,13 @@ class StageOrder:
     job_id: str
     job_name: str
     version: str
-    """Of r3po; it goes into the Parquet metadata."""
+    """The version of r3po, for the Parquet metadata."""
     ref: ShardRef
     build: int
     attempt: str
     previous: Commit | None
     segments: tuple[Segment, ...]
-    """What was done since; empty: only the parts are made again, without the files that were deleted."""
+    """Outcomes since `previous`; without any only the parts are made again, without the files that were deleted."""
     rules: CountingRules
     columns: Columns | None
     settings: dict[str, Any]
@@ -54,7 +54,7 @@ class StageOrder:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What came of a StageOrder."""
+    """The result of a StageOrder."""
 
     shard: int
     commit: Commit | None
