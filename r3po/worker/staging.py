@@ -25,7 +25,7 @@ from r3po.storage.names import show_name
 from r3po.table import predicate
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
-from r3po.table.outcomes import Schema, Table
+from r3po.table.outcomes import Schema, Table, Tally
 from r3po.table.predicate import CountingRules
 
 
@@ -106,7 +106,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
         first_build=tables.lowest_build(table.select(["build"]).take(indices)) or order.build,
         own_schema=own_schema,
         schema=schema,
-        parts=_write_parts(order, shown, indices, schema, sorted(counted.rows_by_fingerprint)),
+        parts=_write_parts(order, shown, indices, schema, counted),
         part_settings=order.settings,
         keeps_deleted=order.rules.keeps_deleted,
     )
@@ -134,38 +134,15 @@ def _adopt_entries(
     return write_shard_file(order.folders.shards, order.ref.shard, order.build, entries)
 
 
-def _write_parts(
-    order: StageOrder, table: Table, indices: Any, schema: Schema, fingerprints: Sequence[str]
-) -> tuple[Part, ...]:
-    groups = list(parts.row_groups(table, indices))
+def _write_parts(order: StageOrder, table: Table, indices: Any, schema: Schema, tally: Tally) -> tuple[Part, ...]:
     shard, output = order.ref.shard, order.folders.output
     made = {kind: Part(kind, part_name(shard, kind), None) for kind in KINDS}
-    kinds = [kind for kind in KINDS if order.settings[kind] and groups]
+    if not tally.n_rows:
+        return tuple(made.values())
     with ExitStack() as stack:
-        files = {kind: stack.enter_context(output.new_part()) for kind in kinds}
-        writers = {kind: _open_part(order, kind, files[kind], schema, fingerprints) for kind in kinds}
-        for writer in writers.values():
-            stack.callback(writer.abandon)  # after an error: else it would write its footer to a closed file
-        for group in groups:
-            for writer in writers.values():
-                writer.write(table, group)
-        for kind in kinds:
-            writers[kind].close()
-            made[kind] = output.finish_part(files[kind], shard, kind, order.attempt)
+        files = {kind: stack.enter_context(output.new_part()) for kind in KINDS if order.settings[kind]}
+        metadata = parts.part_metadata(order.job_name, shard, order.version, tally.rows_by_fingerprint)
+        parts.write_parts(files, table, indices, schema, metadata, order.settings)
+        for kind, file in files.items():
+            made[kind] = output.finish_part(file, shard, kind, order.attempt)
     return tuple(made.values())
-
-
-def _open_part(
-    order: StageOrder, kind: str, sink: NewFile, schema: Schema, fingerprints: Sequence[str]
-) -> parts.CsvPart | parts.ParquetPart:
-    if kind == "csv":
-        return parts.CsvPart(sink, schema)
-    # No run id and no time: the same rows give the same bytes.
-    metadata = {
-        "r3po.job": order.job_name,
-        "r3po.shard": str(order.ref.shard),
-        "r3po.version": order.version,
-        "r3po.function": ",".join(fingerprints),
-    }
-    options = order.settings["parquet"]
-    return parts.ParquetPart(sink, schema, metadata, options["compression"], options["level"])
