@@ -1,12 +1,12 @@
 """One shard checked whole: its entries, its commit, its outcomes and its parts, against each other.
 
-It reads and never writes. What has to have an outcome, and which outcomes are published, is said by `shardstate`.
+It reads and never writes. What has to have an outcome, and which outcomes are published, is said by `state.shards`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,23 @@ from typing import Any
 import r3po.table.outcomes as tables
 import r3po.table.parts as parts
 from r3po.inspect.findings import UNREADABLE, Findings
-from r3po.inspect.verify_parts import doubled_places, expected_rows, part_differences
-from r3po.state.commits import Commit, Part, part_name
+from r3po.inspect.verify_parts import differing_parts
+from r3po.state.commits import Commit
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef
+from r3po.state.output_folder import Part, part_name
 from r3po.state.segments import Segment
 from r3po.state.shard_files import Entries, read_shard_file, ref_of
-from r3po.state.shards import ShardState, newer_segments, read_shard, resolve_shard
+from r3po.state.shards import Shard, ShardState, newer_segments
 from r3po.storage.durable import digest_file, has_size
 from r3po.storage.names import show_name
+from r3po.table import predicate
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Indices, Table
 from r3po.table.predicate import CountingRules
 
 RUN = "r3po run"
-RESTORE = "put the file back from a copy, or make the job anew: r3po reset --all"
+RESTORE = "put the file back from a copy, or make the job again: r3po reset --all"
 REMOVE = "remove it, then: r3po run"
 MOVE = "move it elsewhere, then: r3po run"
 
@@ -128,7 +130,7 @@ class _ShardCheck:
         """Return the outcomes of a commit, and the indices of those that it published."""
         try:
             rules = dataclasses.replace(_AS_COMMITTED, keeps_deleted=commit.keeps_deleted)
-            state, table, indices = read_shard(self.folders, commit.entries, commit, (), rules, with_values=True)
+            state, table, indices = Shard(self.folders, commit.entries, commit, ()).read(rules, with_values=True)
         except UNREADABLE as error:
             where = error.filename if isinstance(error, OSError) else error.where
             is_entries = str(where) == str(self.folders.shards / commit.entries.file.name)
@@ -141,7 +143,7 @@ class _ShardCheck:
         return table, indices
 
     def _check_outcomes(self, commit: Commit, table: Table, indices: Indices) -> None:
-        doubled = doubled_places(table)
+        doubled = predicate.doubled_places(table)
         if doubled:
             what = f"{_files(len(doubled))} have more than one outcome in it: places {_list(doubled)}"
             self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
@@ -180,7 +182,8 @@ class _ShardCheck:
         """See how many files are done, failed and to do, by the predicate of the runs."""
         commit, report = self.commit, self.report
         try:
-            state = resolve_shard(self.folders, self.ref, commit, self.segments, self.job.rules())
+            newer = newer_segments(commit, self.segments)
+            state = Shard(self.folders, self.ref, commit, newer).resolve(self.job.rules())
         except UNREADABLE as error:
             if not self.findings.counts:
                 self.findings.add_error("outcomes", error)
@@ -215,15 +218,15 @@ class _ShardCheck:
             if part.staged is not None and path.is_file():
                 readable[part.kind] = path
         self.report.n_parts = len(readable)
-        if not len(commit.schema):
+        shown = None if published is None or not readable else self._shown(commit, published[0])
+        if published is None or shown is None:
             return
-        expected = None if published is None else self._expected_rows(commit, *published)
-        differences = part_differences(readable.get("csv"), readable.get("parquet"), commit.schema, expected)
-        for path, what in differences:
+        name = self.job.built.job_name
+        for path, what in differing_parts(readable, commit, name, shown, published[1]):
             self.findings.add("values", path, what, hints.get(path, REMOVE))
 
-    def _expected_rows(self, commit: Commit, table: Table, indices: Indices) -> Iterator[Table] | None:
-        """Return the rows that the parts have to hold; None where the config says something else by now."""
+    def _shown(self, commit: Commit, table: Table) -> Table | None:
+        """Return the outcomes as the parts have to show them; None where the config says something else by now."""
         columns = self.columns
         if columns is None or commit.part_settings != self.job.part_settings:
             return None
@@ -233,7 +236,7 @@ class _ShardCheck:
                 paths = [show_name(path) for path in read_shard_file(self.folders.shards, commit.entries).paths]
             except UNREADABLE:
                 return None  # which is told already
-        return expected_rows(parts.shown_table(table, columns, paths), indices, commit.schema)
+        return parts.shown_table(table, columns, paths)
 
     def _part_problem(self, part: Part, path: Path) -> tuple[str, str] | None:
         """Return what is wrong with the file of a part, and what mends it."""

@@ -7,16 +7,14 @@ as every value fits. What does not fit is told, column by column; making rows an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from r3po.errors import ConfigError
 from r3po.state.commits import Commit
 from r3po.state.job import Job
-from r3po.state.manifest import ShardRef, read_columns
-from r3po.state.segments import Segment, list_segments
-from r3po.state.shard_files import read_shard_file
-from r3po.state.shards import needed_builds, newer_segments, read_candidates
+from r3po.state.manifest import read_columns
+from r3po.state.shards import Shard
 from r3po.storage.names import show_name
-from r3po.table import predicate
 from r3po.table import schema as schemas
 from r3po.table.column_types import ColumnType
 from r3po.table.columns import Columns
@@ -68,34 +66,30 @@ def _unfit(job: Job, found: dict[str, str]) -> ConfigError:
 def _misfits(job: Job, columns: Columns, column_types: dict[int, ColumnType]) -> dict[int, str]:
     """Return for each column of which a value does not fit where the first such value is, and why."""
     found: dict[int, str] = {}
-    for ref, commit, segments in _to_look_at(job, columns, column_types):
-        table, _ = read_candidates(job.folders, commit, segments, scratch=job.folders.outcomes)
-        indices = predicate.choose(table, needed_builds(job.folders, ref, table), job.rules())
+    for shard in _to_look_at(job, columns, column_types):
+        table, _ = shard.read_candidates(scratch=job.folders.outcomes)
+        indices = shard.choose(table, job.rules())
         for i, column_type in column_types.items():
             misfit = None if i in found else schemas.first_misfit(table, indices, i, column_type)
             if misfit is not None:
                 place, why = misfit
-                path = read_shard_file(job.folders.shards, ref).paths[place]
+                path = shard.read_entries().paths[place]
                 found[i] = f"{why}   ({show_name(path)})"
     return found
 
 
-def _to_look_at(
-    job: Job, columns: Columns, column_types: dict[int, ColumnType]
-) -> Iterator[tuple[ShardRef, Commit | None, list[Segment]]]:
-    """Yield the shards that may have a value that does not fit, each with what holds its rows."""
-    listed = list_segments(job.folders.segments, job.built.job_id) if column_types else {}
-    for ref in job.built.shards if column_types else ():
-        commit = job.commits.get(ref.shard)
-        segments = list(newer_segments(commit, listed.get(ref.shard, ())))
+def _to_look_at(job: Job, columns: Columns, column_types: dict[int, ColumnType]) -> Iterator[Shard]:
+    """Yield the shards that may have a value that does not fit, each with what may hold it."""
+    for shard in job.iter_shards() if column_types else ():
+        commit = shard.commit
         if (
             commit is not None
             and commit.first_build >= job.built.redo_since
             and _may_misfit(commit, columns, column_types)
         ):
-            yield ref, commit, segments
-        elif segments:
-            yield ref, None, segments
+            yield shard
+        elif shard.segments:
+            yield replace(shard, commit=None)
 
 
 def _may_misfit(commit: Commit, columns: Columns, column_types: dict[int, ColumnType]) -> bool:

@@ -5,24 +5,25 @@ Every step can be repeated. `_SUCCESS` is the proof that all of them were taken;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from r3po import events
 from r3po.events import Observer
 from r3po.run.publisher import Publisher
-from r3po.state.commits import KINDS, Commit
-from r3po.state.failed_files import write_failures
+from r3po.state.commits import Commit
+from r3po.state.failed_files import iter_failure_lines
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef
-from r3po.storage.durable import make_data_folder, make_empty, remove_if_there
+from r3po.state.output_folder import KINDS
+from r3po.state.segments import Segment
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 
-Restage = Callable[[list[ShardRef]], None]
-"""Makes the parts of committed shards again and commits them."""
+Stage = Callable[[dict[ShardRef, Sequence[Segment]]], None]
+"""Stages and commits shards; those given without segments get their parts made again."""
 
 
-def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_needed: bool) -> bool:
+def make_end(publisher: Publisher, stage: Stage, observer: Observer, *, is_needed: bool) -> bool:
     """Make the end of a job of which every shard is committed.
 
     Args:
@@ -39,23 +40,17 @@ def make_end(publisher: Publisher, restage: Restage, observer: Observer, *, is_n
     publisher.forget_replaced()
     stale = _stale_commits(publisher)
     kinds = [kind for kind in KINDS if job.part_settings[kind]]
-    is_proven = all(job.folders.success(kind).exists() for kind in kinds) and job.folders.failures.exists()
-    if is_proven and not stale and not is_needed and not job.built.is_redoing:
+    if job.folders.output.has_success(kinds) and not (stale or is_needed or job.built.is_redoing):
         return False
     broken = sorted(job.broken_shards)
     refs = {ref.shard: ref for ref in job.built.shards}
-    restage([refs[commit.shard] for commit in stale])
+    stage({refs[commit.shard]: () for commit in stale})
     if broken:
         observer(events.PartsRepaired(tuple(f"part-{shard:05d}" for shard in broken)))
     _warn_of_columns(job, publisher.columns, observer)
-    write_failures(job)
+    job.folders.output.write_failures(iter_failure_lines(job))
     job.note_end()
-    for kind in KINDS:
-        if kind in kinds:
-            make_data_folder(job.folders.data(kind))
-            make_empty(job.folders.success(kind))  # Last: it says that all the others are there.
-        else:
-            remove_if_there(job.folders.success(kind))
+    job.folders.output.set_success(kinds)  # Last: it says that everything else is there.
     return True
 
 

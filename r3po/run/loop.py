@@ -74,7 +74,6 @@ class Counts:
     n_done: int
     n_failed: int
     n_pending: int
-    n_rows_committed: int = 0
 
 
 @dataclass(slots=True)
@@ -376,7 +375,6 @@ class RunLoop:
             return
         tally = self.publisher.commit(self.states[ticket.shard].ref, staged).tally
         self.scheduler.stage_done(ticket)
-        self.counts.n_rows_committed += tally.n_rows
         self._segments.pop(ticket.shard)
         self.observer(events.ShardCommitted(ticket.shard, tally.n_rows, tally.n_failed))
 

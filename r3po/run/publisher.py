@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from r3po.state.commits import KINDS, Commit, commit_shard, withdraw_parts
+from r3po.state.commits import Commit, commit_shard, withdraw_parts
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef, read_columns, read_former_columns, write_columns
 from r3po.state.segments import Segment
-from r3po.storage.durable import remove_durably, remove_if_there
+from r3po.storage.json_files import damaged
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Schema
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 
 MOST_WIDENED = 32
-"""So often in a run the first part is made again for the types of others; it takes the driver's own time."""
+"""How many times per run the first part may be rewritten with wider types; the driver does it itself."""
 
 
 @dataclass(slots=True)
@@ -91,6 +91,13 @@ class Publisher:
             schema=self.schema,
         )
 
+    def stage(self, ref: ShardRef, segments: Iterable[Segment] = ()) -> Commit:
+        """Stage a shard that lacks nothing, in this process, and commit it. Raises DamagedStateError, OSError."""
+        staged = stage_shard(self.stage_order(ref, segments))
+        if staged.commit is None:
+            raise damaged(self.job.folders.segments, "was damaged while it was read; run again")
+        return self.commit(ref, staged)
+
     def commit(self, ref: ShardRef, staged: Staged) -> Commit:
         """Decide a staged shard and publish its parts.
 
@@ -139,19 +146,16 @@ class Publisher:
         staged = stage_shard(replace(self.stage_order(ref), previous=first))
         if staged.commit is None:
             return first
-        for part in first.parts:
-            if part.staged is not None:
-                remove_if_there(self.job.folders.staging / part.staged.name)
+        self.job.folders.output.unstage(first.parts)
         return staged.commit
 
     def _begin_publishing(self) -> None:
         if not self._is_published:
-            for kind in KINDS:
-                remove_durably(self.job.folders.success(kind))
+            self.job.folders.output.set_success(())
             self._is_published = True
 
     def _is_current(self, commit: Commit) -> bool:
-        """Whether a commit's rows are of the columns of today, not of before a redo."""
+        """Whether a commit's rows have the columns of today, not those of before a redo."""
         return commit.first_build >= self.job.built.redo_since
 
     def _learn(self, commits: Iterable[Commit]) -> None:

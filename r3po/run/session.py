@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -41,16 +41,16 @@ from r3po.run.workers import WorkerManager
 from r3po.source.build import BuildResult, plan_build, scan_finished, tell_moved_source
 from r3po.source.new_manifest import BuildProgress, BuildStopped
 from r3po.source.read import glance
-from r3po.state.commits import KINDS
 from r3po.state.job import Job, disk_error, open_job, tidy_path
 from r3po.state.manifest import ShardRef, columns_path, read_columns
+from r3po.state.output_folder import KINDS
+from r3po.state.segments import Segment
 from r3po.state.shard_files import read_shard_file
-from r3po.state.shards import ShardState, count_kept_rows
+from r3po.state.shards import ShardState
 from r3po.storage.durable import check_space, list_names, make_folder, remove_if_there, remove_tree
 from r3po.storage.json_files import damaged
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.printed import Outputs
-from r3po.worker.staging import stage_shard
 from r3po.worker.time_limit import is_possible
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ class _Run:
             raise StateError("source_path is another one than that of the manifest", hint="run without --no-build")
         # 3. A redo; and everything else that has no outcome that counts.
         if self._is_redo_due(states):
-            self._plan_redo(states)
+            self._plan_redo()
             states = job.resolve(self.spec.fingerprint)
         elif self._has_stale_columns(states):
             job.manifest = job.raised(redo=True)  # the last rows went, or are to be made again
@@ -276,9 +276,9 @@ class _Run:
             if self.stop.is_requested:
                 return True
         else:
-            self._stage_here(to_do)
+            self._stage({state.ref: state.segments for state in to_do})
         # 4. The end: one schema, failures.csv, the manifest with all hashes, _SUCCESS.
-        ended = make_end(self._publisher, self._restage, self.emit, is_needed=bool(to_do))
+        ended = make_end(self._publisher, self._stage, self.emit, is_needed=bool(to_do))
         if self._loop is not None and self._loop.crew.n_lost:
             job.sweep()  # after the end, which may have lost workers, too
         return bool(to_do) or ended
@@ -353,14 +353,14 @@ class _Run:
             return True  # a redo that was begun under other code, too
         return self.options.redo and (self.options.restart or not self.job.built.is_redoing)
 
-    def _plan_redo(self, states: dict[int, ShardState]) -> None:
+    def _plan_redo(self) -> None:
         """Let no outcome of today count any more, unless rows would be lost that nobody asked to drop.
 
         Raises:
             SourceError: rows that `on_deleted: keep` kept cannot be made again.
         """
         rules = self.job.rules()
-        n_kept = sum(count_kept_rows(self.job.folders, state, rules) for state in states.values())
+        n_kept = sum(shard.count_kept_rows(rules) for shard in self.job.iter_shards())
         if n_kept and not self.options.accept_deletions:
             rows = (
                 "1 row is of a file that was deleted"
@@ -443,26 +443,21 @@ class _Run:
         )
         self._loop.run()
 
-    def _stage_here(self, states: list[ShardState]) -> None:
-        """Stage shards that lack nothing; they are too few for a start of Ray."""
-        for state in states:
-            if self.stop.is_requested:
-                raise StopNow
-            staged = stage_shard(self._publisher.stage_order(state.ref, state.segments))
-            if staged.commit is None:
-                raise damaged(self.job.folders.segments, "was damaged while it was read; run again")
-            self.counts.n_rows_committed += self._publisher.commit(state.ref, staged).tally.n_rows
+    def _stage(self, shards: dict[ShardRef, Sequence[Segment]]) -> None:
+        """Stage and commit shards that lack nothing: on the workers, or here where a start of Ray would take longer.
 
-    def _restage(self, refs: list[ShardRef]) -> None:
-        if self._loop is None and len(refs) > FEW_SHARDS:
+        Args:
+            shards: each with the segments that its commit does not have; without any, only its parts are made again.
+        """
+        if self._loop is None and len(shards) > FEW_SHARDS:
             self._process({})
         if self._loop is not None:
-            self._loop.restage(refs)
+            self._loop.restage(shards)
             return
-        for ref in refs:
+        for ref, segments in shards.items():
             if self.stop.is_requested:
                 raise StopNow
-            self._publisher.commit(ref, stage_shard(self._publisher.stage_order(ref)))
+            self._publisher.stage(ref, segments)
 
     # Parts of the steps
 
@@ -521,7 +516,11 @@ class _Run:
         self.counts.n_done = sum(state.n_done for state in values)
         self.counts.n_failed = sum(state.n_failed for state in values)
         self.counts.n_pending = sum(state.n_pending for state in values)
-        self.counts.n_rows_committed = sum(state.n_done for state in values if state.is_committed)
+
+    def _count_rows(self) -> int:
+        """Return how many rows the parts hold; during a redo only those that were made again."""
+        known = self.job.commits.values()
+        return sum(commit.tally.n_rows for commit in known if commit.first_build >= self.job.built.redo_since)
 
     def _announce(self, states: dict[int, ShardState]) -> None:
         counts = self.counts
@@ -579,7 +578,7 @@ class _Run:
             done=counts.n_done,
             failed=counts.n_failed,
             pending=counts.n_pending,
-            rows=counts.n_rows_committed,
+            rows=self._count_rows(),
             seconds=round(time.monotonic() - self.started, 3),
             output=str(self.config.output_path),
             config=self.config,

@@ -20,9 +20,8 @@ from r3po.source.new_manifest import BuildProgress, FileCounts, _Build, _end_if_
 from r3po.source.walk import Block, WalkCounts, count_suffixes, walk_blocks
 from r3po.state.job import Job, open_job, read_again, read_job
 from r3po.state.manifest import Manifest
-from r3po.state.segments import list_segments
 from r3po.state.shard_files import read_shard_file
-from r3po.state.shards import ShardState, find_unredone_rows
+from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
 
 TELL_FILES = 1000
@@ -261,13 +260,10 @@ def _check_redo(job: Job, built: Manifest) -> None:
     """Refuse to drop what `on_deleted: keep` would keep, if a redo had not begun to make all rows anew."""
     if job.manifest is None or not job.built.is_redoing or job.config.on_deleted != "keep":
         return
-    listed = list_segments(job.folders.segments, job.built.job_id)
     lost: list[str] = []
-    for refs in zip(job.built.shards, built.shards, strict=False):  # those that are new have lost nothing
-        old, new = refs
-        if new.n_deleted and new != old:
-            commit, segments = job.commits.get(old.shard), listed.get(old.shard, ())
-            places = find_unredone_rows(job.folders, refs, commit, segments, job.rules())
+    for shard, new in zip(job.iter_shards(), built.shards, strict=False):  # those that are new have lost nothing
+        if new.n_deleted and new != shard.ref:
+            places = shard.find_unredone_rows(new, job.rules())
             paths = read_shard_file(job.folders.shards, new).paths if places else []
             lost += [show_name(paths[place]) for place in places]
     if lost:

@@ -8,46 +8,20 @@ Source: FORMAT.md, "Commits".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from r3po.errors import DamagedStateError, FolderError
+from r3po.errors import DamagedStateError
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import FORMAT, ShardRef
+from r3po.state.output_folder import Part
 from r3po.state.segments import remove_segments
-from r3po.storage.durable import (
-    FileRecord,
-    NewFile,
-    digest_file,
-    has_size,
-    list_names,
-    make_data_folder,
-    publish,
-    remove_durably,
-    remove_if_there,
-    remove_temporaries,
-    sync_folder,
-)
+from r3po.storage.durable import FileRecord, NewFile, digest_file, list_names, remove_if_there, remove_temporaries
 from r3po.storage.json_files import damaged, read_json, write_json
-from r3po.storage.names import name_from_json, name_to_json
 from r3po.table.outcomes import Schema, Table, Tally, read_table, unpack_table
 from r3po.table.schema import schema_for_people, schema_from_text, schema_to_text
-
-KINDS = ("csv", "parquet")
-"""The kinds of parts, which are the names of the data folders."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One CSV or Parquet file of a shard."""
-
-    kind: str
-    name: str
-    """Of the final file, in the data folder of its kind: from the shard's number and nothing else."""
-    staged: FileRecord | None
-    """The durable file in `.staging` that becomes the part; None: the shard has no part of this kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +55,6 @@ class Commit:
         return ref.file.sha256 in (self.made_from, self.entries.file.sha256)
 
 
-def part_name(shard: int, kind: str) -> str:
-    return f"part-{shard:05d}.{kind}"
-
-
 def read_commits(folders: JobFolders, job_id: str) -> dict[int, Commit]:
     """Return the job's commits by shard. Parts and outcomes are not opened.
 
@@ -109,7 +79,7 @@ def read_commit(folders: JobFolders, name: str, job_id: str) -> Commit:
         raise DamagedStateError(
             "belongs to another job than manifest.json beside it",
             where=folders.commits / name,
-            hint="give each job a working_dir of its own, or make this one anew: r3po reset --all",
+            hint="give each job a working_dir of its own, or make this one again: r3po reset --all",
         )
     return commit
 
@@ -144,18 +114,18 @@ def withdraw_parts(folders: JobFolders, commit: Commit) -> Commit:
     return withdrawn
 
 
-def roll_forward(folders: JobFolders, commits: dict[int, Commit]) -> list[Part]:
+def roll_forward(folders: JobFolders, commits: dict[int, Commit]) -> set[int]:
     """Complete what an earlier run decided, and sweep what it left (segments apart). The claim was checked.
 
     Returns:
-        The parts that are missing, or have another size than their commit says: they must be made again.
+        The shards of which a part is missing, or has another size than its commit says: it must be made again.
 
     Raises:
         FolderError: a data folder holds a file that no commit names.
         DamagedStateError: an outcomes file is missing.
     """
-    _refuse_strangers(folders, commits)
-    broken = [part for commit in commits.values() for part in _publish_parts(folders, commit)]
+    folders.output.refuse_strangers(all_parts(commits))
+    broken = {commit.shard for commit in commits.values() if not _publish_parts(folders, commit)}
     sweep_leftovers(folders, commits)
     return broken
 
@@ -167,11 +137,9 @@ def sweep_leftovers(folders: JobFolders, commits: dict[int, Commit]) -> None:
         DamagedStateError: an outcomes file is missing.
     """
     _sweep_outcomes(folders, commits)
-    _sweep_temporaries(folders)
-    staged = {part.staged.name for commit in commits.values() for part in commit.parts if part.staged}
-    for name in list_names(folders.staging):
-        if name not in staged:
-            remove_if_there(folders.staging / name)
+    for folder in (folders.working_dir, folders.commits, folders.shards, folders.outcomes):
+        remove_temporaries(folder)  # the folders of segments go with their commits
+    folders.output.sweep(all_parts(commits))
 
 
 def read_outcomes(
@@ -203,18 +171,8 @@ def read_outcomes(
     return table
 
 
-def clear_old_output(folders: JobFolders, commits: dict[int, Commit]) -> None:
-    """Clear an output folder that was not the job's last one: what it holds of the job is of an unknown past.
-
-    The parts are missing afterwards, so that they are made again.
-    """
-    remove_if_there(folders.failures)
-    for kind in KINDS:
-        remove_if_there(folders.success(kind))
-        for commit in commits.values():
-            remove_if_there(folders.data(kind) / part_name(commit.shard, kind))
-        if folders.data(kind).is_dir():
-            sync_folder(folders.data(kind))
+def all_parts(commits: dict[int, Commit]) -> list[Part]:
+    return [part for commit in commits.values() for part in commit.parts]
 
 
 def live_shard_files(commits: dict[int, Commit]) -> set[str]:
@@ -222,123 +180,15 @@ def live_shard_files(commits: dict[int, Commit]) -> set[str]:
     return {commit.entries.file.name for commit in commits.values()}
 
 
-# The claim on the output folder
-
-
-def check_claim(folders: JobFolders, job_id: str | None, commits: Iterable[Commit] = ()) -> None:
-    """See that `output_path` is this job's, or nobody's yet (`job_id` None: any job's is a stranger).
-
-    Args:
-        commits: of this job. What they name is ours, also where the claim is gone: a folder that was removed while a
-            run published into it holds the last part and nothing else.
-
-    Raises:
-        FolderError: another job writes there, or files lie there that r3po did not write.
-    """
-    try:
-        claim = read_json(folders.claim, kind="claim", newest_format=FORMAT)
-    except FileNotFoundError:
-        _refuse_unclaimed(folders, commits)
-        return
-    if job_id is None and name_from_json(claim["working_dir"]) == str(folders.working_dir):
-        raise FolderError(
-            f'holds the table of a job "{claim["job_name"]}" whose state is gone from {folders.working_dir}',
-            where=folders.output_path,
-            hint="put working_dir back, or remove this folder to begin anew",
-        )
-    if claim["job_id"] != job_id:
-        raise FolderError(
-            f'output_path belongs to another job: "{claim["job_name"]}", working_dir {claim["working_dir"]["path"]}',
-            where=folders.output_path,
-            hint="give this job another output_path, or remove that folder if you do not need its table any more",
-        )
-
-
-def claimed_by(folders: JobFolders, *, from_here: bool = False) -> str | None:
-    """Return the id of the job that claims the output folder, or None if nobody does, legibly.
-
-    Args:
-        from_here: only of a job in this very working folder.
-    """
-    try:
-        claim = read_json(folders.claim, kind="claim", newest_format=FORMAT)
-    except (FileNotFoundError, NotADirectoryError, DamagedStateError):
-        return None
-    if from_here and name_from_json(claim["working_dir"]) != str(folders.working_dir):
-        return None
-    job_id: str = claim["job_id"]
-    return job_id
-
-
-def write_claim(folders: JobFolders, job_id: str, job_name: str) -> None:
-    """Say durably that `output_path` is this job's."""
-    if not folders.claim.exists():
-        working_dir = name_to_json(str(folders.working_dir))
-        content = {"format": FORMAT, "kind": "claim", "job_id": job_id, "job_name": job_name}
-        write_json(folders.claim, {**content, "working_dir": working_dir})
-
-
 # Private functions
 
-
-def _publish_parts(folders: JobFolders, commit: Commit) -> list[Part]:
-    """Rename staged parts into place and return those that are neither staged nor there."""
-    broken = []
-    for part in commit.parts:
-        folder = folders.data(part.kind)
-        final = folder / part.name
-        if part.staged is None:
-            remove_durably(final)
-            continue
-        staged = folders.staging / part.staged.name
-        # The staged file first: as long as it is there, the final name may hold the part of an older commit.
-        if has_size(staged, part.staged.size_bytes):
-            make_data_folder(folder)
-            publish(staged, final)
-            sync_folder(folder)
-        elif staged.exists() or not has_size(final, part.staged.size_bytes):
-            broken.append(part)
-    return broken
+_PLAIN = ("job_id", "shard", "build", "made_from", "first_build", "part_settings", "keeps_deleted")
+"""Fields of a commit that are in its JSON as they are."""
 
 
-def _refuse_strangers(folders: JobFolders, commits: dict[int, Commit]) -> None:
-    named = {(part.kind, part.name) for commit in commits.values() for part in commit.parts}
-    for kind in KINDS:
-        for name in list_names(folders.data(kind)):
-            if name != "_SUCCESS" and (kind, name) not in named:
-                raise FolderError(
-                    "is not a part of this job; a data folder holds parts and nothing else",
-                    where=folders.data(kind) / name,
-                    hint="move it elsewhere, then run again",
-                )
-
-
-def _refuse_unclaimed(folders: JobFolders, commits: Iterable[Commit]) -> None:
-    ours = {(part.kind, part.name): part.staged for commit in commits for part in commit.parts}
-    for kind in KINDS:
-        for name in list_names(folders.data(kind)):
-            record = ours.get((kind, name))
-            if record is not None and digest_file(folders.data(kind) / name) == (record.size_bytes, record.sha256):
-                continue
-            raise FolderError(
-                f"output_path already holds files that no job of r3po claims: {kind}/{name}",
-                where=folders.output_path,
-                hint="give this job another output_path, or move them elsewhere",
-            )
-
-
-def _sweep_temporaries(folders: JobFolders) -> None:
-    """Remove what a killed process did not finish; the folders of segments go with their commits."""
-    for folder in (
-        folders.working_dir,
-        folders.commits,
-        folders.shards,
-        folders.outcomes,
-        folders.output_path,
-        folders.staging,
-        folders.failures.parent,
-    ):
-        remove_temporaries(folder)
+def _publish_parts(folders: JobFolders, commit: Commit) -> bool:
+    """Publish a commit's parts. Returns whether all of them are there then."""
+    return all([folders.output.publish(part) for part in commit.parts])
 
 
 def _sweep_outcomes(folders: JobFolders, commits: dict[int, Commit]) -> None:
@@ -352,56 +202,21 @@ def _sweep_outcomes(folders: JobFolders, commits: dict[int, Commit]) -> None:
 
 
 def _to_json(commit: Commit) -> dict[str, Any]:
-    tally = commit.tally
-    return {
-        "format": FORMAT,
-        "kind": "commit",
-        "job_id": commit.job_id,
-        "shard": commit.shard,
-        "build": commit.build,
-        "made_from": commit.made_from,
-        "entries": commit.entries.to_json(),
-        "outcomes": commit.outcomes.to_json(),
-        "n_rows": tally.n_rows,
-        "n_failed": tally.n_failed,
-        "rows_by_fingerprint": tally.rows_by_fingerprint,
-        "failures_by_fingerprint": tally.failures_by_fingerprint,
-        "first_failure_build": tally.first_failure_build,
-        "first_build": commit.first_build,
-        "columns": schema_for_people(commit.schema),
-        "schema": schema_to_text(commit.schema),
-        "own_schema": schema_to_text(commit.own_schema),
-        "parts": [
-            {"kind": part.kind, "name": part.name, "staged": part.staged.to_json() if part.staged else None}
-            for part in commit.parts
-        ],
-        "part_settings": commit.part_settings,
-        "keeps_deleted": commit.keeps_deleted,
-    }
+    schemas = {"schema": schema_to_text(commit.schema), "own_schema": schema_to_text(commit.own_schema)}
+    fields = dataclasses.asdict(commit)
+    head = {"format": FORMAT, "kind": "commit", **fields, **fields.pop("tally")}
+    return {**head, "columns": schema_for_people(commit.schema), **schemas}
 
 
 def _from_json(data: dict[str, Any]) -> Commit:
     return Commit(
-        job_id=data["job_id"],
-        shard=data["shard"],
-        build=data["build"],
-        made_from=data["made_from"],
+        **{name: data[name] for name in _PLAIN},
+        tally=Tally(**{field.name: data[field.name] for field in dataclasses.fields(Tally)}),
         entries=ShardRef.from_json(data["entries"]),
         outcomes=FileRecord.from_json(data["outcomes"]),
-        tally=Tally(
-            n_rows=data["n_rows"],
-            n_failed=data["n_failed"],
-            rows_by_fingerprint=data["rows_by_fingerprint"],
-            failures_by_fingerprint=data["failures_by_fingerprint"],
-            first_failure_build=data["first_failure_build"],
-        ),
-        first_build=data["first_build"],
-        own_schema=schema_from_text(data["own_schema"]),
         schema=schema_from_text(data["schema"]),
+        own_schema=schema_from_text(data["own_schema"]),
         parts=tuple(
-            Part(p["kind"], p["name"], FileRecord.from_json(p["staged"]) if p["staged"] else None)
-            for p in data["parts"]
+            Part(part["kind"], part["name"], part["staged"] and FileRecord(**part["staged"])) for part in data["parts"]
         ),
-        part_settings=data["part_settings"],
-        keeps_deleted=data["keeps_deleted"],
     )

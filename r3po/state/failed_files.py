@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import r3po.table.outcomes as tables
 from r3po.config.settings import Config
-from r3po.state.commits import read_outcomes
 from r3po.state.job import Job, read_again, read_job
-from r3po.state.segments import list_segments
-from r3po.state.shard_files import read_shard_file
-from r3po.state.shards import newer_segments, read_counting
-from r3po.storage.durable import NewFile
 from r3po.storage.names import show_name
 from r3po.table import predicate
-from r3po.table.outcomes import Failure
 
 
 def read_failures(config: Config) -> Iterator[dict[str, Any]]:
@@ -29,43 +23,29 @@ def read_failures(config: Config) -> Iterator[dict[str, Any]]:
     yield from read_again(lambda: list(_failures(read_job(config))))
 
 
-def write_failures(job: Job) -> None:
-    """Write failures.csv: every failed file in row order, for people and for pandas."""
-    with NewFile(job.folders.failures.parent) as new:
-        for line in iter_failure_lines(job):
-            new.write(line)
-        new.finish(job.folders.failures.name)
-
-
 def iter_failure_lines(job: Job) -> Iterator[bytes]:
     """Yield failures.csv as it has to be, line by line; every shard has its commit."""
-    yield _csv_line(["path", *Failure._fields[:3], "attempts"])
-    for ref in job.built.shards:
-        commit = job.commits[ref.shard]
-        if not commit.tally.n_failed:
-            continue
-        paths = read_shard_file(job.folders.shards, ref).paths
-        for failed in tables.failures_of(read_outcomes(job.folders, commit, with_values=False)):
-            values = [failed[name] for name in (*Failure._fields[:3], "tries")]
-            yield _csv_line([show_name(paths[failed["place"]]), *values])
+    yield _csv_line(_CSV_COLUMNS)
+    for failure in _failures(job):
+        yield _csv_line([failure[name] for name in _CSV_COLUMNS])
 
 
 # Private functions
+
+_CSV_COLUMNS = ("path", "error_type", "message", "where", "attempts")
 
 
 def _failures(job: Job) -> Iterator[dict[str, Any]]:
     if job.manifest is None:
         return
-    segments = list_segments(job.folders.segments, job.built.job_id)
-    for ref in job.built.shards:
-        commit = job.commits.get(ref.shard)
-        added = newer_segments(commit, segments.get(ref.shard, ()))
-        n_failed = (commit.tally.n_failed if commit else 0) + sum(segment.n_failed for segment in added)
-        if not n_failed:
+    rules = job.rules()
+    for shard in job.iter_shards():
+        n_failed = shard.commit.tally.n_failed if shard.commit else 0
+        if not n_failed + sum(segment.n_failed for segment in shard.segments):
             continue
-        rules = job.rules()
-        table, indices, _ = read_counting(job.folders, ref, commit, added, rules)
-        entries = read_shard_file(job.folders.shards, ref)
+        table, _ = shard.read_candidates()
+        indices = shard.choose(table, rules)
+        entries = shard.read_entries()
         paths = entries.paths
         table = predicate.with_tries_summed(table, indices, entries.needed_builds, rules)
         for failure in tables.failures_of(table, indices):
@@ -74,7 +54,7 @@ def _failures(job: Job) -> Iterator[dict[str, Any]]:
             yield {"path": show_name(paths[place]), **failure, "attempts": tries, "seconds": seconds}
 
 
-def _csv_line(values: list[Any]) -> bytes:
+def _csv_line(values: Sequence[Any]) -> bytes:
     text = io.StringIO()
     # Older Pythons quote a "\r" only if it ends lines, too.
     csv.writer(text, lineterminator="\r\n").writerow(values)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from r3po.state.output_folder import OutputFolder
 from r3po.storage.durable import make_folder
+
+
+class _Below:
+    """A file or folder of this name in the working folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folders: JobFolders, owner: type) -> Path:
+        return folders.working_dir / self._name
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,63 +26,42 @@ class JobFolders:
     working_dir: Path
     output_path: Path
 
-    @property
-    def manifest(self) -> Path:
-        return self.working_dir / "manifest.json"
+    manifest = _Below("manifest.json")
+    shards = _Below("shards")
+    segments = _Below("segments")
+    commits = _Below("commits")
+    outcomes = _Below("outcomes")
+    runs = _Below("runs")
+    suspects = _Below("suspects.json")
+    reset_marker = _Below("reset")
 
     @property
-    def shards(self) -> Path:
-        return self.working_dir / "shards"
+    def output(self) -> OutputFolder:
+        return OutputFolder(self.output_path, self.working_dir)
 
-    @property
-    def segments(self) -> Path:
-        return self.working_dir / "segments"
-
-    @property
-    def commits(self) -> Path:
-        return self.working_dir / "commits"
-
-    @property
-    def outcomes(self) -> Path:
-        return self.working_dir / "outcomes"
-
-    @property
-    def runs(self) -> Path:
-        return self.working_dir / "runs"
-
-    @property
-    def suspects(self) -> Path:
-        return self.working_dir / "suspects.json"
-
-    @property
-    def reset_marker(self) -> Path:
-        """There while the job is being forgotten."""
-        return self.working_dir / "reset"
+    # These five are `output`'s, under the names that readers still use.
 
     @property
     def claim(self) -> Path:
-        return self.output_path / ".r3po.json"
+        return self.output.claim
 
     @property
     def staging(self) -> Path:
-        return self.output_path / ".staging"
+        return self.output.staging
 
     @property
     def failures(self) -> Path:
-        return self.output_path / "failures" / "failures.csv"
+        return self.output.failures
 
     def data(self, kind: str) -> Path:
-        """The folder of the parts of one kind: `csv` or `parquet`."""
-        return self.output_path / kind
+        return self.output.data(kind)
 
     def success(self, kind: str) -> Path:
-        return self.data(kind) / "_SUCCESS"
+        return self.output.success(kind)
 
     def make(self) -> None:
         """Make all folders that a run writes to. Raises FolderError."""
         make_folder(self.working_dir)
-        make_folder(self.output_path)
+        self.output.make()
         for folder in (self.shards, self.segments, self.commits, self.outcomes, self.runs):
             make_folder(folder)
-        make_folder(self.staging)
-        make_folder(self.failures.parent)

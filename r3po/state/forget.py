@@ -5,7 +5,6 @@ A marker is made first and removed last, so that a reset that was killed is comp
 
 from __future__ import annotations
 
-from r3po.state.commits import KINDS, part_name
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import FORMAT
 from r3po.storage.durable import list_names, remove_durably, remove_if_there, remove_tree, sync_folder
@@ -22,17 +21,14 @@ def reset_job(folders: JobFolders, job_id: str | None) -> int:
     return _remove_all(folders)
 
 
-def complete_reset(folders: JobFolders, claimed_by: str | None) -> None:
-    """Complete a reset that was killed; without one do nothing. The caller holds the lock.
-
-    Args:
-        claimed_by: the job that claims the output folder; if the config names another folder by now, it stays.
-    """
+def complete_reset(folders: JobFolders) -> None:
+    """Complete a reset that was killed; without one do nothing. The caller holds the lock."""
     try:
         job_id = read_json(folders.reset_marker, kind="reset", newest_format=FORMAT)["job_id"]
     except FileNotFoundError:
         return
-    _remove_all(folders, spare_output=claimed_by is not None and claimed_by != job_id)
+    # If the config names another folder by now, which another job claims, that folder stays.
+    _remove_all(folders, spare_output=folders.output.claimed_by() not in (None, job_id))
 
 
 # Private functions
@@ -40,34 +36,8 @@ def complete_reset(folders: JobFolders, claimed_by: str | None) -> None:
 
 def _remove_all(folders: JobFolders, *, spare_output: bool = False) -> int:
     # The output first, since the commits name its parts; and durably, before the state that knows of it goes.
-    n_parts = 0 if spare_output else _remove_output(folders)
-    _remove_state(folders)
-    sync_folder(folders.working_dir)
-    remove_durably(folders.reset_marker)
-    return n_parts
-
-
-def _remove_output(folders: JobFolders) -> int:
-    """Remove the parts that commits name, by the names of the commits alone, and what belongs to them."""
-    for kind in KINDS:
-        remove_if_there(folders.success(kind))
-    shards = [name.removesuffix(".json") for name in list_names(folders.commits)]
-    names = [(kind, part_name(int(shard), kind)) for shard in shards if shard.isdecimal() for kind in KINDS]
-    n_parts = sum(remove_if_there(folders.data(kind) / name) for kind, name in names)
-    remove_if_there(folders.failures)
-    remove_tree(folders.staging)
-    for folder in (*(folders.data(kind) for kind in KINDS), folders.failures.parent):
-        if folder.is_dir():
-            sync_folder(folder)
-            if not any(list_names(folder)):
-                folder.rmdir()
-    remove_if_there(folders.claim)
-    if folders.output_path.is_dir():
-        sync_folder(folders.output_path)
-    return n_parts
-
-
-def _remove_state(folders: JobFolders) -> None:
+    names = [name.removesuffix(".json") for name in list_names(folders.commits)]
+    n_parts = 0 if spare_output else folders.output.forget(int(name) for name in names if name.isdecimal())
     remove_if_there(folders.manifest)
     remove_if_there(folders.suspects)
     for name in list_names(folders.working_dir):
@@ -76,3 +46,6 @@ def _remove_state(folders: JobFolders) -> None:
     # The commits last: a reset that is completed later learns the parts' names from them.
     for folder in (folders.segments, folders.outcomes, folders.shards, folders.runs, folders.commits):
         remove_tree(folder)
+    sync_folder(folders.working_dir)
+    remove_durably(folders.reset_marker)
+    return n_parts

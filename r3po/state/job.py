@@ -14,24 +14,21 @@ from r3po.config.settings import Config
 from r3po.errors import DamagedStateError, FolderError, RunStoppedError
 from r3po.file_version import UNKNOWN, UNSEEN
 from r3po.state.commits import (
-    KINDS,
     Commit,
-    check_claim,
-    claimed_by,
-    clear_old_output,
+    all_parts,
     live_shard_files,
     read_commits,
     roll_forward,
     sweep_leftovers,
-    write_claim,
     write_commit,
 )
 from r3po.state.folders import JobFolders
 from r3po.state.forget import complete_reset
 from r3po.state.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
+from r3po.state.output_folder import KINDS
 from r3po.state.segments import list_segments, remove_segments, sweep_foreign_segments
-from r3po.state.shard_files import Entries, read_shard_file
-from r3po.state.shards import ShardState, newer_segments, read_candidates, resolve_shard
+from r3po.state.shard_files import Entries
+from r3po.state.shards import Shard, ShardState, newer_segments
 from r3po.storage.durable import list_names, make_folder, remove_if_there
 from r3po.storage.lock import JobLock
 from r3po.storage.names import show_name
@@ -79,7 +76,7 @@ class Job:
     def put_in_force(self, manifest: Manifest) -> None:
         """Write `manifest` and claim the output folder; the shard files that it names are durable."""
         write_manifest(self.folders.manifest, manifest)
-        write_claim(self.folders, manifest.job_id, manifest.job_name)
+        self.folders.output.write_claim(manifest.job_id, manifest.job_name)
         self.manifest = manifest
 
     def raise_build(self, *, retry: bool = False, redo: bool = False) -> None:
@@ -105,7 +102,7 @@ class Job:
         self.sweep_columns()
 
     def adopt_commits(self, states: dict[int, ShardState], fingerprint: str | None) -> None:
-        """Let the commits of shards that a build only wrote anew name today's shard files.
+        """Let the commits of shards whose shard file alone was written again name that shard file.
 
         Nothing else of such a shard changes: its files were touched, or went without having had an outcome. What a late
         worker records for one of these is of a build that the commit covers by now.
@@ -132,13 +129,11 @@ class Job:
         not count today: a failure that is tried again still tells of the content that it was of.
         """
         found: dict[int, Entries] = {}
-        segments = list_segments(self.folders.segments, self.built.job_id)
-        for ref in self.built.shards:
-            newer = newer_segments(self.commits.get(ref.shard), segments.get(ref.shard, ()))
-            entries = read_shard_file(self.folders.shards, ref) if newer else Entries()
+        for shard in self.iter_shards():
+            entries = shard.read_entries() if shard.segments else Entries()
             if UNSEEN not in entries.sizes:
                 continue
-            table, _ = read_candidates(self.folders, self.commits.get(ref.shard), newer)
+            table, _ = shard.read_candidates()
             looks: dict[int, Look] = {}
             for place, look in zip(tables.places_of(table), tables.seen_files(table), strict=True):
                 known = looks.setdefault(place, look)
@@ -150,17 +145,20 @@ class Job:
             seen = {place: look for place, look in looks.items() if entries.sizes[place] == UNSEEN}
             entries.adopt_all(list(seen), list(seen.values()))
             if seen:
-                found[ref.shard] = entries
+                found[shard.ref.shard] = entries
         return found
+
+    def iter_shards(self) -> Iterator[Shard]:
+        """Yield every shard with its commit and the segments since. Only names of files are looked at."""
+        segments = list_segments(self.folders.segments, self.built.job_id)
+        for ref in self.built.shards:
+            commit = self.commits.get(ref.shard)
+            yield Shard(self.folders, ref, commit, newer_segments(commit, segments.get(ref.shard, ())))
 
     def resolve(self, fingerprint: str | None) -> dict[int, ShardState]:
         """Return how every shard stands, by shard."""
         rules = self.rules(fingerprint)
-        segments = list_segments(self.folders.segments, self.built.job_id)
-        return {
-            ref.shard: resolve_shard(self.folders, ref, self.commits.get(ref.shard), segments.get(ref.shard, ()), rules)
-            for ref in self.built.shards
-        }
+        return {shard.ref.shard: shard.resolve(rules) for shard in self.iter_shards()}
 
     def sweep(self) -> None:
         """Remove what workers that died had begun; nobody may be at work."""
@@ -237,12 +235,12 @@ def open_job(config: Config) -> Iterator[Job]:
     _refuse_nesting(folders)
     make_folder(folders.working_dir)
     with JobLock(folders.working_dir), disk_errors_told():
-        complete_reset(folders, claimed_by(folders))
+        complete_reset(folders)
         folders.make()
         job = read_job(config)
         if job.manifest is None:
             _refuse_orphans(folders)
-        check_claim(folders, None if job.manifest is None else job.manifest.job_id, job.commits.values())
+        folders.output.check_claim(None if job.manifest is None else job.manifest.job_id, all_parts(job.commits))
         # After the claim: what is unfinished in another job's folder is its own.
         if job.manifest is None:
             sweep_leftovers(folders, {})  # of a working_dir that was removed while a run was in it
@@ -271,7 +269,7 @@ def disk_error(error: OSError, working_dir: Path | None = None) -> RunStoppedErr
     return RunStoppedError(
         f"the disk refused: {error.strerror or error}",
         where=show_name(error.filename) if isinstance(error.filename, str) else None,
-        hint="what was done is saved; mend the disk or make room, then run again",
+        hint="what was done is saved; fix the disk or make room, then run again",
     )
 
 
@@ -280,17 +278,16 @@ def disk_error(error: OSError, working_dir: Path | None = None) -> RunStoppedErr
 
 def _complete(job: Job) -> None:
     """Roll forward, and sweep what no file names any more."""
-    write_claim(job.folders, job.built.job_id, job.built.job_name)
+    job.folders.output.write_claim(job.built.job_id, job.built.job_name)
     if job.built.output_path != str(job.folders.output_path):
-        clear_old_output(job.folders, job.commits)
+        # What this folder holds of the job is of an unknown past; all parts are made there again.
+        job.folders.output.remove_table(job.commits)
         job.put_in_force(job.built.replace(output_path=str(job.folders.output_path)))
-    broken = set(roll_forward(job.folders, job.commits))
+    job.broken_shards = roll_forward(job.folders, job.commits)
     sweep_foreign_segments(job.folders.segments, job.built.job_id)
-    segments = list_segments(job.folders.segments, job.built.job_id)
-    for shard, commit in job.commits.items():
-        if not newer_segments(commit, segments.get(shard, ())):
-            remove_segments(job.folders.segments, shard)
-    job.broken_shards = {shard for shard, commit in job.commits.items() if not broken.isdisjoint(commit.parts)}
+    for shard in job.iter_shards():
+        if shard.commit is not None and not shard.segments:
+            remove_segments(job.folders.segments, shard.ref.shard)
     job.adopt_entries()
     job.sweep_columns()
     job.sweep_shard_files()
@@ -313,7 +310,7 @@ def check_identity(config: Config, manifest: Manifest) -> None:
 def _refuse_nesting(folders: JobFolders) -> None:
     """Neither folder may lie in a subfolder that the other one keeps for itself."""
     state = {folder.name for folder in (folders.shards, folders.segments, folders.commits, folders.outcomes)}
-    data = {*KINDS, folders.failures.parent.name, folders.staging.name}
+    data = {*KINDS, folders.output.failures.parent.name, folders.output.staging.name}
     for inner, outer, names, keys in (
         (folders.working_dir, folders.output_path, data, ("working_dir", "output_path")),
         (folders.output_path, folders.working_dir, {*state, folders.runs.name}, ("output_path", "working_dir")),

@@ -7,10 +7,11 @@ from contextlib import suppress
 
 from r3po.config.settings import Config, load_config
 from r3po.errors import DamagedStateError, FolderError
-from r3po.state.commits import KINDS, Commit, check_claim, claimed_by
+from r3po.state.commits import all_parts
 from r3po.state.folders import JobFolders
 from r3po.state.forget import reset_job
 from r3po.state.job import disk_errors_told, job_folders, open_job, read_job
+from r3po.state.output_folder import Part
 from r3po.storage.durable import list_names
 from r3po.storage.lock import JobLock
 
@@ -51,7 +52,7 @@ def _refuse_unknown_parts(folders: JobFolders) -> None:
     """Without commits nobody knows whose the parts are; to forget the claim, too, would leave them in the way."""
     if any(name.endswith(".json") for name in list_names(folders.commits)) or folders.manifest.exists():
         return
-    if any(name.startswith("part-") for kind in KINDS for name in list_names(folders.data(kind))):
+    if any(name.startswith("part-") for _, name in folders.output.list_files()):
         raise FolderError(
             "there are parts here, but the state that knows of them is gone",
             where=folders.output_path,
@@ -68,12 +69,12 @@ def _check_ours(config: Config) -> str | None:
         FolderError: working_dir or output_path belongs to another job.
     """
     folders = job_folders(config)
-    job_id, commits = None, list[Commit]()
+    job_id, parts = None, list[Part]()
     with suppress(DamagedStateError):
         job = read_job(config)
-        job_id, commits = None if job.manifest is None else job.manifest.job_id, list(job.commits.values())
+        job_id, parts = None if job.manifest is None else job.manifest.job_id, all_parts(job.commits)
     if job_id is None:
-        job_id = claimed_by(folders, from_here=True)
+        job_id = folders.output.claimed_by(from_here=True)
     with suppress(DamagedStateError):
-        check_claim(folders, job_id, commits)
+        folders.output.check_claim(job_id, parts)
     return job_id

@@ -21,10 +21,7 @@ from r3po.table.outcomes import Table, read_table, with_origin, write_table
 log = logging.getLogger(__name__)
 
 _DIGEST_CHARACTERS = 32
-_NAME = re.compile(
-    r"(?P<shard>\d{5,})\.b(?P<build>\d+)\.(?P<job>[0-9a-f]{8})\.(?P<attempt>[^.]+)"
-    r"\.r(?P<rows>\d+)\.f(?P<failed>\d+)\.(?P<digest>[0-9a-f]{32})\.arrow"
-)
+_NAME = re.compile(r"(\d{5,})\.b(\d+)\.([0-9a-f]{8})\.([^.]+)\.r(\d+)\.f(\d+)\.([0-9a-f]{32})\.arrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +52,8 @@ class Segment:
         match = _NAME.fullmatch(name)
         if match is None:
             return None
-        found = cls(
-            shard=int(match["shard"]),
-            build=int(match["build"]),
-            job_id=match["job"],
-            attempt=match["attempt"],
-            n_rows=int(match["rows"]),
-            n_failed=int(match["failed"]),
-            digest=match["digest"],
-        )
+        shard, build, job_id, attempt, n_rows, n_failed, digest = match.groups()
+        found = cls(int(shard), int(build), job_id, attempt, int(n_rows), int(n_failed), digest)
         return found if found.name == name else None
 
 

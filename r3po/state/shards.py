@@ -1,6 +1,6 @@
 """How each shard stands: what of it is done, failed or pending, by the one predicate.
 
-It reads manifest, commits and segments and decides nothing. `session` starts from it, `jobstatus` shows it.
+It reads commits, outcomes and segments and decides nothing. A run starts from it, `r3po status` shows it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from r3po.state.commits import Commit, read_outcomes
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, read_segment
-from r3po.state.shard_files import read_shard_file
+from r3po.state.shard_files import Entries, read_shard_file
 from r3po.table import predicate
 from r3po.table.outcomes import Indices, Table
 from r3po.table.predicate import CountingRules
@@ -25,12 +25,12 @@ Run = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class ShardState:
-    """One shard between two batches."""
+    """How one shard stands between two batches."""
 
     ref: ShardRef
     commit: Commit | None
     segments: tuple[Segment, ...]
-    """Those that add outcomes to what is committed; empty once a commit covers the shard."""
+    """Segments that add outcomes to what is committed; empty once a commit covers the shard."""
     n_done: int
     n_failed: int
     rows_by_fingerprint: dict[str, int]
@@ -53,124 +53,108 @@ class ShardState:
         return self.commit is not None and _covers(self.commit, self.ref, rules)
 
 
-def resolve_shard(
-    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Sequence[Segment], rules: CountingRules
-) -> ShardState:
-    """Return how a shard stands. Opens outcomes and segments only where the commit alone does not tell.
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard and the files that hold its outcomes. Each method opens what it needs, and keeps nothing.
 
-    Raises:
-        DamagedStateError: the shard file or the outcomes file is not what the commit names.
+    Methods raise DamagedStateError where a file is not the one that manifest or commit name.
     """
-    segments = newer_segments(commit, segments)
-    if commit is not None and not segments and _covers(commit, ref, rules):
-        tally = commit.tally
-        return ShardState(ref, commit, (), tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, ())
-    if commit is None and not segments and not ref.n_deleted:
-        return ShardState(ref, None, (), 0, 0, {}, ((0, ref.n_files),))
-    return read_shard(folders, ref, commit, segments, rules)[0]
+
+    folders: JobFolders
+    ref: ShardRef
+    commit: Commit | None
+    segments: Sequence[Segment]
+    """Segments that the commit did not have."""
+
+    def read_entries(self) -> Entries:
+        return read_shard_file(self.folders.shards, self.ref)
+
+    def read_candidates(
+        self, *, with_values: bool = False, scratch: Path | None = None
+    ) -> tuple[Table, tuple[Segment, ...]]:
+        """Return every outcome, committed or not, and the segments that were there whole.
+
+        Args:
+            with_values: read the values of the committed rows, too, into memory.
+            scratch: read them into a copy on disk, in this folder, that goes with the table.
+        """
+        commit, found, present = self.commit, list[Table](), list[Segment]()
+        if commit is not None:
+            found.append(read_outcomes(self.folders, commit, with_values=with_values, scratch=scratch))
+        for segment in self.segments:
+            table = read_segment(self.folders.segments, segment)
+            if table is not None:
+                found.append(table)
+                present.append(segment)
+        return tables.join_tables(found), tuple(present)
+
+    def needed_builds(self, candidates: Table) -> list[int]:
+        """Return the build that each place's outcome must have at least, negative where the file is deleted.
+
+        Where no outcome is older than the newest entry, and no file deleted, the shard file is not opened.
+        """
+        if not self.ref.n_deleted and tables.lowest_build(candidates) >= self.ref.last_build:
+            return [0] * self.ref.n_files
+        return self.read_entries().needed_builds
+
+    def choose(self, candidates: Table, rules: CountingRules) -> Indices:
+        """Return the indices of the outcomes that count."""
+        return predicate.choose(candidates, self.needed_builds(candidates), rules)
+
+    def resolve(self, rules: CountingRules) -> ShardState:
+        """Return how the shard stands. Opens outcomes and segments only where the commit alone does not tell."""
+        ref, commit = self.ref, self.commit
+        if commit is not None and not self.segments and _covers(commit, ref, rules):
+            tally = commit.tally
+            return ShardState(ref, commit, (), tally.n_rows, tally.n_failed, tally.rows_by_fingerprint, ())
+        if commit is None and not self.segments and not ref.n_deleted:
+            return ShardState(ref, None, (), 0, 0, {}, ((0, ref.n_files),))
+        return self.read(rules)[0]
+
+    def read(self, rules: CountingRules, *, with_values: bool = False) -> tuple[ShardState, Table, Indices]:
+        """Return how the shard stands by its outcomes themselves, all outcomes, and the indices of those that count."""
+        ref, commit = self.ref, self.commit
+        table, present = self.read_candidates(with_values=with_values)
+        needed = self.needed_builds(table)
+        indices = predicate.choose(table, needed, rules)
+        tally = tables.tally(table, indices)
+        pending = tuple(missing_runs(tables.places_of(table, indices), needed))
+        is_stale = commit is not None and (
+            commit.first_build < rules.redo_since  # without an outcome it is of the columns of then all the same
+            or (tally.n_rows, tally.n_failed) != (commit.tally.n_rows, commit.tally.n_failed)
+        )
+        counts = (tally.n_rows, tally.n_failed, tally.rows_by_fingerprint)
+        return ShardState(ref, commit, present, *counts, pending, is_stale), table, indices
+
+    def count_kept_rows(self, rules: CountingRules) -> int:
+        """Return how many rows count although their files are deleted."""
+        if not self.ref.n_deleted or not rules.keeps_deleted:
+            return 0
+        table, _ = self.read_candidates()
+        deleted = self.read_entries().deleted
+        return sum(deleted[place] for place in tables.places_of(table, self.choose(table, rules)))
+
+    def find_unredone_rows(self, after: ShardRef, rules: CountingRules) -> list[int]:
+        """Return the places whose files went, and with them rows of before a redo that had not come to them.
+
+        Args:
+            after: the shard after they went.
+            rules: those under which the rows of files that were deleted are kept.
+        """
+        table, _ = self.read_candidates()
+        before, now = self.read_entries(), read_shard_file(self.folders.shards, after)
+        redone = tables.places_of(table, predicate.choose(table, before.needed_builds, rules))
+        kept = tables.places_of(table, predicate.choose(table, now.needed_builds, replace(rules, redo_since=1)))
+        is_new = [gone and place < len(before) and not before.deleted[place] for place, gone in enumerate(now.deleted)]
+        return [place for place in kept if is_new[place] and place not in redone]
 
 
-def read_shard(
-    folders: JobFolders,
-    ref: ShardRef,
-    commit: Commit | None,
-    segments: Iterable[Segment],
-    rules: CountingRules,
-    *,
-    with_values: bool = False,
-) -> tuple[ShardState, Table, Indices]:
-    """Return how a shard stands by its outcomes themselves, all outcomes, and the indices of those that count."""
-    table, present = read_candidates(folders, commit, segments, with_values=with_values)
-    needed = needed_builds(folders, ref, table)
-    indices = predicate.choose(table, needed, rules)
-    tally = tables.tally(table, indices)
-    pending = tuple(missing_runs(tables.places_of(table, indices), needed))
-    is_stale = commit is not None and (
-        commit.first_build < rules.redo_since  # without an outcome it is of the columns of then all the same
-        or (tally.n_rows, tally.n_failed) != (commit.tally.n_rows, commit.tally.n_failed)
-    )
-    counts = (tally.n_rows, tally.n_failed, tally.rows_by_fingerprint)
-    return ShardState(ref, commit, present, *counts, pending, is_stale), table, indices
-
-
-def newer_segments(commit: Commit | None, segments: Sequence[Segment]) -> Sequence[Segment]:
+def newer_segments(commit: Commit | None, segments: Iterable[Segment]) -> list[Segment]:
     """Return the segments that a commit did not have; the others are what a kill or a late worker left behind.
 
     A commit covers every place that its build asked for, and whatever reopens a place raises the build.
     """
     return [segment for segment in segments if commit is None or segment.build > commit.build]
-
-
-def read_counting(
-    folders: JobFolders, ref: ShardRef, commit: Commit | None, segments: Iterable[Segment], rules: CountingRules
-) -> tuple[Table, Indices, tuple[Segment, ...]]:
-    """Return every outcome of a shard, the indices of those that count, and the segments that were there whole."""
-    table, present = read_candidates(folders, commit, segments)
-    return table, predicate.choose(table, needed_builds(folders, ref, table), rules), present
-
-
-def read_candidates(
-    folders: JobFolders,
-    commit: Commit | None,
-    segments: Iterable[Segment],
-    *,
-    with_values: bool = False,
-    scratch: Path | None = None,
-) -> tuple[Table, tuple[Segment, ...]]:
-    """Return every outcome of a shard, committed or not, and the segments that were there whole.
-
-    Args:
-        with_values: the values of the rows of what is committed, too, in memory.
-        scratch: the same, but in a copy on the disk, in this folder, that goes with the table.
-    """
-    found = [] if commit is None else [read_outcomes(folders, commit, with_values=with_values, scratch=scratch)]
-    present = []
-    for segment in segments:
-        table = read_segment(folders.segments, segment)
-        if table is not None:
-            found.append(table)
-            present.append(segment)
-    return tables.join_tables(found), tuple(present)
-
-
-def count_kept_rows(folders: JobFolders, state: ShardState, rules: CountingRules) -> int:
-    """Return how many rows of a shard count although their files are deleted."""
-    if not state.ref.n_deleted or not rules.keeps_deleted:
-        return 0
-    table, indices, _ = read_counting(folders, state.ref, state.commit, state.segments, rules)
-    deleted = read_shard_file(folders.shards, state.ref).deleted
-    return sum(deleted[place] for place in tables.places_of(table, indices))
-
-
-def find_unredone_rows(
-    folders: JobFolders,
-    refs: tuple[ShardRef, ShardRef],
-    commit: Commit | None,
-    segments: Sequence[Segment],
-    rules: CountingRules,
-) -> list[int]:
-    """Return the places whose files went, and with them rows of before a redo that had not come to them.
-
-    Args:
-        refs: the shard before they went, and after it.
-        rules: those under which the rows of files that were deleted are kept.
-    """
-    table, _ = read_candidates(folders, commit, newer_segments(commit, segments))
-    before, after = (read_shard_file(folders.shards, ref) for ref in refs)
-    redone = tables.places_of(table, predicate.choose(table, before.needed_builds, rules))
-    kept = tables.places_of(table, predicate.choose(table, after.needed_builds, replace(rules, redo_since=1)))
-    is_new = [now and place < len(before) and not before.deleted[place] for place, now in enumerate(after.deleted)]
-    return [place for place in kept if is_new[place] and place not in redone]
-
-
-def needed_builds(folders: JobFolders, ref: ShardRef, candidates: Table) -> list[int]:
-    """Return the build that each place's outcome must have at least, negative where the file is deleted.
-
-    Where no outcome is older than the newest entry, and no file deleted, the shard file need not be opened.
-    """
-    if not ref.n_deleted and tables.lowest_build(candidates) >= ref.last_build:
-        return [0] * ref.n_files
-    return read_shard_file(folders.shards, ref).needed_builds
 
 
 def missing_runs(places: Sequence[int], needed_builds: Sequence[int]) -> Iterator[Run]:

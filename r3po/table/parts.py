@@ -1,11 +1,4 @@
-"""The parts of a shard, made from its outcome table: the types of the job's columns, CSV and Parquet.
-
-The type of a column is the join of the types of its values, over all shards: the least upper bound in a lattice, so
-that neither the order of rows nor that of shards has a say in it. What the join must remember and no part shows has a
-type of its own there (`INEXACT`, `ROUNDED`, `MIXED`); `part_schema` gives the types that parts have.
-
-Pyarrow's other door is `tables`.
-"""
+"""The parts of a shard: an outcome table written as CSV and as Parquet. The same rows give the same bytes."""
 
 from __future__ import annotations
 
@@ -13,9 +6,11 @@ import base64
 import contextlib
 import decimal
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from decimal import Decimal
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,13 +32,8 @@ from r3po.table.outcomes import (
 )
 from r3po.table.schema import _decode, _places, _shown
 
-# Schemas: the join of the types
-
-
-# Values that are there, and types that the config gives
-
-
-# Parts
+PARQUET_MAKER = f"parquet-cpp-arrow version {pa.cpp_version}"
+"""How this pyarrow signs the Parquet files that it writes."""
 
 
 def shown_table(table: Table, columns: Columns, paths: Sequence[str]) -> Table:
@@ -73,6 +63,90 @@ def part_table(table: Table, indices: Indices, schema: Schema) -> Table:
     arrays = [_column(table, indices, i, f.type) for i, f in enumerate(schema)]
     # In one chunk: Parquet would cut its pages at the seams of the segments.
     return pa.Table.from_arrays(arrays, schema=schema).combine_chunks()
+
+
+def write_parts(
+    sinks: Mapping[str, Any],
+    shown: Table,
+    indices: Indices,
+    schema: Schema,
+    metadata: dict[str, str],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write the chosen rows of a `shown_table` as parts; nothing, not even a header, if there is no row.
+
+    Args:
+        sinks: where each kind (`csv`, `parquet`) goes; they stay open.
+        metadata: of Parquet (`part_metadata`).
+        settings: the part settings of a commit: of `parquet`, compression and level.
+    """
+    groups = list(row_groups(shown, indices))
+    with ExitStack() as stack:
+        writers = [_open_part(kind, sink, schema, metadata, settings) for kind, sink in sinks.items() if groups]
+        for writer in writers:
+            stack.callback(writer.abandon)  # after an error: else it would write its footer to a closed file
+        for group in groups:
+            for writer in writers:
+                writer.write(shown, group)
+        for writer in writers:
+            writer.close()
+
+
+def part_metadata(job_name: str, shard: int, version: str, fingerprints: Iterable[str]) -> dict[str, str]:
+    """Return what a Parquet part says of its origin. No run id and no time: the same rows give the same bytes.
+
+    Args:
+        version: of r3po.
+        fingerprints: of the functions that made its rows.
+    """
+    return {
+        "r3po.job": job_name,
+        "r3po.shard": str(shard),
+        "r3po.version": version,
+        "r3po.function": ",".join(sorted(fingerprints)),
+    }
+
+
+class Origin(NamedTuple):
+    """Who made a Parquet file."""
+
+    metadata: dict[str, str]
+    """As `part_metadata` gives it."""
+    is_made_here: bool
+    """Whether a pyarrow of this version made it; another one may give equal rows other bytes."""
+
+
+def read_origin(path: Path) -> Origin | None:
+    """Return who made a Parquet file; None if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            found = pq.read_metadata(file)
+        metadata = {key.decode(): value.decode() for key, value in (found.metadata or {}).items()}
+        return Origin(metadata, found.created_by == PARQUET_MAKER)
+    except _UNREADABLE:
+        return None
+
+
+def copy_parquet(path: Path, sink: Any, schema: Schema, metadata: dict[str, str], settings: Mapping[str, Any]) -> bool:
+    """Write the rows of a Parquet part into `sink` as this pyarrow writes them.
+
+    Returns:
+        Whether the part could be read, and has the columns and types of `schema`.
+    """
+    try:
+        with open(path, "rb") as file:
+            part = pq.ParquetFile(file)
+            if not part.schema_arrow.equals(schema):
+                return False
+            options = settings["parquet"]
+            writer = ParquetPart(sink, schema, metadata, options["compression"], options["level"])
+            for i in range(part.num_row_groups):
+                # With the schema of the part in the making: what is read says more of each field.
+                writer.write_rows(pa.Table.from_arrays(part.read_row_group(i).columns, schema=schema))
+            writer.close()
+    except _UNREADABLE:
+        return False
+    return True
 
 
 class CsvPart:
@@ -126,8 +200,11 @@ class ParquetPart:
         )
 
     def write(self, table: Table, indices: Indices) -> None:
-        part = part_table(table, indices, self._schema)
-        self._writer.write_table(part, row_group_size=max(1, len(part)))
+        self.write_rows(part_table(table, indices, self._schema))
+
+    def write_rows(self, rows: Table) -> None:
+        """Write rows in the types of the part as one row group."""
+        self._writer.write_table(rows, row_group_size=max(1, len(rows)))
 
     def close(self) -> None:
         """Write the footer."""
@@ -141,10 +218,19 @@ class ParquetPart:
                 self.close()
 
 
-# Private functions: types
+# Private functions
+
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
+"""What reading a damaged Parquet file may raise."""
 
 
-# Private functions: parts
+def _open_part(
+    kind: str, sink: Any, schema: Schema, metadata: dict[str, str], settings: Mapping[str, Any]
+) -> CsvPart | ParquetPart:
+    if kind == "csv":
+        return CsvPart(sink, schema)
+    options = settings["parquet"]
+    return ParquetPart(sink, schema, metadata, options["compression"], options["level"])
 
 
 def _column(table: Table, indices: Indices, i: int, target: Any) -> Any:

@@ -74,6 +74,12 @@ def with_tries_summed(table: Table, indices: Indices, needed_builds: Sequence[in
     return table.set_column(table.column_names.index("tries"), "tries", tries)
 
 
+def doubled_places(table: Table) -> list[int]:
+    """Return the places that have more than one outcome in the table, ascending."""
+    counted = pc.value_counts(table["place"])
+    return sorted(item["values"].as_py() for item in counted if item["counts"].as_py() > 1)
+
+
 def _counts_alone(candidates: Table, needed_builds: Sequence[int], rules: CountingRules) -> Any:
     """Return for each candidate whether it counts, the others of its place apart."""
     is_row = candidates["is_row"]

@@ -13,18 +13,19 @@ from typing import Any
 
 import r3po.table.outcomes as tables
 import r3po.table.parts as parts
-from r3po.state.commits import KINDS, Commit, Part, part_name
+from r3po.state.commits import Commit
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
+from r3po.state.output_folder import KINDS, Part, part_name
 from r3po.state.segments import Segment
 from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
-from r3po.state.shards import Run, missing_runs, read_candidates
+from r3po.state.shards import Run, Shard, missing_runs
 from r3po.storage.durable import FileRecord, NewFile
 from r3po.storage.names import show_name
 from r3po.table import predicate
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
-from r3po.table.outcomes import Schema, Table
+from r3po.table.outcomes import Schema, Table, Tally
 from r3po.table.predicate import CountingRules
 
 
@@ -36,13 +37,13 @@ class StageOrder:
     job_id: str
     job_name: str
     version: str
-    """Of r3po; it goes into the Parquet metadata."""
+    """The version of r3po, for the Parquet metadata."""
     ref: ShardRef
     build: int
     attempt: str
     previous: Commit | None
     segments: tuple[Segment, ...]
-    """What was done since; empty: only the parts are made again, without the files that were deleted."""
+    """Outcomes since `previous`; without any only the parts are made again, without the files that were deleted."""
     rules: CountingRules
     columns: Columns | None
     settings: dict[str, Any]
@@ -53,7 +54,7 @@ class StageOrder:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What came of a StageOrder."""
+    """The result of a StageOrder."""
 
     shard: int
     commit: Commit | None
@@ -74,7 +75,8 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
     """
     if entries is None:
         entries = read_shard_file(order.folders.shards, order.ref)
-    table, _ = read_candidates(order.folders, order.previous, order.segments, scratch=order.folders.outcomes)
+    shard = Shard(order.folders, order.ref, order.previous, order.segments)
+    table, _ = shard.read_candidates(scratch=order.folders.outcomes)
     needed = entries.needed_builds
     indices = predicate.choose(table, needed, order.rules)
     places = tables.places_of(table, indices)
@@ -104,7 +106,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
         first_build=tables.lowest_build(table.select(["build"]).take(indices)) or order.build,
         own_schema=own_schema,
         schema=schema,
-        parts=tuple(_write_parts(order, shown, indices, schema, sorted(counted.rows_by_fingerprint))),
+        parts=_write_parts(order, shown, indices, schema, counted),
         part_settings=order.settings,
         keeps_deleted=order.rules.keeps_deleted,
     )
@@ -132,37 +134,15 @@ def _adopt_entries(
     return write_shard_file(order.folders.shards, order.ref.shard, order.build, entries)
 
 
-def _write_parts(
-    order: StageOrder, table: Table, indices: Any, schema: Schema, fingerprints: Sequence[str]
-) -> list[Part]:
-    groups = list(parts.row_groups(table, indices))
-    kinds = [kind for kind in KINDS if order.settings[kind] and groups]
-    records: dict[str, FileRecord] = {}
+def _write_parts(order: StageOrder, table: Table, indices: Any, schema: Schema, tally: Tally) -> tuple[Part, ...]:
+    shard, output = order.ref.shard, order.folders.output
+    made = {kind: Part(kind, part_name(shard, kind), None) for kind in KINDS}
+    if not tally.n_rows:
+        return tuple(made.values())
     with ExitStack() as stack:
-        files = {kind: stack.enter_context(NewFile(order.folders.staging)) for kind in kinds}
-        writers = {kind: _open_part(order, kind, files[kind], schema, fingerprints) for kind in kinds}
-        for writer in writers.values():
-            stack.callback(writer.abandon)  # after an error: else it would write its footer to a closed file
-        for group in groups:
-            for writer in writers.values():
-                writer.write(table, group)
-        for kind in kinds:
-            writers[kind].close()
-            records[kind] = files[kind].finish(f"{part_name(order.ref.shard, kind)}.{order.attempt}.tmp")
-    return [Part(kind, part_name(order.ref.shard, kind), records.get(kind)) for kind in KINDS]
-
-
-def _open_part(
-    order: StageOrder, kind: str, sink: NewFile, schema: Schema, fingerprints: Sequence[str]
-) -> parts.CsvPart | parts.ParquetPart:
-    if kind == "csv":
-        return parts.CsvPart(sink, schema)
-    # No run id and no time: the same rows give the same bytes.
-    metadata = {
-        "r3po.job": order.job_name,
-        "r3po.shard": str(order.ref.shard),
-        "r3po.version": order.version,
-        "r3po.function": ",".join(fingerprints),
-    }
-    options = order.settings["parquet"]
-    return parts.ParquetPart(sink, schema, metadata, options["compression"], options["level"])
+        files = {kind: stack.enter_context(output.new_part()) for kind in KINDS if order.settings[kind]}
+        metadata = parts.part_metadata(order.job_name, shard, order.version, tally.rows_by_fingerprint)
+        parts.write_parts(files, table, indices, schema, metadata, order.settings)
+        for kind, file in files.items():
+            made[kind] = output.finish_part(file, shard, kind, order.attempt)
+    return tuple(made.values())

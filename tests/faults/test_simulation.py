@@ -35,7 +35,7 @@ from r3po.state import shards as shardstate
 from r3po.state.commits import Commit
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
-from r3po.state.shards import ShardState, missing_runs, newer_segments, resolve_shard
+from r3po.state.shards import Shard, ShardState, missing_runs, newer_segments
 from r3po.storage.durable import FileRecord
 from r3po.table import predicate
 from r3po.table.columns import Columns
@@ -235,9 +235,10 @@ class World:
         for shard in range(len(self.files)):
             commit = self.disk.commits.get(shard)
             listed = [segment for name in self.disk.segments.get(shard, {}) if (segment := Segment.parse(name))]
-            if commit is not None and not newer_segments(commit, listed) and self.rng.random() > self.chances.stays:
+            newer = newer_segments(commit, listed)
+            if commit is not None and not newer and self.rng.random() > self.chances.stays:
                 self.disk.segments.pop(shard, None)
-            found[shard] = resolve_shard(FOLDERS, self.ref(shard), commit, listed, self.rules)
+            found[shard] = Shard(FOLDERS, self.ref(shard), commit, newer).resolve(self.rules)
         return found
 
     def write_segment(self, offer: Offer, batch: OutcomeBatch) -> Segment:
@@ -264,7 +265,7 @@ class World:
         if present and self.rng.random() < self.chances.damaged:
             self.disk.segments.get(shard, {}).pop(self.rng.choice(present).name, None)
             self.happened["damaged"] += 1
-        table, _ = shardstate.read_candidates(FOLDERS, order.previous, present)
+        table, _ = Shard(FOLDERS, order.ref, order.previous, present).read_candidates()
         needed = [file.build for file in self.files[shard]]
         indices = predicate.choose(table, needed, order.rules)
         places = tables.places_of(table, indices)

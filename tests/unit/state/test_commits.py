@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import stat
@@ -15,25 +14,21 @@ from typing import Any
 import pytest
 
 import r3po.table.outcomes as tables
-from r3po.errors import DamagedStateError, FolderError, NewerFormatError
+from r3po.errors import DamagedStateError, NewerFormatError
 from r3po.state.commits import (
     Commit,
-    Part,
-    check_claim,
     commit_shard,
     live_shard_files,
-    part_name,
     read_commits,
     read_outcomes,
     roll_forward,
-    write_claim,
 )
 from r3po.state.folders import JobFolders
+from r3po.state.output_folder import Part, part_name
 from r3po.state.segments import list_segments, write_segment
 from r3po.state.shard_files import Entries, write_shard_file
 from r3po.storage import durable as storage
 from r3po.storage.durable import NewFile, list_names, write_whole
-from r3po.storage.json_files import write_json
 from r3po.table import predicate
 from r3po.table.columns import Columns, columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch, Schema, Table
@@ -143,7 +138,7 @@ def read_parts(folders: JobFolders, shard: int = SHARD) -> dict[str, bytes]:
     return found
 
 
-def recover(folders: JobFolders) -> list[Part]:
+def recover(folders: JobFolders) -> set[int]:
     return roll_forward(folders, read_commits(folders, JOB_ID))
 
 
@@ -155,13 +150,13 @@ class Killed(BaseException):
 
 
 @contextmanager
-def power_cut(after: Callable[[str], bool] | None = None, n_calls: int | None = None) -> Iterator[list[str]]:
+def power_cut(after: Callable[[str], bool] = lambda call: False) -> Iterator[list[str]]:
     """Let calls through until one was the last, then raise from each; yield their list, as `replace csv/part-...`.
 
     fsync itself is not carried out: it takes most of the time, and the process alone dies here.
     """
     made: list[str] = []
-    is_cut = n_calls == 0
+    is_cut = False
     real = {name: getattr(storage, name) for name in ("_create", "_fsync", "_replace", "_unlink")}
 
     def through(name: str) -> Callable[..., Any]:
@@ -171,7 +166,7 @@ def power_cut(after: Callable[[str], bool] | None = None, n_calls: int | None = 
                 raise Killed
             result = None if name == "_fsync" else real[name](*args)
             made.append(f"{name.removeprefix('_')} {_target(name, args)}")
-            is_cut = len(made) == n_calls or (after is not None and after(made[-1]))
+            is_cut = after(made[-1])
             return result
 
         return call
@@ -193,18 +188,17 @@ def _target(name: str, args: tuple[Any, ...]) -> str:
 # Commit files
 
 
+@pytest.mark.parametrize("columns", [COLUMNS, Columns(())])
 @pytest.mark.parametrize("parts", [NEW, {"csv": b"x", "parquet": None}, {"csv": None, "parquet": None}])
-def test_a_commit_comes_back_as_it_was_decided(folders: JobFolders, parts: dict[str, bytes | None]) -> None:
-    commit = stage(folders, 3, **parts)
-    assert (commit.tally.n_rows, commit.tally.n_failed, commit.tally.first_failure_build) == (2, 1, 3)
-    assert commit.own_schema != commit.schema
+def test_a_commit_comes_back_as_it_was_decided(
+    folders: JobFolders, parts: dict[str, bytes | None], columns: Columns
+) -> None:
+    commit = stage(folders, 3, columns=columns, **parts)
+    assert commit.tally.first_failure_build == 3
+    assert (commit.own_schema == commit.schema) == (columns.items == ())
     commit_shard(folders, commit, None)
-    assert read_commits(folders, JOB_ID) == {SHARD: commit}
-
-
-def test_a_commit_without_rows_comes_back(folders: JobFolders) -> None:
-    commit = stage(folders, columns=Columns(()))
-    commit_shard(folders, commit, None)
+    for name in (".0123.tmp", "notes.txt", ".DS_Store"):
+        (folders.commits / name).write_bytes(b"half")
     assert read_commits(folders, JOB_ID) == {SHARD: commit}
 
 
@@ -215,10 +209,6 @@ def test_commits_are_read_by_shard(folders: JobFolders) -> None:
     assert read_commits(folders, JOB_ID) == commits
     assert live_shard_files(commits) == {commit.entries.file.name for commit in commits.values()}
     assert len(live_shard_files(commits)) == 3
-
-
-def test_there_are_no_commits_without_a_folder(tmp_path: Path) -> None:
-    assert read_commits(JobFolders(tmp_path / "work", tmp_path / "out"), JOB_ID) == {}
 
 
 def test_a_commit_is_for_the_shard_file_it_was_made_from_and_for_the_one_it_made(folders: JobFolders) -> None:
@@ -244,14 +234,6 @@ def test_a_flipped_bit_in_a_commit_is_refused_by_name(folders: JobFolders) -> No
         assert caught.value.where == path
 
 
-def test_unfinished_commits_and_other_files_are_not_read(folders: JobFolders) -> None:
-    commit = stage(folders)
-    commit_shard(folders, commit, None)
-    for name in (".0123.tmp", "notes.txt", ".DS_Store"):
-        (folders.commits / name).write_bytes(b"half")
-    assert read_commits(folders, JOB_ID) == {SHARD: commit}
-
-
 def test_a_commit_of_another_job_is_refused_by_name(folders: JobFolders) -> None:
     commit_shard(folders, stage(folders), None)
     with pytest.raises(DamagedStateError, match=r"00042\.json: belongs to another job") as caught:
@@ -270,25 +252,6 @@ def test_a_commit_under_another_name_is_refused(folders: JobFolders) -> None:
 
 
 # Committing
-
-
-def test_a_commit_publishes_its_parts_and_nothing_else(folders: JobFolders) -> None:
-    commit_shard(folders, stage(folders, **NEW), None)
-    assert read_parts(folders) == NEW
-    assert list(list_names(folders.data("csv"))) == ["part-00042.csv"]
-    assert list(list_names(folders.data("parquet"))) == ["part-00042.parquet"]
-    assert list(list_names(folders.staging)) == []
-
-
-def test_a_commit_removes_the_segments_and_outcomes_that_it_replaces(folders: JobFolders) -> None:
-    old, new = stage(folders, 1, **OLD), stage(folders, 2, **NEW)
-    commit_shard(folders, old, None)
-    add_segments(folders, build=2)
-    add_segments(folders, shard=43)
-    commit_shard(folders, new, old)
-    assert read_parts(folders) == NEW
-    assert list(list_names(folders.outcomes)) == [new.outcomes.name]
-    assert list_segments(folders.segments, JOB_ID).keys() == {43}
 
 
 def test_a_commit_that_keeps_its_outcomes_keeps_them(folders: JobFolders) -> None:
@@ -331,125 +294,24 @@ def test_the_decision_is_durable_before_anything_follows_from_it(folders: JobFol
     ]
 
 
-def test_a_refusing_disk_decides_nothing(folders: JobFolders, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = stage(folders, 1, **OLD), stage(folders, 2, **NEW)
-    commit_shard(folders, old, None)
-    add_segments(folders, build=2)
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output error"):
-        patch.setattr(storage, "_replace", refuse)
-        commit_shard(folders, new, old)
-    assert read_commits(folders, JOB_ID) == {SHARD: old}
-    assert read_parts(folders) == OLD
-    assert len(list_segments(folders.segments, JOB_ID)[SHARD]) == 2
-    assert read_outcomes(folders, old).num_rows == 3
-
-
-# A stop at each step, and again in the recovery
-
-WITH_PARTS: list[dict[str, bytes | None]] = [NEW, {"csv": None, "parquet": NEW["parquet"]}, {}]
-
-
-def second_commit(folder: Path, parts: dict[str, bytes | None]) -> tuple[JobFolders, Commit, Commit]:
-    """A shard that is committed once, staged a second time, and beside it one that stays as it is."""
-    folders = make_folders(folder)
-    with power_cut():  # never; but without fsync
-        old, other = stage(folders, 1, **OLD), stage(folders, 1, shard=43, **OLD)
-        commit_shard(folders, old, None)
-        commit_shard(folders, other, None)
-        add_segments(folders, build=2)
-        new = stage(folders, 2, **parts)
-    return folders, old, new
-
-
-def check_world(folders: JobFolders, old: Commit, new: Commit, parts: dict[str, bytes | None]) -> bool:
-    """See that everything is as one of the two commits says, and nothing is left over. Returns whether the new one."""
-    commits = read_commits(folders, JOB_ID)
-    current = commits[SHARD]
-    assert current in (old, new)
-    expected = OLD if current == old else {kind: content for kind, content in parts.items() if content is not None}
-    assert read_parts(folders) == expected
-    assert read_parts(folders, 43) == OLD
-    for kind in ("csv", "parquet"):
-        assert set(list_names(folders.data(kind))) <= {part_name(SHARD, kind), part_name(43, kind)}
-    assert set(list_names(folders.outcomes)) == {current.outcomes.name, commits[43].outcomes.name}
-    for commit in commits.values():
-        read_outcomes(folders, commit)
-    if current == new:
-        assert list(list_names(folders.staging)) == []
-    else:
-        assert len(list_segments(folders.segments, JOB_ID)[SHARD]) == 2
-    for folder in (folders.commits, folders.outcomes, folders.staging, folders.shards, folders.working_dir):
-        assert not [name for name in list_names(folder) if name.startswith(".")]
-    return current == new
-
-
-@pytest.mark.parametrize("parts", WITH_PARTS)
-def test_a_commit_that_is_stopped_at_any_step_is_whole_after_the_next_start(
-    tmp_path: Path, parts: dict[str, bytes | None]
-) -> None:
-    outcomes = []
-    for n in range(100):
-        folders, old, new = second_commit(tmp_path / str(n), parts)
-        with power_cut(n_calls=n) as calls:
-            try:
-                commit_shard(folders, new, old)
-                is_complete = True
-            except Killed:
-                is_complete = False
-        with power_cut():
-            assert recover(folders) == []
-        is_new = check_world(folders, old, new, parts)
-        assert is_new == ("replace commits/00042.json" in calls)
-        outcomes.append(is_new)
-        if is_complete:
-            break
-    assert outcomes == sorted(outcomes)
-    assert (outcomes[0], outcomes[-1]) == (False, True)
-    assert len(outcomes) > 6
-
-
-@pytest.mark.parametrize("parts", WITH_PARTS)
-def test_a_recovery_that_is_stopped_at_any_step_is_completed_by_the_next_one(
-    tmp_path: Path, parts: dict[str, bytes | None]
-) -> None:
-    for n in range(100):
-        folders, old, new = second_commit(tmp_path / str(n), parts)
-        with power_cut(after=lambda call: call == "replace commits/00042.json"), pytest.raises(Killed):
-            commit_shard(folders, new, old)
-        with power_cut(n_calls=n):
-            try:
-                recover(folders)
-                is_complete = True
-            except Killed:
-                is_complete = False
-        with power_cut():
-            assert recover(folders) == []
-        assert check_world(folders, old, new, parts)
-        if is_complete:
-            break
-    assert n > 2
-
-
 # Rolling forward
 
 
-def test_staged_parts_of_a_decided_commit_are_published(folders: JobFolders) -> None:
-    decide(folders, stage(folders, **NEW))
-    assert read_parts(folders) == {}
-    assert recover(folders) == []
-    assert read_parts(folders) == NEW
-    assert list(list_names(folders.staging)) == []
+@pytest.mark.parametrize("content", [None, b"", b"new parque", b"new parquet!"])
+def test_a_part_that_is_missing_or_of_another_size_is_told(folders: JobFolders, content: bytes | None) -> None:
+    commit = stage(folders, **NEW)
+    commit_shard(folders, commit, None)
+    path = folders.output.data("parquet") / "part-00042.parquet"
+    path.unlink()
+    path.parent.rmdir() if content is None else path.write_bytes(content)
+    assert recover(folders) == {SHARD}
 
 
 def test_a_staged_part_wins_over_an_older_part_of_the_same_size(folders: JobFolders) -> None:
     commit_shard(folders, stage(folders, 1, **OLD), None)
     decide(folders, stage(folders, 2, **NEW))
     assert read_parts(folders) == OLD
-    assert recover(folders) == []
+    assert recover(folders) == set()
     assert read_parts(folders) == NEW
 
 
@@ -459,122 +321,51 @@ def test_an_older_part_is_not_taken_for_one_whose_staged_file_is_torn(folders: J
     decide(folders, commit)
     assert commit.parts[0].staged is not None
     os.truncate(folders.staging / commit.parts[0].staged.name, 3)
-    assert recover(folders) == [commit.parts[0]]
+    assert recover(folders) == {SHARD}
 
 
 def test_a_decided_commit_without_a_part_removes_the_older_part(folders: JobFolders) -> None:
     commit_shard(folders, stage(folders, 1, **OLD), None)
     decide(folders, stage(folders, 2, csv=NEW["csv"], parquet=None))
-    assert recover(folders) == []
+    assert recover(folders) == set()
     assert read_parts(folders) == {"csv": NEW["csv"]}
-
-
-def test_a_missing_part_is_told(folders: JobFolders) -> None:
-    commit = stage(folders, **NEW)
-    commit_shard(folders, commit, None)
-    (folders.data("csv") / "part-00042.csv").unlink()
-    assert recover(folders) == [commit.parts[0]]
-    assert read_parts(folders) == {"parquet": NEW["parquet"]}
-
-
-@pytest.mark.parametrize("content", [b"", b"new parque", b"new parquet!"])
-def test_a_part_of_another_size_is_told(folders: JobFolders, content: bytes) -> None:
-    commit = stage(folders, **NEW)
-    commit_shard(folders, commit, None)
-    (folders.data("parquet") / "part-00042.parquet").write_bytes(content)
-    assert recover(folders) == [commit.parts[1]]
-
-
-def test_parts_are_told_when_their_folder_is_gone(folders: JobFolders) -> None:
-    commit = stage(folders, **NEW)
-    commit_shard(folders, commit, None)
-    (folders.data("csv") / "part-00042.csv").unlink()
-    folders.data("csv").rmdir()
-    assert recover(folders) == [commit.parts[0]]
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("csv", "part-00043.csv"),
-        ("csv", "part-00042.parquet"),
-        ("csv", "part-00042 (copy).csv"),
-        ("csv", ".hidden"),
-        ("parquet", "part-00042.csv"),
-        ("parquet", "_metadata"),
-        ("parquet", "folder/"),
-    ],
-)
-def test_a_stranger_in_a_data_folder_is_refused_before_anything_is_changed(
-    folders: JobFolders, kind: str, name: str
-) -> None:
-    commit_shard(folders, stage(folders, **NEW), None)
-    stranger = folders.data(kind) / name
-    if name.endswith("/"):
-        stranger.mkdir()
-    else:
-        stranger.touch()
-    (folders.outcomes / "orphan").touch()
-    (folders.staging / "orphan.tmp").touch()
-    with pytest.raises(FolderError, match="is not a part of this job") as caught:
-        recover(folders)
-    assert caught.value.where == stranger
-    assert stranger.exists()
-    assert (folders.outcomes / "orphan").exists()
-    assert (folders.staging / "orphan.tmp").exists()
-
-
-def test_the_mark_of_success_is_no_stranger(folders: JobFolders) -> None:
-    commit_shard(folders, stage(folders, **NEW), None)
-    for kind in ("csv", "parquet"):
-        folders.success(kind).touch()
-    assert recover(folders) == []
-    assert folders.success("csv").exists()
-
-
-def test_outcomes_that_no_commit_names_are_removed(folders: JobFolders) -> None:
-    commit = stage(folders, **NEW)
-    commit_shard(folders, commit, None)
-    stage(folders, 2, shard=43)
-    assert recover(folders) == []
-    assert list(list_names(folders.outcomes)) == [commit.outcomes.name]
 
 
 def test_missing_outcomes_are_refused_by_name(folders: JobFolders) -> None:
     commit = stage(folders, **NEW)
     commit_shard(folders, commit, None)
-    (folders.outcomes / commit.outcomes.name).unlink()
+    path = folders.outcomes / commit.outcomes.name
+    path.unlink()
     (folders.outcomes / "orphan").touch()
-    with pytest.raises(DamagedStateError, match="is missing") as caught:
-        recover(folders)
-    assert caught.value.where == folders.outcomes / commit.outcomes.name
+    for read in (recover, lambda folders: read_outcomes(folders, commit)):
+        with pytest.raises(DamagedStateError, match="is missing") as caught:
+            read(folders)
+        assert caught.value.where == path
     assert (folders.outcomes / "orphan").exists()
 
 
 def test_what_was_left_unfinished_is_swept(folders: JobFolders) -> None:
-    commit_shard(folders, stage(folders, **NEW), None)
+    commit = stage(folders, **NEW)
+    commit_shard(folders, commit, None)
+    stage(folders, 2, shard=43)
     swept = [folders.working_dir, folders.commits, folders.shards, folders.staging, folders.outcomes]
     for folder in swept:
         (folder / f".{'0123' * 8}.tmp").touch()
     (folders.staging / "part-00043.csv.run-000009.tmp").touch()
-    assert recover(folders) == []
+    assert recover(folders) == set()
     for folder in swept:
         assert f".{'0123' * 8}.tmp" not in list_names(folder)
     assert list(list_names(folders.staging)) == []
+    assert list(list_names(folders.outcomes)) == [commit.outcomes.name]
 
 
 def test_rolling_forward_leaves_segments_and_a_finished_job_alone(folders: JobFolders) -> None:
     commit_shard(folders, stage(folders, **NEW), None)
     add_segments(folders)
     with power_cut() as calls:
-        assert recover(folders) == []
+        assert recover(folders) == set()
     assert calls == []
     assert len(list_segments(folders.segments, JOB_ID)[SHARD]) == 2
-
-
-def test_rolling_forward_a_job_without_commits_makes_nothing(folders: JobFolders) -> None:
-    assert roll_forward(folders, {}) == []
-    assert sorted(os.listdir(folders.output_path)) == [".staging", "failures"]
 
 
 # Outcomes
@@ -597,113 +388,7 @@ def test_outcomes_with_a_flipped_bit_are_refused_by_name(folders: JobFolders) ->
             assert caught.value.where == path
             file.seek(position)
             file.write(bytes([byte]))
-
-
-@pytest.mark.parametrize("size", [0, 1, 100])
-def test_truncated_outcomes_are_refused(folders: JobFolders, size: int) -> None:
-    commit = stage(folders)
-    os.truncate(folders.outcomes / commit.outcomes.name, size)
-    with pytest.raises(DamagedStateError, match="is damaged"):
-        read_outcomes(folders, commit)
-
-
-def test_outcomes_that_are_gone_are_refused_by_name(folders: JobFolders) -> None:
-    commit = stage(folders)
-    (folders.outcomes / commit.outcomes.name).unlink()
-    with pytest.raises(DamagedStateError, match=r"\.arrow: is missing"):
-        read_outcomes(folders, commit)
-
-
-def test_the_outcomes_of_another_shard_are_refused(folders: JobFolders) -> None:
-    first, second = stage(folders), stage(folders, 2)
-    (folders.outcomes / second.outcomes.name).replace(folders.outcomes / first.outcomes.name)
-    with pytest.raises(DamagedStateError, match="is damaged"):
-        read_outcomes(folders, first)
-
-
-# The claim
-
-
-def test_an_output_folder_is_claimed_once(folders: JobFolders) -> None:
-    check_claim(folders, JOB_ID)
-    write_claim(folders, JOB_ID, "count_produce")
-    check_claim(folders, JOB_ID)
-    before = folders.claim.read_bytes()
-    write_claim(folders, OTHER_JOB, "other")
-    assert folders.claim.read_bytes() == before
-
-
-def test_the_output_folder_of_a_job_whose_state_is_gone_is_refused(folders: JobFolders) -> None:
-    write_claim(folders, JOB_ID, "count_produce")
-    with pytest.raises(FolderError, match="state is gone"):
-        check_claim(folders, None)
-    elsewhere = JobFolders(folders.working_dir / "another", folders.output_path)
-    with pytest.raises(FolderError, match="belongs to another job"):
-        check_claim(elsewhere, None)
-
-
-def test_the_output_folder_of_another_job_is_refused(folders: JobFolders) -> None:
-    write_claim(folders, JOB_ID, "count_produce")
-    with pytest.raises(FolderError) as caught:
-        check_claim(folders, OTHER_JOB)
-    assert str(caught.value).splitlines()[0] == (
-        f'{folders.output_path}: output_path belongs to another job: "count_produce", working_dir {folders.working_dir}'
-    )
-
-
-@pytest.mark.parametrize("job_id", [JOB_ID, None])
-@pytest.mark.parametrize(
-    "name", ["csv/part-00042.csv", "parquet/part-00042.parquet", "csv/data.csv", "parquet/_SUCCESS"]
-)
-def test_data_that_no_job_claims_are_refused(folders: JobFolders, job_id: str | None, name: str) -> None:
-    (folders.output_path / name).parent.mkdir()
-    (folders.output_path / name).touch()
-    with pytest.raises(FolderError, match=f"holds files that no job of r3po claims: {name}"):
-        check_claim(folders, job_id)
-
-
-def test_a_part_that_a_commit_of_ours_names_is_ours_without_a_claim(folders: JobFolders) -> None:
-    """The folder was removed while a run published into it, and only the last part is there."""
-    commit = stage(folders, csv=b"a,b", parquet=b"PAR1")
-    commit_shard(folders, commit, None)
-    kept, lost = (folders.data(part.kind) / part.name for part in commit.parts)
-    lost.unlink()
-    check_claim(folders, JOB_ID, [commit])
-    with pytest.raises(FolderError, match="no job of r3po claims"):
-        check_claim(folders, JOB_ID)
-    content = kept.read_bytes()
-    kept.write_bytes(content[:-1] + b"?")
-    with pytest.raises(FolderError, match="no job of r3po claims"):
-        check_claim(folders, JOB_ID, [commit])
-
-
-def test_other_files_in_the_output_folder_do_not_matter(folders: JobFolders) -> None:
-    (folders.output_path / "notes.txt").touch()
-    folders.data("csv").mkdir()
-    check_claim(folders, None)
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b"\0" * 200])
-def test_a_damaged_claim_is_refused_by_name(folders: JobFolders, content: bytes) -> None:
-    folders.claim.write_bytes(content)
-    with pytest.raises(DamagedStateError) as caught:
-        check_claim(folders, JOB_ID)
-    assert caught.value.where == folders.claim
-
-
-def test_the_claim_of_a_newer_r3po_is_refused(folders: JobFolders) -> None:
-    write_json(folders.claim, {"format": 4, "kind": "claim"})
-    with pytest.raises(NewerFormatError):
-        check_claim(folders, JOB_ID)
-
-
-def test_a_claim_holds_a_working_dir_whatever_its_name(tmp_path: Path) -> None:
-    folders = JobFolders(tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / "out")
-    try:
-        folders.make()
-    except FolderError:
-        pytest.skip("this file system takes UTF-8 names only")
-    write_claim(folders, JOB_ID, "count_produce")
-    check_claim(folders, JOB_ID)
-    with pytest.raises(FolderError, match=r"caf\\xe9"):
-        check_claim(folders, OTHER_JOB)
+    for size in (len(good) - 1, 100, 0):
+        os.truncate(path, size)
+        with pytest.raises(DamagedStateError, match="is damaged"):
+            read_outcomes(folders, commit)

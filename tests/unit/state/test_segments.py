@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
@@ -149,15 +150,6 @@ def test_outcomes_before_the_first_row_have_no_columns(tmp_path: Path) -> None:
     assert found.equals(tables.with_origin(table, build=1, attempt="a", fingerprint="f1"))
 
 
-def test_a_segment_is_never_changed_by_another_attempt(tmp_path: Path) -> None:
-    first = write(tmp_path, 1, 2)
-    content = path_of(tmp_path, first).read_bytes()
-    second = write(tmp_path, 1, 2, attempt="run-000002")
-    assert first.name != second.name
-    assert path_of(tmp_path, first).read_bytes() == content
-    assert list_segments(tmp_path, JOB_ID) == {42: [first, second]}
-
-
 def test_a_segment_that_the_disk_refuses_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, 9)  # the folder is there already
 
@@ -197,45 +189,32 @@ def test_a_segment_with_a_flipped_byte_is_absent(tmp_path: Path) -> None:
     assert read_segment(tmp_path, segment) is not None
 
 
-def test_a_truncated_segment_is_absent(tmp_path: Path) -> None:
-    segment = write(tmp_path, 1, 2)
+@pytest.mark.parametrize("harm", ["cut", "emptied", "removed", "swapped", "folder removed"])
+def test_a_segment_that_is_not_there_whole_is_absent(
+    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    segment, other = write(tmp_path, 1, 2), write(tmp_path, 3, attempt="run-000002")
     path = path_of(tmp_path, segment)
-    for size in range(path.stat().st_size - 1, -1, -1):
-        os.truncate(path, size)
-        assert read_segment(tmp_path, segment) is None, size
-
-
-def test_a_segment_that_is_gone_is_absent(tmp_path: Path) -> None:
-    segment = write(tmp_path, 1, 2)
-    path_of(tmp_path, segment).unlink()
+    match harm:
+        case "cut" | "emptied":
+            os.truncate(path, path.stat().st_size - 1 if harm == "cut" else 0)
+        case "swapped":
+            path_of(tmp_path, other).replace(path)
+        case "removed":
+            path.unlink()
+        case _:
+            path.parent.rename(tmp_path / "aside")
     assert read_segment(tmp_path, segment) is None
-    (tmp_path / "00042").rmdir()
-    assert read_segment(tmp_path, segment) is None
+    is_told = [f"{path}: its digest is wrong; its files are done again"]
+    assert caplog.messages == ([] if "removed" in harm else is_told)
 
 
 def test_a_file_that_is_whole_but_no_outcomes_is_absent(tmp_path: Path) -> None:
-    (tmp_path / "00042").mkdir()
-    (tmp_path / "00042" / "garbage").write_bytes(b"garbage")
-    _, sha256 = digest_file(tmp_path / "00042" / "garbage")
+    sha256 = hashlib.sha256(b"garbage").hexdigest()
     segment = Segment(42, 7, JOB_ID[:8], "a", 1, 0, sha256[:32])
-    (tmp_path / "00042" / "garbage").rename(path_of(tmp_path, segment))
+    (tmp_path / "00042").mkdir()
+    path_of(tmp_path, segment).write_bytes(b"garbage")
     assert read_segment(tmp_path, segment) is None
-
-
-def test_swapped_segments_are_absent(tmp_path: Path) -> None:
-    first, second = write(tmp_path, 1), write(tmp_path, 2, attempt="run-000002")
-    path_of(tmp_path, first).rename(tmp_path / "aside")
-    path_of(tmp_path, second).rename(path_of(tmp_path, first))
-    (tmp_path / "aside").rename(path_of(tmp_path, second))
-    assert read_segment(tmp_path, first) is None
-    assert read_segment(tmp_path, second) is None
-
-
-def test_a_damaged_segment_is_told_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    segment = write(tmp_path, 1)
-    os.truncate(path_of(tmp_path, segment), 10)
-    read_segment(tmp_path, segment)
-    assert caplog.messages == [f"{path_of(tmp_path, segment)}: its digest is wrong; its files are done again"]
 
 
 # Listing
@@ -251,41 +230,18 @@ def test_segments_are_listed_by_shard_and_in_order_of_their_names(tmp_path: Path
     assert list_segments(tmp_path, JOB_ID) == {3: [made[1], made[2], made[0]], 0: [made[3]], 100_000: [made[4]]}
 
 
-def test_listing_opens_no_segment(tmp_path: Path) -> None:
-    segment = write(tmp_path, 1)
-    os.truncate(path_of(tmp_path, segment), 0)
-    assert list_segments(tmp_path, JOB_ID) == {42: [segment]}
-
-
-def test_there_are_no_segments_without_a_folder(tmp_path: Path) -> None:
-    assert list_segments(tmp_path / "segments", JOB_ID) == {}
-    (tmp_path / "segments" / "00001").mkdir(parents=True)
-    assert list_segments(tmp_path / "segments", JOB_ID) == {}
-
-
 def test_segments_of_other_jobs_and_foreign_files_are_not_listed(tmp_path: Path) -> None:
     own = write(tmp_path, 1)
     write(tmp_path, 1, job_id=OTHER_JOB)
     write(tmp_path, 1, job_id=OTHER_JOB, shard=43)
     for name in (".0123.tmp", "notes.txt", own.name + ".bak"):
         (tmp_path / "00042" / name).touch()
+    (tmp_path / ".DS_Store").touch()
+    moved = write(tmp_path, 2, shard=44)
+    (tmp_path / "00044").rename(tmp_path / "00041")
+    assert moved.name in os.listdir(tmp_path / "00041")
     assert list_segments(tmp_path, JOB_ID) == {42: [own]}
     assert list_segments(tmp_path, OTHER_JOB).keys() == {42, 43}
-
-
-def test_a_segment_in_the_folder_of_another_shard_is_not_listed(tmp_path: Path) -> None:
-    segment = write(tmp_path, 1)
-    (tmp_path / "00042").rename(tmp_path / "00041")
-    assert list_segments(tmp_path, JOB_ID) == {}
-    (tmp_path / "00041").rename(tmp_path / "00042")
-    assert list_segments(tmp_path, JOB_ID) == {42: [segment]}
-
-
-def test_a_file_among_the_folders_is_not_listed(tmp_path: Path) -> None:
-    """macOS leaves a .DS_Store wherever somebody looked."""
-    segment = write(tmp_path, 1)
-    (tmp_path / ".DS_Store").touch()
-    assert list_segments(tmp_path, JOB_ID) == {42: [segment]}
 
 
 # Removing
@@ -297,13 +253,9 @@ def test_a_shards_segments_are_removed_with_whatever_late_workers_left(tmp_path:
     (tmp_path / "00042" / ".0123.tmp").touch()
     other = write(tmp_path, 1, shard=43)
     remove_segments(tmp_path, 42)
+    remove_segments(tmp_path, 42)  # they are gone already
     assert os.listdir(tmp_path) == ["00043"]
     assert list_segments(tmp_path, JOB_ID) == {43: [other]}
-
-
-def test_segments_that_are_not_there_are_removed_already(tmp_path: Path) -> None:
-    remove_segments(tmp_path, 42)
-    remove_segments(tmp_path / "no folder", 42)
 
 
 def test_a_segment_that_a_late_worker_writes_meanwhile_is_no_error(

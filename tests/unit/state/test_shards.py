@@ -22,13 +22,10 @@ from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, list_segments, write_segment
 from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
 from r3po.state.shards import (
-    Run,
+    Shard,
     ShardState,
     missing_runs,
-    needed_builds,
     newer_segments,
-    read_candidates,
-    resolve_shard,
 )
 from r3po.storage import durable as storage
 from r3po.storage.durable import NewFile
@@ -99,7 +96,7 @@ def commit(
     previous: Commit | None = None,
 ) -> Commit:
     """Return the commit of a shard of which every place has an outcome that counts."""
-    table, _ = read_candidates(folders, previous, segments)
+    table, _ = Shard(folders, ref, previous, segments).read_candidates()
     indices = predicate.choose(table, read_shard_file(folders.shards, ref).builds, rules)
     assert tables.places_of(table, indices) == list(range(ref.n_files))
     chosen = table.take(indices)
@@ -130,7 +127,7 @@ def resolve(
     segments: Sequence[Segment] = (),
     rules: CountingRules = ANY,
 ) -> ShardState:
-    return resolve_shard(folders, ref, made, segments, rules)
+    return Shard(folders, ref, made, newer_segments(made, segments)).resolve(rules)
 
 
 def counts(state: ShardState) -> tuple[int, int, int]:
@@ -141,22 +138,6 @@ def counts(state: ShardState) -> tuple[int, int, int]:
 
 
 # Runs of places
-
-
-@pytest.mark.parametrize(
-    ("places", "n_files", "runs"),
-    [
-        ([], 0, []),
-        ([], 3, [(0, 3)]),
-        ([0, 1, 2], 3, []),
-        ([0], 3, [(1, 3)]),
-        ([1], 3, [(0, 1), (2, 3)]),
-        ([2], 3, [(0, 2)]),
-        ([1, 4, 5], 9, [(0, 1), (2, 4), (6, 9)]),
-    ],
-)
-def test_missing_runs_lie_between_the_places(places: list[int], n_files: int, runs: list[Run]) -> None:
-    assert list(missing_runs(places, [1] * n_files)) == runs
 
 
 @settings(deadline=None)
@@ -209,45 +190,6 @@ def test_the_places_of_a_damaged_segment_are_pending(folders: JobFolders) -> Non
     assert state.pending == ((1, 3),)
 
 
-def test_a_shard_whose_only_segment_is_damaged_is_pending(folders: JobFolders) -> None:
-    ref = list_files(folders, 1, 1)
-    bad = add_segment(folders, {0: ROW, 1: FAILED})
-    (folders.segments / "00000" / bad.name).unlink()
-    assert resolve(folders, ref, segments=[bad]) == ShardState(ref, None, (), 0, 0, {}, ((0, 2),))
-
-
-def test_outcomes_of_places_that_do_not_exist_do_not_count(folders: JobFolders) -> None:
-    ref = list_files(folders, 1, 1)
-    state = resolve(folders, ref, segments=[add_segment(folders, {0: ROW, 2: ROW, 700: FAILED})])
-    assert counts(state) == (1, 0, 1)
-
-
-@pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize(
-    ("first", "second", "winner"),
-    [
-        ((ROW, 1, "a"), (ROW, 1, "b"), "a"),
-        ((FAILED, 1, "a"), (ROW, 1, "b"), "b"),
-        ((FAILED, 1, "a"), (FAILED, 1, "b"), "a"),
-        ((ROW, 1, "a"), (FAILED, 2, "b"), "b"),
-        ((ROW, 1, "b"), (ROW, 2, "c"), "c"),
-    ],
-)
-def test_exactly_one_of_two_attempts_counts(
-    folders: JobFolders, first: tuple[bool, int, str], second: tuple[bool, int, str], winner: str, order: int
-) -> None:
-    """Of another attempt, say of a late worker: the highest build, then a row, then the smallest attempt."""
-    ref = list_files(folders, 1, 1)
-    segments = [
-        add_segment(folders, {0: is_row}, build, attempt, fingerprint=f"of {attempt}")
-        for is_row, build, attempt in (first, second)
-    ]
-    is_row = first[0] if winner == first[2] else second[0]
-    state = resolve(folders, ref, segments=segments[::order])
-    assert counts(state) == (int(is_row), int(not is_row), 1)
-    assert state.rows_by_fingerprint == ({f"of {winner}": 1} if is_row else {})
-
-
 # Commits
 
 
@@ -288,21 +230,6 @@ def test_segments_that_are_not_newer_than_the_commit_do_not_count(folders: JobFo
     assert state.is_committed
 
 
-def test_segments_that_are_newer_than_the_commit_count(folders: JobFolders) -> None:
-    ref = list_files(folders, 1, 1, 1)
-    made = commit(folders, ref, [add_segment(folders, {0: ROW, 1: FAILED, 2: FAILED})])
-    old, new = add_segment(folders, {2: ROW}, 1, "b"), add_segment(folders, {1: ROW}, 2, "a")
-    state = resolve(folders, ref, made, [old, new])
-    assert counts(state) == (2, 1, 0)
-    assert state.segments == (new,)
-    assert not state.is_committed
-
-
-def test_every_segment_is_newer_than_no_commit(folders: JobFolders) -> None:
-    segment = add_segment(folders, {0: ROW})
-    assert newer_segments(None, [segment]) == [segment]
-
-
 def test_without_its_outcomes_a_reopened_commit_is_damage(folders: JobFolders) -> None:
     ref = list_files(folders, 1)
     made = commit(folders, ref, [add_segment(folders, {0: FAILED})])
@@ -321,29 +248,6 @@ def committed(folders: JobFolders) -> tuple[ShardRef, Commit]:
     return ref, commit(folders, ref, [add_segment(folders, {0: ROW, 1: FAILED, 2: ROW, 3: FAILED})])
 
 
-def test_failures_of_another_function_are_pending_in_a_run(
-    folders: JobFolders, committed: tuple[ShardRef, Commit]
-) -> None:
-    ref, made = committed
-    state = resolve(folders, ref, made, rules=CountingRules(1, 1, "f2"))
-    assert state.pending == ((1, 2), (3, 4))
-    assert state.rows_by_fingerprint == {"f1": 2}
-    assert not state.is_committed
-
-
-def test_failures_of_another_function_stand_in_the_status(
-    folders: JobFolders, committed: tuple[ShardRef, Commit]
-) -> None:
-    ref, made = committed
-    assert counts(resolve(folders, ref, made, rules=ANY)) == (2, 2, 0)
-
-
-def test_rows_of_another_function_stand(folders: JobFolders) -> None:
-    ref = list_files(folders, 1, 1)
-    made = commit(folders, ref, [add_segment(folders, {0: ROW, 1: ROW})])
-    assert resolve(folders, ref, made, rules=CountingRules(1, 1, "f2")).is_committed
-
-
 def test_failures_of_several_functions_are_told_apart(folders: JobFolders) -> None:
     ref = list_files(folders, 1, 1, 1)
     segments = [add_segment(folders, {0: FAILED, 1: ROW}), add_segment(folders, {2: FAILED}, 1, "b", "f2")]
@@ -351,49 +255,6 @@ def test_failures_of_several_functions_are_told_apart(folders: JobFolders) -> No
         assert resolve(folders, ref, made, more, CountingRules(1, 1, "f1")).pending == ((2, 3),)
         assert resolve(folders, ref, made, more, CountingRules(1, 1, "f2")).pending == ((0, 1),)
         assert resolve(folders, ref, made, more, CountingRules(1, 1, "f3")).pending == ((0, 1), (2, 3))
-
-
-def test_a_retry_reopens_the_failures_alone(folders: JobFolders, committed: tuple[ShardRef, Commit]) -> None:
-    ref, made = committed
-    rules = CountingRules(redo_since=1, retry_since=2)
-    state = resolve(folders, ref, made, rules=rules)
-    assert counts(state) == (2, 0, 2)
-    assert state.pending == ((1, 2), (3, 4))
-    tried = add_segment(folders, {1: ROW, 3: FAILED}, build=2, attempt="b")
-    assert counts(resolve(folders, ref, made, [tried], rules)) == (3, 1, 0)
-
-
-def test_a_retry_leaves_what_failed_since_then(folders: JobFolders) -> None:
-    ref = list_files(folders, 1, 1)
-    segments = [add_segment(folders, {0: FAILED}, 1), add_segment(folders, {1: FAILED}, 2, "b")]
-    made = commit(folders, ref, segments, build=2)
-    assert made.tally.first_failure_build == 1
-    assert resolve(folders, ref, made, rules=CountingRules(1, 1)).is_committed
-    assert resolve(folders, ref, made, rules=CountingRules(1, 2)).pending == ((0, 1),)
-    assert resolve(folders, ref, made, rules=CountingRules(1, 3)).pending == ((0, 2),)
-
-
-def test_a_redo_reopens_everything(folders: JobFolders, committed: tuple[ShardRef, Commit]) -> None:
-    ref, made = committed
-    rules = CountingRules(redo_since=2, retry_since=1)
-    assert resolve(folders, ref, made, rules=rules).pending == ((0, 4),)
-    again = add_segment(folders, {0: ROW, 1: FAILED}, build=2, attempt="b", fingerprint="f2")
-    state = resolve(folders, ref, made, [again], rules)
-    assert (counts(state), state.pending) == ((1, 1, 2), ((2, 4),))
-    assert state.rows_by_fingerprint == {"f2": 1}
-
-
-def test_files_that_were_added_to_a_committed_shard_are_pending_and_no_others(
-    folders: JobFolders, committed: tuple[ShardRef, Commit]
-) -> None:
-    _, made = committed
-    longer = list_files(folders, 1, 1, 1, 1, 2, 2)
-    state = resolve(folders, longer, made)
-    assert counts(state) == (2, 2, 2)
-    assert state.pending == ((4, 6),)
-    assert not state.is_committed
-    added = add_segment(folders, {5: ROW}, build=2, attempt="b")
-    assert resolve(folders, longer, made, [added]).pending == ((4, 5),)
 
 
 def test_a_commit_of_another_list_of_files_is_held_against_this_one(
@@ -405,39 +266,22 @@ def test_a_commit_of_another_list_of_files_is_held_against_this_one(
     assert resolve(folders, longer, made).pending == ((4, 5),)
 
 
-def test_a_file_whose_content_changed_is_pending_and_no_other(
-    folders: JobFolders, committed: tuple[ShardRef, Commit]
-) -> None:
-    _, made = committed
-    changed = list_files(folders, 1, 1, 3, 1)
-    assert resolve(folders, changed, made).pending == ((2, 3),)
-    late = add_segment(folders, {2: ROW}, build=2, attempt="late")  # it may have read the old content
-    assert resolve(folders, changed, made, [late]).pending == ((2, 3),)
-    new = add_segment(folders, {2: ROW}, build=3, attempt="b")
-    assert counts(resolve(folders, changed, made, [late, new])) == (2, 2, 0)
-
-
-def test_a_changed_file_is_pending_also_where_no_commit_is(folders: JobFolders) -> None:
-    ref = list_files(folders, 1, 3, 1)
-    segments = [add_segment(folders, {0: ROW, 1: ROW}, 1), add_segment(folders, {2: ROW}, 2, "b")]
-    assert resolve(folders, ref, segments=segments).pending == ((1, 2),)
-
-
 # What has to be opened
 
 
 def test_the_shard_file_is_opened_only_if_an_outcome_is_older_than_an_entry(folders: JobFolders) -> None:
     ref = list_files(folders, 2, 3)
     (folders.shards / ref.file.name).rename(folders.shards / "aside")
-    young, _ = read_candidates(folders, None, [add_segment(folders, {0: ROW, 1: ROW}, 3)])
-    old, _ = read_candidates(folders, None, [add_segment(folders, {0: ROW}, 2), add_segment(folders, {1: ROW}, 3)])
-    builds = needed_builds(folders, ref, young)
+    young = Shard(folders, ref, None, [add_segment(folders, {0: ROW, 1: ROW}, 3)])
+    old = replace(young, segments=[add_segment(folders, {0: ROW}, 2), add_segment(folders, {1: ROW}, 3)])
+    old_outcomes, _ = old.read_candidates()
+    builds = young.needed_builds(young.read_candidates()[0])
     assert len(builds) == 2
     assert max(builds) <= 3
     with pytest.raises(DamagedStateError, match="is missing"):
-        needed_builds(folders, ref, old)
+        old.needed_builds(old_outcomes)
     (folders.shards / "aside").rename(folders.shards / ref.file.name)
-    assert needed_builds(folders, ref, old) == [2, 3]
+    assert old.needed_builds(old_outcomes) == [2, 3]
 
 
 # Whole histories against the predicate in plain Python

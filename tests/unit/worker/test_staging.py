@@ -20,14 +20,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import r3po.state.shards as shards
 import r3po.storage.durable as storage
 import r3po.table.outcomes as tables
 import r3po.table.parts
-import r3po.worker.staging as staging
 from r3po.errors import DamagedStateError
-from r3po.state.commits import Commit, Part, read_outcomes
+from r3po.state.commits import Commit, read_outcomes
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
+from r3po.state.output_folder import Part
 from r3po.state.segments import Segment, segment_folder, write_segment
 from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
 from r3po.storage.durable import digest_file
@@ -251,22 +252,6 @@ def test_failures_alone_make_no_part(tmp_path: Path) -> None:
     assert len(read_outcomes(shard.folders, commit)) == 3
 
 
-def test_failures_from_before_the_first_row_can_be_staged(tmp_path: Path) -> None:
-    shard = make_shard(tmp_path, 2, columns=None)
-    shard.write({0: BROKE, 1: BROKE})
-    commit = shard.stage()
-    assert commit.tally.n_failed == 2
-    assert len(commit.schema) == 0
-
-
-def test_columns_that_no_row_of_the_shard_fills_are_there_and_empty(tmp_path: Path) -> None:
-    shard = make_shard(tmp_path, 2)
-    shard.write({0: (None, None), 1: BROKE})
-    commit = shard.stage()
-    assert shard.part(commit, "csv") == b"n,t\n,\n"
-    assert shard.parquet(commit).to_pylist() == [{"n": None, "t": None}]
-
-
 # What is missing
 
 
@@ -276,32 +261,6 @@ def test_places_without_an_outcome_are_named_and_nothing_is_made(tmp_path: Path)
     before = tree(shard.folders)
     assert stage_shard(shard.order()) == Staged(7, None, ((0, 1), (3, 5), (6, 10)))
     assert tree(shard.folders) == before
-
-
-def test_a_shard_without_any_outcome_misses_all_its_places(tmp_path: Path) -> None:
-    shard = make_shard(tmp_path, 3)
-    assert stage_shard(shard.order()) == Staged(7, None, ((0, 3),))
-
-
-@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "emptied", "removed", "other content"])
-def test_the_places_of_a_damaged_segment_are_missing(tmp_path: Path, damage: str) -> None:
-    shard = make_shard(tmp_path, 6)
-    shard.write({0: (0, "a"), 1: (1, "b")})
-    broken = shard.write({2: (2, "c"), 4: (4, "d")})
-    shard.write({3: (3, "e"), 5: (5, "f")})
-    path = segment_folder(shard.folders.segments, 7) / broken.name
-    content = path.read_bytes()
-    if damage == "flipped bit":
-        path.write_bytes(content[:400] + bytes([content[400] ^ 1]) + content[401:])
-    elif damage == "truncated":
-        path.write_bytes(content[:-10])
-    elif damage == "emptied":
-        path.write_bytes(b"")
-    elif damage == "removed":
-        path.unlink()
-    else:
-        path.write_bytes((path.parent / shard.segments[0].name).read_bytes())
-    assert stage_shard(shard.order()) == Staged(7, None, ((2, 3), (4, 5)))
 
 
 def test_a_damaged_segment_does_no_harm_where_another_covers_its_places(tmp_path: Path) -> None:
@@ -452,15 +411,6 @@ def test_a_known_hash_is_forgotten_when_the_file_is_another_one_now(tmp_path: Pa
     assert entries.sizes == [100, 7]
 
 
-def test_names_that_are_not_utf_8_survive_the_adoption(tmp_path: Path) -> None:
-    names = ["new\nline.json", os.fsdecode(b"caf\xe9.json"), "🍐/é.json"]
-    shard = make_shard(tmp_path, 3, hashed=False, names=names)
-    shard.write({i: (i, "a") for i in range(3)})
-    commit = shard.stage()
-    assert commit.entries != shard.ref
-    assert read_shard_file(shard.folders.shards, commit.entries).paths == names
-
-
 # A disk that refuses
 
 
@@ -493,7 +443,8 @@ def stage_on_a_full_disk(shard: Shard, seam: str, n_allowed: int) -> Staged | No
 def test_a_disk_that_refuses_at_any_step_leaves_nothing_half_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seam: str, n_calls: int
 ) -> None:
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # the next test looks at these
+    heard: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda event: heard.append(repr(event.exc_value)))
     shard = make_shard(tmp_path, 3, hashed=False)
     shard.write({i: (i, "a") for i in range(3)})
     for n_allowed in range(n_calls):
@@ -501,16 +452,6 @@ def test_a_disk_that_refuses_at_any_step_leaves_nothing_half_made(
         assert [name for name in tree(shard.folders) if Path(name).name.startswith(".")] == []
     staged = stage_on_a_full_disk(shard, seam, n_calls)
     assert staged is not None and staged.commit is not None
-    gc.collect()
-
-
-def test_a_disk_that_refuses_makes_no_noise_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[str] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda event: heard.append(repr(event.exc_value)))
-    shard = make_shard(tmp_path, 3)
-    shard.write({i: (i, "a") for i in range(3)})
-    for n_allowed in range(6):
-        stage_on_a_full_disk(shard, "_fsync", n_allowed)
     gc.collect()
     assert heard == []
 
@@ -573,9 +514,9 @@ def test_a_shard_with_more_text_than_one_arrow_array_holds_can_be_staged(
     n_files = 40
     shard = make_shard(tmp_path, n_files, columns=columns_of({"t": "x"}))
     one = shard.write({0: ("x" * (60 << 20),)})
-    table, _ = staging.read_candidates(shard.folders, None, [one])
+    table, _ = shards.Shard(shard.folders, shard.ref, None, [one]).read_candidates()
     copies = [table.set_column(0, "place", pa.array([place], pa.int32())) for place in range(n_files)]
-    monkeypatch.setattr(staging, "read_candidates", lambda *_, **__: (tables.join_tables(copies), ()))
+    monkeypatch.setattr(shards.Shard, "read_candidates", lambda *_, **__: (tables.join_tables(copies), ()))
     commit = shard.stage(settings={"csv": False, "parquet": False})
     assert commit.tally.n_rows == n_files
 

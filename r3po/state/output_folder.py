@@ -1,0 +1,272 @@
+"""The output folder of a job: parts, the mark of success, failures.csv, and the claim that says whose the folder is.
+
+Nothing else in r3po writes, renames or removes anything there. Parts go by kind and name; what the parts of a job are
+is decided by its commits.
+Source: FORMAT.md, "The tree", "Parts" and "`.r3po.json`".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r3po.errors import DamagedStateError, FolderError
+from r3po.state.manifest import FORMAT
+from r3po.storage.durable import (
+    FileRecord,
+    NewFile,
+    digest_file,
+    has_size,
+    list_names,
+    make_data_folder,
+    make_empty,
+    make_folder,
+    publish,
+    remove_durably,
+    remove_if_there,
+    remove_temporaries,
+    remove_tree,
+    sync_folder,
+)
+from r3po.storage.json_files import read_json, write_json
+from r3po.storage.names import name_from_json, name_to_json
+
+KINDS = ("csv", "parquet")
+"""The kinds of parts, which are the names of the data folders."""
+
+_SUCCESS = "_SUCCESS"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One CSV or Parquet file of a shard."""
+
+    kind: str
+    name: str
+    """Name of the final file in the data folder of its kind; it depends on the shard's number alone."""
+    staged: FileRecord | None
+    """The durable file in `.staging` that becomes the part; None: the shard has no part of this kind."""
+
+
+def part_name(shard: int, kind: str) -> str:
+    return f"part-{shard:05d}.{kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFolder:
+    """The output folder of the job whose state is in `working_dir`."""
+
+    path: Path
+    working_dir: Path
+
+    # Names, for those who only read
+
+    @property
+    def claim(self) -> Path:
+        return self.path / ".r3po.json"
+
+    @property
+    def staging(self) -> Path:
+        return self.path / ".staging"
+
+    @property
+    def failures(self) -> Path:
+        return self.path / "failures" / "failures.csv"
+
+    def data(self, kind: str) -> Path:
+        """Return the folder of the parts of one kind."""
+        return self.path / kind
+
+    def success(self, kind: str) -> Path:
+        return self.data(kind) / _SUCCESS
+
+    def list_files(self) -> Iterator[tuple[str, str]]:
+        """Yield the kind and name of everything in the data folders, `_SUCCESS` included."""
+        for kind in KINDS:
+            for name in list_names(self.data(kind)):
+                yield kind, name
+
+    # The claim
+
+    def make(self) -> None:
+        """Make the folder and what a run needs in it. Raises FolderError."""
+        for folder in (self.path, self.staging, self.failures.parent):
+            make_folder(folder)
+
+    def write_claim(self, job_id: str, job_name: str) -> None:
+        """Say durably that the folder is this job's, unless it is claimed already."""
+        if not self.claim.exists():
+            content = {"format": FORMAT, "kind": "claim", "job_id": job_id, "job_name": job_name}
+            write_json(self.claim, {**content, "working_dir": name_to_json(str(self.working_dir))})
+
+    def claimed_by(self, *, from_here: bool = False) -> str | None:
+        """Return the id of the job that claims the folder, or None if nobody does, legibly.
+
+        Args:
+            from_here: return only the id of a job in this very working folder.
+        """
+        try:
+            claim = self._read_claim()
+        except (FileNotFoundError, NotADirectoryError, DamagedStateError):
+            return None
+        job_id: str = claim["job_id"]
+        return None if from_here and not self._is_from_here(claim) else job_id
+
+    def check_claim(self, job_id: str | None, parts: Iterable[Part] = ()) -> None:
+        """See that the folder is this job's, or nobody's yet (`job_id` None: any job's is a stranger).
+
+        Args:
+            parts: of this job. They are ours also where the claim is gone: a folder that was removed while a run
+                published into it holds the last part and nothing else.
+
+        Raises:
+            FolderError: another job writes there, or files lie there that r3po did not write.
+        """
+        try:
+            claim = self._read_claim()
+        except FileNotFoundError:
+            self._refuse_unclaimed(parts)
+            return
+        if job_id is None and self._is_from_here(claim):
+            raise FolderError(
+                f'holds the table of a job "{claim["job_name"]}" whose state is gone from {self.working_dir}',
+                where=self.path,
+                hint="put working_dir back, or remove this folder to begin again",
+            )
+        if claim["job_id"] != job_id:
+            raise FolderError(
+                f'output_path belongs to another job: "{claim["job_name"]}", '
+                f"working_dir {claim['working_dir']['path']}",
+                where=self.path,
+                hint="give this job another output_path, or remove that folder if you do not need its table any more",
+            )
+
+    def refuse_strangers(self, parts: Iterable[Part]) -> None:
+        """See that the data folders hold nothing but `parts`. Raises FolderError."""
+        ours = {(part.kind, part.name) for part in parts}
+        for kind, name in self.list_files():
+            if name != _SUCCESS and (kind, name) not in ours:
+                raise FolderError(
+                    "is not a part of this job; a data folder holds parts and nothing else",
+                    where=self.data(kind) / name,
+                    hint="move it elsewhere, then run again",
+                )
+
+    # Parts
+
+    def new_part(self) -> NewFile:
+        """Return a sink for a part in the making; it is durable, and in nobody's way, after `finish_part`."""
+        return NewFile(self.staging)
+
+    def finish_part(self, new: NewFile, shard: int, kind: str, attempt: str) -> Part:
+        """Make a part durable under a name that only its commit will say."""
+        name = part_name(shard, kind)
+        return Part(kind, name, new.finish(f"{name}.{attempt}.tmp"))
+
+    def publish(self, part: Part) -> bool:
+        """Let a part appear under its final name, or whatever has that name disappear if there is to be no part.
+
+        Returns:
+            Whether the part is as it has to be; False: it is neither staged nor published in its size.
+        """
+        folder = self.data(part.kind)
+        final = folder / part.name
+        if part.staged is None:
+            remove_durably(final)
+            return True
+        staged = self.staging / part.staged.name
+        # The staged file first: as long as it is there, the final name may hold the part of an older commit.
+        if not has_size(staged, part.staged.size_bytes):
+            return not staged.exists() and has_size(final, part.staged.size_bytes)
+        make_data_folder(folder)
+        publish(staged, final)
+        sync_folder(folder)
+        return True
+
+    def unstage(self, parts: Iterable[Part]) -> None:
+        """Remove parts that were staged and will not be published."""
+        for part in parts:
+            if part.staged is not None:
+                remove_if_there(self.staging / part.staged.name)
+
+    def sweep(self, parts: Iterable[Part]) -> None:
+        """Remove temporary files, and what is staged but for `parts`; nobody may be staging."""
+        for folder in (self.path, self.staging, self.failures.parent):
+            remove_temporaries(folder)
+        named = {part.staged.name for part in parts if part.staged}
+        for name in list_names(self.staging):
+            if name not in named:
+                remove_if_there(self.staging / name)
+
+    # The end of a run
+
+    def write_failures(self, lines: Iterable[bytes]) -> None:
+        """Make failures.csv of these lines, whole."""
+        with NewFile(self.failures.parent) as new:
+            for line in lines:
+                new.write(line)
+            new.finish(self.failures.name)
+
+    def has_success(self, kinds: Iterable[str]) -> bool:
+        """Whether the proof of a complete end is there: `_SUCCESS` for each of these kinds, and failures.csv."""
+        return all(self.success(kind).exists() for kind in kinds) and self.failures.exists()
+
+    def set_success(self, kinds: Collection[str]) -> None:
+        """Say durably that everything is there in these kinds of parts, and that of other kinds it is not."""
+        for kind in KINDS:
+            if kind in kinds:
+                make_data_folder(self.data(kind))
+                make_empty(self.success(kind))
+            else:
+                remove_durably(self.success(kind))
+
+    # Forgetting
+
+    def remove_table(self, shards: Iterable[int]) -> int:
+        """Remove durably `_SUCCESS`, failures.csv and the parts of these shards. Returns how many parts there were."""
+        for kind in KINDS:
+            remove_if_there(self.success(kind))
+        names = [(kind, part_name(shard, kind)) for shard in shards for kind in KINDS]
+        n_parts = sum(remove_if_there(self.data(kind) / name) for kind, name in names)
+        remove_if_there(self.failures)
+        for folder in self._filled:
+            sync_folder(folder)
+        return n_parts
+
+    def forget(self, shards: Iterable[int]) -> int:
+        """Remove what `remove_table` removes, and what else r3po made here. Returns how many parts there were."""
+        n_parts = self.remove_table(shards)
+        remove_tree(self.staging)
+        for folder in self._filled:
+            if not any(list_names(folder)):
+                folder.rmdir()
+        remove_if_there(self.claim)
+        if self.path.is_dir():
+            sync_folder(self.path)
+        return n_parts
+
+    # Private methods
+
+    @property
+    def _filled(self) -> list[Path]:
+        """The folders that are there of those that hold parts and failures."""
+        return [folder for folder in (*map(self.data, KINDS), self.failures.parent) if folder.is_dir()]
+
+    def _read_claim(self) -> dict[str, Any]:
+        return read_json(self.claim, kind="claim", newest_format=FORMAT)
+
+    def _is_from_here(self, claim: dict[str, Any]) -> bool:
+        return name_from_json(claim["working_dir"]) == str(self.working_dir)
+
+    def _refuse_unclaimed(self, parts: Iterable[Part]) -> None:
+        ours = {(part.kind, part.name): part.staged for part in parts}
+        for kind, name in self.list_files():
+            record = ours.get((kind, name))
+            if record is None or digest_file(self.data(kind) / name) != (record.size_bytes, record.sha256):
+                raise FolderError(
+                    f"output_path already holds files that no job of r3po claims: {kind}/{name}",
+                    where=self.path,
+                    hint="give this job another output_path, or move them elsewhere",
+                )
