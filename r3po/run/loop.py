@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from r3po import events
@@ -151,9 +151,9 @@ class RunLoop:
                 alone = self.scheduler.trial_apart if self.crew.is_gone else None
                 self.book.write(self.scheduler.suspects, alone)
 
-    def restage(self, refs: Iterable[ShardRef]) -> None:
-        """Make the parts of committed shards again, on the workers, and commit them."""
-        waiting = {ref.shard: ref for ref in refs}
+    def stage(self, shards: Mapping[ShardRef, Sequence[Segment]]) -> None:
+        """Stage shards that lack nothing on the workers, and commit them."""
+        waiting = dict(shards)
         in_flight: dict[int, ShardRef] = {}
         while waiting or in_flight:
             if self.stop.is_requested:
@@ -161,12 +161,14 @@ class RunLoop:
             for depth in range(1, QUEUE_DEPTH + 1):
                 for member in self.crew.iter_free(depth):
                     if waiting:
-                        shard, ref = waiting.popitem()
-                        in_flight[shard] = ref
-                        self.crew.submit(member, StageTicket(-1, shard), Call("stage", self.publisher.stage_order(ref)))
+                        ref, segments = waiting.popitem()
+                        in_flight[ref.shard] = ref
+                        call = Call("stage", self.publisher.stage_order(ref, segments))
+                        self.crew.submit(member, StageTicket(-1, ref.shard), call)
             for message in self.crew.wait(WAIT_S):
                 if isinstance(message, Lost):
-                    waiting |= {ticket.shard: in_flight.pop(ticket.shard) for ticket in message.member.tickets}
+                    lost = [in_flight.pop(ticket.shard) for ticket in message.member.tickets]
+                    waiting |= {ref: shards[ref] for ref in lost}
                     self._check_losses(message)
                     continue
                 ticket = self._settle(message)

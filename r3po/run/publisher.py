@@ -92,20 +92,19 @@ class Publisher:
         )
 
     def stage(self, ref: ShardRef, segments: Iterable[Segment] = ()) -> Commit:
-        """Stage a shard that lacks nothing, in this process, and commit it. Raises DamagedStateError, OSError."""
-        staged = stage_shard(self.stage_order(ref, segments))
-        if staged.commit is None:
-            raise damaged(self.job.folders.segments, "was damaged while it was read; run again")
-        return self.commit(ref, staged)
+        """Stage a shard that lacks nothing, in this process, and commit it. Raises like `commit`."""
+        return self.commit(ref, stage_shard(self.stage_order(ref, segments)))
 
     def commit(self, ref: ShardRef, staged: Staged) -> Commit:
         """Decide a staged shard and publish its parts.
 
         Raises:
+            DamagedStateError: the shard lacks an outcome, since a segment was damaged after it was listed.
             OSError: the disk refused; what was decided is completed by the next run.
         """
         commit = staged.commit
-        assert commit is not None, "what lacks an outcome is not committed"
+        if commit is None:
+            raise damaged(self.job.folders.segments, "was damaged while it was read; run again")
         n_outcomes = commit.tally.n_rows + commit.tally.n_failed
         if commit.shard != ref.shard or not ref.n_present <= n_outcomes <= ref.n_files:
             raise AssertionError(f"shard {ref.shard}: {n_outcomes} outcomes for {ref.n_present} files")

@@ -452,7 +452,7 @@ class _Run:
         if self._loop is None and len(shards) > FEW_SHARDS:
             self._process({})
         if self._loop is not None:
-            self._loop.restage(shards)
+            self._loop.stage(shards)
             return
         for ref, segments in shards.items():
             if self.stop.is_requested:

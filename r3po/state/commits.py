@@ -175,11 +175,6 @@ def all_parts(commits: dict[int, Commit]) -> list[Part]:
     return [part for commit in commits.values() for part in commit.parts]
 
 
-def live_shard_files(commits: dict[int, Commit]) -> set[str]:
-    """Return the names of the shard files that commits name: the manifest may not have adopted them yet."""
-    return {commit.entries.file.name for commit in commits.values()}
-
-
 # Private functions
 
 _PLAIN = ("job_id", "shard", "build", "made_from", "first_build", "part_settings", "keeps_deleted")

@@ -44,14 +44,14 @@ def _failures(job: Job) -> Iterator[dict[str, Any]]:
         if not n_failed + sum(segment.n_failed for segment in shard.segments):
             continue
         table, _ = shard.read_candidates()
-        indices = shard.choose(table, rules)
         entries = shard.read_entries()
-        paths = entries.paths
-        table = predicate.with_tries_summed(table, indices, entries.needed_builds, rules)
+        needed = entries.needed_builds
+        indices = predicate.choose(table, needed, rules)
+        table = predicate.with_tries_summed(table, indices, needed, rules)
         for failure in tables.failures_of(table, indices):
             place, tries = failure.pop("place"), failure.pop("tries")
             seconds = round(failure.pop("seconds"), 6)
-            yield {"path": show_name(paths[place]), **failure, "attempts": tries, "seconds": seconds}
+            yield {"path": show_name(entries.paths[place]), **failure, "attempts": tries, "seconds": seconds}
 
 
 def _csv_line(values: Sequence[Any]) -> bytes:

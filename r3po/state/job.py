@@ -16,7 +16,6 @@ from r3po.file_version import UNKNOWN, UNSEEN
 from r3po.state.commits import (
     Commit,
     all_parts,
-    live_shard_files,
     read_commits,
     roll_forward,
     sweep_leftovers,
@@ -174,7 +173,9 @@ class Job:
 
     def sweep_shard_files(self) -> None:
         """Remove the shard files that neither the manifest nor a commit names."""
-        named = {ref.file.name for ref in self.built.shards} | live_shard_files(self.commits)
+        named = {ref.file.name for ref in self.built.shards} | {
+            commit.entries.file.name for commit in self.commits.values()
+        }
         for name in list_names(self.folders.shards):
             if name not in named:
                 remove_if_there(self.folders.shards / name)

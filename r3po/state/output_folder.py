@@ -157,11 +157,11 @@ class OutputFolder:
     # Parts
 
     def new_part(self) -> NewFile:
-        """Return a sink for a part in the making; it is durable, and in nobody's way, after `finish_part`."""
+        """Return a sink for the content of a part, which `finish_part` makes durable."""
         return NewFile(self.staging)
 
     def finish_part(self, new: NewFile, shard: int, kind: str, attempt: str) -> Part:
-        """Make a part durable under a name that only its commit will say."""
+        """Make a part durable under a staged name, which only its commit will say."""
         name = part_name(shard, kind)
         return Part(kind, name, new.finish(f"{name}.{attempt}.tmp"))
 
@@ -231,7 +231,7 @@ class OutputFolder:
         names = [(kind, part_name(shard, kind)) for shard in shards for kind in KINDS]
         n_parts = sum(remove_if_there(self.data(kind) / name) for kind, name in names)
         remove_if_there(self.failures)
-        for folder in self._filled:
+        for folder in self._filled():
             sync_folder(folder)
         return n_parts
 
@@ -239,7 +239,7 @@ class OutputFolder:
         """Remove what `remove_table` removes, and what else r3po made here. Returns how many parts there were."""
         n_parts = self.remove_table(shards)
         remove_tree(self.staging)
-        for folder in self._filled:
+        for folder in self._filled():
             if not any(list_names(folder)):
                 folder.rmdir()
         remove_if_there(self.claim)
@@ -249,7 +249,6 @@ class OutputFolder:
 
     # Private methods
 
-    @property
     def _filled(self) -> list[Path]:
         """The folders that are there of those that hold parts and failures."""
         return [folder for folder in (*map(self.data, KINDS), self.failures.parent) if folder.is_dir()]

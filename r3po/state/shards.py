@@ -131,8 +131,9 @@ class Shard:
         if not self.ref.n_deleted or not rules.keeps_deleted:
             return 0
         table, _ = self.read_candidates()
-        deleted = self.read_entries().deleted
-        return sum(deleted[place] for place in tables.places_of(table, self.choose(table, rules)))
+        entries = self.read_entries()
+        indices = predicate.choose(table, entries.needed_builds, rules)
+        return sum(entries.deleted[place] for place in tables.places_of(table, indices))
 
     def find_unredone_rows(self, after: ShardRef, rules: CountingRules) -> list[int]:
         """Return the places whose files went, and with them rows of before a redo that had not come to them.

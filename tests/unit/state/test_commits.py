@@ -18,7 +18,6 @@ from r3po.errors import DamagedStateError, NewerFormatError
 from r3po.state.commits import (
     Commit,
     commit_shard,
-    live_shard_files,
     read_commits,
     read_outcomes,
     roll_forward,
@@ -207,8 +206,6 @@ def test_commits_are_read_by_shard(folders: JobFolders) -> None:
     for commit in commits.values():
         commit_shard(folders, commit, None)
     assert read_commits(folders, JOB_ID) == commits
-    assert live_shard_files(commits) == {commit.entries.file.name for commit in commits.values()}
-    assert len(live_shard_files(commits)) == 3
 
 
 def test_a_commit_is_for_the_shard_file_it_was_made_from_and_for_the_one_it_made(folders: JobFolders) -> None:
