@@ -12,7 +12,8 @@ from r3po import events
 from r3po.config.settings import load_config
 from r3po.errors import RunStoppedError
 from r3po.function.find import describe_callable
-from r3po.run.session import RunOptions, RunResult, find_configured, run_job
+from r3po.run.result import RunOptions, RunResult
+from r3po.run.session import find_configured, run_job
 
 __all__ = ["RunOptions", "RunResult", "run_jobs"]
 

@@ -89,7 +89,8 @@ def run(
     from r3po.cli.display import Display
     from r3po.config.settings import load_config
     from r3po.function.find import find_function
-    from r3po.run.session import RunOptions, find_configured, run_job
+    from r3po.run.result import RunOptions
+    from r3po.run.session import find_configured, run_job
 
     loaded = load_config(config).with_overrides(processes=processes, max_errors=max_errors)
     # A function named on the command line is looked for from where the command was typed.

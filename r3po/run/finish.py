@@ -80,5 +80,5 @@ def _warn_of_columns(job: Job, columns: Columns | None, observer: Observer) -> N
         observer(events.Notice(text, is_warning=True))
     for name in schemas.rounded_columns(joined, columns):
         text = f'column "{name}" holds floats beside ints beyond 2^53, which are rounded in all parts'
-        hint = "return these ints as text, or column_type the column's type with columns: in the config"
+        hint = "return these ints as text, or give the column's type with columns: in the config"
         observer(events.Notice(text, hint=hint, is_warning=True))

@@ -6,34 +6,31 @@ The steps are numbered in `_run`; each can be repeated after a kill. FORMAT.md, 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from threading import Event as Flag
-from typing import TYPE_CHECKING, Any, Self
-
-import orjson
+from typing import TYPE_CHECKING, Self
 
 from r3po import events
 from r3po.config.settings import Config, check_source
 from r3po.engines.pool import Pool
 from r3po.engines.ray_guard import sweep_temporary
 from r3po.engines.serial import SerialPool
-from r3po.errors import ConfigError, R3poError, RunStoppedError, SourceError, StateError, StopNow
+from r3po.errors import ConfigError, R3poError, RunStoppedError, StopNow
 from r3po.events import Event, Observer
 from r3po.function.find import FunctionSpec, find_function, fingerprint_of_file
 from r3po.run.budgets import ErrorBudget
-from r3po.run.check_columns import check_columns
 from r3po.run.finish import make_end
 from r3po.run.loop import DRAIN_S, Counts, RunLoop
+from r3po.run.plan import Plan, command_of, plan_run
 from r3po.run.publisher import Publisher
+from r3po.run.result import RunOptions, RunResult
+from r3po.run.run_log import RunLog
 from r3po.run.scheduler import Scheduler
 from r3po.run.signals import START_S, StopSignals
 from r3po.run.suspects import SuspectBook, end_left_workers, forget_beacons
@@ -41,25 +38,22 @@ from r3po.run.workers import WorkerManager
 from r3po.source.build import BuildResult, plan_build, scan_finished, tell_moved_source
 from r3po.source.new_manifest import BuildProgress, BuildStopped
 from r3po.source.read import glance
-from r3po.state.job import Job, disk_error, open_job, tidy_path
-from r3po.state.manifest import ShardRef, columns_path, read_columns
+from r3po.state.job import Job, disk_error, open_job
+from r3po.state.manifest import ShardRef, columns_path
 from r3po.state.output_folder import KINDS
 from r3po.state.segments import Segment
 from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import ShardState
-from r3po.storage.durable import check_space, list_names, make_folder, remove_if_there, remove_tree
+from r3po.storage.durable import check_space, list_names
 from r3po.storage.json_files import damaged
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.printed import Outputs
 from r3po.worker.time_limit import is_possible
 
 if TYPE_CHECKING:
-    import pandas
+    pass
 
 log = logging.getLogger(__name__)
-
-KEPT_RUNS = 20
-"""Folders in `runs/` that are kept; older ones are removed."""
 
 FEW_SHARDS = 8
 """So many shards are staged here, where no file is to be done: a start of Ray would take longer."""
@@ -68,70 +62,6 @@ WALK_END_S = 10.0
 """What a walk gets to end in; it may hang on a disk that does not answer."""
 
 ENGINES = ("ray", "serial")
-
-_UNLOGGED = (events.ScanProgressed, events.BatchFinished, events.LongestRunning, events.OutputSeen)
-"""Too many, over a week, or written down elsewhere."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run came to. The same fields as `r3po run --json`."""
-
-    run_id: str
-    job_name: str
-    files: int
-    """Files of the manifest: done + failed + pending."""
-    done: int
-    """Files with a row."""
-    failed: int
-    pending: int
-    rows: int
-    """Rows in the published parts."""
-    seconds: float
-    output: str
-    """The output folder, absolute."""
-    config: Config = field(repr=False, compare=False, kw_only=True)
-
-    def to_json(self) -> dict[str, Any]:
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
-        return {"schema_version": 1, **fields}
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the table, in row order. Needs pandas: `pip install 'r3po[pandas]'`.
-
-        Raises:
-            ImportError: pandas is not installed.
-            FileNotFoundError: no row was made yet.
-        """
-        import pandas as pd
-
-        kind = "parquet" if self.config.parquet is not None else "csv"
-        folder = self.config.output_path / kind
-        parts = [folder / name for name in list_names(folder) if name.startswith("part-")]
-        if not parts:
-            raise FileNotFoundError(f"no part in {folder}")
-        read = pd.read_parquet if kind == "parquet" else pd.read_csv
-        frame: pandas.DataFrame = pd.concat([read(part) for part in parts], ignore_index=True)
-        return frame
-
-    def failures(self) -> list[dict[str, Any]]:
-        """Return every failed file, as `r3po errors --json` does."""
-        from r3po.state.failed_files import read_failures
-
-        return list(read_failures(self.config))
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How this run differs from the config; none of it is kept."""
-
-    build: bool = True
-    retry_failed: bool = False
-    redo: bool = False
-    restart: bool = False
-    accept_deletions: bool = False
-    engine: str = "ray"
-    show_output: bool = False
 
 
 def find_configured(config: Config) -> FunctionSpec:
@@ -165,33 +95,27 @@ class _Run:
         self.job, self.spec, self.options = job, spec, options
         self.config = job.config
         self.started = time.monotonic()
-        self.run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(4)
-        self.folder = job.folders.runs / self.run_id
-        self.workers = self.folder / "workers"
+        self.log = RunLog(job.folders.runs)
         self._observer = observer
-        self._numbers = count(1)
         self._code = fingerprint_of_file(spec)
         self._pool: Pool | None = None
         self._loop: RunLoop | None = None
         self._n_workers = 1 if options.engine == "serial" else self.config.processes
         self._started_event: events.WorkersStarted | None = None
         self.counts = Counts(0, 0, 0)
-        self.stop = StopSignals(self.folder / "stop", self._on_signal, interrupts=options.engine == "serial")
+        self.stop = StopSignals(self.log.stop_file, self._on_signal, interrupts=options.engine == "serial")
 
     def __enter__(self) -> Self:
-        make_folder(self.folder)
-        make_folder(self.workers)
-        self._events = open(self.folder / "events.jsonl", "ab")
+        self.log.open()
         for name in list_names(self.job.folders.runs):
             sweep_temporary(self.job.folders.runs / name / "ray_folder")
-        self._keep_last_runs()
         self.stop.install()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, tb: object) -> None:
         self.stop.close()
         if isinstance(error, R3poError) and not isinstance(error, RunStoppedError):
-            self._keep_summary({"stopped_by": str(error.args[0])})
+            self.log.write_summary({"stopped_by": str(error.args[0])})
         try:
             if self._pool is not None:
                 self._pool.close()
@@ -199,10 +123,9 @@ class _Run:
                 self._loop.show_output()
         finally:
             if self._pool is None or not self._pool.is_gone:
-                forget_beacons(self.workers)
+                forget_beacons(self.log.workers)
             self.stop.restore()
-            self._events.close()
-            remove_if_there(self.folder / "stop")
+            self.log.close()
 
     def result_of(self, go: Callable[[], bool]) -> RunResult:
         """Return the result of `go`; an early end becomes a RunStoppedError that carries it."""
@@ -225,172 +148,66 @@ class _Run:
 
     def go(self) -> bool:
         """Carry out the run. Returns whether there was something to do."""
-        job, config = self.job, self.config
-        self.emit(events.JobOpened(config.job_name, str(config.path), self.spec.label))
-        for notice in config.notices:
-            self.emit(events.Notice(notice))
-        end_left_workers(job.folders.runs, self.run_id)  # before it is seen what they did, and what changed since
-        # 1. What is pending already decides whether Ray starts before the walk is over.
-        is_known = job.manifest is not None
-        if not is_known and not self.options.build:
-            raise StateError("there is no manifest yet", hint="r3po build makes it; or run without --no-build")
-        in_force = job.manifest
-        states = self._reopened_states() if is_known else {}
-        is_checked = not self._is_redo_due(states)
-        if is_known and is_checked:
-            check_columns(job)
-        # 2. The walk, beside the start of Ray.
-        if self.options.build:
-            tell_moved_source(job, self.emit)
-            built = self._build(self._is_redo_due(states) or any(state.pending for state in states.values()))
-            if built.is_changed:
-                job.manifest = built.manifest
-                states = job.resolve(self.spec.fingerprint)
-            self.emit(scan_finished(job, built))
-            self._tell_started()
-        elif job.built.source_path != str(config.source_path):
-            raise StateError("source_path is another one than that of the manifest", hint="run without --no-build")
-        # 3. A redo; and everything else that has no outcome that counts.
-        if self._is_redo_due(states):
-            self._plan_redo()
-            states = job.resolve(self.spec.fingerprint)
-        elif self._has_stale_columns(states):
-            job.manifest = job.raised(redo=True)  # the last rows went, or are to be made again
-            states = job.resolve(self.spec.fingerprint)
-        elif not is_checked:
-            check_columns(job)  # what was to be made again is gone by now
-        # Not before: up to here the run may be refused, and then nothing has changed.
-        if job.built is not in_force:
-            job.put_in_force(job.built)
-        job.adopt_commits(states, self.spec.fingerprint)
-        self._count(states)
-        self._publisher = Publisher(
-            job, self.spec.fingerprint, r3po_version(), lambda: f"{self.run_id}-{next(self._numbers):06d}"
-        )
-        if self._publisher.columns is None and any(state.n_done for state in states.values()):
-            raise damaged(columns_path(config.working_dir, job.built), "is missing, although there are rows")
-        to_do = [state for state in states.values() if not state.is_committed]
+        self._open()
+        plan = plan_run(self.job, self.spec, self.options, self._walk)
+        self._put_in_force(plan)
+        to_do = [state for state in plan.states.values() if not state.is_committed]
         if any(state.pending for state in to_do) or len(to_do) > FEW_SHARDS:
-            self._announce(states)
-            self._process(states)
+            self._announce(plan.states)
+            self._process(plan.states)
             if self.stop.is_requested:
                 return True
         else:
             self._stage({state.ref: state.segments for state in to_do})
-        # 4. The end: one schema, failures.csv, the manifest with all hashes, _SUCCESS.
-        ended = make_end(self._publisher, self._stage, self.emit, is_needed=bool(to_do))
+        return self._finish(is_needed=bool(to_do)) or bool(to_do)
+
+    def _open(self) -> None:
+        self.emit(events.JobOpened(self.config.job_name, str(self.config.path), self.spec.label))
+        for notice in self.config.notices:
+            self.emit(events.Notice(notice))
+        # Before it is seen what they did, and what changed since.
+        end_left_workers(self.job.folders.runs, self.log.run_id)
+
+    def _put_in_force(self, plan: Plan) -> None:
+        """Make the plan the job's. Up to here a run may be refused, and then nothing has changed."""
+        job, fingerprint = self.job, self.spec.fingerprint
+        for notice in plan.notices:
+            self.emit(notice)
+        if plan.manifest is not job.manifest:
+            job.put_in_force(plan.manifest)
+        job.adopt_commits(plan.states, fingerprint)
+        self._count(plan.states)
+        attempts = (f"{self.log.run_id}-{number:06d}" for number in count(1))
+        self._publisher = Publisher(job, fingerprint, r3po_version(), lambda: next(attempts))
+        if self._publisher.columns is None and any(state.n_done for state in plan.states.values()):
+            path = columns_path(self.config.working_dir, job.built)
+            raise damaged(path, "is missing, although there are rows")
+
+    def _finish(self, *, is_needed: bool) -> bool:
+        """Make one schema, failures.csv, the manifest with all hashes, _SUCCESS. Returns whether these were due."""
+        ended = make_end(self._publisher, self._stage, self.emit, is_needed=is_needed)
         if self._loop is not None and self._loop.crew.n_lost:
-            job.sweep()  # after the end, which may have lost workers, too
-        return bool(to_do) or ended
+            self.job.sweep()  # after the end, which may have lost workers, too
+        return ended
 
-    def _reopened_states(self) -> dict[int, ShardState]:
-        """Return how the shards stand for today's function; failures that are tried again raise the build first.
+    def _walk(self, job: Job, has_pending: bool) -> BuildResult:
+        """Walk in a helper thread and start the workers on this one as soon as there is work for them.
 
-        The raised build is not in force yet.
+        Args:
+            job: as it is planned so far.
+            has_pending: there is work already, whatever the walk finds.
         """
-        job = self.job
-        standing = job.resolve(None)
-        self._judge_older_code(standing)
-        if self._has_stale_columns(standing):
-            # A kill came between the columns and their first row, and f or the config was mended since: they set them.
-            job.manifest = job.raised(redo=True)
-            return job.resolve(self.spec.fingerprint)
-        if not any(state.n_failed for state in standing.values()):
-            return standing
-        if self.options.retry_failed:
-            job.manifest = job.raised(retry=True)
-            return job.resolve(self.spec.fingerprint)
-        states = job.resolve(self.spec.fingerprint)
-        if sum(s.n_pending for s in states.values()) > sum(s.n_pending for s in standing.values()):
-            # Failures of other code are tried again: their new outcomes must outrank the old ones for everybody.
-            job.manifest = job.raised()
-        return states
-
-    def _has_stale_columns(self, states: dict[int, ShardState]) -> bool:
-        """Whether the job's columns are of other code, or of another config, and no row has them."""
-        known = read_columns(self.config.working_dir, self.job.built)
-        if known is None or any(state.n_done for state in states.values()):
-            return False
-        return known[1] != self.spec.fingerprint or not self.config.column_settings.would_set(known[0])
-
-    # Other code, and a redo
-
-    def _judge_older_code(self, states: dict[int, ShardState]) -> None:
-        """Do what `on_function_change` says about rows that other code made."""
-        n_older = self._count_older(states)
-        if not n_older or self.options.redo:
-            return
-        rows = "1 row was" if n_older == 1 else f"{n_older:,} rows were"
-        what, redo = (
-            f"{self.spec.label} changed after {rows} made",
-            f"{self._command} --redo makes all rows with the new code",
-        )
-        match self.config.on_function_change:
-            case "stop":
-                raise StateError(
-                    f"{what}; on_function_change: stop",
-                    hint=f"{redo}\non_function_change: warn keeps the rows as they are",
-                )
-            case "redo":
-                self.emit(events.Notice(f"{what}; all are made again (on_function_change: redo)"))
-            case "warn":
-                n_failed = sum(state.n_failed for state in states.values())
-                files = "the failed file is" if n_failed == 1 else f"the {n_failed:,} failed files are"
-                again = f", {files} tried again" if n_failed else ""
-                text = f"{what}; they stay as they are{again}"
-                self.emit(events.Notice(text, hint=redo, is_warning=True))
-
-    def _count_older(self, states: dict[int, ShardState]) -> int:
-        """Return how many rows that count were made by other code than today's."""
-        counted = [item for state in states.values() for item in state.rows_by_fingerprint.items()]
-        return sum(n for fingerprint, n in counted if fingerprint != self.spec.fingerprint)
-
-    def _is_redo_due(self, states: dict[int, ShardState]) -> bool:
-        """Whether all rows are to be made again, and that was not begun yet."""
-        if not states or not (self.options.redo or self.config.on_function_change == "redo"):
-            return False
-        if self._count_older(states):
-            return True  # a redo that was begun under other code, too
-        return self.options.redo and (self.options.restart or not self.job.built.is_redoing)
-
-    def _plan_redo(self) -> None:
-        """Let no outcome of today count any more, unless rows would be lost that nobody asked to drop.
-
-        Raises:
-            SourceError: rows that `on_deleted: keep` kept cannot be made again.
-        """
-        rules = self.job.rules()
-        n_kept = sum(shard.count_kept_rows(rules) for shard in self.job.iter_shards())
-        if n_kept and not self.options.accept_deletions:
-            rows = (
-                "1 row is of a file that was deleted"
-                if n_kept == 1
-                else f"{n_kept:,} rows are of files that were deleted"
-            )
-            raise SourceError(
-                f"{rows}; a redo cannot make them again, and nothing was changed",
-                hint=f"{self._command} --redo --accept-deletions drops them",
-            )
-        self.job.manifest = self.job.raised(redo=True)
-
-    def _build(self, has_pending: bool) -> BuildResult:
-        """Walk in a helper thread and start the workers on this one as soon as there is work for them."""
+        tell_moved_source(job, self.emit)
         is_over = Flag()
         progress = BuildProgress(stop=lambda: self.stop.is_requested or is_over.is_set())
         outcome: list[BuildResult | BaseException] = []
+        processes = 0 if self.options.engine == "serial" else self.config.processes
+        accepts = self.options.accept_deletions
 
         def build() -> None:
             try:
-                walk_processes = 0 if self.options.engine == "serial" else self.config.processes
-                outcome.append(
-                    plan_build(
-                        self.job,
-                        progress,
-                        walk_processes=walk_processes,
-                        needs_looks=False,
-                        accept_deletions=self.options.accept_deletions,
-                    )
-                )
+                found = plan_build(job, progress, walk_processes=processes, needs_looks=False, accept_deletions=accepts)
+                outcome.append(found)
             except BaseException as error:
                 outcome.append(error)
 
@@ -408,9 +225,12 @@ class _Run:
         finally:
             is_over.set()
             thread.join(WALK_END_S)  # it must write nothing any more once the lock is free
-        if isinstance(outcome[0], BaseException):
-            raise outcome[0]
-        return outcome[0]
+        built = outcome[0]
+        if isinstance(built, BaseException):
+            raise built
+        self.emit(scan_finished(job, built))
+        self._tell_started()
+        return built
 
     def _process(self, states: dict[int, ShardState]) -> None:
         self._start_workers()
@@ -419,7 +239,7 @@ class _Run:
         pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
         look_at = partial(self._look_at, states)
         book = SuspectBook(self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint, look_at)
-        suspects = book.recall(self.job.folders.runs, self.run_id)
+        suspects = book.recall(self.job.folders.runs, self.log.run_id)
         n_apart = sum(suspect.is_apart for suspect in suspects)
         if n_apart:
             files = "1 file was" if n_apart == 1 else f"{n_apart} files were"
@@ -429,7 +249,7 @@ class _Run:
         self._loop = RunLoop(
             publisher=self._publisher,
             states=states,
-            crew=WorkerManager(self._pool, self.workers, self._n_workers, self.config.timeout_seconds),
+            crew=WorkerManager(self._pool, self.log.workers, self._n_workers, self.config.timeout_seconds),
             budget=ErrorBudget(self.config.max_errors, is_guarded=not has_rows),
             book=book,
             scheduler=Scheduler(pending, self._n_workers, self.config.batch_seconds, suspects),
@@ -437,7 +257,7 @@ class _Run:
             stop=self.stop,
             function_name=self.spec.name,
             counts=self.counts,
-            outputs=Outputs(self.workers, is_shown=self.options.show_output),
+            outputs=Outputs(self.log.workers, is_shown=self.options.show_output),
             timeout_s=self.config.timeout_seconds,
             loaded_code=self._code,
         )
@@ -487,8 +307,8 @@ class _Run:
             input=config.input,
             hash=config.hash,
             batch_seconds=config.batch_seconds,
-            stop_file=self.folder / "stop",
-            workers_folder=self.workers,
+            stop_file=self.log.stop_file,
+            workers_folder=self.log.workers,
             timeout_s=config.timeout_seconds,
             column_settings=config.column_settings,
         )
@@ -509,7 +329,7 @@ class _Run:
             return SerialPool()
         from r3po.engines.ray_pool import RayPool
 
-        return RayPool(self.folder / "ray.log", self.folder / "ray_folder")
+        return RayPool(self.log.folder / "ray.log", self.log.folder / "ray_folder")
 
     def _count(self, states: dict[int, ShardState]) -> None:
         values = list(states.values())
@@ -540,18 +360,8 @@ class _Run:
 
     def emit(self, event: Event) -> None:
         """Tell the observer, and write the event into the run's log."""
-        if not isinstance(event, _UNLOGGED):
-            line = {"event": type(event).__name__, "time": time.time(), **dataclasses.asdict(event)}
-            with contextlib.suppress(OSError, ValueError):  # a log for people: its loss stops nothing
-                self._events.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE, default=str))
-                self._events.flush()
+        self.log.write(event)
         self._observer(event)
-
-    @property
-    def _command(self) -> str:
-        """What to type to run this job again."""
-        name = self.config.path.name
-        return "r3po run" if name == "config.yaml" else f"r3po run {tidy_path(self.config.path)}"
 
     def _on_signal(self, name: str) -> None:
         limit_s = START_S if self.stop.is_starting else None if self.options.engine == "serial" else DRAIN_S
@@ -561,7 +371,7 @@ class _Run:
         result = self._summarize(True, f"stopped by {self.stop.signal_name}")
         return RunStoppedError(
             f"stopped by {self.stop.signal_name}; what was done is saved",
-            hint=f"Continue with: {self._command}",
+            hint=f"Continue with: {command_of(self.config)}",
             exit_code=self.stop.exit_code,
             result=result,
         )
@@ -572,7 +382,7 @@ class _Run:
         if self.job.manifest is not None and not (counts.n_done + counts.n_failed + counts.n_pending):
             counts.n_pending = self.job.built.count_job_files
         result = RunResult(
-            run_id=self.run_id,
+            run_id=self.log.run_id,
             job_name=self.config.job_name,
             files=counts.n_done + counts.n_failed + counts.n_pending,
             done=counts.n_done,
@@ -603,19 +413,8 @@ class _Run:
                 is_stopped=bool(stopped_by),
             )
         )
-        self._keep_summary({**result.to_json(), "stopped_by": stopped_by})
+        self.log.write_summary({**result.to_json(), "stopped_by": stopped_by})
         return result
-
-    def _keep_summary(self, summary: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError, TypeError):  # for people: `status` shows how the last run ended
-            content = orjson.dumps({**summary, "ended": time.time()}, option=orjson.OPT_INDENT_2)
-            (self.folder / "summary.json").write_bytes(content)
-
-    def _keep_last_runs(self) -> None:
-        runs = self.job.folders.runs
-        others = [name for name in list_names(runs) if name != self.run_id]  # a clock may have been set back
-        for name in others[: 1 - KEPT_RUNS]:
-            remove_tree(runs / name)
 
 
 def r3po_version() -> str:

@@ -204,7 +204,7 @@ def _look_ahead(
     """Return the job, what a build would find, and how the shards stand, for any function and for today's."""
     job = read_job(config)
     if job.manifest is not None:
-        job.manifest = job.built.replace(shards=job.adopted_shards)  # as a run does at its start
+        job = job.with_manifest(job.built.replace(shards=job.adopted_shards))  # as a run does at its start
     # Whatever the guards would say: this is how to find out.
     result = plan_build(job, progress, walk_processes=config.processes, accept_deletions=True, is_dry=True)
     if job.manifest is None:

@@ -44,7 +44,7 @@ READ_TRIES = 5
 
 @dataclass(slots=True)
 class Job:
-    """What is on disk of one job. `manifest` is None before the first build."""
+    """What is on disk of one job. `manifest` is what the file says; None before the first build."""
 
     config: Config
     folders: JobFolders
@@ -71,6 +71,10 @@ class Job:
     def rules(self, fingerprint: str | None = None) -> CountingRules:
         keeps_deleted = self.config.on_deleted == "keep"
         return CountingRules(self.built.redo_since, self.built.retry_since, fingerprint, keeps_deleted)
+
+    def with_manifest(self, manifest: Manifest) -> Job:
+        """Return the job as it would be with another manifest, for a plan or a preview: nobody writes through it."""
+        return dataclasses.replace(self, manifest=manifest)
 
     def put_in_force(self, manifest: Manifest) -> None:
         """Write `manifest` and claim the output folder; the shard files that it names are durable."""

@@ -18,7 +18,7 @@ from test_crash_points import Killed, Step, World, build, wider_function
 import jobs
 import r3po
 from jobs import make_job
-from r3po.run.session import KEPT_RUNS
+from r3po.run.run_log import KEPT_RUNS
 from r3po.state.segments import Segment
 from r3po.storage import durable as storage
 

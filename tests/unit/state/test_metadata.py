@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jobs import DOUBLE, make_job
 
+from jobs import DOUBLE, make_job
 from r3po.state.segments import write_segment
 from r3po.table.outcomes import OutcomeBatch, outcome_table
 
