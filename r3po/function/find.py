@@ -226,23 +226,24 @@ def _read_source(path: Path, shown: str) -> SourceModule:
 
 def _check_name(module: SourceModule, name: str, shown: str) -> None:
     first, _, rest = name.partition(".")
-    bindings = module.bindings.get(first, [])
-    if not bindings and not _is_open(module):
-        raise _no_name_error(name, shown, _function_names(module))
-    if rest or not bindings or any(binding.alters for binding in bindings):
+    statements = module.bindings.get(first, [])
+    if _is_open(module, first):
         return
-    last = bindings[-1].node
-    if all(isinstance(binding.node, ast.AsyncFunctionDef) for binding in bindings):
-        raise _async_error(name, shown, _evidence_line(module, last, shown))
-    if all(_is_literal(binding.node) for binding in bindings):
-        evidence, hint = _evidence_line(module, last, shown), _list_names(_function_names(module))
+    if not statements:
+        raise _no_name_error(name, shown, _function_names(module))
+    if not rest and all(isinstance(statement, ast.AsyncFunctionDef) for statement in statements):
+        raise _async_error(name, shown, _evidence_line(module, statements[-1], shown))
+    if not rest and all(_is_literal(statement) for statement in statements):
+        evidence, hint = _evidence_line(module, statements[-1], shown), _list_names(_function_names(module))
         raise FunctionError(f'"{name}" in {shown} is not callable', evidence=evidence, hint=hint)
 
 
-def _is_open(module: SourceModule) -> bool:
-    """Whether names may come to the module in a way that reading it does not show."""
-    used = {node.id for node in ast.walk(module.tree) if isinstance(node, ast.Name)}
-    return bool(module.stars or "__getattr__" in module.bindings or used & _SETTERS)
+def _is_open(module: SourceModule, name: str) -> bool:
+    """Whether the module may come to have `name` in a way that its top level does not show."""
+    nodes = list(ast.walk(module.tree))
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    declared = {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
+    return name in declared or bool({"*", "__getattr__"} & module.bindings.keys() or used & _SETTERS)
 
 
 def _is_literal(node: ast.AST) -> bool:
@@ -254,7 +255,7 @@ def _is_literal(node: ast.AST) -> bool:
 
 def _function_names(module: SourceModule) -> list[str]:
     definitions = ast.FunctionDef | ast.ClassDef
-    names = [name for name, found in module.bindings.items() if isinstance(found[-1].node, definitions)]
+    names = [name for name, found in module.bindings.items() if isinstance(found[-1], definitions)]
     return [name for name in names if not name.startswith("_")]
 
 
@@ -339,13 +340,8 @@ def _file_folders(path: Path, module: SourceModule | None = None) -> list[str]:
 
 
 def _imports_sibling(module: SourceModule) -> bool:
-    imports = [node for node in ast.walk(module.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    sources = [source for node in imports for _, source in iter_imports(node)]
-    first = {source.module[0] for source in sources if not source.level} - sys.stdlib_module_names
+    first = {names[0] for level, names in iter_imports([module.tree]) if not level} - sys.stdlib_module_names
     return any((module.path.parent / f"{name}.py").is_file() for name in first)
-
-
-# Private functions: importing
 
 
 # Private functions: what went wrong in the user's module
