@@ -58,7 +58,7 @@ def fingerprint_source(path: Path, name: str) -> str:
 
 
 def fingerprint_callable(func: Callable[..., object]) -> str:
-    """Return the fingerprint of `func`; that of `fingerprint_source` where it is written at the top level of a file."""
+    """Return the fingerprint of `func`: by its file where it is written at the top level of one, else by value."""
     home, reference = _find_home(func), find_reference(func)
     if home:
         return fingerprint_source(*home)
