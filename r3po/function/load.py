@@ -57,7 +57,7 @@ _loaded: dict[str, str] = {}
 
 
 def _forget_modules(target: str) -> None:
-    """Let the modules in the folder of `target` be imported again; functions that were taken from the old ones stay as they are."""
+    """Let the modules in the folder of `target` be imported again; a function from an old one keeps it."""
     file = target if target.endswith(".py") else getattr(sys.modules.get(target), "__file__", None)
     if not file:
         return
