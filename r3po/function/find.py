@@ -105,7 +105,7 @@ def fingerprint_of_file(spec: FunctionSpec) -> str | None:
         return None
     try:
         return fingerprint_source(Path(spec.target), spec.name)
-    except (OSError, *UNREADABLE):
+    except UNREADABLE:
         return None
 
 

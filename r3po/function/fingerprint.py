@@ -84,7 +84,7 @@ def find_reference(func: object) -> tuple[types.ModuleType, str] | None:
     found: object = module
     for part in name.split("."):
         found = getattr(found, part, None)
-    # A classmethod is bound anew at each look.
+    # Each look at a classmethod binds it again.
     is_same = found is func or (isinstance(func, types.MethodType) and type(found) is type(func) and found == func)
     return (module, name) if is_same else None
 
