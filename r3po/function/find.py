@@ -9,7 +9,6 @@ not looked at here, and pickling one that has no importable name is the caller's
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -36,13 +35,12 @@ from r3po.function.fingerprint import (
     is_library,
     is_same_file,
 )
+from r3po.function.messages import async_error, brief, list_names, no_name_error, suggest, syntax_error
 from r3po.function.source_tree import COMPREHENSIONS, UNREADABLE, SourceModule, iter_imports, read_module
 
 _TWO_FORMS = "write file.py:name, or package.module:name"
-_MAIN_GUARD = 'put what the script does under: if __name__ == "__main__":'
 _LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Set, ast.Dict, *COMPREHENSIONS)
 _SETTERS = frozenset({"globals", "exec", "setattr"})  # a module that uses one may bind names that no reader finds
-_MESSAGE_LENGTH = 300  # characters of a user's exception that are shown in a headline
 
 
 @dataclass(frozen=True)
@@ -87,10 +85,10 @@ def describe_callable(f: Callable[..., object]) -> FunctionSpec:
     if not callable(f):
         is_text = isinstance(f, str) and ":" in f
         hint = f"pass the function itself, or write function: {f} in the config" if is_text else None
-        raise FunctionError(f"f must be a function that takes a file's path, not {_brief(f)}", hint=hint)
+        raise FunctionError(f"f must be a function that takes a file's path, not {brief(f)}", hint=hint)
     name = _name_of(f)
     if inspect.iscoroutinefunction(f):
-        raise _async_error(name, None)
+        raise async_error(name, None)
     reference = find_reference(f)
     place = _find_importable(reference[0]) if reference else None
     fingerprint = fingerprint_callable(f)
@@ -107,7 +105,7 @@ def fingerprint_of_file(spec: FunctionSpec) -> str | None:
         return None
     try:
         return fingerprint_source(Path(spec.target), spec.name)
-    except (OSError, *UNREADABLE):
+    except UNREADABLE:
         return None
 
 
@@ -168,19 +166,19 @@ def _find_in_module(target: str, name: str, base_dir: Path) -> FunctionSpec:
 
 def _find_module(target: str, near: list[str]) -> ModuleSpec:
     """Return where the module `target` is, without importing the packages that it lies in."""
-    found, missing, folders = _search(target, near)
+    found, missing, folders = search_module(target, near)
     if found is None:
         package, dot, last = missing.rpartition(".")
         names = [info.name for info in pkgutil.iter_modules(folders if package else near, package + dot)]
         places = f"{near[0]}, the current folder or the installed packages"
         what = f'{package} has no module "{last}"' if package else f'there is no module "{last}" in {places}'
-        raise FunctionError(what, hint=_suggest(missing, names) or _TWO_FORMS)
+        raise FunctionError(what, hint=suggest(missing, names) or _TWO_FORMS)
     if not found.has_location and found.origin is None:
         raise FunctionError(f'"{target}" is a folder of modules, not a module', hint=_TWO_FORMS)
     return found
 
 
-def _search(target: str, near: list[str]) -> tuple[ModuleSpec | None, str, list[str]]:
+def search_module(target: str, near: list[str]) -> tuple[ModuleSpec | None, str, list[str]]:
     """Return the module's spec; or None, the first part of the dotted name that is not there, and where it is not."""
     importlib.invalidate_caches()
     found, folders, done = None, [*near, *sys.path], ""
@@ -202,12 +200,7 @@ def _no_file_error(path: Path) -> FunctionError:
     if not os.path.isdir(path.parent):
         return FunctionError(f"function file not found: {path}", hint=f"there is no folder {path.parent}")
     names = sorted(file.name for file in path.parent.glob("*.py"))
-    return FunctionError(f"function file not found: {path}", hint=_suggest(path.name, names))
-
-
-def _suggest(name: str, names: Iterable[str]) -> str | None:
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f'did you mean "{close[0]}"?' if close else None
+    return FunctionError(f"function file not found: {path}", hint=suggest(path.name, names))
 
 
 # Private functions: checking a name without importing
@@ -217,32 +210,33 @@ def _read_source(path: Path, shown: str) -> SourceModule:
     try:
         return SourceModule(path)
     except SyntaxError as error:
-        raise _syntax_error(error, shown) from error
+        raise syntax_error(error, shown) from error
     except OSError as error:
         raise FunctionError(f"{shown} cannot be read: {error.strerror}") from error
     except UNREADABLE as error:
-        raise FunctionError(f"{shown} is not Python: {_brief(error)}") from error
+        raise FunctionError(f"{shown} is not Python: {brief(error)}") from error
 
 
 def _check_name(module: SourceModule, name: str, shown: str) -> None:
     first, _, rest = name.partition(".")
-    bindings = module.bindings.get(first, [])
-    if not bindings and not _is_open(module):
-        raise _no_name_error(name, shown, _function_names(module))
-    if rest or not bindings or any(binding.alters for binding in bindings):
+    statements = module.bindings.get(first, [])
+    if _is_open(module, first):
         return
-    last = bindings[-1].node
-    if all(isinstance(binding.node, ast.AsyncFunctionDef) for binding in bindings):
-        raise _async_error(name, shown, _evidence_line(module, last, shown))
-    if all(_is_literal(binding.node) for binding in bindings):
-        evidence, hint = _evidence_line(module, last, shown), _list_names(_function_names(module))
+    if not statements:
+        raise no_name_error(name, shown, _function_names(module))
+    if not rest and all(isinstance(statement, ast.AsyncFunctionDef) for statement in statements):
+        raise async_error(name, shown, _evidence_line(module, statements[-1], shown))
+    if not rest and all(_is_literal(statement) for statement in statements):
+        evidence, hint = _evidence_line(module, statements[-1], shown), list_names(_function_names(module))
         raise FunctionError(f'"{name}" in {shown} is not callable', evidence=evidence, hint=hint)
 
 
-def _is_open(module: SourceModule) -> bool:
-    """Whether names may come to the module in a way that reading it does not show."""
-    used = {node.id for node in ast.walk(module.tree) if isinstance(node, ast.Name)}
-    return bool(module.stars or "__getattr__" in module.bindings or used & _SETTERS)
+def _is_open(module: SourceModule, name: str) -> bool:
+    """Whether the module may come to have `name` in a way that its top level does not show."""
+    nodes = list(ast.walk(module.tree))
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    declared = {name for node in nodes if isinstance(node, ast.Global) for name in node.names}
+    return name in declared or bool({"*", "__getattr__"} & module.bindings.keys() or used & _SETTERS)
 
 
 def _is_literal(node: ast.AST) -> bool:
@@ -254,34 +248,14 @@ def _is_literal(node: ast.AST) -> bool:
 
 def _function_names(module: SourceModule) -> list[str]:
     definitions = ast.FunctionDef | ast.ClassDef
-    names = [name for name, found in module.bindings.items() if isinstance(found[-1].node, definitions)]
+    names = [name for name, found in module.bindings.items() if isinstance(found[-1], definitions)]
     return [name for name in names if not name.startswith("_")]
-
-
-def _no_name_error(name: str, shown: str, names: list[str]) -> FunctionError:
-    return FunctionError(f'{shown} has no function "{name}"', hint=_suggest(name, names) or _list_names(names))
-
-
-def _list_names(names: list[str]) -> str | None:
-    return f"its functions: {', '.join(names[:5])}" if names else None
-
-
-def _async_error(name: str, shown: str | None, evidence: str | None = None) -> FunctionError:
-    where = f" in {shown}" if shown else ""
-    what = f'"{name}"{where} is an async function: calling it gives no dict'
-    return FunctionError(what, evidence=evidence, hint="make it a plain def; it may call asyncio.run")
 
 
 def _evidence_line(module: SourceModule, node: ast.AST, shown: str) -> str:
     line = getattr(node, "lineno", 1)
     text = module.path.read_bytes().splitlines()[line - 1 : line]
     return f"{shown}:{line}  {b''.join(text).decode(errors='replace').strip()}"
-
-
-def _syntax_error(error: SyntaxError, shown: str) -> FunctionError:
-    line = f":{error.lineno}" if error.lineno else ""
-    text = (error.text or "").strip()
-    return FunctionError(f"{shown} has a syntax error: {error.msg}", evidence=f"{shown}{line}  {text}".rstrip())
 
 
 # Private functions: describing a callable
@@ -293,7 +267,7 @@ def _find_importable(module: ModuleType) -> tuple[Literal["file", "module"], str
     if name in MAIN_NAMES:  # never again in a worker: the script would start the job once more
         return None
     path = find_source_file(module)
-    found, file = _search(name, [])[0], getattr(module, "__file__", None)
+    found, file = search_module(name, [])[0], getattr(module, "__file__", None)
     is_found = found is not None and (file is None or found.origin == file or is_same_file(found.origin, file))
     if path and (not is_found or ("." not in name and path.name != "__init__.py" and not is_library(path.parent))):
         return "file", str(path), path.name
@@ -339,31 +313,5 @@ def _file_folders(path: Path, module: SourceModule | None = None) -> list[str]:
 
 
 def _imports_sibling(module: SourceModule) -> bool:
-    imports = [node for node in ast.walk(module.tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    sources = [source for node in imports for _, source in iter_imports(node)]
-    first = {source.module[0] for source in sources if not source.level} - sys.stdlib_module_names
+    first = {names[0] for level, names in iter_imports([module.tree]) if not level} - sys.stdlib_module_names
     return any((module.path.parent / f"{name}.py").is_file() for name in first)
-
-
-# Private functions: importing
-
-
-# Private functions: what went wrong in the user's module
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)[:_MESSAGE_LENGTH]
-    except Exception:
-        return "(its message cannot be shown)"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(_message(error).splitlines()), "")
-
-
-def _brief(value: object) -> str:
-    """Return a value, or the kind of it where it is no plain one, in a few words."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return repr(value)[:_MESSAGE_LENGTH]
-    return _first_line(value) if isinstance(value, BaseException) else f"a {type(value).__name__}"

@@ -15,23 +15,9 @@ from pathlib import Path
 from types import ModuleType
 
 from r3po.errors import FunctionError, R3poError
-from r3po.function.find import (
-    _MAIN_GUARD,
-    FunctionSpec,
-    _async_error,
-    _brief,
-    _first_line,
-    _message,
-    _no_name_error,
-    _search,
-    _syntax_error,
-)
-from r3po.function.fingerprint import (
-    MAIN_NAMES,
-    find_packages,
-    is_library,
-    is_same_file,
-)
+from r3po.function.find import FunctionSpec, search_module
+from r3po.function.fingerprint import MAIN_NAMES, find_packages, is_library, is_same_file
+from r3po.function.messages import MAIN_GUARD, async_error, brief, first_line, message, no_name_error, syntax_error
 
 _EVIDENCE_LINES = 30  # lines of a user's traceback that are kept
 
@@ -62,16 +48,16 @@ def load_function(spec: FunctionSpec) -> Callable[..., object]:
 
 
 def extend_sys_path(folders: Iterable[str]) -> None:
-    """Put the missing `folders` in front of `sys.path`; it takes them to unpickle a function sent by value, too."""
+    """Put the missing `folders` in front of `sys.path`, as importing or unpickling the function needs them."""
     sys.path[:0] = [folder for folder in folders if folder not in sys.path]
 
 
 _loaded: dict[str, str] = {}
-"""The fingerprint under which a file or module was loaded in this process: a mended one is imported anew."""
+"""The fingerprint under which a file or module was loaded in this process: a changed one is imported again."""
 
 
 def _forget_modules(target: str) -> None:
-    """Let the modules in the folder of `target` be imported anew; whoever holds the old ones keeps them."""
+    """Let the modules in the folder of `target` be imported again; a function from an old one keeps it."""
     file = target if target.endswith(".py") else getattr(sys.modules.get(target), "__file__", None)
     if not file:
         return
@@ -118,7 +104,7 @@ def _package_name(path: Path) -> str | None:
     if top and not is_same_file(getattr(top, "__file__", None), packages[-1] / "__init__.py"):
         return None
     name = ".".join(names if path.name == "__init__.py" else [*names, path.stem])
-    found = _search(name, [])[0]
+    found = search_module(name, [])[0]
     return name if found and is_same_file(found.origin, path) else None
 
 
@@ -141,12 +127,12 @@ def _get_function(module: ModuleType, spec: FunctionSpec) -> Callable[..., objec
     for part in spec.name.split("."):
         if not hasattr(found, part):
             names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-            raise _no_name_error(spec.name, shown, names)
+            raise no_name_error(spec.name, shown, names)
         found = getattr(found, part)
     if not callable(found):
-        raise FunctionError(f'"{spec.name}" in {shown} is not callable: it is {_brief(found)}')
+        raise FunctionError(f'"{spec.name}" in {shown} is not callable: it is {brief(found)}')
     if inspect.iscoroutinefunction(found):
-        raise _async_error(spec.name, shown)
+        raise async_error(spec.name, shown)
     return found
 
 
@@ -159,14 +145,14 @@ def _import_failure(spec: FunctionSpec, error: BaseException) -> FunctionError:
         what = f"{shown} failed to import {missing}"
         return FunctionError(what, evidence=_frame_lines(frames, spec), hint=f"is it installed for {sys.executable}?")
     if isinstance(error, SyntaxError) and error.filename and os.path.isfile(error.filename):
-        return _syntax_error(error, _short(error.filename, spec))
+        return syntax_error(error, _short(error.filename, spec))
     if isinstance(error, SystemExit):
-        what = f"{shown} called sys.exit({_brief(error.code)}) while it was imported"
-        return FunctionError(what, evidence=_frame_lines(frames, spec), hint=_MAIN_GUARD)
-    what = f"{shown} raised {type(error).__name__} while it was imported: {_first_line(error)}"
-    hint = _MAIN_GUARD if isinstance(error, R3poError) else None
+        what = f"{shown} called sys.exit({brief(error.code)}) while it was imported"
+        return FunctionError(what, evidence=_frame_lines(frames, spec), hint=MAIN_GUARD)
+    what = f"{shown} raised {type(error).__name__} while it was imported: {first_line(error)}"
+    hint = MAIN_GUARD if isinstance(error, R3poError) else None
     lines = "".join(traceback.format_list(frames)).splitlines()[-_EVIDENCE_LINES:]
-    evidence = "\n".join([*lines, f"{type(error).__name__}: {_message(error)}"])
+    evidence = "\n".join([*lines, f"{type(error).__name__}: {message(error)}"])
     return FunctionError(what, evidence=evidence, hint=hint)
 
 

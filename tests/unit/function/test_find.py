@@ -126,61 +126,60 @@ def test_a_method_may_be_named(tmp_path: Path) -> None:
     assert load(tmp_path, {"count.py": source}, "count.py:Reader.read")("x") == {"n": 1}
 
 
-def test_a_text_without_colon_is_told_the_two_forms(tmp_path: Path) -> None:
-    assert find_error(tmp_path, {"count_fruits.py": COUNT + BOOM}, "count_fruits.py") == (
-        'function "count_fruits.py" names no function\n'
-        "hint:  write file.py:name, or package.module:name\n"
-        '       did you mean "count_fruits.py:count_fruits"?'
-    )
-    assert error_of(find_function, "count", tmp_path) == (
-        'function "count" names no function\nhint:  write file.py:name, or package.module:name'
-    )
+TWO_FORMS = "write file.py:name, or package.module:name"
+REFUSED = [
+    ("count", f'function "count" names no function\nhint:  {TWO_FORMS}'),
+    (
+        "count_fruits.py",
+        f'function "count_fruits.py" names no function\nhint:  {TWO_FORMS}\n'
+        '       did you mean "count_fruits.py:count_fruits" or "count_fruits.py:Weigh"?',
+    ),
+    *(
+        (text, f'function "{text}" cannot be read\nhint:  {TWO_FORMS}')
+        for text in ("count.py:", ":count", "count.py:count()", "a b:count", "count.py:a.", "a..b:c", "a:1")
+    ),
+    ("count.py::count", 'function "count.py::count" has two colons\nhint:  did you mean "count.py:count"?'),
+    (
+        "count_fruits.py:count_fruit",
+        'count_fruits.py has no function "count_fruit"\nhint:  did you mean "count_fruits"?',
+    ),
+    ("count_fruits.py:xyz", 'count_fruits.py has no function "xyz"\nhint:  its functions: count_fruits, Weigh'),
+    ("count_fruit.py:f", 'function file not found: FOLDER/count_fruit.py\nhint:  did you mean "count_fruits.py"?'),
+    ("funcs/f.py:f", "function file not found: FOLDER/funcs/f.py\nhint:  there is no folder FOLDER/funcs"),
+    (
+        "count.ipynb:f",
+        f'there is no module "count" in FOLDER, the current folder or the installed packages\nhint:  {TWO_FORMS}',
+    ),
+    ("./count.ipynb:f", f"FOLDER/count.ipynb is not a Python file (.py)\nhint:  {TWO_FORMS}"),
+    ("r3po_pkg.fruit:f", 'r3po_pkg has no module "fruit"\nhint:  did you mean "r3po_pkg.fruits"?'),
+    (
+        "r3po_pgk.fruits:f",
+        'there is no module "r3po_pgk" in FOLDER, the current folder or the installed packages\n'
+        'hint:  did you mean "r3po_pkg"?',
+    ),
+    ("r3po_pkg.folder:f", f'"r3po_pkg.folder" is a folder of modules, not a module\nhint:  {TWO_FORMS}'),
+    (
+        "__main__:f",
+        f'there is no module "__main__" in FOLDER, the current folder or the installed packages\nhint:  {TWO_FORMS}',
+    ),
+    (
+        "r3po_pkg.fruits:count_fruit",
+        'r3po_pkg.fruits has no function "count_fruit"\nhint:  did you mean "count_fruits"?',
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    "text", ["count.py:", ":count", "count.py:count()", "a b:count", "count.py:a.", "a..b:c", "a:1"]
-)
-def test_a_text_that_makes_no_sense_is_told_the_two_forms(tmp_path: Path, text: str) -> None:
-    assert error_of(find_function, text, tmp_path) == (
-        f'function "{text}" cannot be read\nhint:  write file.py:name, or package.module:name'
-    )
-
-
-def test_two_colons_are_one_too_many(tmp_path: Path) -> None:
-    assert error_of(find_function, "count.py::count", tmp_path) == (
-        'function "count.py::count" has two colons\nhint:  did you mean "count.py:count"?'
-    )
-
-
-def test_a_mistyped_function_is_told_the_right_one(tmp_path: Path) -> None:
-    assert find_error(tmp_path, {"count_fruits.py": COUNT}, "count_fruits.py:count_fruit") == (
-        'count_fruits.py has no function "count_fruit"\nhint:  did you mean "count_fruits"?'
-    )
-
-
-def test_a_function_unlike_all_others_is_told_what_there_is(tmp_path: Path) -> None:
-    source = COUNT + "class Weigh: ...\nLIMIT = 1\ndef _private(): ...\n"
-    assert find_error(tmp_path, {"count.py": source}, "count.py:xyz") == (
-        'count.py has no function "xyz"\nhint:  its functions: count_fruits, Weigh'
-    )
-    assert find_error(tmp_path, {"count.py": "def f():\n    def xyz(): ..."}, "count.py:xyz").startswith(
-        'count.py has no function "xyz"\n'
-    )
-
-
-def test_a_missing_file_is_told_its_neighbour(tmp_path: Path) -> None:
-    assert find_error(tmp_path, {"count_fruits.py": COUNT}, "count_fruit.py:count_fruits") == (
-        f'function file not found: {tmp_path}/count_fruit.py\nhint:  did you mean "count_fruits.py"?'
-    )
-    assert error_of(find_function, "funcs/count.py:count", tmp_path) == (
-        f"function file not found: {tmp_path}/funcs/count.py\nhint:  there is no folder {tmp_path}/funcs"
-    )
-
-
-def test_a_path_that_is_no_python_file_is_refused(tmp_path: Path) -> None:
-    assert find_error(tmp_path, {"funcs/count.ipynb": "{}"}, "funcs/count.ipynb:count") == (
-        f"{tmp_path}/funcs/count.ipynb is not a Python file (.py)\nhint:  write file.py:name, or package.module:name"
-    )
+@pytest.mark.parametrize(("text", "expected"), REFUSED)
+def test_a_text_that_leads_nowhere_is_refused_with_what_was_meant(tmp_path: Path, text: str, expected: str) -> None:
+    more = BOOM + "class Weigh: ...\nLIMIT = 1\ndef _private():\n    def xyz(): ...\n"
+    files = {
+        "count_fruits.py": COUNT + more,
+        "count.ipynb": "{}",
+        "r3po_pkg/__init__.py": "",
+        "r3po_pkg/fruits.py": COUNT,
+        "r3po_pkg/folder/x": "",
+    }
+    assert find_error(tmp_path, files, text) == expected.replace("FOLDER", str(tmp_path))
 
 
 def test_a_syntax_error_is_shown_with_its_line(tmp_path: Path) -> None:
@@ -196,12 +195,11 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path, source: bytes) -> No
 
 
 def test_an_async_function_is_refused(tmp_path: Path) -> None:
-    expected = (
+    assert find_error(tmp_path, {"count.py": "async def count(p): ...\n"}) == (
         '"count" in count.py is an async function: calling it gives no dict\n'
         "  count.py:1  async def count(p): ...\n"
         "hint:  make it a plain def; it may call asyncio.run"
     )
-    assert find_error(tmp_path, {"count.py": "async def count(p): ...\n"}) == expected
 
 
 @pytest.mark.parametrize("value", ["5", "'text'", "[len]", "{}", "{'a': len}", "f'{5}'", "(1, 2)", "None"])
@@ -246,41 +244,36 @@ def test_a_module_without_source_is_taken_on_trust(tmp_path: Path) -> None:
     assert error_of(load_function, find_function("time:tine", tmp_path)).startswith('time has no function "tine"\n')
 
 
-def test_a_missing_module_is_told_its_neighbour(tmp_path: Path) -> None:
-    files = {"r3po_pkg/__init__.py": "", "r3po_pkg/fruits.py": COUNT, "r3po_pkg/folder/x": ""}
-    assert find_error(tmp_path, files, "r3po_pkg.fruit:count_fruits") == (
-        'r3po_pkg has no module "fruit"\nhint:  did you mean "r3po_pkg.fruits"?'
-    )
-    assert error_of(find_function, "r3po_pgk.fruits:count_fruits", tmp_path) == (
-        f'there is no module "r3po_pgk" in {tmp_path}, the current folder or the installed packages\n'
-        'hint:  did you mean "r3po_pkg"?'
-    )
-    assert error_of(find_function, "r3po_pkg.folder:count_fruits", tmp_path).startswith(
-        '"r3po_pkg.folder" is a folder of modules, not a module\n'
-    )
-    assert error_of(find_function, "__main__:count", tmp_path).startswith('there is no module "__main__"')
-
-
-def test_a_mistyped_function_of_a_module_is_told_the_right_one(tmp_path: Path) -> None:
-    assert find_error(tmp_path, {"r3po_pkg/__init__.py": "", "r3po_pkg/a.py": COUNT}, "r3po_pkg.a:count_fruit") == (
-        'r3po_pkg.a has no function "count_fruit"\nhint:  did you mean "count_fruits"?'
-    )
-
-
 # Loading
 
 
-def test_a_file_imports_the_modules_beside_it(tmp_path: Path) -> None:
-    files = {
-        "funcs/count.py": "from r3po_h import g\ndef count(p): return g(p)",
-        "funcs/r3po_h.py": "def g(p): return {'p': p}",
-    }
-    assert load(tmp_path, files, "funcs/count.py:count")("x") == {"p": "x"}
+G = "def g(p): return {'p': p}"
+IMPORTS = {
+    "beside it": ("funcs/count.py", {"funcs/count.py": "from r3po_h import g as count", "funcs/r3po_h.py": G}),
+    "from the folder of the config": (
+        "r3po_f/count.py",
+        {"r3po_f/count.py": "from r3po_f.h import g\ncount = g", "r3po_f/h.py": G},
+    ),
+    "beside an accidental init": (
+        "r3po_p/count.py",
+        {"r3po_p/__init__.py": "", "r3po_p/r3po_h.py": G, "r3po_p/count.py": "from r3po_h import g as count"},
+    ),
+    "in the init of its package": (
+        "r3po_p/__init__.py",
+        {"r3po_p/__init__.py": "from .h import g\ndef count(p): return g(p)", "r3po_p/h.py": G},
+    ),
+    "in a folder with the name of a loaded package": (
+        "json/count.py",
+        {"json/__init__.py": BOOM, "json/count.py": f"{G}\ncount = g"},
+    ),
+}
 
 
-def test_a_file_imports_from_the_folder_of_the_config(tmp_path: Path) -> None:
-    files = {"r3po_f/count.py": "from r3po_f.h import g\ncount = g", "r3po_f/h.py": "def g(p): return {'p': p}"}
-    assert load(tmp_path, files, "r3po_f/count.py:count")("x") == {"p": "x"}
+@pytest.mark.parametrize("where", IMPORTS)
+def test_a_file_finds_what_it_imports(tmp_path: Path, where: str) -> None:
+    place, files = IMPORTS[where]
+    assert load(tmp_path, files, f"{place}:count")("x") == {"p": "x"}
+    assert sys.modules["json"] is json
 
 
 def test_a_file_behind_a_link_imports_the_modules_beside_it(tmp_path: Path) -> None:
@@ -302,29 +295,6 @@ def test_a_file_in_a_package_may_import_relatively(tmp_path: Path) -> None:
     assert str(tmp_path / "r3po_p/sub") not in spec.sys_path
     assert load_function(spec)("x") == {"p": "x"}
     assert load_function(spec).__module__ == "r3po_p.sub.count"
-
-
-def test_a_file_beside_an_accidental_init_imports_its_neighbours_by_their_bare_names(tmp_path: Path) -> None:
-    files = {
-        "r3po_p/__init__.py": "",
-        "r3po_p/r3po_h.py": COUNT,
-        "r3po_p/count.py": "from r3po_h import count_fruits as count",
-    }
-    assert load(tmp_path, files, "r3po_p/count.py:count")("abc") == {"n": 3}
-
-
-def test_a_folder_with_the_name_of_a_loaded_package_is_no_hindrance(tmp_path: Path) -> None:
-    files = {"json/__init__.py": BOOM, "json/count.py": COUNT}
-    assert load(tmp_path, files, "json/count.py:count_fruits")("abc") == {"n": 3}
-    assert sys.modules["json"] is json
-
-
-def test_the_init_file_of_a_package_may_hold_the_function(tmp_path: Path) -> None:
-    files = {
-        "r3po_p/__init__.py": "from .h import g\ndef count(p): return g(p)",
-        "r3po_p/h.py": "def g(p): return {'p': p}",
-    }
-    assert load(tmp_path, files, "r3po_p/__init__.py:count")("x") == {"p": "x"}
 
 
 def test_a_file_is_imported_once_under_its_own_name(tmp_path: Path) -> None:
@@ -408,16 +378,12 @@ def test_a_failed_import_leaves_no_module_behind(tmp_path: Path) -> None:
     assert "r3po_fails" not in sys.modules
 
 
-def test_an_exception_whose_text_cannot_be_had_is_reported_all_the_same(tmp_path: Path) -> None:
-    source = "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd\n" + COUNT
-    assert "raised Odd while it was imported: (its message cannot be shown)" in load_error(
-        tmp_path, {"count.py": source}, "count.py:count_fruits"
-    )
-
-
-def test_a_long_message_at_import_is_cut(tmp_path: Path) -> None:
-    source = "raise ValueError('x' * 10_000_000 + '\\n')\n" + COUNT
-    assert len(load_error(tmp_path, {"count.py": source}, "count.py:count_fruits")) < 1500
+def test_an_exception_with_an_odd_text_is_reported_all_the_same(tmp_path: Path) -> None:
+    odd = "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd\n"
+    message = load_error(tmp_path, {"r3po_a.py": odd + COUNT}, "r3po_a.py:count_fruits")
+    assert "raised Odd while it was imported: (its message cannot be shown)" in message
+    long = "raise ValueError('x' * 10_000_000 + '\\n')\n"
+    assert len(load_error(tmp_path, {"r3po_b.py": long + COUNT}, "r3po_b.py:count_fruits")) < 1500
 
 
 def test_a_syntax_error_in_a_helper_names_the_helper(tmp_path: Path) -> None:
