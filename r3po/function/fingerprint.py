@@ -5,10 +5,10 @@ source_tree's to tell. It never runs or imports the user's code.
 
 The fingerprint covers the name of the function and all code of its module and of the modules in the same folder or
 package that this one imports, directly or through others, without comments, docstrings, positions and the main block.
-An import from anywhere else counts as its statement alone. So it is the same for a function found by name and for the
-callable itself, in every process and on every version of Python. A callable that is not written at the top level of a
-file (a closure, a partial, a notebook's function) also counts its instructions, which belong to one version of Python,
-and the values it holds.
+An import from anywhere else counts as its statement alone, and so does every import of a function that is installed. So
+the fingerprint is the same for a function found by name and for the callable itself, in every process and on every
+version of Python. A callable that is not written at the top level of a file (a closure, a partial, a notebook's
+function) also counts its instructions, which belong to one version of Python, and the values it holds.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class _Tree:
         packages = find_packages(path)
         self._top = packages[-1] if packages else path.parent
         self._bases = [path.parent, self._top.parent]
-        self._is_closed = not packages and is_library(path.parent)  # else all of site-packages would count
+        self._is_closed = is_library(path.parent)  # else a large package would be read whole at each start
 
     def find(self, importer: Path, level: int, names: tuple[str, ...]) -> list[Path]:
         """Return the files of the tree that `names`, imported by the file `importer` with `level` dots, may run."""
