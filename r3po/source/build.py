@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from r3po import events
 from r3po.config.settings import Config, check_source
 from r3po.errors import SourceError
 from r3po.events import Observer
 from r3po.source.compare import SHOWN, Comparison
-from r3po.source.new_manifest import BuildProgress, FileCounts, _Build, _end_if_stopped
+from r3po.source.new_manifest import BuildProgress, FileCounts, NextManifest
 from r3po.source.walk import Block, WalkCounts, count_suffixes, walk_blocks
 from r3po.state.job import Job, open_job, read_again, read_job
 from r3po.state.manifest import Manifest
@@ -125,7 +125,7 @@ def plan_build(
     counts = WalkCounts()
     known = {} if job.manifest is None else job.entries_seen_since()
     comparison = Comparison(job.folders.shards, job.manifest, known)
-    build = _Build(job, processes, progress, is_dry=is_dry)
+    build = NextManifest(job, processes, progress, is_dry=is_dry)
     with closing(
         walk_blocks(
             config.source_path,
@@ -187,11 +187,7 @@ def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
         suffix=job.config.source_file_part,
         n_files=result.n_files,
         size_bytes=result.size_bytes,
-        n_new=found.n_new,
-        n_changed=found.n_changed,
-        n_touched=found.n_touched,
-        n_deleted=found.n_deleted,
-        n_returned=found.n_returned,
+        **asdict(found),
         passed_over={reason: n for reason, n in passed_over.items() if n},
     )
 
@@ -225,7 +221,7 @@ def _watched(blocks: Iterable[Block], progress: BuildProgress, comparison: Compa
             progress.tell(told)
         if comparison.has_resized:
             progress.has_work.set()
-        _end_if_stopped(progress)
+        progress.end_if_stopped()
         yield block
 
 
@@ -287,6 +283,3 @@ def _no_file(config: Config) -> SourceError:
         f'no file under {show_name(str(config.source_path))} ends with "{suffix}"',
         hint=named or "the folder is empty, but for hidden names and linked folders",
     )
-
-
-# Private: writing shard files

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r3po.errors import SourceError
-from r3po.file_version import UNSEEN
+from r3po.file_version import UNSEEN, FileVersion
 from r3po.source.hashing import mtime_of
 from r3po.storage.names import show_name
 
@@ -41,15 +41,6 @@ _FEW_NAMES = 8
 """Of one folder: too few to open it for them."""
 
 
-class Found(NamedTuple):
-    """One file of the walk."""
-
-    path: str
-    size: int
-    """Bytes."""
-    mtime_ns: int
-
-
 @dataclass(slots=True)
 class WalkCounts:
     """What the walk passed over, for the screen."""
@@ -65,13 +56,14 @@ class WalkCounts:
 
 def walk(
     source: Path, suffix: str, *, skip: Collection[Path] = (), counts: WalkCounts | None = None
-) -> Iterator[Found]:
-    """Yield every regular file (or link to one) under `source` whose name ends with `suffix`, in row order.
+) -> Iterator[tuple[str, FileVersion]]:
+    """Yield the path and version of every regular file (or link to one) under `source` whose name ends with `suffix`.
 
-    See `walk_blocks`, which yields the same in blocks.
+    They come in row order. See `walk_blocks`, which yields them in blocks.
     """
     for block in walk_blocks(source, suffix, skip=skip, counts=counts):
-        yield from map(Found._make, block)
+        for path, size, mtime_ns in block:
+            yield path, FileVersion(size, mtime_ns)
 
 
 def walk_blocks(
@@ -125,8 +117,8 @@ def walk_key(path: str) -> tuple[tuple[bool, bytes], ...]:
 def count_suffixes(source: Path, limit: int = 100_000) -> dict[str, int]:
     """Return how many files end with which suffix, most first: the hint when no file matches."""
     found: dict[str, int] = {}
-    for n, file in enumerate(walk(source, "")):
-        suffix = os.path.splitext(file.path)[1] or os.path.basename(file.path)
+    for n, (path, _) in enumerate(walk(source, "")):
+        suffix = os.path.splitext(path)[1] or os.path.basename(path)
         found[suffix] = found.get(suffix, 0) + 1
         if n >= limit:
             break

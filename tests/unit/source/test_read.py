@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture(params=["opened", "by path"])
 def look(request: pytest.FixtureRequest, file: Path) -> Iterator[Look]:
     taken = (
-        read_file(str(file), wants_data=False, wants_digest=True) if request.param == "opened" else look_at(str(file))
+        read_file(str(file), wants_data=False, wants_hash=True) if request.param == "opened" else look_at(str(file))
     )
     yield taken
     taken.close()
@@ -49,16 +49,16 @@ def blake(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("wants_data", [True, False])
-@pytest.mark.parametrize("wants_digest", [True, False])
+@pytest.mark.parametrize("wants_hash", [True, False])
 @pytest.mark.parametrize("size", [0, 5, BLOCK_BYTES, BLOCK_BYTES + 1])
-def test_a_look_holds_what_is_wanted(tmp_path: Path, size: int, wants_data: bool, wants_digest: bool) -> None:
+def test_a_look_holds_what_is_wanted(tmp_path: Path, size: int, wants_data: bool, wants_hash: bool) -> None:
     data = os.urandom(size)
     (tmp_path / "a").write_bytes(data)
-    look = read_file(str(tmp_path / "a"), wants_data=wants_data, wants_digest=wants_digest)
+    look = read_file(str(tmp_path / "a"), wants_data=wants_data, wants_hash=wants_hash)
     look.close()
     assert (look.size, look.mtime_ns) == (size, os.stat(tmp_path / "a").st_mtime_ns)
     assert look.data == (data if wants_data else None)
-    if wants_digest:
+    if wants_hash:
         assert look.digest == blake(data)
 
 
@@ -107,7 +107,7 @@ def test_a_file_that_goes_or_becomes_a_fifo_is_an_error(look: Look, file: Path, 
 
 def test_a_descriptor_that_f_closed_is_not_closed_again(file: Path) -> None:
     """Whatever has its number by then is f's own."""
-    look = read_file(str(file), wants_data=True, wants_digest=True)
+    look = read_file(str(file), wants_data=True, wants_hash=True)
     (ours,) = descriptors(of=file)
     os.close(ours)
     theirs = os.open(file.parent, os.O_RDONLY)
@@ -122,7 +122,7 @@ def test_a_descriptor_that_f_closed_is_not_closed_again(file: Path) -> None:
 
 
 def test_a_closed_descriptor_is_asked_by_the_path(file: Path) -> None:
-    look = read_file(str(file), wants_data=True, wants_digest=True)
+    look = read_file(str(file), wants_data=True, wants_hash=True)
     (ours,) = descriptors(of=file)
     os.close(ours)
     assert look.still_holds()
@@ -132,10 +132,10 @@ def test_a_closed_descriptor_is_asked_by_the_path(file: Path) -> None:
 
 def test_nothing_stays_open(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = descriptors()
-    read_file(str(file), wants_data=True, wants_digest=True).close()
+    read_file(str(file), wants_data=True, wants_hash=True).close()
     monkeypatch.setattr("r3po.source.read._read_whole", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        read_file(str(file), wants_data=True, wants_digest=True)
+        read_file(str(file), wants_data=True, wants_hash=True)
     with pytest.raises(OSError):
-        read_file(str(tmp_path), wants_data=True, wants_digest=True)
+        read_file(str(tmp_path), wants_data=True, wants_hash=True)
     assert descriptors() == before
