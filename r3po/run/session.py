@@ -388,7 +388,7 @@ class _Run:
                         self.job,
                         progress,
                         walk_processes=walk_processes,
-                        needs_looks=False,
+                        stats_all=False,
                         accept_deletions=self.options.accept_deletions,
                     )
                 )

@@ -26,7 +26,7 @@ from r3po.state.shards import ShardState, find_unredone_rows
 from r3po.storage.names import show_name
 
 TELL_FILES = 1000
-"""Between two words on how far the walk is."""
+"""How many files lie between two words on how far the walk is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class BuildResult:
     found: FileCounts
     counts: WalkCounts
     n_files: int
-    """That the walk found."""
+    """Files that the walk found."""
     size_bytes: int | None
-    """Of these; None: some of them were listed without a look."""
+    """Bytes of these files; None: of some the walk did not ask for the size."""
 
 
 def build_job(config: Config, observer: Observer, *, accept_deletions: bool = False) -> Manifest:
@@ -79,7 +79,7 @@ def preview_build(config: Config, fingerprint: str | None, observer: Observer) -
     """
     progress = BuildProgress(tell=lambda n_files: observer(events.ScanProgressed(n_files)))
     check_source(config)
-    job, result, standing, today = read_again(lambda: _look_ahead(config, fingerprint, progress))
+    job, result, standing, today = read_again(lambda: _preview(config, fingerprint, progress))
     observer(scan_finished(job, result))
     n_pending = sum(state.n_pending for state in standing)
     n_to_retry = sum(state.n_pending for state in today) - n_pending
@@ -103,7 +103,7 @@ def plan_build(
     processes: int = 0,
     *,
     walk_processes: int = 0,
-    needs_looks: bool = True,
+    stats_all: bool = True,
     accept_deletions: bool = False,
     is_dry: bool = False,
 ) -> BuildResult:
@@ -113,7 +113,7 @@ def plan_build(
         processes: hash new and changed files now, in so many processes; 0 leaves that to the run, which reads them
             anyway. Files that may only have been touched are hashed in any case.
         walk_processes: see `walk_blocks`.
-        needs_looks: False: the first build of a job may leave the look at a file to whoever reads it.
+        stats_all: False: the first build of a job may leave size and mtime of a file to whoever reads it.
         accept_deletions: go on although more than half of the job's files are gone, or all.
         is_dry: write nothing; the manifest is the one in force.
 
@@ -133,7 +133,7 @@ def plan_build(
             skip=(config.working_dir, config.output_path),
             counts=counts,
             processes=walk_processes,
-            needs_looks=needs_looks or job.manifest is not None,
+            stats_all=stats_all or job.manifest is not None,
         )
     ) as blocks:
         build.add_files(_announced(comparison.iter_new(_watched(blocks, progress, comparison)), progress))
@@ -192,13 +192,13 @@ def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
     )
 
 
-# Private: a look ahead
+# Private: a preview
 
 
-def _look_ahead(
+def _preview(
     config: Config, fingerprint: str | None, progress: BuildProgress
 ) -> tuple[Job, BuildResult, list[ShardState], list[ShardState]]:
-    """Return the job, what a build would find, and how the shards stand, for any function and for today's."""
+    """Return the job, what a build would find, and how its shards stand: for any function, and for today's."""
     job = read_job(config)
     if job.manifest is not None:
         job.manifest = job.built.replace(shards=job.adopted_shards)  # as a run does at its start
