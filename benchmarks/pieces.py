@@ -22,8 +22,9 @@ import r3po.table.outcomes as tables
 from generate import write_tree
 from r3po.config.settings import load_config
 from r3po.function.find import find_function
-from r3po.jobbuilder import BuildProgress, apply_build, plan_build
+from r3po.source.build import apply_build, plan_build
 from r3po.source.hashing import hash_file
+from r3po.source.new_manifest import BuildProgress
 from r3po.source.walk import walk_blocks
 from r3po.state.job import Job, job_folders, open_job
 from r3po.state.segments import Segment, write_segment

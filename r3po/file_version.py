@@ -22,4 +22,12 @@ class FileVersion(NamedTuple):
     hash: bytes | None = None
     """blake2b-128 of the content; None: not hashed."""
     is_racy: bool = False
-    """The file was looked at so soon after its mtime that its content may have changed within the same mtime since."""
+    """It was read so soon after its mtime that its content may have changed within the same mtime since."""
+
+    def is_like(self, other: FileVersion) -> bool:
+        """Whether both have the same size and mtime."""
+        return self.size == other.size and self.mtime_ns == other.mtime_ns
+
+
+UNKNOWN_VERSION = FileVersion(UNKNOWN, UNKNOWN)
+"""What f saw is not known: the next build treats the file as changed."""

@@ -167,7 +167,7 @@ class _ShardCheck:
         for place, seen in zip(places, tables.seen_files(table, indices), strict=True):
             if needs_hash and entries.hashes[place] is None and place not in failed:
                 unread.append(entries.paths[place])
-            if entries.adopt(place, *seen):
+            if entries.adopt(place, seen):
                 other.append(entries.paths[place])
         path = self.folders.shards / commit.entries.file.name
         for paths, what in (

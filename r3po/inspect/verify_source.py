@@ -6,12 +6,14 @@ import heapq
 import os
 from collections import deque
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from r3po.errors import R3poError
+from r3po.file_version import FileVersion
 from r3po.inspect.findings import Findings
 from r3po.source.hashing import hash_files
-from r3po.source.walk import Found, walk, walk_key
+from r3po.source.walk import walk, walk_key
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef
 from r3po.state.shard_files import iter_entries
@@ -24,11 +26,9 @@ class _Known(NamedTuple):
     """A file as the manifest has it."""
 
     path: str
-    size: int
-    mtime_ns: int
-    hash: bytes | None
+    version: FileVersion
     is_read: bool
-    """Whether f has seen it: else size and mtime are those of a walk, and may change until then."""
+    """Whether f has seen it: else the version is that of a walk, and may change until then."""
 
 
 def check_source_files(job: Job, findings: Findings) -> int:
@@ -58,38 +58,38 @@ class _SourceCheck:
                 known = self._hashed.popleft()
                 if isinstance(result, OSError):
                     self._say(known.path, f"cannot be read: {result.strerror}", "mend its permissions or its disk")
-                elif result.hash != known.hash:
-                    is_shown = (result.size, result.mtime_ns) != (known.size, known.mtime_ns)
+                elif result.hash != known.version.hash:
+                    is_shown = not result.is_like(known.version)
                     # A run looks into a file only if its size or mtime moved.
                     self._say(
                         known.path, "its content is not what f saw", RUN if is_shown else f"touch it, then: {RUN}"
                     )
             return
         for known, found in self._iter_both():
-            if known.is_read and (known.size, known.mtime_ns) != (found.size, found.mtime_ns):
+            if known.is_read and not found.is_like(known.version):
                 self._say(known.path, "its size or mtime is not what f saw", RUN)
 
     # Private methods
 
     def _paths_to_hash(self) -> Iterator[str]:
         for known, _ in self._iter_both():
-            if known.hash is not None:
+            if known.version.hash is not None:
                 self._hashed.append(known)
                 yield os.path.join(self._job.config.source_path, known.path)
 
-    def _iter_both(self) -> Iterator[tuple[_Known, Found]]:
+    def _iter_both(self) -> Iterator[tuple[_Known, FileVersion]]:
         """Yield the files that manifest and source have; the others become findings."""
         config = self._job.config
         known_files = _iter_known(self._job)
         known = next(known_files, None)
         skip = (config.working_dir, config.output_path)
-        for found in walk(config.source_path, config.source_file_part, skip=skip):
+        for path, found in walk(config.source_path, config.source_file_part, skip=skip):
             self.n_files += 1
-            while known is not None and known.path != found.path and walk_key(known.path) < walk_key(found.path):
+            while known is not None and known.path != path and walk_key(known.path) < walk_key(path):
                 self._say(known.path, "is gone", RUN)
                 known = next(known_files, None)
-            if known is None or known.path != found.path:
-                self._say(found.path, "is new: the manifest does not have it", RUN)
+            if known is None or known.path != path:
+                self._say(path, "is new: the manifest does not have it", RUN)
                 continue
             yield known, found
             known = next(known_files, None)
@@ -107,9 +107,8 @@ class _SourceCheck:
 
 def _iter_known(job: Job) -> Iterator[_Known]:
     """Yield the manifest's files in walk order: each build appended one sorted stretch, so these are merged."""
-    starts = job.built.sorted_spans
-    stops = (*starts[1:], job.built.n_places)
-    stretches = [_iter_stretch(job, start, stop) for start, stop in zip(starts, stops, strict=True)]
+    spans = pairwise((*job.built.sorted_spans, job.built.n_places))
+    stretches = [_iter_stretch(job, start, stop) for start, stop in spans]
     return stretches[0] if len(stretches) == 1 else heapq.merge(*stretches, key=_key)
 
 
@@ -120,7 +119,7 @@ def _iter_stretch(job: Job, start: int, stop: int) -> Iterator[_Known]:
         for at, path in enumerate(entries.paths):
             if not entries.deleted[at]:
                 is_read = commit is not None and entries.builds[at] <= commit.build
-                yield _Known(path, entries.sizes[at], entries.mtimes_ns[at], entries.hashes[at], is_read)
+                yield _Known(path, entries.version_at(at), is_read)
 
 
 def _adopted(job: Job, ref: ShardRef) -> ShardRef:

@@ -14,6 +14,7 @@ from r3po import events
 from r3po.engines.pool import Answer, Call
 from r3po.errors import FunctionError, R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
+from r3po.file_version import UNKNOWN_VERSION
 from r3po.run.budgets import ErrorBudget, first_line
 from r3po.run.publisher import Publisher
 from r3po.run.scheduler import BatchTicket, ChargeTicket, Scheduler, StageTicket, Ticket
@@ -233,8 +234,8 @@ class RunLoop:
                 call = Call("stage", publisher.stage_order(ref, self._segments[ticket.shard]))
             case ChargeTicket():
                 offer = self._offer(ref, ((ticket.place, ticket.place + 1),))
-                look = self.book.look_of(ticket.shard, ticket.place) if ticket.n_deaths else None
-                call = Call("charge", Charge(offer, self._failure_of(ticket), look))
+                version = self.book.version_of((ticket.shard, ticket.place)) if ticket.n_deaths else UNKNOWN_VERSION
+                call = Call("charge", Charge(offer, self._failure_of(ticket), version))
             case BatchTicket():
                 offer = self._offer(ref, ticket.places, is_last_try=ticket.is_last_try)
                 call = Call("probe" if self._is_probing else "run_batch", offer)

@@ -23,6 +23,7 @@ from r3po.engines.ray_guard import sweep_temporary
 from r3po.engines.serial import SerialPool
 from r3po.errors import ConfigError, R3poError, RunStoppedError, StopNow
 from r3po.events import Event, Observer
+from r3po.file_version import UNKNOWN_VERSION, FileVersion
 from r3po.function.find import FunctionSpec, find_function, fingerprint_of_file
 from r3po.run.budgets import ErrorBudget
 from r3po.run.finish import make_end
@@ -37,7 +38,7 @@ from r3po.run.suspects import SuspectBook, end_left_workers, forget_beacons
 from r3po.run.workers import WorkerManager
 from r3po.source.build import BuildResult, plan_build, scan_finished, tell_moved_source
 from r3po.source.new_manifest import BuildProgress, BuildStopped
-from r3po.source.read import glance
+from r3po.source.read import stat_file
 from r3po.state.job import Job, disk_error, open_job
 from r3po.state.manifest import ShardRef, columns_path
 from r3po.state.output_folder import KINDS
@@ -206,7 +207,7 @@ class _Run:
 
         def build() -> None:
             try:
-                found = plan_build(job, progress, walk_processes=processes, needs_looks=False, accept_deletions=accepts)
+                found = plan_build(job, progress, walk_processes=processes, stats_all=False, accept_deletions=accepts)
                 outcome.append(found)
             except BaseException as error:
                 outcome.append(error)
@@ -237,8 +238,8 @@ class _Run:
         self._tell_started()
         assert self._pool is not None
         pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
-        look_at = partial(self._look_at, states)
-        book = SuspectBook(self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint, look_at)
+        stat_place = partial(self._stat_place, states)
+        book = SuspectBook(self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint, stat_place)
         suspects = book.recall(self.job.folders.runs, self.log.run_id)
         n_apart = sum(suspect.is_apart for suspect in suspects)
         if n_apart:
@@ -281,13 +282,13 @@ class _Run:
 
     # Parts of the steps
 
-    def _look_at(self, states: dict[int, ShardState], shard: int, place: int) -> tuple[int, int]:
-        """Return size and mtime_ns of a file as it is now; zeros if it cannot be seen."""
+    def _stat_place(self, states: dict[int, ShardState], shard: int, place: int) -> FileVersion:
+        """Return the version of the file of a place as it is now; `UNKNOWN_VERSION` if it cannot be seen."""
         if shard in states and place < states[shard].ref.n_files:
             with contextlib.suppress(OSError, R3poError):
                 path = read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
-                return glance(f"{self.config.source_path}/{path}") or (0, 0)
-        return 0, 0
+                return stat_file(f"{self.config.source_path}/{path}") or UNKNOWN_VERSION
+        return UNKNOWN_VERSION
 
     def _start_workers(self) -> None:
         if self._pool is not None:

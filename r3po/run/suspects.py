@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from r3po.errors import R3poError
+from r3po.file_version import FileVersion
 from r3po.run.scheduler import Death, Suspect
 from r3po.storage.durable import list_names, remove_durably
 from r3po.storage.json_files import read_json, write_json
@@ -43,14 +44,14 @@ class SuspectBook:
         path: of `suspects.json`.
         job_id: what another job left there is ignored.
         fingerprint: of today's f: deaths under other code count for nothing.
-        look_at: returns size and mtime_ns of the file of a shard and place: deaths with other content do not count.
+        stat_place: returns the version of the file of a shard and place: deaths with other content do not count.
     """
 
     def __init__(
-        self, path: Path, job_id: str, fingerprint: str, look_at: Callable[[int, int], tuple[int, int]]
+        self, path: Path, job_id: str, fingerprint: str, stat_place: Callable[[int, int], FileVersion]
     ) -> None:
-        self._path, self._job_id, self._fingerprint, self._look_at = path, job_id, fingerprint, look_at
-        self._looks: dict[tuple[int, int], tuple[int, int]] = {}
+        self._path, self._job_id, self._fingerprint, self._stat_place = path, job_id, fingerprint, stat_place
+        self._versions: dict[tuple[int, int], FileVersion] = {}
         self._written: tuple[object, ...] | None = None
 
     def recall(self, runs: Path, own_run: str) -> list[Suspect]:
@@ -96,8 +97,8 @@ class SuspectBook:
             {
                 "shard": suspect.shard,
                 "place": suspect.place,
-                "size": self._seen(suspect.key)[0],
-                "mtime_ns": self._seen(suspect.key)[1],
+                "size": self.version_of(suspect.key).size,
+                "mtime_ns": self.version_of(suspect.key).mtime_ns,
                 "deaths": suspect.n_deaths,
                 "known": suspect.n_known,
                 "runs": suspect.n_runs,
@@ -126,18 +127,13 @@ class SuspectBook:
             remove_durably(self._path)
         self._written = state
 
-    def look_of(self, shard: int, place: int) -> tuple[int, int] | None:
-        """Return size and mtime_ns of a file when it was first mistrusted; None if it could not be seen."""
-        look = self._seen((shard, place))
-        return look if any(look) else None
+    def version_of(self, key: tuple[int, int]) -> FileVersion:
+        """Return the version that a file (shard and place) had when it was first mistrusted."""
+        if key not in self._versions:
+            self._versions[key] = self._stat_place(*key)
+        return self._versions[key]
 
     # Private methods
-
-    def _seen(self, key: tuple[int, int]) -> tuple[int, int]:
-        """Return what a file looked like when it first was mistrusted."""
-        if key not in self._looks:
-            self._looks[key] = self._look_at(*key)
-        return self._looks[key]
 
     def _read(self) -> tuple[dict[tuple[int, int], Suspect], tuple[int, int] | None]:
         try:
@@ -153,7 +149,7 @@ class SuspectBook:
         found, counted = {}, set()
         for file in content["files"]:
             suspect = Suspect(file["shard"], file["place"], is_apart=file["is_apart"])
-            if is_same and (file["size"], file["mtime_ns"]) == self._seen(suspect.key):
+            if is_same and FileVersion(file["size"], file["mtime_ns"]) == self.version_of(suspect.key):
                 suspect.n_runs = file["runs"]
                 suspect.n_deaths, suspect.n_known = file["deaths"], file["known"]
                 suspect.death = Death(file["cause"], suspect.n_known > 0, is_memory=file["is_memory"])

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from r3po import events
 from r3po.config.settings import Config, check_source
 from r3po.errors import SourceError
 from r3po.events import Observer
 from r3po.source.compare import SHOWN, Comparison
-from r3po.source.new_manifest import BuildProgress, FileCounts, _Build, _end_if_stopped
+from r3po.source.new_manifest import BuildProgress, FileCounts, NextManifest
 from r3po.source.walk import Block, WalkCounts, count_suffixes, walk_blocks
 from r3po.state.job import Job, open_job, read_again, read_job
 from r3po.state.manifest import Manifest
@@ -25,7 +25,7 @@ from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
 
 TELL_FILES = 1000
-"""Between two words on how far the walk is."""
+"""How many files lie between two words on how far the walk is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,9 @@ class BuildResult:
     found: FileCounts
     counts: WalkCounts
     n_files: int
-    """That the walk found."""
+    """Files that the walk found."""
     size_bytes: int | None
-    """Of these; None: some of them were listed without a look."""
+    """Bytes of these files; None: of some the walk did not ask for the size."""
 
 
 def build_job(config: Config, observer: Observer, *, accept_deletions: bool = False) -> Manifest:
@@ -78,7 +78,7 @@ def preview_build(config: Config, fingerprint: str | None, observer: Observer) -
     """
     progress = BuildProgress(tell=lambda n_files: observer(events.ScanProgressed(n_files)))
     check_source(config)
-    job, result, standing, today = read_again(lambda: _look_ahead(config, fingerprint, progress))
+    job, result, standing, today = read_again(lambda: _preview(config, fingerprint, progress))
     observer(scan_finished(job, result))
     n_pending = sum(state.n_pending for state in standing)
     n_to_retry = sum(state.n_pending for state in today) - n_pending
@@ -102,7 +102,7 @@ def plan_build(
     processes: int = 0,
     *,
     walk_processes: int = 0,
-    needs_looks: bool = True,
+    stats_all: bool = True,
     accept_deletions: bool = False,
     is_dry: bool = False,
 ) -> BuildResult:
@@ -112,7 +112,7 @@ def plan_build(
         processes: hash new and changed files now, in so many processes; 0 leaves that to the run, which reads them
             anyway. Files that may only have been touched are hashed in any case.
         walk_processes: see `walk_blocks`.
-        needs_looks: False: the first build of a job may leave the look at a file to whoever reads it.
+        stats_all: False: the first build of a job may leave size and mtime of a file to whoever reads it.
         accept_deletions: go on although more than half of the job's files are gone, or all.
         is_dry: write nothing; the manifest is the one in force.
 
@@ -124,7 +124,7 @@ def plan_build(
     counts = WalkCounts()
     known = {} if job.manifest is None else job.entries_seen_since()
     comparison = Comparison(job.folders.shards, job.manifest, known)
-    build = _Build(job, processes, progress, is_dry=is_dry)
+    build = NextManifest(job, processes, progress, is_dry=is_dry)
     with closing(
         walk_blocks(
             config.source_path,
@@ -132,7 +132,7 @@ def plan_build(
             skip=(config.working_dir, config.output_path),
             counts=counts,
             processes=walk_processes,
-            needs_looks=needs_looks or job.manifest is not None,
+            stats_all=stats_all or job.manifest is not None,
         )
     ) as blocks:
         build.add_files(_announced(comparison.iter_new(_watched(blocks, progress, comparison)), progress))
@@ -186,22 +186,18 @@ def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
         suffix=job.config.source_file_part,
         n_files=result.n_files,
         size_bytes=result.size_bytes,
-        n_new=found.n_new,
-        n_changed=found.n_changed,
-        n_touched=found.n_touched,
-        n_deleted=found.n_deleted,
-        n_returned=found.n_returned,
+        **asdict(found),
         passed_over={reason: n for reason, n in passed_over.items() if n},
     )
 
 
-# Private: a look ahead
+# Private: a preview
 
 
-def _look_ahead(
+def _preview(
     config: Config, fingerprint: str | None, progress: BuildProgress
 ) -> tuple[Job, BuildResult, list[ShardState], list[ShardState]]:
-    """Return the job, what a build would find, and how the shards stand, for any function and for today's."""
+    """Return the job, what a build would find, and how its shards stand: for any function, and for today's."""
     job = read_job(config)
     if job.manifest is not None:
         job = job.with_manifest(job.built.replace(shards=job.adopted_shards))  # as a run does at its start
@@ -224,7 +220,7 @@ def _watched(blocks: Iterable[Block], progress: BuildProgress, comparison: Compa
             progress.tell(told)
         if comparison.has_resized:
             progress.has_work.set()
-        _end_if_stopped(progress)
+        progress.end_if_stopped()
         yield block
 
 
@@ -283,6 +279,3 @@ def _no_file(config: Config) -> SourceError:
         f'no file under {show_name(str(config.source_path))} ends with "{suffix}"',
         hint=named or "the folder is empty, but for hidden names and linked folders",
     )
-
-
-# Private: writing shard files

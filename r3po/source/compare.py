@@ -1,30 +1,32 @@
-"""The walk compared with the manifest: which files are new, gone, or have to be looked at.
+"""The walk compared with the manifest: which files are new or gone, or may have changed.
 
 Both are sorted alike, so they are merged as streams, in blocks: memory holds one block of the walk, one piece of each
-stretch of the manifest, and a byte for each file that the manifest knows. It compares names, sizes and mtimes; whether
-a file whose mtime moved has another content is `builder`'s to find out.
+span of the manifest, and a byte for each file that the manifest knows. It compares names, sizes and mtimes; whether
+a file whose mtime moved has another content is found out by `new_manifest`.
 """
 
 from __future__ import annotations
 
 import heapq
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from r3po.file_version import UNSEEN
+from r3po.file_version import UNSEEN, FileVersion
 from r3po.source.walk import BLOCK_FILES, Block, walk_key
 from r3po.state.manifest import Manifest, ShardRef
 from r3po.state.shard_files import Entries, iter_entries
 from r3po.storage.names import show_name
 
 SHOWN = 5
-"""Files that are named, of those that are gone."""
+"""How many of the files that are gone are named."""
 
-ABSENT, SAME, LOOK = 0, 1, 2
-"""What the walk said of a file of the manifest: nothing; that it is as listed; that it has to be looked at."""
+ABSENT, SAME, MOVED = 0, 1, 2
+"""What the walk said of a file of the manifest: nothing; that it is as listed; that it may have changed or is back."""
 
 
 @dataclass(slots=True)
@@ -32,21 +34,23 @@ class ShardChanges:
     """One shard, as the walk found it."""
 
     seen: bytearray
-    """ABSENT, SAME or LOOK, by place."""
-    sizes: array[int] | None = None
-    mtimes_ns: array[int] | None = None
-    """By place, of those to look at; None while there is none."""
+    """ABSENT, SAME or MOVED, by place."""
+    _versions: array[int] = field(default_factory=lambda: array("q"))
+    """Size and mtime_ns of each place, of which those of MOVED files count; empty while there is none."""
 
-    def note_look(self, place: int, size: int, mtime_ns: int) -> None:
-        if self.sizes is None or self.mtimes_ns is None:
-            self.sizes, self.mtimes_ns = (array("q", bytes(8 * len(self.seen))) for _ in range(2))
-        self.seen[place] = LOOK
-        self.sizes[place], self.mtimes_ns[place] = size, mtime_ns
+    def note_moved(self, place: int, size: int, mtime_ns: int) -> None:
+        if not self._versions:
+            self._versions = array("q", bytes(16 * len(self.seen)))
+        self.seen[place] = MOVED
+        self._versions[2 * place], self._versions[2 * place + 1] = size, mtime_ns
 
-    def look_at(self, place: int) -> tuple[int, int]:
-        """Return size and mtime_ns of a file that is to be looked at."""
-        assert self.sizes is not None and self.mtimes_ns is not None
-        return self.sizes[place], self.mtimes_ns[place]
+    def version_at(self, place: int) -> FileVersion:
+        """Return the version of a MOVED file that the walk saw."""
+        return FileVersion(self._versions[2 * place], self._versions[2 * place + 1])
+
+    def places(self, what: int) -> list[int]:
+        """Return the places of which the walk said `what`."""
+        return [place for place, seen in enumerate(self.seen) if seen == what] if what in self.seen else []
 
 
 @dataclass(slots=True)
@@ -65,14 +69,14 @@ class Comparison:
     shards: dict[int, ShardChanges] = field(init=False)
     n_found: int = 0
     size_bytes: int = 0
-    """Of the files that were found, but for `n_unseen` of them."""
+    """Of the files that were found, without the `n_unseen` whose size the walk did not ask for."""
     n_unseen: int = 0
     n_deleted: int = 0
     """Files that the manifest has and the walk did not meet; those that were gone before do not count."""
     shown: list[str] = field(default_factory=list)
-    """The first few of them."""
+    """Names of the first `SHOWN` files that were deleted."""
     has_resized: bool = False
-    """A file has another size: it has changed, whatever it holds."""
+    """Whether a file has another size: then it has changed, whatever it holds."""
 
     def __post_init__(self) -> None:
         refs = self.manifest.shards if self.manifest is not None else ()
@@ -81,41 +85,39 @@ class Comparison:
     def iter_new(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """Yield the files of a walk that the manifest does not know, in blocks, and note all the others.
 
-        Everything else here is complete once this has come to its end.
+        All other attributes are complete once this has come to its end.
 
         Args:
-            blocks: of `scan.walk_blocks`.
+            blocks: of `walk_blocks`.
         """
-        stretches = _Stretches(self.folder, self.manifest, self.known)
+        listed = _ListedFiles(self.folder, self.manifest, self.known)
         for block in _larger(blocks):
             self.n_found += len(block)
             sizes = [size for _, size, _ in block]
             n_unseen = sizes.count(UNSEEN)
             self.n_unseen += n_unseen
             self.size_bytes += sum(sizes) - UNSEEN * n_unseen
-            new_files = self._compare(block, stretches)
-            if new_files:
+            if new_files := self._compare(block, listed.take_until(block[-1][0])):
                 yield new_files
-        for piece in stretches.take_until(None):
+        for piece in listed.take_until(None):
             for at in range(len(piece.entries)):
                 self._note_absent(piece, at)
 
     @property
     def touched_shards(self) -> list[ShardRef]:
-        """Shards of which some entry may have to be written anew; wholly unchanged ones are not among them."""
+        """Shards of which some entry may have to be written again; wholly unchanged ones are not among them."""
         refs = self.manifest.shards if self.manifest is not None else ()
-        # An absent file that was gone before is no change, but to know that the shard file must be opened.
         return [ref for ref in refs if self._is_touched(ref)]
 
     # Private methods
 
     def _is_touched(self, ref: ShardRef) -> bool:
+        # A file that is absent and was before is no change; which one it is says only the shard file.
         seen = self.shards[ref.shard].seen
-        return LOOK in seen or seen.count(ABSENT) != ref.n_deleted
+        return MOVED in seen or seen.count(ABSENT) != ref.n_deleted
 
-    def _compare(self, block: Block, stretches: _Stretches) -> Block:
-        """Note what the manifest knows of a block, and return the others."""
-        pieces = stretches.take_until(block[-1][0])
+    def _compare(self, block: Block, pieces: list[_Piece]) -> Block:
+        """Note which files of the manifest are in a block, and return the others of the block."""
         if not pieces:
             return block
         if _are_like(pieces, block):
@@ -144,7 +146,7 @@ class Comparison:
         if is_same and not entries.racy[at] and not entries.deleted[at]:
             changes.seen[place] = SAME
             return
-        changes.note_look(place, size, mtime_ns)
+        changes.note_moved(place, size, mtime_ns)
         self.has_resized = self.has_resized or entries.sizes[at] != size
 
     def _note_absent(self, piece: _Piece, at: int) -> None:
@@ -182,16 +184,15 @@ class _Piece:
         return _Piece(self.shard, self.first, head), _Piece(self.shard, self.first + n, tail)
 
 
-class _Stretches:
-    """The manifest's files in walk order: each build appended one sorted stretch, and these are merged."""
+class _ListedFiles:
+    """The manifest's files in walk order: each build appended one sorted span, and these are merged."""
 
     def __init__(self, folder: Path, manifest: Manifest | None, known: Mapping[int, Entries]) -> None:
         self._heads: list[tuple[Any, int, _Piece, Iterator[_Piece]]] = []
         """A heap: the key of the next file, a number that decides among equals, its piece, and what follows it."""
         if manifest is None:
             return
-        starts = manifest.sorted_spans
-        for number, (start, stop) in enumerate(zip(starts, (*starts[1:], manifest.n_places), strict=True)):
+        for number, (start, stop) in enumerate(pairwise((*manifest.sorted_spans, manifest.n_places))):
             pieces = iter_entries(folder, manifest.shards, start, stop, known)
             self._push(number, (_Piece(*piece) for piece in pieces))
 
@@ -244,11 +245,4 @@ def _larger(blocks: Iterable[Block]) -> Iterator[Block]:
 
 def _count_until(paths: list[str], bound: Any) -> int:
     """Return how many of these sorted paths come before `bound`, or are it."""
-    low, high = 0, len(paths)
-    while low < high:
-        middle = (low + high) // 2
-        if walk_key(paths[middle]) <= bound:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    return bisect_right(paths, bound, key=walk_key)

@@ -10,25 +10,21 @@ import time
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from itertools import islice
-from typing import NamedTuple
 
+from r3po.file_version import FileVersion
 from r3po.source.read_ahead import ReadAhead
 
 HASH_BYTES = 16
 """Length of a content hash: blake2b with 128 bits."""
 
-
 BLOCK_BYTES = 1 << 20
 """Files larger than this are hashed block by block."""
-
 
 _CHUNK_FILES = 256
 """Files that a hashing process gets in one call."""
 
-
 LATEST_NS = (1 << 63) - 1
 """What every mtime after the year 2262 counts as, and its negative every one before 1677: outcomes have 64 bits."""
-
 
 RACY_NS = 2_000_000_000
 """A file whose mtime is younger than this when it is looked at may change again within the same mtime (git's rule)."""
@@ -38,18 +34,8 @@ class ChangingFileError(OSError):
     """A file that somebody still writes: what was read of it is no one content."""
 
 
-class HashedFile(NamedTuple):
-    """A file's content hash, and the size and mtime of that very content."""
-
-    hash: bytes
-    size: int
-    mtime_ns: int
-    is_racy: bool
-    """It was read so soon after its mtime that it may have changed within the same mtime since."""
-
-
-def hash_file(path: str) -> HashedFile:
-    """Hash a file whole.
+def hash_file(path: str) -> FileVersion:
+    """Return a file's content hash with the size and mtime of that very content.
 
     Raises:
         OSError: it cannot be read.
@@ -64,8 +50,7 @@ def hash_file(path: str) -> HashedFile:
         finally:
             os.close(descriptor)
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and size == after.st_size:
-            is_racy = after.st_mtime_ns > now_ns - RACY_NS
-            return HashedFile(digest, size, mtime_of(after), is_racy)
+            return FileVersion(size, mtime_of(after), digest, after.st_mtime_ns > now_ns - RACY_NS)
     raise ChangingFileError(errno.EAGAIN, "the file keeps changing while it is read", path)
 
 
@@ -101,7 +86,7 @@ def open_regular(path: str) -> tuple[int, os.stat_result]:
     return descriptor, status
 
 
-def hash_files(paths: Iterable[str], processes: int) -> Generator[HashedFile | OSError]:
+def hash_files(paths: Iterable[str], processes: int) -> Generator[FileVersion | OSError]:
     """Yield each file's hash, in the order of `paths`, from `processes` processes; 0: here, one after the other.
 
     A file that cannot be read yields its error: it will be a failure of the run, not of the build.
@@ -119,8 +104,8 @@ def hash_files(paths: Iterable[str], processes: int) -> Generator[HashedFile | O
             yield from chunk
 
 
-def _hash_chunk(paths: list[str]) -> list[HashedFile | OSError]:
-    hashed: list[HashedFile | OSError] = []
+def _hash_chunk(paths: list[str]) -> list[FileVersion | OSError]:
+    hashed: list[FileVersion | OSError] = []
     _ahead.begin(iter(paths))
     for path in paths:
         try:

@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from itertools import islice
 from threading import Event as Flag
 
-from r3po.source.compare import ABSENT, LOOK, Comparison, ShardChanges
-from r3po.source.hashing import HashedFile, hash_files
+from r3po.file_version import FileVersion
+from r3po.source.compare import ABSENT, MOVED, Comparison, ShardChanges
+from r3po.source.hashing import hash_files
 from r3po.source.walk import BLOCK_FILES, Block
 from r3po.state.job import Job
 from r3po.state.manifest import Manifest, ShardRef, new_job_id
 from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
 
 FEW_FILES = 500
-"""So many files are hashed here; more are worth the start of other processes."""
+"""Up to this many files are hashed in this process; more are worth the start of others."""
 
 
 class BuildStopped(BaseException):
@@ -36,6 +37,10 @@ class BuildProgress:
     tell: Callable[[int], None] = lambda n_files: None
     """Called with the number of files now and then, by the thread that builds."""
 
+    def end_if_stopped(self) -> None:
+        if self.stop():
+            raise BuildStopped
+
 
 @dataclass(slots=True)
 class FileCounts:
@@ -49,25 +54,23 @@ class FileCounts:
     n_deleted: int = 0
     n_returned: int = 0
 
-    def __bool__(self) -> bool:
-        return bool(self.n_new or self.n_changed or self.n_touched or self.n_deleted or self.n_returned)
 
+class NextManifest:
+    """Makes the shard files of the next build; names none of them until it is asked for the manifest.
 
-def _end_if_stopped(progress: BuildProgress) -> None:
-    if progress.stop():
-        raise BuildStopped
-
-
-class _Build:
-    """Makes the shard files of the next build; names none of them until it is asked for the manifest."""
+    Args:
+        processes: new files and all that may have changed are hashed now, in so many processes; 0: only what has to be.
+        is_dry: count only, and write nothing.
+    """
 
     def __init__(self, job: Job, processes: int, progress: BuildProgress, *, is_dry: bool) -> None:
         self._job, self._config, self._progress, self._is_dry = job, job.config, progress, is_dry
         self._hashes = job.config.hash == "content"
+        self._drops_deleted = job.config.on_deleted == "drop"
         self._processes = processes if self._hashes else 0
         self._build = job.manifest.build + 1 if job.manifest else 1
         self._refs: list[ShardRef] = list(job.manifest.shards) if job.manifest else []
-        self._n_known_shards = len(self._refs)
+        self._last_known = len(self._refs) - 1
         self._tail = Entries()
         """New files that go into the last of the known shards."""
         self._has_rewritten = False
@@ -78,8 +81,9 @@ class _Build:
         if self._is_dry:
             self.found.n_new += sum(map(len, new_files))
             return
-        room = self._config.shard_size - self._refs[-1].n_files if self._refs else 0
-        entries, limit = (self._tail, room) if room > 0 else (Entries(), self._config.shard_size)
+        size = self._config.shard_size
+        free = size - self._refs[-1].n_files if self._refs else 0
+        entries, limit = (self._tail, free) if free > 0 else (Entries(), size)
         for block in self._described(new_files):
             self.found.n_new += len(block)
             start = 0
@@ -88,23 +92,22 @@ class _Build:
                 entries.extend(block.between(start, stop))
                 start = stop
                 if len(entries) >= limit:
-                    self._flush(entries)
-                    entries, limit = Entries(), self._config.shard_size
-        self._flush(entries)
+                    self._add_shard(entries)
+                    entries, limit = Entries(), size
+        self._add_shard(entries)
 
     def change_files(self, comparison: Comparison) -> None:
-        """Write the known shards anew whose files changed, went, came back, or get company."""
+        """Write the known shards again whose files changed, went, came back, or get company."""
         touched = comparison.touched_shards
-        last = self._n_known_shards - 1
         shards = [ref.shard for ref in touched]
-        if len(self._tail) and last not in shards:
-            shards.append(last)
-        with closing(self._look_closer(comparison, touched)) as looks:
+        if len(self._tail) and self._last_known not in shards:
+            shards.append(self._last_known)
+        with closing(self._hash_moved(comparison, touched)) as hashed:
             for shard in shards:
-                _end_if_stopped(self._progress)
+                self._progress.end_if_stopped()
                 entries = self._read_entries(self._refs[shard], comparison)
-                is_changed = self._settle(entries, comparison.shards[shard], looks)
-                if shard == last and len(self._tail):
+                is_changed = self._settle_shard(entries, comparison.shards[shard], hashed)
+                if shard == self._last_known and len(self._tail):
                     entries.extend(self._tail)
                     is_changed = True
                 if is_changed and not self._is_dry:
@@ -143,15 +146,15 @@ class _Build:
             shards=tuple(self._refs),
         )
 
-    # Private methods
+    # Private methods: new files
 
-    def _flush(self, entries: Entries) -> None:
+    def _add_shard(self, entries: Entries) -> None:
         if entries is not self._tail and len(entries):
             folder = self._job.folders.shards
             self._refs.append(write_shard_file(folder, len(self._refs), self._build, entries))
 
     def _described(self, new_files: Iterable[Block]) -> Iterator[Entries]:
-        """Return new files as entries, in blocks; hashed, if that is due now."""
+        """Yield new files as entries, in blocks; hashed, if that is due now."""
         if not self._processes:
             for block in new_files:
                 yield Entries.listed(block, self._build)
@@ -164,32 +167,29 @@ class _Build:
                     pending.append(file)
                     yield self._absolute(file[0])
 
-        with closing(hash_files(paths(), self._processes)) as hashed_files:
-            while hashed := list(islice(hashed_files, BLOCK_FILES)):
-                entries = Entries()
-                for result in hashed:
-                    path, size, mtime_ns = pending.popleft()
+        with closing(hash_files(paths(), self._processes)) as results:
+            while hashed := list(islice(results, BLOCK_FILES)):
+                entries = Entries.listed([pending.popleft() for _ in hashed], self._build)
+                for place, version in enumerate(hashed):
                     # A file that cannot be read stays unhashed: it will be a failure of the run, with its reason.
-                    if isinstance(result, OSError):
-                        entries.append(path, size, mtime_ns, self._build)
-                    else:
-                        seen = (result.size, result.mtime_ns)
-                        entries.append(path, *seen, self._build, hash_=result.hash, racy=result.is_racy)
+                    if isinstance(version, FileVersion):
+                        entries.set_version(place, version)
                 yield entries
 
-    def _look_closer(self, comparison: Comparison, touched: list[ShardRef]) -> Generator[HashedFile | OSError]:
-        """Return the hashes of the files of which only the content can tell, in the order of shards and places."""
-        n_looks = sum(comparison.shards[ref.shard].seen.count(LOOK) for ref in touched)
-        processes = 0 if n_looks <= FEW_FILES else self._processes or self._config.processes
+    # Private methods: files of the manifest
+
+    def _hash_moved(self, comparison: Comparison, touched: list[ShardRef]) -> Generator[FileVersion | OSError]:
+        """Return the versions of the files of which only the content can tell, in the order of shards and places."""
+        n_moved = sum(comparison.shards[ref.shard].seen.count(MOVED) for ref in touched)
+        processes = 0 if n_moved <= FEW_FILES else self._processes or self._config.processes
 
         def paths() -> Iterator[str]:
             for ref in touched:
-                _end_if_stopped(self._progress)
+                self._progress.end_if_stopped()
                 changes = comparison.shards[ref.shard]
-                if LOOK not in changes.seen:
-                    continue
-                entries = self._read_entries(ref, comparison)
-                for place in _places_of(changes, LOOK):
+                places = changes.places(MOVED)
+                entries = self._read_entries(ref, comparison) if places else Entries()
+                for place in places:
                     if self._needs_hash(entries, place, changes):
                         yield self._absolute(entries.paths[place])
 
@@ -201,62 +201,53 @@ class _Build:
         return read_shard_file(self._job.folders.shards, ref) if known is None else known.between(0, len(known))
 
     def _needs_hash(self, entries: Entries, place: int, changes: ShardChanges) -> bool:
-        if not self._hashes:
-            return False
-        if self._processes:
-            return True  # `r3po build` hashes everything
-        size, _ = changes.look_at(place)
-        is_anew = entries.deleted[place] and self._config.on_deleted == "drop"
-        return entries.hashes[place] is not None and size == entries.sizes[place] and not is_anew
+        if not self._hashes or self._processes:
+            return self._hashes  # `r3po build` hashes everything
+        is_new_again = entries.deleted[place] and self._drops_deleted
+        is_same_size = changes.version_at(place).size == entries.sizes[place]
+        return entries.hashes[place] is not None and is_same_size and not is_new_again
 
-    def _settle(self, entries: Entries, changes: ShardChanges, looks: Iterator[HashedFile | OSError]) -> bool:
+    def _settle_shard(self, entries: Entries, changes: ShardChanges, hashed: Iterator[FileVersion | OSError]) -> bool:
         """Let the entries say what the walk found. Returns whether they say something else now."""
         is_changed = False
-        for place in _places_of(changes, ABSENT):
+        for place in changes.places(ABSENT):
             if not entries.deleted[place]:
                 entries.deleted[place] = is_changed = True
                 self.found.n_deleted += 1
-        for place in _places_of(changes, LOOK):
-            hashed = next(looks) if self._needs_hash(entries, place, changes) else None
-            is_changed = self._settle_look(entries, place, changes.look_at(place), hashed) or is_changed
+        for place in changes.places(MOVED):
+            version = next(hashed) if self._needs_hash(entries, place, changes) else None
+            is_changed |= self._settle_file(entries, place, changes.version_at(place), version)
         return is_changed
 
-    def _settle_look(
-        self, entries: Entries, place: int, look: tuple[int, int], hashed: HashedFile | OSError | None
+    def _settle_file(
+        self, entries: Entries, place: int, walked: FileVersion, hashed: FileVersion | OSError | None
     ) -> bool:
-        """The same for one file that has another size or mtime, was gone, or may have changed within its mtime."""
-        size, mtime_ns = look
-        hash_, is_racy = None, False
-        if isinstance(hashed, HashedFile):
-            hash_, size, mtime_ns, is_racy = hashed
-        known = (entries.sizes[place], entries.mtimes_ns[place])
-        was_deleted = entries.deleted[place]
-        entries.deleted[place] = False
-        if hash_ is not None and entries.hashes[place] is not None:
-            is_same = hash_ == entries.hashes[place]
+        """Let the entry of a file with the mark MOVED say what it is now. Returns whether it says something else.
+
+        Args:
+            walked: the version that the walk saw.
+            hashed: the version whose content was hashed, or why it could not be; None: hashing was not due.
+        """
+        version = hashed if isinstance(hashed, FileVersion) else walked
+        known, was_deleted = entries.version_at(place), entries.deleted[place]
+        if version.hash is not None and known.hash is not None:
+            is_same = version.hash == known.hash
         else:
-            is_same = (size, mtime_ns) == known and hashed is None
-        if was_deleted and (self._config.on_deleted == "drop" or not is_same):
-            is_same = False  # its outcome went with it
-            self.found.n_returned += 1
-        elif was_deleted:
+            is_same = version.is_like(known) and hashed is None
+        if was_deleted:
+            is_same = is_same and not self._drops_deleted  # else its outcome went with it
             self.found.n_returned += 1
         elif not is_same:
             self.found.n_changed += 1
-        elif (size, mtime_ns) != known:
+        elif not version.is_like(known):
             self.found.n_touched += 1
-        elif is_racy == entries.racy[place]:
+        elif version.is_racy == known.is_racy:
             return False
-        entries.sizes[place], entries.mtimes_ns[place], entries.racy[place] = size, mtime_ns, is_racy
+        entries.deleted[place] = False
+        entries.set_version(place, version._replace(hash=known.hash) if is_same else version)
         if not is_same:
-            entries.hashes[place], entries.builds[place] = hash_, self._build
+            entries.builds[place] = self._build
         return True
 
     def _absolute(self, path: str) -> str:
         return os.path.join(self._config.source_path, path)
-
-
-def _places_of(changes: ShardChanges, what: int) -> list[int]:
-    if what not in changes.seen:
-        return []
-    return [place for place, seen in enumerate(changes.seen) if seen == what]

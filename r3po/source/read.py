@@ -10,29 +10,27 @@ import errno
 import hashlib
 import os
 import stat
+import time
 
-from r3po.source.hashing import BLOCK_BYTES, HASH_BYTES, hash_rest, mtime_of, open_regular
+from r3po.file_version import FileVersion
+from r3po.source.hashing import BLOCK_BYTES, HASH_BYTES, RACY_NS, hash_rest, mtime_of, open_regular
 
 
-class Look:
-    """What there was of a file before f is called with it.
+class FileInUse:
+    """A file from before f is called with it until f has returned.
 
     Attributes:
-        size: bytes.
-        mtime_ns: nanoseconds.
-        digest: blake2b-128 of the content, None if that is not wanted.
-        data: the content, None if that is not wanted.
+        version: what the file was before f was called.
+        data: its content, None if that is not wanted.
     """
 
-    __slots__ = ("_descriptor", "_path", "_status", "data", "digest", "mtime_ns", "size")
+    __slots__ = ("_descriptor", "_path", "_status", "data", "version")
 
     def __init__(self, path: str, status: os.stat_result, descriptor: int = -1) -> None:
         self._path = path
         self._status = status
         self._descriptor = descriptor
-        self.size = status.st_size
-        self.mtime_ns = mtime_of(status)
-        self.digest: bytes | None = None
+        self.version = FileVersion(status.st_size, mtime_of(status))
         self.data: bytes | None = None
 
     def still_holds(self) -> bool:
@@ -44,7 +42,7 @@ class Look:
         if self._descriptor >= 0 and self._is_untouched():
             return True
         now = _stat_regular(self._path)
-        return now.st_size == self.size and now.st_mtime_ns == self._status.st_mtime_ns
+        return now.st_size == self.version.size and now.st_mtime_ns == self._status.st_mtime_ns
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -68,52 +66,53 @@ class Look:
         return (
             now.st_ctime_ns == before.st_ctime_ns
             and now.st_mtime_ns == before.st_mtime_ns
-            and now.st_size == self.size
+            and now.st_size == self.version.size
             and now.st_nlink == before.st_nlink
         )
 
 
-def look_at(path: str) -> Look:
-    """Look at a file without opening it.
+def use_file(path: str) -> FileInUse:
+    """Return a file for f's use without opening it: its version has no hash.
 
     Raises:
         OSError: there is no regular file; f would wait for ever for the writer of what became a FIFO.
     """
-    return Look(path, _stat_regular(path))
+    return FileInUse(path, _stat_regular(path))
 
 
-def glance(path: str) -> tuple[int, int] | None:
-    """Return size and mtime_ns of what a path names, without opening it; None if it cannot be seen."""
+def stat_file(path: str) -> FileVersion | None:
+    """Return size and mtime of what a path names, without opening it; None if it cannot be seen."""
     try:
         status = os.stat(path)
     except OSError:
         return None
-    return status.st_size, mtime_of(status)
+    return FileVersion(status.st_size, mtime_of(status))
 
 
-def read_file(path: str, *, wants_data: bool, wants_digest: bool) -> Look:
-    """Read a file; whoever gets the look closes it.
+def read_file(path: str, *, wants_data: bool, wants_hash: bool) -> FileInUse:
+    """Read a file for f's use; the caller closes what it gets.
 
     Raises:
         OSError: it cannot be read.
         MemoryError: its content is wanted, and does not fit.
     """
+    now_ns = time.time_ns()
     descriptor, status = open_regular(path)
-    look = Look(path, status, descriptor)
+    file = FileInUse(path, status, descriptor)
     try:
         if wants_data or status.st_size <= BLOCK_BYTES:
             data = _read_whole(descriptor, status.st_size)
-            look.size = len(data)
-            if wants_digest:
-                look.digest = hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
-            if wants_data:
-                look.data = data
+            size = len(data)
+            digest = hashlib.blake2b(data, digest_size=HASH_BYTES).digest() if wants_hash else None
+            file.data = data if wants_data else None
         else:
-            look.digest, look.size = hash_rest(descriptor)
+            digest, size = hash_rest(descriptor)
     except BaseException:
-        look.close()
+        file.close()
         raise
-    return look
+    mtime_ns = file.version.mtime_ns
+    file.version = FileVersion(size, mtime_ns, digest, digest is not None and mtime_ns > now_ns - RACY_NS)
+    return file
 
 
 # Private functions

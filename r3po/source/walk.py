@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r3po.errors import SourceError
-from r3po.file_version import UNSEEN
+from r3po.file_version import UNSEEN, FileVersion
 from r3po.source.hashing import mtime_of
 from r3po.storage.names import show_name
 
@@ -26,28 +26,19 @@ BLOCK_FILES = 4096
 """Most files of one block of a walk."""
 
 Block = list[tuple[str, int, int]]
-"""Files of a walk: path, size in bytes, mtime_ns; the last two `UNSEEN` where nobody has looked at the file."""
+"""Files of a walk: path, size in bytes, mtime_ns; the last two `UNSEEN` where the file was listed only."""
 
 LONG_WALK_FILES = 200_000
-"""After so many files a walk has helpers, or looks at no more; a shorter one is over before Ray has started."""
+"""After this many files a walk has helpers, or only lists; a shorter one is over before Ray has started."""
 
 MOST_HELPERS = 3
 """More than the driver can keep busy: it reads the folders."""
 
 _TASK_FILES = 2000
-"""Files that a helper looks at in one call, at least."""
+"""The least number of files that a helper asks size and mtime of in one call."""
 
 _FEW_NAMES = 8
-"""Of one folder: too few to open it for them."""
-
-
-class Found(NamedTuple):
-    """One file of the walk."""
-
-    path: str
-    size: int
-    """Bytes."""
-    mtime_ns: int
+"""A folder with fewer names is not opened for them."""
 
 
 @dataclass(slots=True)
@@ -65,13 +56,14 @@ class WalkCounts:
 
 def walk(
     source: Path, suffix: str, *, skip: Collection[Path] = (), counts: WalkCounts | None = None
-) -> Iterator[Found]:
-    """Yield every regular file (or link to one) under `source` whose name ends with `suffix`, in row order.
+) -> Iterator[tuple[str, FileVersion]]:
+    """Yield the path and version of every regular file (or link to one) under `source` whose name ends with `suffix`.
 
-    See `walk_blocks`, which yields the same in blocks.
+    They come in row order. See `walk_blocks`, which yields them in blocks.
     """
     for block in walk_blocks(source, suffix, skip=skip, counts=counts):
-        yield from map(Found._make, block)
+        for path, size, mtime_ns in block:
+            yield path, FileVersion(size, mtime_ns)
 
 
 def walk_blocks(
@@ -81,7 +73,7 @@ def walk_blocks(
     skip: Collection[Path] = (),
     counts: WalkCounts | None = None,
     processes: int = 0,
-    needs_looks: bool = True,
+    stats_all: bool = True,
 ) -> Generator[Block]:
     """Yield the files of `walk` in lists of path, size and mtime_ns, each of at most `BLOCK_FILES` of one folder.
 
@@ -89,10 +81,10 @@ def walk_blocks(
         source: the folder; it may itself be a link.
         skip: folders that are never entered (working_dir, output_path), compared by device and inode.
         counts: filled with what was passed over.
-        processes: of this machine that the job may use. With two or more, a long walk leaves most of the work, the look
-            at each file, to helpers.
-        needs_looks: False: a long walk lists most of the files without a look at them. One that is deleted or becomes
-            something else meanwhile is among them.
+        processes: of this machine that the job may use. With two or more, a long walk leaves most of the work, to ask
+            for each file's size and mtime, to helpers.
+        stats_all: False: a long walk lists most of the files without asking for size and mtime. One that is deleted or
+            becomes something else meanwhile is among them.
 
     Raises:
         SourceError: a folder cannot be read: its files must not be taken for deleted ones.
@@ -103,17 +95,17 @@ def walk_blocks(
     for prefix, names in listings:
         is_long = n_files >= LONG_WALK_FILES
         n_files += len(names)
-        if is_long and not needs_looks:
+        if is_long and not stats_all:
             with _folder_errors_told(source, prefix):
-                _look_at_files(source, prefix, names[:1])  # a folder may show its names, and nothing else
+                _stat_files(source, prefix, names[:1])  # a folder may show its names, and nothing else
             yield [(prefix + name, UNSEEN, UNSEEN) for name in names]
         elif is_long and processes > 1:
             # This takes all that is left.
             yield from _helped(source, chain([(prefix, names)], listings), counts, min(processes, MOST_HELPERS))
         else:
             with _folder_errors_told(source, prefix):
-                looks = _look_at_files(source, prefix, names)
-            yield from _block_of(prefix, names, looks, counts)
+                stats = _stat_files(source, prefix, names)
+            yield from _block_of(prefix, names, stats, counts)
 
 
 def walk_key(path: str) -> tuple[tuple[bool, bytes], ...]:
@@ -125,8 +117,8 @@ def walk_key(path: str) -> tuple[tuple[bool, bytes], ...]:
 def count_suffixes(source: Path, limit: int = 100_000) -> dict[str, int]:
     """Return how many files end with which suffix, most first: the hint when no file matches."""
     found: dict[str, int] = {}
-    for n, file in enumerate(walk(source, "")):
-        suffix = os.path.splitext(file.path)[1] or os.path.basename(file.path)
+    for n, (path, _) in enumerate(walk(source, "")):
+        suffix = os.path.splitext(path)[1] or os.path.basename(path)
         found[suffix] = found.get(suffix, 0) + 1
         if n >= limit:
             break
@@ -140,8 +132,8 @@ Listing = tuple[str, list[str]]
 """A folder, as a prefix that ends with a slash, and names of files in it."""
 
 
-class _Looks(NamedTuple):
-    """What was seen of a listing; sizes and mtimes of the files that are there, in the order of the names."""
+class _Stats(NamedTuple):
+    """Sizes and mtimes of the files of a listing that are there, in the order of the names."""
 
     sizes: array[int]
     mtimes_ns: array[int]
@@ -164,7 +156,7 @@ def _iter_listings(source: Path, suffix: str, skip: Collection[Path], counts: Wa
 
 
 def _helped(source: Path, listings: Iterator[Listing], counts: WalkCounts, processes: int) -> Iterator[Block]:
-    """Yield what `_look_at_files` returns for each listing, from helpers."""
+    """Yield what `_stat_files` returns for each listing, from helpers."""
     from r3po.source.parallel import map_in_order
 
     sent: deque[list[Listing]] = deque()
@@ -174,26 +166,26 @@ def _helped(source: Path, listings: Iterator[Listing], counts: WalkCounts, proce
             sent.append(task)
             yield source, task
 
-    with closing(map_in_order(_look_at_listings, tasks(), processes)) as answers:
+    with closing(map_in_order(_stat_listings, tasks(), processes)) as answers:
         for answer in answers:
-            for (prefix, names), looks in zip(sent.popleft(), answer, strict=True):
+            for (prefix, names), stats in zip(sent.popleft(), answer, strict=True):
                 with _folder_errors_told(source, prefix):
-                    if isinstance(looks, OSError):
-                        raise looks
-                yield from _block_of(prefix, names, looks, counts)
+                    if isinstance(stats, OSError):
+                        raise stats
+                yield from _block_of(prefix, names, stats, counts)
 
 
-def _block_of(prefix: str, names: list[str], looks: _Looks, counts: WalkCounts) -> Iterator[Block]:
+def _block_of(prefix: str, names: list[str], stats: _Stats, counts: WalkCounts) -> Iterator[Block]:
     """Yield the files of a listing, unless there is none."""
-    counts.irregular += looks.n_irregular
-    if looks.missing:
-        names = [name for at, name in enumerate(names) if at not in looks.missing]
+    counts.irregular += stats.n_irregular
+    if stats.missing:
+        names = [name for at, name in enumerate(names) if at not in stats.missing]
     if names:
-        yield list(zip([prefix + name for name in names], looks.sizes, looks.mtimes_ns, strict=True))
+        yield list(zip([prefix + name for name in names], stats.sizes, stats.mtimes_ns, strict=True))
 
 
 def _grouped(listings: Iterable[Listing]) -> Iterator[list[Listing]]:
-    """Put the listings of small folders together: to ask a helper costs as much as many looks."""
+    """Put the listings of small folders together: to ask a helper costs as much as many stats."""
     group: list[Listing] = []
     n_names = 0
     for listing in listings:
@@ -206,13 +198,13 @@ def _grouped(listings: Iterable[Listing]) -> Iterator[list[Listing]]:
         yield group
 
 
-def _look_at_listings(task: tuple[Path, list[Listing]]) -> list[_Looks | OSError]:
+def _stat_listings(task: tuple[Path, list[Listing]]) -> list[_Stats | OSError]:
     """Carry out a task of `_helped`, in a helper."""
     source, listings = task
-    answer: list[_Looks | OSError] = []
+    answer: list[_Stats | OSError] = []
     for prefix, names in listings:
         try:
-            answer.append(_look_at_files(source, prefix, names))
+            answer.append(_stat_files(source, prefix, names))
         except OSError as error:
             answer.append(error)
     return answer
@@ -243,19 +235,19 @@ def _read_folder(
     return names, subfolders
 
 
-def _look_at_files(source: Path, prefix: str, names: list[str]) -> _Looks:
-    """Look at the files of one folder.
+def _stat_files(source: Path, prefix: str, names: list[str]) -> _Stats:
+    """Return sizes and mtimes of the files of one folder.
 
     Raises:
-        OSError: one of them cannot be looked at, although it is there.
+        OSError: `os.stat` of one of them fails, although it is there.
     """
     sizes, mtimes_ns, missing = array("q"), array("q"), set[int]()
     n_irregular = 0
-    look, is_regular = os.stat, stat.S_ISREG
+    stat_name, is_regular = os.stat, stat.S_ISREG
     with _base_of(os.path.join(source, prefix), len(names)) as (folder, base):
         for at, name in enumerate(names):
             try:
-                status = look(base + name, dir_fd=folder)
+                status = stat_name(base + name, dir_fd=folder)
             except FileNotFoundError:
                 missing.add(at)  # deleted since the folder was read
                 continue
@@ -265,12 +257,12 @@ def _look_at_files(source: Path, prefix: str, names: list[str]) -> _Looks:
             else:
                 missing.add(at)  # it has become something else
                 n_irregular += 1
-    return _Looks(sizes, mtimes_ns, missing, n_irregular)
+    return _Stats(sizes, mtimes_ns, missing, n_irregular)
 
 
 @contextmanager
 def _base_of(path: str, n_names: int) -> Iterator[tuple[int | None, str]]:
-    """Give a descriptor of the folder, or none, and what to put before its names, to look at so many of them.
+    """Give a descriptor of the folder, or none, and what to put before its names, for `os.stat` of `n_names` of them.
 
     From a descriptor the kernel does not walk the whole path for each: a fifth less, once the folder is open.
     """

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import r3po.table.outcomes as tables
 from r3po.config.settings import Config
 from r3po.errors import DamagedStateError, FolderError, RunStoppedError
-from r3po.file_version import UNKNOWN, UNSEEN
+from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.state.commits import (
     Commit,
     all_parts,
@@ -34,9 +34,6 @@ from r3po.storage.names import show_name
 from r3po.table.predicate import CountingRules
 
 T = TypeVar("T")
-
-Look = tuple[int, int, bytes | None, bool]
-"""Size, mtime_ns, hash and raciness of a file."""
 
 READ_TRIES = 5
 """How often a read begins again because a run replaced a file in the middle of it."""
@@ -137,17 +134,16 @@ class Job:
             if UNSEEN not in entries.sizes:
                 continue
             table, _ = shard.read_candidates()
-            looks: dict[int, Look] = {}
-            for place, look in zip(tables.places_of(table), tables.seen_files(table), strict=True):
-                known = looks.setdefault(place, look)
-                if known[:2] != look[:2]:
+            seen: dict[int, FileVersion] = {}
+            for place, version in zip(tables.places_of(table), tables.seen_files(table), strict=True):
+                known = seen.setdefault(place, version)
+                if not known.is_like(version):
                     # Which of its outcomes counts depends on today's f, and each is of another content.
-                    looks[place] = (UNKNOWN, UNKNOWN, None, False)
-                elif known[2] is None:
-                    looks[place] = look
-            seen = {place: look for place, look in looks.items() if entries.sizes[place] == UNSEEN}
-            entries.adopt_all(list(seen), list(seen.values()))
-            if seen:
+                    seen[place] = UNKNOWN_VERSION
+                elif known.hash is None:
+                    seen[place] = version
+            unseen = [place for place in seen if entries.sizes[place] == UNSEEN]
+            if entries.adopt_all(unseen, [seen[place] for place in unseen]):
                 found[shard.ref.shard] = entries
         return found
 

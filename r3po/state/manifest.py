@@ -161,9 +161,6 @@ def read_manifest(path: Path) -> Manifest | None:
     )
 
 
-# Shard files
-
-
 # Columns
 
 
@@ -205,6 +202,3 @@ def read_former_columns(working_dir: Path, manifest: Manifest) -> Columns | None
 def columns_path(working_dir: Path, manifest: Manifest) -> Path:
     """Columns belong to the build since which every row counts: a redo sets them anew."""
     return working_dir / f"columns.b{max(1, manifest.redo_since)}.json"
-
-
-# Private functions

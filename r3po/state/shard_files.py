@@ -13,6 +13,7 @@ from typing import Any, Self
 import orjson
 
 from r3po.errors import DamagedStateError
+from r3po.file_version import FileVersion
 from r3po.state.manifest import ShardRef
 from r3po.storage.durable import FileRecord, NewFile, digest_file
 from r3po.storage.json_files import damaged
@@ -83,37 +84,32 @@ class Entries:
     def _columns(self) -> list[list[Any]]:
         return [getattr(self, column.name) for column in dataclasses.fields(self)]
 
-    def adopt_all(self, places: Sequence[int], seen: Sequence[tuple[int, int, bytes | None, bool]]) -> bool:
+    def version_at(self, place: int) -> FileVersion:
+        return FileVersion(self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place])
+
+    def set_version(self, place: int, version: FileVersion) -> None:
+        self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place] = version
+
+    def adopt_all(self, places: Sequence[int], seen: Sequence[FileVersion]) -> bool:
         """Take over what f saw of many files, as `adopt` does of one. Returns whether any entry says something else."""
-        sizes, mtimes_ns, hashes, racy = self.sizes, self.mtimes_ns, self.hashes, self.racy
-        if seen and not any(hashes) and list(places) == list(range(len(self))):
-            # A first run: of a content that no hash is known of, `adopt` takes over whatever f saw. So in columns.
-            adopted = list(map(list, zip(*seen, strict=True)))
-            is_changed = adopted != [sizes, mtimes_ns, hashes, racy]
-            self.sizes, self.mtimes_ns, self.hashes, self.racy = adopted
-            return is_changed
-        is_changed = False
-        for place, file in zip(places, seen, strict=True):
-            if file != (sizes[place], mtimes_ns[place], hashes[place], racy[place]):
-                is_changed |= self.adopt(place, *file)
-        return is_changed
+        return any([self.adopt(place, version) for place, version in zip(places, seen, strict=True)])
 
-    def adopt(self, place: int, size: int, mtime_ns: int, hash_: bytes | None, racy: bool) -> bool:
-        """Take over what f saw of the file. Returns whether the entry says something else now.
+    def adopt(self, place: int, seen: FileVersion) -> bool:
+        """Take over the version of a file that f saw. Returns whether the entry says something else now.
 
-        Of a content that the entry knows by its hash already, the entry's own look is the later one: the file may have
-        been touched since f saw it.
+        Where the entry has the hash of that content already, its own size and mtime are the later ones: the file may
+        have been touched since f saw it.
         """
-        known = (self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place])
-        is_same_look = (size, mtime_ns) == known[:2]
-        if hash_ is None:
-            hash_ = known[2] if is_same_look else None
-        elif hash_ == known[2]:
-            size, mtime_ns, racy = (size, mtime_ns, racy and known[3]) if is_same_look else (*known[:2], known[3])
-        seen = (size, mtime_ns, hash_, racy)
+        known = self.version_at(place)
         if seen == known:
             return False
-        self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place] = seen
+        if seen.hash is None and seen.is_like(known):
+            seen = seen._replace(hash=known.hash)
+        elif seen.hash is not None and seen.hash == known.hash:
+            seen = known._replace(is_racy=known.is_racy and (seen.is_racy or not seen.is_like(known)))
+        if seen == known:
+            return False
+        self.set_version(place, seen)
         return True
 
 
@@ -192,7 +188,7 @@ def iter_entries(
     Raises:
         DamagedStateError: a shard file is missing, or is not the one that the manifest names.
     """
-    for ref, first, last in _places_of_stretch(shards, start, stop):
+    for ref, first, last in _places_of_span(shards, start, stop):
         if ref.shard in known:
             yield ref.shard, first, known[ref.shard].between(first, last)
             continue
@@ -217,8 +213,8 @@ _PIECE_BYTES = 128 << 10
 """Of a shard file that is read piece by piece: about 800 entries."""
 
 
-def _places_of_stretch(shards: tuple[ShardRef, ...], start: int, stop: int) -> Iterator[tuple[ShardRef, int, int]]:
-    """Yield each shard that has files of the stretch, the first of these places and the one after the last."""
+def _places_of_span(shards: tuple[ShardRef, ...], start: int, stop: int) -> Iterator[tuple[ShardRef, int, int]]:
+    """Yield each shard that has files of the span, the first of these places and the one after the last."""
     first = 0
     for ref in shards:
         if first + ref.n_files > start and first < stop:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from r3po.file_version import FileVersion
 from r3po.table.columns import Column, Columns, check_value
 from r3po.table.user_objects import ends_worker
 from r3po.table.values import BadRowError, Nested, variant_of
@@ -328,12 +329,12 @@ def tally(table: Table, indices: Indices) -> Tally:
     )
 
 
-def seen_files(table: Table, indices: Indices | None = None) -> list[tuple[int, int, bytes | None, bool]]:
-    """Return size, mtime_ns, hash and raciness of each chosen outcome's file (all, without `indices`), as f saw it."""
+def seen_files(table: Table, indices: Indices | None = None) -> list[FileVersion]:
+    """Return the version of its file that f saw, for each chosen outcome (all, without `indices`)."""
     chosen = table.select(["size", "mtime_ns", "hash", "racy"])
     if indices is not None:
         chosen = chosen.take(indices)
-    return list(zip(*(chosen[name].to_pylist() for name in chosen.column_names), strict=True))
+    return list(map(FileVersion, *(chosen[name].to_pylist() for name in chosen.column_names)))
 
 
 def failures_of(table: Table, indices: Indices | None = None) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from r3po.file_version import UNKNOWN_VERSION, FileVersion
 from r3po.function.find import FunctionSpec
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
@@ -59,8 +60,8 @@ class Charge:
 
     offer: Offer
     failure: Failure
-    look: tuple[int, int] | None = None
-    """Size and mtime_ns that the file had before f was called the last time, if that is known."""
+    version: FileVersion = UNKNOWN_VERSION
+    """The file before f was called the last time; it is recorded if nobody had looked at the file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import r3po.table.outcomes as tables
 import r3po.table.parts as parts
+from r3po.file_version import FileVersion
 from r3po.state.commits import Commit
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
@@ -125,9 +126,7 @@ def _write_outcomes(order: StageOrder, table: Table, indices: Any) -> FileRecord
         return new.finish(f"{order.ref.shard:05d}.b{order.build}.{order.attempt}.arrow")
 
 
-def _adopt_entries(
-    order: StageOrder, entries: Entries, places: Sequence[int], seen: Sequence[tuple[int, int, bytes | None, bool]]
-) -> ShardRef:
+def _adopt_entries(order: StageOrder, entries: Entries, places: Sequence[int], seen: Sequence[FileVersion]) -> ShardRef:
     """Return the shard file that says what f saw: a new one, or the old one if that says it already."""
     if not entries.adopt_all(places, seen):
         return order.ref

@@ -17,11 +17,10 @@ from typing import Any
 
 import r3po.table.outcomes as tables
 from r3po.errors import TimedOut
-from r3po.file_version import UNKNOWN, UNSEEN
+from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.function.find import fingerprint_of_file
 from r3po.function.load import load_function
-from r3po.source.hashing import RACY_NS
-from r3po.source.read import Look, glance, look_at, read_file
+from r3po.source.read import FileInUse, read_file, stat_file, use_file
 from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, write_segment
@@ -72,8 +71,8 @@ class _Open:
     offer: Offer
     paths: list[str]
     """Of all files of the offer."""
-    files: Iterator[tuple[int, str, int, int]]
-    """Place, path, size and mtime_ns of those that are still to be done."""
+    files: Iterator[tuple[int, str, FileVersion]]
+    """Place, path and version in the shard file of those that are still to be done."""
     started: float
     batch: OutcomeBatch = field(default_factory=OutcomeBatch)
     left_over: list[int] = field(default_factory=list)
@@ -103,14 +102,14 @@ class Worker:
         os.umask(self._umask)
         self._should_stop = should_stop or setup.stop_file.exists
         self._wants_data = setup.input == "bytes"
-        self._wants_digest = setup.hash == "content"
-        self._look = self._look_into if self._wants_data or self._wants_digest else look_at
+        self._wants_hash = setup.hash == "content"
+        self._use_file = self._read_file if self._wants_data or self._wants_hash else use_file
         self._prefix = setup.source_path.rstrip("/") + "/"
         self._function: Callable[..., Any] | None = None
         self._lines: dict[str, list[bytes]] = {}
         """Of the shard files that were worked on last, by their digest; the latest last. A batch parses its own lines
         alone: else each of many workers would parse all of every shard."""
-        is_read_whole = self._wants_data or self._wants_digest
+        is_read_whole = self._wants_data or self._wants_hash
         self._ahead = ReadAhead(TOLD_BYTES if is_read_whole else LITTLE_BYTES)
         self._probe: _Open | None = None
 
@@ -158,10 +157,9 @@ class Worker:
         """Record the failure of a file that ended its worker, or would not end; f is not called."""
         with self._busy(Phase.RECORDING):
             opened = self._open(order.offer)
-            for place, _, size, mtime_ns in opened.files:
-                if size == UNSEEN:  # as it is now, it may be another one than f failed on
-                    size, mtime_ns = order.look or (UNKNOWN, UNKNOWN)
-                _note_unread(opened.batch, place, size, mtime_ns)
+            for place, _, listed in opened.files:
+                # As it is now, it may be another one than f failed on.
+                _note_file(opened.batch, place, order.version if listed.size == UNSEEN else listed)
                 _append(opened.batch, None, order.failure)
             return self._record(opened, order.offer.columns)
 
@@ -196,12 +194,12 @@ class Worker:
         columns: Columns | None = None
         path = ""
         stopped = False
-        for place, path, size, mtime_ns in opened.files:
+        for place, path, listed in opened.files:
             if self._should_stop():
                 opened.left_over.append(place)
                 stopped = True
                 break
-            returned, failure = self._process(opened, place, path, size, mtime_ns)
+            returned, failure = self._process(opened, place, path, listed)
             if self._is_deferred(opened, place, failure):
                 if opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                     break
@@ -224,7 +222,8 @@ class Worker:
         started = time.perf_counter()
         lines = self._read_lines(offer.ref)
         entries = parse_entries([line for start, stop in offer.places for line in lines[start:stop]])
-        files = zip(_iter_places(offer), entries.paths, entries.sizes, entries.mtimes_ns, strict=True)
+        versions = map(FileVersion, entries.sizes, entries.mtimes_ns)
+        files = zip(_iter_places(offer), entries.paths, versions, strict=True)
         return _Open(offer, entries.paths, files, started)
 
     def _read_lines(self, ref: ShardRef) -> list[bytes]:
@@ -243,9 +242,9 @@ class Worker:
         deadline = opened.started + self._setup.batch_seconds
         next_check = opened.started + STOP_CHECK_S
         failure_bytes = 0
-        for place, path, size, mtime_ns in opened.files:
+        for place, path, listed in opened.files:
             row = None
-            returned, failure = self._process(opened, place, path, size, mtime_ns)
+            returned, failure = self._process(opened, place, path, listed)
             if failure is None:
                 row, failure = _take_row(returned, collector)
             if failure is None:
@@ -270,49 +269,41 @@ class Worker:
             if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
                 return
 
-    def _process(self, opened: _Open, place: int, name: str, size: int, mtime_ns: int) -> tuple[Any, Failure | None]:
+    def _process(self, opened: _Open, place: int, name: str, version: FileVersion) -> tuple[Any, Failure | None]:
         """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch.
 
         Args:
             name: the file's path, relative to the source.
-            size: of the file as it was listed, as `mtime_ns` is; recorded if it cannot be looked at.
+            version: of the file as it was listed; recorded if it cannot be looked at.
         """
-        batch = opened.batch
         self.beacon.mark(Phase.READING, opened.offer.ref.shard, place)
         path = self._prefix + name
-        digest = None
         returned: Any = None
         failure: Failure | None = None
         started = time.perf_counter()
-        now_ns = time.time_ns()
         try:
             for _ in range(2):
-                look = self._look(path)
+                file = self._use_file(path)
                 try:
-                    size, mtime_ns, digest = look.size, look.mtime_ns, look.digest
+                    version = file.version
                     started = time.perf_counter()
-                    returned, failure = self._call(opened, path, look.data)
-                    if opened.is_spent or look.still_holds():
+                    returned, failure = self._call(opened, path, file.data)
+                    if opened.is_spent or file.still_holds():
                         break
                 finally:
-                    look.close()
+                    file.close()
             else:
                 failure = _CHANGED
         except (OSError, MemoryError) as error:  # a file may be larger than what `input: bytes` can hold
-            if size == UNSEEN:
+            if version.size == UNSEEN:
                 # Once more: what is recorded of a file must be older than what was found wrong with it.
-                return self._process(opened, place, name, *(glance(path) or (UNKNOWN, UNKNOWN)))
+                return self._process(opened, place, name, stat_file(path) or UNKNOWN_VERSION)
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
-        batch.places.append(place)
-        batch.sizes.append(size)
-        batch.mtimes_ns.append(mtime_ns)
-        batch.hashes.append(digest)
-        batch.racy.append(digest is not None and mtime_ns > now_ns - RACY_NS)
-        batch.seconds.append(time.perf_counter() - started)
+        _note_file(opened.batch, place, version, time.perf_counter() - started)
         return returned, failure
 
-    def _look_into(self, path: str) -> Look:
-        return read_file(path, wants_data=self._wants_data, wants_digest=self._wants_digest)
+    def _read_file(self, path: str) -> FileInUse:
+        return read_file(path, wants_data=self._wants_data, wants_hash=self._wants_hash)
 
     def _is_deferred(self, opened: _Open, place: int, failure: Failure | None) -> bool:
         """Take a failure of the environment out of the batch again, unless this is the file's last try."""
@@ -403,14 +394,14 @@ class Worker:
 # Private functions: rows and failures
 
 
-def _note_unread(batch: OutcomeBatch, place: int, size: int, mtime_ns: int) -> None:
-    """Put a file into the batch without opening it: reading it may be what ends a worker."""
+def _note_file(batch: OutcomeBatch, place: int, version: FileVersion, seconds: float = 0.0) -> None:
+    """Put a file into the batch, without its row or failure."""
     batch.places.append(place)
-    batch.sizes.append(size)
-    batch.mtimes_ns.append(mtime_ns)
-    batch.hashes.append(None)
-    batch.racy.append(False)
-    batch.seconds.append(0.0)
+    batch.sizes.append(version.size)
+    batch.mtimes_ns.append(version.mtime_ns)
+    batch.hashes.append(version.hash)
+    batch.racy.append(version.is_racy)
+    batch.seconds.append(seconds)
 
 
 def _iter_places(offer: Offer) -> Iterator[int]:

@@ -23,6 +23,7 @@ import r3po.table.outcomes as tables
 from r3po.config.settings import MaxErrors
 from r3po.engines.pool import Answer, Call, WorkerLost
 from r3po.errors import FunctionError, RunStoppedError
+from r3po.file_version import FileVersion
 from r3po.run import loop as runloop
 from r3po.run import suspects
 from r3po.run import workers as crew
@@ -226,9 +227,9 @@ class World:
         last_build = max(file.build for file in files)
         return ShardRef(shard, FileRecord(f"{shard}", 0, f"{shard}.{last_build}"), len(files), last_build, 0)
 
-    def look_at(self, shard: int, place: int) -> tuple[int, int]:
+    def stat_place(self, shard: int, place: int) -> FileVersion:
         file = self.files[shard][place]
-        return file.version, file.mtime_ns
+        return FileVersion(file.version, file.mtime_ns)
 
     def states(self) -> dict[int, ShardState]:
         found = {}
@@ -766,7 +767,7 @@ class Driver:
         self._pending = {(s, place) for s, runs in pending for start, stop in runs for place in range(start, stop)}
         for worker in range(world.n_workers):
             self.add_worker(worker)
-        book = SuspectBook(Path("suspects.json"), JOB_ID, world.fingerprint, world.look_at)
+        book = SuspectBook(Path("suspects.json"), JOB_ID, world.fingerprint, world.stat_place)
         suspects = book.recall(RUNS, self.name)
         self._crew = SimCrew(self, self.folder, world.n_workers, world.timeout_s, world.monotonic)
         self._crew.driver = self

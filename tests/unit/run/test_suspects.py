@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs import DOUBLE, HAS_PROC, doubled, environment, make_job, run_process, wait_until
+from r3po.file_version import FileVersion
 from r3po.run.scheduler import Death, Suspect
 from r3po.run.suspects import SuspectBook, forget_beacons
 from r3po.worker.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
@@ -31,8 +32,11 @@ def runs(tmp_path: Path) -> Path:
 
 def book(runs: Path, job_id: str = JOB, fingerprint: str = CODE, looks: Looks | None = None) -> SuspectBook:
     """Return a book; files that `looks` does not tell of look as they always did."""
-    look_at = lambda shard, place: (looks or {}).get((shard, place), (place + 1, 10**18 + shard))  # noqa: E731
-    return SuspectBook(runs.parent / "suspects.json", job_id, fingerprint, look_at)
+
+    def stat_place(shard: int, place: int) -> FileVersion:
+        return FileVersion(*(looks or {}).get((shard, place), (place + 1, 10**18 + shard)))
+
+    return SuspectBook(runs.parent / "suspects.json", job_id, fingerprint, stat_place)
 
 
 def recall(runs: Path, job_id: str = JOB, fingerprint: str = CODE, looks: Looks | None = None) -> list[Suspect]:

@@ -1,4 +1,4 @@
-"""Looks at a file around a call of f: what may happen to the file meanwhile, and to our descriptor."""
+"""A file around a call of f: what may happen to the file meanwhile, and to our descriptor."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from r3po.file_version import FileVersion
 from r3po.source.hashing import BLOCK_BYTES
-from r3po.source.read import Look, look_at, read_file
+from r3po.source.read import FileInUse, read_file, use_file
 
 OLD_NS = 1_700_000_000_000_000_000
 
@@ -25,10 +26,9 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["opened", "by path"])
-def look(request: pytest.FixtureRequest, file: Path) -> Iterator[Look]:
-    taken = (
-        read_file(str(file), wants_data=False, wants_digest=True) if request.param == "opened" else look_at(str(file))
-    )
+def in_use(request: pytest.FixtureRequest, file: Path) -> Iterator[FileInUse]:
+    is_opened = request.param == "opened"
+    taken = read_file(str(file), wants_data=False, wants_hash=True) if is_opened else use_file(str(file))
     yield taken
     taken.close()
 
@@ -44,22 +44,19 @@ def descriptors(of: Path | None = None) -> set[int]:
     return found
 
 
-def blake(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
 @pytest.mark.parametrize("wants_data", [True, False])
-@pytest.mark.parametrize("wants_digest", [True, False])
+@pytest.mark.parametrize("wants_hash", [True, False])
 @pytest.mark.parametrize("size", [0, 5, BLOCK_BYTES, BLOCK_BYTES + 1])
-def test_a_look_holds_what_is_wanted(tmp_path: Path, size: int, wants_data: bool, wants_digest: bool) -> None:
+def test_a_file_is_read_for_what_is_wanted(tmp_path: Path, size: int, wants_data: bool, wants_hash: bool) -> None:
     data = os.urandom(size)
     (tmp_path / "a").write_bytes(data)
-    look = read_file(str(tmp_path / "a"), wants_data=wants_data, wants_digest=wants_digest)
-    look.close()
-    assert (look.size, look.mtime_ns) == (size, os.stat(tmp_path / "a").st_mtime_ns)
-    assert look.data == (data if wants_data else None)
-    if wants_digest:
-        assert look.digest == blake(data)
+    in_use = read_file(str(tmp_path / "a"), wants_data=wants_data, wants_hash=wants_hash)
+    in_use.close()
+    assert in_use.version.is_like(FileVersion(size, os.stat(tmp_path / "a").st_mtime_ns))
+    assert in_use.data == (data if wants_data else None)
+    if wants_hash:
+        assert in_use.version.hash == hashlib.blake2b(data, digest_size=16).digest()
+        assert in_use.version.is_racy
 
 
 def replace_with(file: Path, content: bytes, mtime_ns: int) -> None:
@@ -89,53 +86,53 @@ def write_within_the_same_mtime(file: Path) -> None:
         (lambda file: replace_with(file, b"543210", OLD_NS), False),
     ],
 )
-def test_a_look_holds_while_size_and_mtime_of_what_the_path_names_stay(
-    look: Look, file: Path, happens: Callable[[Path], object], holds: bool
+def test_a_version_holds_while_size_and_mtime_of_what_the_path_names_stay(
+    in_use: FileInUse, file: Path, happens: Callable[[Path], object], holds: bool
 ) -> None:
     happens(file)
-    assert look.still_holds() is holds
+    assert in_use.still_holds() is holds
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError, OSError])
-def test_a_file_that_goes_or_becomes_a_fifo_is_an_error(look: Look, file: Path, error: type[OSError]) -> None:
+def test_a_file_that_goes_or_becomes_a_fifo_is_an_error(in_use: FileInUse, file: Path, error: type[OSError]) -> None:
     file.unlink()
     if error is OSError:
         os.mkfifo(file)
     with pytest.raises(error):
-        look.still_holds()
+        in_use.still_holds()
 
 
 def test_a_descriptor_that_f_closed_is_not_closed_again(file: Path) -> None:
     """Whatever has its number by then is f's own."""
-    look = read_file(str(file), wants_data=True, wants_digest=True)
+    in_use = read_file(str(file), wants_data=True, wants_hash=True)
     (ours,) = descriptors(of=file)
     os.close(ours)
     theirs = os.open(file.parent, os.O_RDONLY)
     try:
         assert theirs == ours
-        assert look.still_holds()
-        look.close()
+        assert in_use.still_holds()
+        in_use.close()
         assert theirs in descriptors()
     finally:
         os.close(theirs)
-    look.close()
+    in_use.close()
 
 
 def test_a_closed_descriptor_is_asked_by_the_path(file: Path) -> None:
-    look = read_file(str(file), wants_data=True, wants_digest=True)
+    in_use = read_file(str(file), wants_data=True, wants_hash=True)
     (ours,) = descriptors(of=file)
     os.close(ours)
-    assert look.still_holds()
+    assert in_use.still_holds()
     file.write_bytes(b"123")
-    assert not look.still_holds()
+    assert not in_use.still_holds()
 
 
 def test_nothing_stays_open(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = descriptors()
-    read_file(str(file), wants_data=True, wants_digest=True).close()
+    read_file(str(file), wants_data=True, wants_hash=True).close()
     monkeypatch.setattr("r3po.source.read._read_whole", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        read_file(str(file), wants_data=True, wants_digest=True)
+        read_file(str(file), wants_data=True, wants_hash=True)
     with pytest.raises(OSError):
-        read_file(str(tmp_path), wants_data=True, wants_digest=True)
+        read_file(str(tmp_path), wants_data=True, wants_hash=True)
     assert descriptors() == before

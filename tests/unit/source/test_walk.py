@@ -22,9 +22,10 @@ import pytest
 
 import r3po
 from r3po.errors import SourceError
+from r3po.file_version import FileVersion
 from r3po.source import hashing
 from r3po.source import walk as scan
-from r3po.source.hashing import BLOCK_BYTES, RACY_NS, ChangingFileError, HashedFile, hash_file, hash_files, open_regular
+from r3po.source.hashing import BLOCK_BYTES, RACY_NS, ChangingFileError, hash_file, hash_files, open_regular
 from r3po.source.walk import WalkCounts, count_suffixes, walk, walk_blocks, walk_key
 
 ODD_NAMES = [
@@ -63,7 +64,7 @@ def make(folder: Path, *names: str | bytes) -> None:
 
 
 def paths(source: Path, suffix: str = ".json", **options: Any) -> list[str]:
-    return [file.path for file in walk(source, suffix, **options)]
+    return [path for path, _ in walk(source, suffix, **options)]
 
 
 def plain_walk(folder: bytes, prefix: bytes = b"") -> Iterator[bytes]:
@@ -138,7 +139,7 @@ def test_the_order_of_the_walk_is_the_order_of_its_key(tmp_path: Path, seed: int
 def test_size_and_mtime_are_those_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"12345")
     os.utime(tmp_path / "a.json", ns=(1, 1_700_000_000_123_456_789))
-    assert list(walk(tmp_path, ".json")) == [("a.json", 5, (tmp_path / "a.json").stat().st_mtime_ns)]
+    assert list(walk(tmp_path, ".json")) == [("a.json", FileVersion(5, (tmp_path / "a.json").stat().st_mtime_ns))]
 
 
 # What is taken, and what is passed over
@@ -168,8 +169,8 @@ def test_links_to_files_are_taken_with_their_targets_size(tmp_path: Path) -> Non
     (tmp_path / "elsewhere.txt").write_bytes(b"123")
     (tmp_path / "source" / "b.json").symlink_to(tmp_path / "elsewhere.txt")
     (tmp_path / "source" / "a.json").symlink_to("b.json")
-    mtime_ns = (tmp_path / "elsewhere.txt").stat().st_mtime_ns
-    assert list(walk(tmp_path / "source", ".json")) == [("a.json", 3, mtime_ns), ("b.json", 3, mtime_ns)]
+    version = FileVersion(3, (tmp_path / "elsewhere.txt").stat().st_mtime_ns)
+    assert list(walk(tmp_path / "source", ".json")) == [("a.json", version), ("b.json", version)]
 
 
 def test_links_to_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
@@ -276,7 +277,7 @@ def test_an_unreadable_folder_ends_the_walk(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "scandir", Scandir("c", error, after))
     found: list[str] = []
     with pytest.raises(SourceError) as caught:
-        found.extend(file.path for file in walk(tmp_path, ".json"))
+        found.extend(path for path, _ in walk(tmp_path, ".json"))
     assert (
         str(caught.value).splitlines()[0] == f"{tmp_path}/b/c: cannot be read: Permission denied; nothing was changed"
     )
@@ -392,7 +393,7 @@ def helped_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("helped_here")
 def test_what_changes_before_a_helper_looks_is_passed_over_as_ever(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, counts = scan._look_at_listings, WalkCounts()
+    real, counts = scan._stat_listings, WalkCounts()
 
     def look(task: Any) -> Any:
         for name in ("f12/3.json", "f12/5.json"):
@@ -400,7 +401,7 @@ def test_what_changes_before_a_helper_looks_is_passed_over_as_ever(many: Path, m
         os.mkfifo(many / "f12" / "5.json") if not (many / "f12" / "5.json").exists() else None
         return real(task)
 
-    monkeypatch.setattr(scan, "_look_at_listings", look)
+    monkeypatch.setattr(scan, "_stat_listings", look)
     found = [path for block in walk_blocks(many, ".json", counts=counts, processes=2) for path, *_ in block]
     assert [path for path in found if path.startswith("f12/")] == [
         f"f12/{name}.json" for name in sorted([*"0124", *"6789", "10", "11", "12", "link"])
@@ -410,7 +411,7 @@ def test_what_changes_before_a_helper_looks_is_passed_over_as_ever(many: Path, m
 
 @pytest.mark.usefixtures("helped_here")
 def test_a_file_that_a_helper_cannot_look_at_ends_the_walk(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = scan._look_at_listings
+    real = scan._stat_listings
 
     def look(task: Any) -> Any:
         with suppress(FileExistsError):
@@ -418,7 +419,7 @@ def test_a_file_that_a_helper_cannot_look_at_ends_the_walk(many: Path, monkeypat
             (many / "f03" / "2.json").symlink_to("2.json")
         return real(task)
 
-    monkeypatch.setattr(scan, "_look_at_listings", look)
+    monkeypatch.setattr(scan, "_stat_listings", look)
     found: list[str] = []
     with pytest.raises(SourceError, match="f03: cannot be read"):
         found.extend(path for block in walk_blocks(many, ".json", processes=2) for path, *_ in block)
@@ -440,10 +441,10 @@ def test_suffixes_are_counted_up_to_a_limit(tmp_path: Path) -> None:
 # Hashing one file
 
 
-def hashed(content: bytes, path: Path) -> HashedFile:
+def hashed(content: bytes, path: Path) -> FileVersion:
     mtime_ns = path.stat().st_mtime_ns
     is_racy = mtime_ns > time.time_ns() - RACY_NS
-    return HashedFile(hashlib.blake2b(content, digest_size=16).digest(), len(content), mtime_ns, is_racy)
+    return FileVersion(len(content), mtime_ns, hashlib.blake2b(content, digest_size=16).digest(), is_racy)
 
 
 @pytest.mark.parametrize("size", [0, 1, 300, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES + 7])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from r3po.errors import DamagedStateError, NewerFormatError
 from r3po.file_version import UNSEEN
+from r3po.file_version import FileVersion as V
 from r3po.state import shard_files
 from r3po.state.manifest import (
     FORMAT,
@@ -33,7 +34,7 @@ from r3po.storage.durable import FileRecord
 from r3po.storage.json_files import write_json
 from r3po.table.columns import columns_of
 
-HASH = hashlib.blake2b(b"content", digest_size=16).digest()
+HASH, OTHER = b"h" * 16, b"o" * 16
 
 ODD_PATHS = [
     "plain.json",
@@ -172,27 +173,11 @@ def test_every_job_has_an_id_of_its_own() -> None:
 # Shard files
 
 
-def test_entries_come_back_whatever_the_names_are(tmp_path: Path) -> None:
-    entries = some_entries(*ODD_PATHS)
-    ref = write_shard_file(tmp_path, 42, 7, entries)
-    assert read_shard_file(tmp_path, ref) == entries
-    assert [os.fsencode(path) for path in read_shard_file(tmp_path, ref).paths] == [*map(os.fsencode, ODD_PATHS)]
-
-
-def test_a_shard_file_has_one_line_a_file(tmp_path: Path) -> None:
-    ref = write_entries(tmp_path, 42, *ODD_PATHS)
-    lines = (tmp_path / ref.file.name).read_bytes().split(b"\n")
-    assert [orjson.loads(line)["size"] for line in lines[:-1]] == [100 + i for i in range(len(ODD_PATHS))]
-    assert lines[-1] == b""
-
-
-@pytest.mark.parametrize("name", ["a},{b.json", '"},{"', "},{},{"])
-def test_a_name_that_looks_like_two_entries_has_one_line(tmp_path: Path, name: str) -> None:
-    entries = Entries()
-    for path in ("before.json", name, "x/behind.json"):
-        entries.append(path, 1, 2, 3, hash_=b"h" * 16)
+@pytest.mark.parametrize("names", [["a},{b.json"], ['"},{"'], ["},{},{"], ODD_PATHS])
+def test_entries_have_a_line_each_and_come_back_whatever_their_names_are(tmp_path: Path, names: list[str]) -> None:
+    entries = some_entries("before.json", *names, "x/behind.json")
     ref = write_shard_file(tmp_path, 0, 1, entries)
-    assert len((tmp_path / ref.file.name).read_bytes().splitlines()) == 3
+    assert (tmp_path / ref.file.name).read_bytes().count(b"\n") == len(entries)
     assert read_shard_file(tmp_path, ref) == entries
 
 
@@ -218,13 +203,6 @@ def test_a_shard_is_named_with_its_digest_and_its_counts(tmp_path: Path) -> None
     assert ref.file == FileRecord(f"00042.b6.{sha256[:12]}.jsonl", len(content), sha256)
     assert (ref.shard, ref.n_files, ref.last_build, ref.size_bytes) == (42, 3, 5, 1201)
     assert os.listdir(tmp_path) == [ref.file.name]
-
-
-def test_other_entries_never_get_the_name_of_a_file_that_is_in_force(tmp_path: Path) -> None:
-    first = write_entries(tmp_path, 0, "a")
-    second = write_entries(tmp_path, 0, "b")
-    assert read_shard_file(tmp_path, first).paths == ["a"]
-    assert read_shard_file(tmp_path, second).paths == ["b"]
 
 
 @settings(deadline=None)
@@ -281,7 +259,13 @@ def lengthen(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\n")
 
 
-@pytest.mark.parametrize("harm", [cut, cut_a_line, empty, lengthen])
+def become_another(path: Path) -> None:
+    other = write_entries(path.parent, 0, "b", "a")
+    assert other.file.name != path.name, "other entries never get the name of a file that is in force"
+    (path.parent / other.file.name).rename(path)
+
+
+@pytest.mark.parametrize("harm", [cut, cut_a_line, empty, lengthen, become_another])
 def test_a_damaged_shard_file_is_refused_by_name(tmp_path: Path, harm: Callable[[Path], None]) -> None:
     ref = write_entries(tmp_path, 0, "a", "b")
     harm(tmp_path / ref.file.name)
@@ -290,98 +274,44 @@ def test_a_damaged_shard_file_is_refused_by_name(tmp_path: Path, harm: Callable[
     assert caught.value.where == tmp_path / ref.file.name
 
 
-def test_swapped_shard_files_are_refused_by_name(tmp_path: Path) -> None:
-    first, second = write_entries(tmp_path, 0, "a"), write_entries(tmp_path, 1, "b")
-    (tmp_path / first.file.name).rename(tmp_path / "aside")
-    (tmp_path / second.file.name).rename(tmp_path / first.file.name)
-    (tmp_path / "aside").rename(tmp_path / second.file.name)
-    for ref in (first, second):
-        with pytest.raises(DamagedStateError) as caught:
-            read_shard_file(tmp_path, ref)
-        assert caught.value.where == tmp_path / ref.file.name
-
-
 def test_a_missing_shard_file_is_refused_by_name(tmp_path: Path) -> None:
     ref = write_entries(tmp_path, 3, "a")
     (tmp_path / ref.file.name).unlink()
-    with pytest.raises(DamagedStateError) as caught:
+    with pytest.raises(DamagedStateError, match=f"^{tmp_path}/{ref.file.name}: is missing"):
         read_shard_file(tmp_path, ref)
-    assert str(caught.value).splitlines()[0] == f"{tmp_path}/{ref.file.name}: is missing"
 
 
 # What f saw
 
 
-def test_adopting_what_is_known_changes_nothing() -> None:
-    entries = some_entries("a", "b")
-    before = some_entries("a", "b")
-    assert entries.adopt(0, entries.sizes[0], entries.mtimes_ns[0], HASH, False) is False
-    assert entries.adopt(1, entries.sizes[1], entries.mtimes_ns[1], HASH, True) is False
-    assert entries == before
-
-
 @pytest.mark.parametrize(
-    ("size", "mtime_ns", "hash_", "racy"),
-    [(101, 7, bytes(16), False), (100, 8, bytes(16), False), (100, 7, bytes(16), True)],
+    ("known", "seen", "then"),
+    [
+        (V(100, 7, HASH), V(100, 7, HASH), V(100, 7, HASH)),
+        (V(UNSEEN, UNSEEN), V(100, 7, HASH, True), V(100, 7, HASH, True)),
+        (V(100, 7), V(100, 7, HASH), V(100, 7, HASH)),
+        (V(100, 7, HASH), V(101, 7, OTHER), V(101, 7, OTHER)),
+        (V(100, 7, HASH), V(100, 8, OTHER), V(100, 8, OTHER)),
+        (V(100, 7, HASH), V(100, 7, OTHER, True), V(100, 7, OTHER, True)),
+        # Without a hash, the known one stands while size and mtime are the same.
+        (V(100, 7, HASH), V(100, 7), V(100, 7, HASH)),
+        (V(100, 7, HASH), V(100, 8), V(100, 8)),
+        # Of a content that is known the entry has the later size and mtime: it was touched since f saw it.
+        (V(100, 9, HASH), V(100, 7, HASH, True), V(100, 9, HASH)),
+        (V(100, 9, HASH, True), V(100, 7, HASH), V(100, 9, HASH, True)),
+        # Seen twice: racy is what was racy both times.
+        (V(100, 7, HASH, True), V(100, 7, HASH), V(100, 7, HASH)),
+        (V(100, 7, HASH, True), V(100, 7, HASH, True), V(100, 7, HASH, True)),
+        (V(100, 7, HASH), V(100, 7, HASH, True), V(100, 7, HASH)),
+    ],
 )
-def test_adopting_takes_over_what_f_saw(size: int, mtime_ns: int, hash_: bytes, racy: bool) -> None:
-    entries = Entries()
-    entries.append("a", 100, 7, 4, hash_=HASH)
-    entries.append("b", 100, 7, 4, hash_=HASH)
-    assert entries.adopt(0, size, mtime_ns, hash_, racy) is True
-    flags = [racy, False], [False, False]
-    assert entries == Entries(["a", "b"], [size, 100], [mtime_ns, 7], [hash_, HASH], [4, 4], *flags)
-
-
-@pytest.mark.parametrize("racy", [False, True])
-def test_of_a_content_that_is_known_the_entry_has_the_later_look(racy: bool) -> None:
-    entries = Entries()
-    entries.append("touched since f saw it", 100, 9, 4, hash_=HASH)
-    entries.append("seen twice", 100, 7, 4, hash_=HASH, racy=True)
-    assert entries.adopt(0, 100, 7, HASH, racy) is False
-    assert entries.adopt(1, 100, 7, HASH, racy) is not racy
-    assert (entries.mtimes_ns, entries.racy) == ([9, 7], [False, racy])
-
-
-def test_a_hash_is_kept_while_size_and_mtime_are_the_same() -> None:
-    entries = some_entries("a")
-    size, mtime_ns = entries.sizes[0], entries.mtimes_ns[0]
-    assert entries.adopt(0, size, mtime_ns, None, False) is False
-    assert entries.hashes == [HASH]
-    assert entries.adopt(0, size, mtime_ns + 1, None, False) is True
-    assert entries.hashes == [None]
-
-
-def test_the_first_hash_is_adopted() -> None:
-    entries = Entries()
-    entries.append("a", 100, 7, 1)
-    assert entries.adopt(0, 100, 7, HASH, False) is True
-    assert entries.hashes == [HASH]
-
-
-LOOKS = st.tuples(st.sampled_from([1, 2]), st.sampled_from([7, 8]), st.sampled_from([None, HASH]), st.booleans())
-
-
-@given(
-    kind=st.sampled_from(["unseen", "listed", "any"]),
-    seen=st.lists(LOOKS, min_size=1, max_size=4),
-    known=st.lists(st.one_of(LOOKS, st.just((UNSEEN, UNSEEN, None, False))), min_size=4, max_size=4),
-)
-def test_a_whole_shard_is_adopted_as_one_file_after_the_other(
-    kind: str, seen: list[tuple[int, int, bytes | None, bool]], known: list[tuple[int, int, bytes | None, bool]]
-) -> None:
-    if kind == "unseen":
-        known = [(UNSEEN, UNSEEN, None, False)] * 4
-    elif kind == "listed":
-        known = [(size, mtime_ns, None, racy) for size, mtime_ns, _, racy in seen]
-    whole, one_by_one = Entries(), Entries()
-    for n, (size, mtime_ns, hash_, racy) in enumerate(known[: len(seen)]):
-        for entries in (whole, one_by_one):
-            entries.append(f"{n}", size, mtime_ns, 1, hash_=hash_, racy=racy)
-    one_by_one.append("another", 1, 7, 1)  # so that what is seen is never the whole
-    is_changed = [one_by_one.adopt_all([place], [file]) for place, file in enumerate(seen)]
-    assert whole.adopt_all(range(len(seen)), seen) is any(is_changed)
-    assert whole == one_by_one.between(0, len(seen))
+def test_an_entry_adopts_the_version_that_f_saw(known: V, seen: V, then: V) -> None:
+    entries = some_entries("a", "b", "c")
+    expected = some_entries("a", "b", "c")
+    entries.set_version(1, known)
+    expected.set_version(1, then)
+    assert entries.adopt_all([0, 1], [entries.version_at(0), seen]) is (known != then)
+    assert entries == expected
 
 
 # Entries of several shards
@@ -397,13 +327,10 @@ def three_shards(tmp_path: Path) -> tuple[ShardRef, ...]:
 def test_entries_are_counted_over_all_shards(
     tmp_path: Path, three_shards: tuple[ShardRef, ...], start: int, stop: int
 ) -> None:
-    found = [path for _, _, entries in iter_entries(tmp_path, three_shards, start, stop) for path in entries.paths]
-    assert "".join(found) == "abcdef"[start:stop]
-
-
-def test_entries_know_their_place(tmp_path: Path, three_shards: tuple[ShardRef, ...]) -> None:
-    pieces = [(shard, first, len(entries)) for shard, first, entries in iter_entries(tmp_path, three_shards, 1, 6)]
-    assert pieces == [(0, 1, 2), (1, 0, 1), (2, 0, 2)]
+    pieces = list(iter_entries(tmp_path, three_shards, start, stop))
+    assert "".join(path for _, _, entries in pieces for path in entries.paths) == "abcdef"[start:stop]
+    for shard, first, entries in pieces:
+        assert entries.paths == list(["abc", "d", "ef"][shard][first : first + len(entries)])
 
 
 def test_a_large_shard_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

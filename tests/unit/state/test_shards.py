@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import r3po.table.outcomes as tables
 from r3po.errors import DamagedStateError
+from r3po.file_version import FileVersion
 from r3po.state.commits import Commit
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
@@ -209,7 +210,7 @@ def test_a_commit_covers_the_shard_file_it_made_as_well(folders: JobFolders) -> 
     ref = list_files(folders, 1, 1)
     made = commit(folders, ref, [add_segment(folders, {0: ROW, 1: ROW})])
     entries = read_shard_file(folders.shards, ref)
-    entries.adopt(0, 100, 8, bytes(16), False)
+    entries.adopt(0, FileVersion(100, 8, bytes(16)))
     adopted = write_shard_file(folders.shards, 0, 1, entries)
     made = replace(made, entries=adopted)
     assert resolve(folders, ref, made).is_committed

@@ -19,7 +19,7 @@ import pytest
 import r3po.source.read as reading
 import r3po.worker.worker as worker_module
 from r3po.errors import DamagedStateError, FunctionError
-from r3po.file_version import UNKNOWN, UNSEEN
+from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.function.find import FunctionSpec
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
@@ -256,7 +256,7 @@ def test_an_outcome_has_a_look_although_nobody_had_looked_at_the_file(tmp_path: 
     ref = write_shard_file(job.folders.shards, 3, 1, Entries.listed([("a", UNSEEN, UNSEEN)], 1))
     offer, path = replace(job.offer(ref=ref), is_last_try=True), job.source / "a"
     failure = Failure("WorkerDied", "", "", "")
-    seen: tuple[int, int] = (UNKNOWN, UNKNOWN)
+    seen = UNKNOWN_VERSION
     match what:
         case "deleted":
             path.unlink()
@@ -264,15 +264,15 @@ def test_an_outcome_has_a_look_although_nobody_had_looked_at_the_file(tmp_path: 
         case "a FIFO":
             path.unlink()
             os.mkfifo(path)
-            seen = (0, path.stat().st_mtime_ns)
+            seen = FileVersion(0, path.stat().st_mtime_ns)
             done = job.worker.run_batch(offer)
         case "charged":
             done = job.worker.charge(Charge(offer, failure))
         case _:
-            seen = (7, 8)
+            seen = FileVersion(7, 8)
             done = job.worker.charge(Charge(offer, failure, seen))
     (line,) = job.outcomes(done)
-    assert (line["size"], line["mtime_ns"], line["hash"]) == (*seen, None)
+    assert FileVersion(line["size"], line["mtime_ns"], line["hash"]) == seen
     assert line["error_type"]
 
 
@@ -284,7 +284,7 @@ def test_a_look_that_nobody_had_is_taken_before_the_failure_that_is_recorded(
     ref = write_shard_file(job.folders.shards, 3, 1, Entries.listed([("a", UNSEEN, UNSEEN)], 1))
     sizes: list[int] = []
 
-    def cannot(path: str, **_: bool) -> reading.Look:
+    def cannot(path: str, **_: bool) -> reading.FileInUse:
         sizes.append(os.stat(path).st_size)
         with open(path, "ab") as file:
             file.write(b"x")
@@ -1217,15 +1217,15 @@ def test_after_a_call_under_a_time_limit_the_file_is_no_longer_in_f(
 ) -> None:
     """The driver would end the worker over what comes after the call."""
     job = Job(tmp_path, f"def f(path):\n    {body}", {"a": b""}, timeout_s=30.0)
-    phases, still_holds = [], reading.Look.still_holds
+    phases, still_holds = [], reading.FileInUse.still_holds
 
-    def spy(look: reading.Look) -> bool:
+    def spy(file: reading.FileInUse) -> bool:
         seen = read_beacon(tmp_path / "workers", 0)
         assert seen is not None
         phases.append((seen.phase, seen.shard, seen.place))
-        return still_holds(look)
+        return still_holds(file)
 
-    monkeypatch.setattr(reading.Look, "still_holds", spy)
+    monkeypatch.setattr(reading.FileInUse, "still_holds", spy)
     job.run()
     assert phases == [(Phase.READING, 3, 0)]
 
