@@ -25,10 +25,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from r3po.config.yaml_file import _README, _REQUIRED, _Entry, _Problem, _read_entries, _read_text, _scan, _shorten
+from r3po.config.yaml_file import _README, _REQUIRED, _Entry, _Problem, _read_entries, _read_text, _scan, _short
 from r3po.errors import ConfigError, SourceError
 from r3po.table.column_types import ColumnType, parse_column_type
 from r3po.table.columns import ColumnSettings
+from r3po.text import count_of
 
 MAX_PROCESSES = 4096
 MAX_TIMEOUT_S = 31 * 24 * 3600.0
@@ -334,7 +335,7 @@ def _type_reason(words: str, entry: _Entry) -> str:
     if entry.value is None and entry.written != "~":
         return f"has no value; must be {words}"
     if words == "text" and not is_quoted and not isinstance(entry.value, list | dict):
-        return f'must be text; quote it: "{_shorten(entry.written)}"'  # YAML takes 2020, no and ~ for something else
+        return f'must be text; quote it: "{_short(entry.written)}"'  # YAML takes 2020, no and ~ for something else
     is_bare = "number" in words or "true" in words
     return f"must be {words}, without quotes" if is_quoted and is_bare else f"must be {words}"
 
@@ -457,8 +458,7 @@ def _config_error(file: Path, problems: list[_Problem]) -> ConfigError:
     place_width = max(len(place) for place, _ in rows)
     shown_width = max(len(problem.shown) for problem in problems)
     lines = [f"{place:{place_width}}   {found.shown:{shown_width}}   {found.reason}" for place, found in rows]
-    count = "1 problem" if len(rows) == 1 else f"{len(rows)} problems"
-    return ConfigError(f"{file.name} has {count}", evidence="\n".join(lines), hint=_README)
+    return ConfigError(f"{file.name} has {count_of(len(rows), 'problem')}", evidence="\n".join(lines), hint=_README)
 
 
 def _notices(file: Path, ignored: dict[str, _Entry]) -> tuple[str, ...]:

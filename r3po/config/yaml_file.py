@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 
 from r3po.errors import ConfigError
+from r3po.text import first_line, shorten
 
 _LINE_SHAPE = 'each line is "key: value", with a space after the colon'
 
 
-_SHOWN_CHARS = 40  # of a line that has a problem; the user has the file for the rest
+_SHOWN_CHARS = 37  # of a line that has a problem; the user has the file for the rest
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _read_entries(file: Path, text: str, problems: list[_Problem]) -> dict[str, 
         raise _syntax_error(file, text, error) from error
     if root is None or (root.tag == "tag:yaml.org,2002:null" and not root.value):
         raise ConfigError(f"{file.name} is empty", hint=f"it needs {', '.join(_REQUIRED)}\n{_README}")
-    evidence = f"line {root.start_mark.line + 1}   {_shorten(text[root.start_mark.index :])}"
+    evidence = f"line {root.start_mark.line + 1}   {_short(text[root.start_mark.index :])}"
     raise ConfigError(f"{file.name} holds no keys", evidence=evidence, hint=f"{_LINE_SHAPE}\n{_README}")
 
 
@@ -100,7 +101,7 @@ def _read_mapping(
         key, line = key_node.value, key_node.start_mark.line + 1
         # The marks of an alias are those of its anchor, which comes earlier in the file.
         end = max(node.end_mark.index, key_node.end_mark.index + 1)
-        shown = _shorten(text[key_node.start_mark.index : end])
+        shown = _short(text[key_node.start_mark.index : end])
         if key_node.tag != "tag:yaml.org,2002:str":
             problems.append(_Problem(line, shown, "the key is not text; keys are names such as job_name"))
         elif key in entries:
@@ -132,7 +133,7 @@ def _syntax_error(file: Path, text: str, error: Exception) -> ConfigError:
     else:
         return ConfigError(what, evidence="it is nested too deeply", hint=_README)
     shown = "".join(char for char in "".join(text.split("\n")[line - 1 : line]) if char.isprintable())
-    return ConfigError(what, evidence=f"line {line}   {_shorten(shown)}   {reason}", hint=hint)
+    return ConfigError(what, evidence=f"line {line}   {_short(shown)}   {reason}", hint=hint)
 
 
 def _syntax_mark(error: yaml.MarkedYAMLError) -> int:
@@ -142,9 +143,8 @@ def _syntax_mark(error: yaml.MarkedYAMLError) -> int:
     return mark.line + 1 if mark else 1
 
 
-def _shorten(text: str) -> str:
-    first = text.strip().split("\n", 1)[0].rstrip()
-    return first if len(first) <= _SHOWN_CHARS else first[: _SHOWN_CHARS - 3] + "..."
+def _short(text: str) -> str:
+    return shorten(first_line(text.strip()).rstrip(), _SHOWN_CHARS)
 
 
 _README = 'README, "Config", lists every key'

@@ -37,6 +37,7 @@ from r3po.function.fingerprint import (
     is_same_file,
 )
 from r3po.function.source_tree import COMPREHENSIONS, UNREADABLE, SourceModule, iter_imports, read_module
+from r3po.text import first_line, shorten
 
 _TWO_FORMS = "write file.py:name, or package.module:name"
 _MAIN_GUARD = 'put what the script does under: if __name__ == "__main__":'
@@ -353,17 +354,13 @@ def _imports_sibling(module: SourceModule) -> bool:
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error)[:_MESSAGE_LENGTH]
+        return shorten(str(error), _MESSAGE_LENGTH)
     except Exception:
         return "(its message cannot be shown)"
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(_message(error).splitlines()), "")
 
 
 def _brief(value: object) -> str:
     """Return a value, or the kind of it where it is no plain one, in a few words."""
     if value is None or isinstance(value, bool | int | float | str):
-        return repr(value)[:_MESSAGE_LENGTH]
-    return _first_line(value) if isinstance(value, BaseException) else f"a {type(value).__name__}"
+        return shorten(repr(value), _MESSAGE_LENGTH)
+    return first_line(_message(value)) if isinstance(value, BaseException) else f"a {type(value).__name__}"

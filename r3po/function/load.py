@@ -20,7 +20,6 @@ from r3po.function.find import (
     FunctionSpec,
     _async_error,
     _brief,
-    _first_line,
     _message,
     _no_name_error,
     _search,
@@ -32,6 +31,7 @@ from r3po.function.fingerprint import (
     is_library,
     is_same_file,
 )
+from r3po.text import first_line
 
 _EVIDENCE_LINES = 30  # lines of a user's traceback that are kept
 
@@ -163,7 +163,7 @@ def _import_failure(spec: FunctionSpec, error: BaseException) -> FunctionError:
     if isinstance(error, SystemExit):
         what = f"{shown} called sys.exit({_brief(error.code)}) while it was imported"
         return FunctionError(what, evidence=_frame_lines(frames, spec), hint=_MAIN_GUARD)
-    what = f"{shown} raised {type(error).__name__} while it was imported: {_first_line(error)}"
+    what = f"{shown} raised {type(error).__name__} while it was imported: {first_line(_message(error))}"
     hint = _MAIN_GUARD if isinstance(error, R3poError) else None
     lines = "".join(traceback.format_list(frames)).splitlines()[-_EVIDENCE_LINES:]
     evidence = "\n".join([*lines, f"{type(error).__name__}: {_message(error)}"])

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from r3po.table.outcomes import Indices, Schema, Table
 from r3po.table.parts import part_table, row_groups
+from r3po.text import first_line, shorten
 
 MOST_DIFFERENCES = 5
 """Kept of one part: in a part with the rows of another one every value differs."""
@@ -113,7 +114,9 @@ class _Part:
                     shown = f"it has {_short(column[at].as_py())}, {against} {_short(expected[at].as_py())}"
                     self._say(f'row {first + at}, column "{name}": {shown}')
         except _UNREADABLE as error:  # a value that Python cannot hold, such as the year 30000
-            self._end_reading(f"from row {first} on it cannot be compared: {_first_line(error)}")
+            self._end_reading(
+                f"from row {first} on it cannot be compared: {first_line(str(error)) or type(error).__name__}"
+            )
         return found if len(found) == len(rows) else None
 
     def end(self, n_expected: int, against: str) -> None:
@@ -143,7 +146,7 @@ class _Part:
             self._end_reading(str(error))
             return None
         except _UNREADABLE as error:
-            self._end_reading(f"it cannot be read: {_first_line(error)}")
+            self._end_reading(f"it cannot be read: {first_line(str(error)) or type(error).__name__}")
             return None
         self._n_rows += 0 if table is None else len(table)
         return table
@@ -326,9 +329,4 @@ def _columns(schema: Schema) -> str:
 
 
 def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return shorten(repr(value), _SHOWN)

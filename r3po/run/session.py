@@ -48,6 +48,7 @@ from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import ShardState, count_kept_rows
 from r3po.storage.durable import check_space, list_names, make_folder, remove_if_there, remove_tree
 from r3po.storage.json_files import damaged
+from r3po.text import count_of
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.printed import Outputs
 from r3po.worker.staging import stage_shard
@@ -320,7 +321,7 @@ class _Run:
         n_older = self._count_older(states)
         if not n_older or self.options.redo:
             return
-        rows = "1 row was" if n_older == 1 else f"{n_older:,} rows were"
+        rows = count_of(n_older, "row was", "rows were")
         what, redo = (
             f"{self.spec.label} changed after {rows} made",
             f"{self._command} --redo makes all rows with the new code",
@@ -362,11 +363,7 @@ class _Run:
         rules = self.job.rules()
         n_kept = sum(count_kept_rows(self.job.folders, state, rules) for state in states.values())
         if n_kept and not self.options.accept_deletions:
-            rows = (
-                "1 row is of a file that was deleted"
-                if n_kept == 1
-                else f"{n_kept:,} rows are of files that were deleted"
-            )
+            rows = count_of(n_kept, "row is of a file that was deleted", "rows are of files that were deleted")
             raise SourceError(
                 f"{rows}; a redo cannot make them again, and nothing was changed",
                 hint=f"{self._command} --redo --accept-deletions drops them",
@@ -422,7 +419,7 @@ class _Run:
         suspects = book.recall(self.job.folders.runs, self.run_id)
         n_apart = sum(suspect.is_apart for suspect in suspects)
         if n_apart:
-            files = "1 file was" if n_apart == 1 else f"{n_apart} files were"
+            files = count_of(n_apart, "file was", "files were")
             self.emit(events.Notice(f"{files} in hand when a run was killed; these come first, one at a time"))
         # In a job that has rows, the first failures of a run are rather those of these files.
         has_rows = any(state.n_done for state in states.values())
