@@ -194,7 +194,6 @@ class Keys(BaseModel):
     working_dir: _Folder = Field(examples=["working_dir"])
     output_path: _Folder = Field(examples=["output_dir"])
     function: _Text | None = None
-    """As written."""
     input: Literal["path", "bytes"] = "path"
     csv: bool = True
     parquet: Annotated[ParquetOptions | None, BeforeValidator(_to_parquet)] = Field(
