@@ -13,15 +13,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from r3po.cli.texts import _errors_text, _fingerprint_today, _path, _plain, _preview_text, _status_text, _verify_text
+from r3po.cli.texts import errors_text, fingerprint_today, one_line, plain, preview_text, status_text, verify_text
 from r3po.errors import R3poError, RunStoppedError
-
-if TYPE_CHECKING:
-    pass
+from r3po.text import count_of
 
 EXIT_FAILED_FILES = 1
 EXIT_USAGE = 2
@@ -61,10 +59,10 @@ def run(
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try every failed file again.")] = False,
     redo: Annotated[
-        bool, typer.Option("--redo", help="Make every row again; columns are set anew. One cut short goes on.")
+        bool, typer.Option("--redo", help="Make every row again; columns are set again. One cut short goes on.")
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="With --redo: begin a redo that was cut short anew.")
+        bool, typer.Option("--restart", help="With --redo: begin a redo that was cut short again.")
     ] = False,
     accept_deletions: Annotated[
         bool, typer.Option("--accept-deletions", help="Go on although more than half of the files are gone.")
@@ -138,13 +136,13 @@ def build(
 
     loaded = load_config(config)
     if dry_run:
-        fingerprint = _fingerprint_today(loaded)
+        fingerprint = fingerprint_today(loaded)
         with Display(is_quiet=as_json) as display, _pandas_left_out():
             found = preview_build(loaded, fingerprint, display)
         if as_json:
             _print_json({"schema_version": 1, "job_name": loaded.job_name, **found})
         else:
-            _print(_preview_text(found, loaded.on_deleted))
+            _print(preview_text(found, loaded.on_deleted))
         return
     with Display() as display:
         manifest = build_job(loaded, display, accept_deletions=accept_deletions)
@@ -165,7 +163,7 @@ def status(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None
     if as_json:
         _print_json(found)
         return
-    _print(_status_text(loaded, found))
+    _print(status_text(loaded, found))
 
 
 @app.command()
@@ -185,9 +183,9 @@ def errors(
         _print_json({"schema_version": 1, "failures": failures})
     elif paths:
         if failures:
-            _print("\n".join(_path(failure["path"]) for failure in failures))
+            _print("\n".join(one_line(failure["path"]) for failure in failures))
     else:
-        _print(_errors_text(failures))
+        _print(errors_text(failures))
 
 
 @app.command()
@@ -196,7 +194,7 @@ def verify(
     source: Annotated[bool, typer.Option("--source", help="Hash every file of the source again, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check all that the job left on disk, and say what is wrong and what mends it.
+    """Check all that the job left on disk, and say what is wrong and what fixes it.
 
     Reads files only, also while a run is going: every digest, count, type and value.
     """
@@ -208,7 +206,7 @@ def verify(
     if as_json:
         _print_json(found.to_json())
     else:
-        _print(_verify_text(found))
+        _print(verify_text(found))
     if not found.is_good:
         raise typer.Exit(EXIT_FAILED_FILES)
 
@@ -229,7 +227,7 @@ def reset(
     loaded = load_config(config)
     if errors:
         n_failed = reset_all_errors(config)
-        _print(f"{n_failed:,} failed {'file' if n_failed == 1 else 'files'} will be tried again by the next run.")
+        _print(f"{count_of(n_failed, 'failed file')} will be tried again by the next run.")
         return
     if not yes:
         if not sys.stdin.isatty():
@@ -314,7 +312,7 @@ def _pandas_left_out() -> Iterator[None]:
 
 def _end_with_os_error(error: OSError) -> int:
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-    _say(_plain(f"error: {where}{error.strerror or error}\nhint:  mend the disk or the permissions\n"))
+    _say(plain(f"error: {where}{error.strerror or error}\nhint:  fix the disk or the permissions\n"))
     return EXIT_USAGE
 
 
@@ -322,10 +320,10 @@ def _print_error(error: R3poError) -> None:
     text = str(error)
     if not (isinstance(error, RunStoppedError) and error.exit_code > 128):
         text = f"error: {text}"
-        _say(_plain(text) + "\n")
+        _say(plain(text) + "\n")
         return
     # A signal is no error: what is said is how to go on.
-    _say(_plain(error.hint or text) + "\n")
+    _say(plain(error.hint or text) + "\n")
 
 
 def _say(text: str) -> None:

@@ -22,6 +22,7 @@ from rich.text import Text
 from r3po import events
 from r3po.events import Event
 from r3po.storage.names import show_name, show_text
+from r3po.text import count_of, first_line, shorten
 
 PLAIN_EVERY_S = 30.0
 """Between two plain lines, where stderr is no terminal."""
@@ -92,7 +93,7 @@ class Display:
                 self._scan_finished(event)
             case events.WorkersStarting():
                 if event.engine == "ray":
-                    self._show_live(Text(f"Ray       {_workers(event.n_workers)}, starting ..."))
+                    self._show_live(Text(f"Ray       {count_of(event.n_workers, 'worker')}, starting ..."))
             case events.WorkersStarted():
                 self._end_live()
                 self._line(_workers_started(event))
@@ -149,7 +150,7 @@ class Display:
         found = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n) or "nothing new"
         where = f"{_base(event.source)}/**{event.suffix}"
         size = "" if event.size_bytes is None else f", {_size(event.size_bytes)}"
-        self._line(f"Scan      {where}       {_files(event.n_files)}{size}: {found}")
+        self._line(f"Scan      {where}       {count_of(event.n_files, 'file')}{size}: {found}")
         if event.passed_over:
             passed = ", ".join(f"{n:,} {reason}" for reason, n in event.passed_over.items())
             self._line(f"          passed over: {passed}")
@@ -188,7 +189,7 @@ class Display:
         if self._n_lost > LOSSES_SHOWN:
             return
         where = f" in {event.path}" if event.path else ""
-        then = "" if event.n_workers is None else f"; {_workers(event.n_workers)} for the next minutes"
+        then = "" if event.n_workers is None else f"; {count_of(event.n_workers, 'worker')} for the next minutes"
         self._line(f"note: a worker was lost{where}: {event.cause}{then}")
         if self._n_lost == LOSSES_SHOWN:
             self._line("note: more are not shown; events.jsonl in the newest folder of runs/ has them all")
@@ -200,8 +201,8 @@ class Display:
 
     def _finished(self, event: events.RunFinished) -> None:
         if event.is_stopped:
-            done = "1 file has its row" if event.n_done == 1 else f"{event.n_done:,} files have their rows"
-            to_do = f"{event.n_pending:,} {'is' if event.n_pending == 1 else 'are'} to do"
+            done = count_of(event.n_done, "file has its row", "files have their rows")
+            to_do = count_of(event.n_pending, "is to do", "are to do")
             self._line(f"Stopped after {_duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
             return
         if not event.worked:
@@ -213,19 +214,17 @@ class Display:
             else:
                 self._line(self._bar.plain_line())
         self._line("")
-        self._line(f"Done in {_duration(event.seconds)}: {_files(event.n_files)}, {event.n_failed:,} failed")
+        self._line(f"Done in {_duration(event.seconds)}: {count_of(event.n_files, 'file')}, {event.n_failed:,} failed")
         output = _relative(event.output)
         width = max((len(kind) for kind in event.parts), default=0) + len(output) + 1
         for kind, n_parts in event.parts.items():
-            parts = f"{n_parts:,} {'part' if n_parts == 1 else 'parts'}"
-            rows = f"{event.n_rows:,} {'row' if event.n_rows == 1 else 'rows'}"
+            parts, rows = count_of(n_parts, "part"), count_of(event.n_rows, "row")
             self._line(f"  {f'{output}/{kind}':{width}}   {parts}   {rows}")
         if event.n_failed:
-            failed = f"{event.n_failed:,} failed {'file' if event.n_failed == 1 else 'files'}"
-            self._line(f"  {output}/failures/failures.csv   {failed}")
+            self._line(f"  {output}/failures/failures.csv   {count_of(event.n_failed, 'failed file')}")
             if self._bar is not None and self._bar.last_failure:
-                self._line(f"  Last   {self._bar.last_failure}".splitlines()[0][:200])
-            self._line("  Next   r3po errors; mend the function, then r3po run (unchanged: --retry-failed)")
+                self._line(f"  Last   {shorten(first_line(self._bar.last_failure), 200)}")
+            self._line("  Next   r3po errors; fix the function, then r3po run (unchanged: --retry-failed)")
         if event.n_rows and "parquet" in event.parts:
             self._line(f'  Read   pd.read_parquet("{output}/parquet")')
 
@@ -291,7 +290,7 @@ class _Bar:
             text = show_text(f"          longest running  {self.longest.path}  {_duration(self.longest.seconds)}")
             lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
         if self.last_failure:
-            text = show_text(f"          last failure  {self.last_failure}".splitlines()[0])
+            text = show_text(f"          last failure  {first_line(self.last_failure)}")
             lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
         return lines
 
@@ -315,7 +314,7 @@ def _workers_started(event: events.WorkersStarted) -> str:
     if event.engine == "serial":
         return "Serial    everything in this process, one file after the other"
     kind = event.engine.removeprefix("Ray, ")
-    return f"Ray       {_workers(event.n_workers)}, {kind}          ready in {event.seconds:.1f} s"
+    return f"Ray       {count_of(event.n_workers, 'worker')}, {kind}          ready in {event.seconds:.1f} s"
 
 
 def _stopping(event: events.StopRequested) -> str:
@@ -327,16 +326,12 @@ def _stopping(event: events.StopRequested) -> str:
     return f"Stopping ({event.signal_name}): {what}{limit}\n          {again}"
 
 
-def _workers(n: int) -> str:
-    return f"{n} {'worker' if n == 1 else 'workers'}"
-
-
 def _nothing_to_do(event: events.RunFinished) -> str:
     if not event.n_failed:
-        are = "is" if event.n_files == 1 else "are"
-        return f"Nothing to do: {_files(event.n_files)} {are} done and unchanged (--redo does them again)."
+        files = count_of(event.n_files, "file is", "files are")
+        return f"Nothing to do: {files} done and unchanged (--redo does them again)."
     return (
-        f"Nothing to do: {event.n_done:,} of {_files(event.n_files)} have a row, {event.n_failed:,} failed "
+        f"Nothing to do: {event.n_done:,} of {count_of(event.n_files, 'file')} have a row, {event.n_failed:,} failed "
         "(r3po errors; r3po run --retry-failed)."
     )
 
@@ -355,10 +350,6 @@ def _relative(path: str) -> str:
     relative = os.path.relpath(path)
     shown = path if relative.startswith("..") else relative
     return show_name(shown)
-
-
-def _files(n: int) -> str:
-    return f"{n:,} {'file' if n == 1 else 'files'}"
 
 
 def _size(size_bytes: float) -> str:

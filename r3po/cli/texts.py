@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r3po.text import count_of, first_line
+
 if TYPE_CHECKING:
     from r3po.config.settings import Config
     from r3po.inspect.verify import VerifyResult
@@ -16,18 +18,18 @@ MOST_SHOWN = 10
 """Findings of one kind, and notes, that `verify` shows."""
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     from r3po.storage.names import show_text
 
     return show_text(text)
 
 
-def _path(path: str) -> str:
+def one_line(path: str) -> str:
     """Return a path for a line of its own: no name makes two lines."""
-    return _plain(path).replace("\n", "\\n")
+    return plain(path).replace("\n", "\\n")
 
 
-def _status_text(config: Config, found: dict[str, Any]) -> str:
+def status_text(config: Config, found: dict[str, Any]) -> str:
     files = found["files"]
     percent = 100 * (found["done"] + found["failed"]) / files if files else 0.0
     kinds = [kind for kind, is_on in (("csv", config.csv), ("parquet", config.parquet is not None)) if is_on]
@@ -42,12 +44,12 @@ def _status_text(config: Config, found: dict[str, Any]) -> str:
     ]
     if not found["build"]:
         lines = [lines[0], "Nothing was built yet: r3po run"]
-    return _plain("\n".join(lines))
+    return plain("\n".join(lines))
 
 
 def _versions_text(config: Config, rows_by_fingerprint: dict[str, int]) -> str:
     """Say which rows are of which code, where that is not the same for all."""
-    today = _fingerprint_today(config)
+    today = fingerprint_today(config)
     n_rows = sum(rows_by_fingerprint.values())
     n_older = n_rows - rows_by_fingerprint.get(today or "", 0)
     if today is None or not n_older:
@@ -57,7 +59,7 @@ def _versions_text(config: Config, rows_by_fingerprint: dict[str, int]) -> str:
     return f"            {n_older:,} of {n_rows:,} rows by {versions} of it"
 
 
-def _fingerprint_today(config: Config) -> str | None:
+def fingerprint_today(config: Config) -> str | None:
     """Return the fingerprint of the config's function, or None if it names none that is there."""
     from r3po.errors import FunctionError
     from r3po.function.find import find_function
@@ -67,7 +69,7 @@ def _fingerprint_today(config: Config) -> str | None:
     return None
 
 
-def _preview_text(found: dict[str, int], on_deleted: str) -> str:
+def preview_text(found: dict[str, int], on_deleted: str) -> str:
     meanings = {
         "new": "",
         "changed": "",
@@ -86,18 +88,15 @@ def _preview_text(found: dict[str, int], on_deleted: str) -> str:
     return "\n".join([*lines, "Nothing was changed."])
 
 
-def _errors_text(failures: list[dict[str, Any]]) -> str:
+def errors_text(failures: list[dict[str, Any]]) -> str:
     if not failures:
         return "No file failed."
     kinds: dict[tuple[str, str, str], list[str]] = {}
     for failure in failures:
-        message = failure["message"].splitlines()[0] if failure["message"] else ""
+        message = first_line(failure["message"])
         key = (failure["error_type"], failure["where"], "" if failure["path"] in message else message)
-        kinds.setdefault(key, []).append(_path(failure["path"]))
-    lines = [
-        f"{len(failures):,} {'file' if len(failures) == 1 else 'files'} failed, "
-        f"{len(kinds):,} {'kind' if len(kinds) == 1 else 'kinds'}"
-    ]
+        kinds.setdefault(key, []).append(one_line(failure["path"]))
+    lines = [f"{count_of(len(failures), 'file')} failed, {count_of(len(kinds), 'kind')}"]
     for (error_type, where, message), paths in sorted(kinds.items(), key=lambda item: -len(item[1]))[:20]:
         what = f"{error_type}: {message}" if message else error_type
         named = ", ".join(paths[:2]) + (f", {len(paths) - 2:,} more" if len(paths) > 2 else "")
@@ -107,17 +106,17 @@ def _errors_text(failures: list[dict[str, Any]]) -> str:
         lines.append(f"        and {len(kinds) - 20:,} more kinds: r3po errors --json")
     if any(failure["error_type"] == "BadRow" for failure in failures):
         lines.append("The first row set the columns; if it was the odd one, or the function gives others by now:")
-        lines.append("       r3po run --redo               makes all rows anew, with columns set anew")
+        lines.append("       r3po run --redo               makes all rows again and sets the columns again")
     lines += [
         "Next:  r3po errors --json            every failure with its traceback",
         "       r3po errors --paths           one path a line",
-        "       r3po run                      tries them again once the function is mended",
+        "       r3po run                      tries them again once the function is fixed",
         "       r3po run --retry-failed       tries them again as it is",
     ]
-    return _plain("\n".join(lines))
+    return plain("\n".join(lines))
 
 
-def _verify_text(found: VerifyResult) -> str:
+def verify_text(found: VerifyResult) -> str:
     lines = [] if found.is_good else [_findings_line(found)]
     by_remedy: dict[tuple[str, str], list[str]] = {}
     n_shown: dict[str, int] = {}
@@ -127,22 +126,22 @@ def _verify_text(found: VerifyResult) -> str:
             what = f"{_where(finding.where)}: {finding.what}"
             by_remedy.setdefault((finding.kind, finding.hint), []).append(what)
     for (kind, hint), whats in by_remedy.items():
-        lines += [f"{kind:<11} {_path(what)}" for what in whats]
+        lines += [f"{kind:<11} {one_line(what)}" for what in whats]
         lines.append(f"hint:       {hint}")
     for kind, n in found.counts.items():
         if n > MOST_SHOWN:
             lines.append(f"{kind:<11} and {n - MOST_SHOWN:,} more: r3po verify --json")
     lines += _checked_lines(found)
-    lines += [f"note:       {_path(note)}" for note in found.notes[:MOST_SHOWN]]
+    lines += [f"note:       {one_line(note)}" for note in found.notes[:MOST_SHOWN]]
     if len(found.notes) > MOST_SHOWN:
         lines.append(f"note:       and {len(found.notes) - MOST_SHOWN:,} more: r3po verify --json")
-    return _plain("\n".join(lines))
+    return plain("\n".join(lines))
 
 
 def _findings_line(found: VerifyResult) -> str:
     n = sum(found.counts.values())
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.items())
-    return f"{n:,} {'finding' if n == 1 else 'findings'} in {found.job_name}: {kinds}"
+    kinds = ", ".join(f"{n_found:,} {kind}" for kind, n_found in found.counts.items())
+    return f"{count_of(n, 'finding')} in {found.job_name}: {kinds}"
 
 
 def _checked_lines(found: VerifyResult) -> list[str]:

@@ -14,21 +14,35 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-from r3po.config.yaml_file import _README, _REQUIRED, _Entry, _Problem, _read_entries, _read_text, _scan, _shorten
+from r3po.config.folders import expand, hint_of_missing, holds
+from r3po.config.yaml_file import README_HINT, Entry, Problem, read_entries, read_text, short
 from r3po.errors import ConfigError, SourceError
 from r3po.table.column_types import ColumnType, parse_column_type
 from r3po.table.columns import ColumnSettings
+from r3po.text import count_of
 
 MAX_PROCESSES = 4096
 MAX_TIMEOUT_S = 31 * 24 * 3600.0
@@ -40,14 +54,6 @@ _FOLDERS = ("source_path", "working_dir", "output_path")
 # Codec: (lowest level, highest level, the level if none is given). Codecs without levels are not here.
 # Source: Arrow's `Codec`; zstd's levels below 1 trade nearly all compression away and are left out.
 _LEVELS = {"zstd": (1, 22, 3), "gzip": (1, 9, 6), "brotli": (0, 11, 8), "lz4": (1, 12, 1)}
-
-
-@dataclass(frozen=True)
-class ParquetOptions:
-    """How Parquet parts are compressed; `level` is None where the codec has no levels (snappy, none)."""
-
-    compression: str = "zstd"
-    level: int | None = 3
 
 
 @dataclass(frozen=True)
@@ -83,119 +89,7 @@ def parse_max_errors(value: object) -> MaxErrors:
     raise ValueError("must be a number of files such as 100, a share such as 1%, or none")
 
 
-@dataclass(frozen=True)
-class Config:
-    """One job's settings, checked; folders are absolute, with links left as they are."""
-
-    path: Path  # the config file itself
-    job_name: str
-    processes: int  # workers, at least 1; `auto` is already a number here
-    source_path: Path
-    source_file_part: str  # the end of file names
-    working_dir: Path
-    output_path: Path
-    function: str | None  # as written
-    input: Literal["path", "bytes"]
-    csv: bool
-    parquet: ParquetOptions | None  # None: no Parquet parts
-    shard_size: int  # files in a new shard
-    batch_seconds: float
-    hash: Literal["content", "stat"]
-    timeout_seconds: float | None
-    max_errors: MaxErrors | None  # None: only the guard of the first files
-    on_function_change: Literal["warn", "stop", "redo"]  # what happens to rows that other code made
-    on_deleted: Literal["drop", "keep"]  # what happens to rows of files that were deleted
-    columns: tuple[tuple[str, ColumnType], ...] | None = (
-        None  # names and types, in order; None: the first row sets them
-    )
-    source_column: str | None = None  # the name of a column for each row's path
-    notices: tuple[str, ...] = field(default=(), compare=False)  # to be said to the user, once a run
-    lines: Mapping[str, int] = field(default_factory=dict, compare=False)  # key: its line in the file, from 1
-    source_written: str = field(default="", compare=False)  # source_path as the file has it, for messages
-
-    @property
-    def base_dir(self) -> Path:
-        """The folder of the config file; what is relative in the file starts here."""
-        return self.path.parent
-
-    @property
-    def column_settings(self) -> ColumnSettings:
-        """What `columns` and `source_column` say together."""
-        return ColumnSettings(self.columns, self.source_column)
-
-    def with_overrides(
-        self, *, processes: int | None = None, function: str | None = None, max_errors: int | str | None = None
-    ) -> Config:
-        """Return the config with what a command line gave in place of the file's; None keeps the file's.
-
-        Raises:
-            ConfigError: a value that the file could not have held either.
-        """
-        if processes is not None and not 1 <= processes <= MAX_PROCESSES:
-            raise ConfigError(f"processes is {processes}", hint=f"give a whole number from 1 to {MAX_PROCESSES}")
-        if function is not None and not function.strip():
-            raise ConfigError("function is empty", hint="name it as file.py:name or package.module:name")
-        try:
-            limit = self.max_errors if max_errors is None else parse_max_errors(max_errors)
-        except ValueError as error:
-            raise ConfigError(f"max_errors is {max_errors}", hint=f"it {error}") from None
-        return replace(
-            self,
-            max_errors=limit,
-            processes=self.processes if processes is None else processes,
-            function=self.function if function is None else function,
-        )
-
-
-def load_config(path: str | os.PathLike[str]) -> Config:
-    """Return the settings in a config file.
-
-    Args:
-        path: the YAML file. Relative folders in it start at its own folder, not at the current one.
-
-    Raises:
-        ConfigError: the file cannot be read or is no YAML; or, all at once, every problem with its keys.
-    """
-    file = Path(os.path.abspath(path))
-    problems: list[_Problem] = []
-    entries = _read_entries(file, _read_text(file), problems)
-    ignored = {key: entries.pop(key) for key in _IGNORED if key in entries}
-
-    keys = _check_keys(_Keys, entries, problems)
-    parquet = _check_parquet(keys, entries.get("parquet"), problems)
-    columns = _check_columns(keys, entries, problems)
-    folders = _expand_folders(keys, entries, file.parent, problems)
-    _check_folders(folders, entries, problems)
-    _check_formats(keys, entries, problems)
-    _check_required(entries, problems)
-    if problems:
-        raise _config_error(file, problems)
-
-    settings = keys.model_dump() | folders | {"parquet": parquet, "columns": columns, "max_errors": keys.max_errors}
-    lines = {key: entry.line for key, entry in (entries | ignored).items()}
-    return Config(path=file, **settings, notices=_notices(file, ignored), lines=lines, source_written=keys.source_path)
-
-
-def check_source(config: Config) -> None:
-    """Make sure that the source folder is there. Its files are not looked at, and it may be a link.
-
-    Raises:
-        SourceError: it is missing, cannot be reached, or is no folder.
-    """
-    source, place = config.source_path, _source_place(config)
-    try:
-        mode = source.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise SourceError(f"source folder not found: {source}   {place}", hint=_source_hint(source)) from error
-    except OSError as error:
-        what, hint = f"source folder cannot be reached: {source}   {place}", "look at its permissions and its disk"
-        raise SourceError(what, evidence=error.strerror, hint=hint) from error
-    if not stat.S_ISDIR(mode):
-        hint = f'name the folder that holds it: "{source.parent}"'
-        raise SourceError(f"source_path is no folder: {source}   {place}", hint=hint)
-
-
-# Private: what the keys may hold
+# What the keys may hold: checks of one value
 
 
 def _check_text(value: str) -> str:
@@ -212,20 +106,6 @@ def _check_file_part(value: str) -> str:
     return value
 
 
-def _resolve_auto(value: Any) -> Any:
-    return _usable_cores() if value == "auto" else value
-
-
-def _resolve_max_errors(value: Any) -> Any:
-    return None if value is None else parse_max_errors(value)
-
-
-def _resolve_columns(value: Any) -> Any:
-    if value == {}:
-        raise ValueError("names no column; take the key out, or name one: {fruits: int64}")
-    return value
-
-
 def _check_column(name: str) -> str:
     if not name:
         raise ValueError("must not be empty")
@@ -234,89 +114,251 @@ def _check_column(name: str) -> str:
     return name
 
 
-def _is_on(value: Any) -> Any:
-    return True if isinstance(value, dict) else value  # what is in {compression: ...} has a model of its own
+def _to_column_type(value: Any) -> ColumnType:
+    if not isinstance(value, str):
+        raise ValueError('must be a type such as int64, string or "decimal(10,2)"')
+    return parse_column_type(value)
 
 
-def _usable_cores() -> int:
+def _refuse_no_column(value: Any) -> Any:
+    if value == {}:
+        raise ValueError("names no column; take the key out, or name one: {fruits: int64}")
+    return value
+
+
+def _to_processes(value: Any) -> Any:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_PROCESSES)
+    return min(cores, MAX_PROCESSES) if value == "auto" else value
+
+
+def _to_max_errors(value: Any) -> MaxErrors | None:
+    return None if value is None else parse_max_errors(value)
+
+
+def _to_parquet(value: Any) -> Any:
+    if isinstance(value, bool):
+        return {} if value else None
+    return False if value is None else value  # `parquet:` without a value is no way to turn it off
+
+
+def _to_folder(value: Any, info: ValidationInfo) -> Path:
+    """Return the folder as an absolute path; one that is relative in the file starts at the file's own folder."""
+    if not isinstance(value, str):
+        raise PydanticCustomError("text_type", "must be text")
+    base = info.context["base"] if info.context else Path()
+    return Path(os.path.abspath(base / expand(_check_text(value))))
 
 
 _Text = Annotated[str, AfterValidator(_check_text)]
+_Folder = Annotated[Path, PlainValidator(_to_folder)]
 
 
-class _Keys(BaseModel):
-    """The type of each key.
+class ParquetOptions(BaseModel):
+    """How Parquet parts are compressed; `level` is None where the codec has no levels (snappy, none)."""
 
-    The defaults of required keys stand in for those that are missing or wrong, while the others are still checked.
-    """
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    compression: Literal["zstd", "snappy", "gzip", "brotli", "lz4", "none"] = "zstd"
+    level: int | None = Field(default=None, validate_default=True)
 
-    job_name: _Text = ""
-    processes: Annotated[int, Field(gt=0, le=MAX_PROCESSES), BeforeValidator(_resolve_auto)] = 1
-    source_path: _Text = ""
-    source_file_part: Annotated[_Text, AfterValidator(_check_file_part)] = ""
-    working_dir: _Text = ""
-    output_path: _Text = ""
+    @field_validator("level")
+    @classmethod
+    def _fit_codec(cls, level: int | None, info: ValidationInfo) -> int | None:
+        codec = info.data.get("compression")
+        if codec is None:
+            return level  # an unknown codec, said already: its levels are unknown, too
+        if codec not in _LEVELS:
+            if level is not None:
+                raise ValueError(f"{codec} has no levels; take this out")
+            return None
+        lowest, highest, default = _LEVELS[codec]
+        if level is not None and not lowest <= level <= highest:
+            raise ValueError(f"must be from {lowest} to {highest} for {codec}")
+        return default if level is None else level
+
+
+class Keys(BaseModel):
+    """Every key of config.yaml: its type, its default, its limits, and for messages an example or what it takes."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    job_name: _Text = Field(examples=["count_produce"])
+    processes: Annotated[int, BeforeValidator(_to_processes)] = Field(
+        gt=0, le=MAX_PROCESSES, examples=["2"], description="a whole number, or auto"
+    )
+    """Workers, at least 1; `auto` is already a number here."""
+    source_path: _Folder = Field(examples=["produce_log"])
+    """Absolute, as the other two folders, with links left as they are."""
+    source_file_part: Annotated[_Text, AfterValidator(_check_file_part)] = Field(examples=[".json"])
+    """The end of file names."""
+    working_dir: _Folder = Field(examples=["working_dir"])
+    output_path: _Folder = Field(examples=["output_dir"])
     function: _Text | None = None
     input: Literal["path", "bytes"] = "path"
     csv: bool = True
-    parquet: Annotated[bool, BeforeValidator(_is_on)] = True
-    shard_size: Annotated[int, Field(gt=0, le=10_000_000)] = 10_000
-    batch_seconds: Annotated[float, Field(gt=0, le=3600)] = 1.0
+    parquet: Annotated[ParquetOptions | None, BeforeValidator(_to_parquet)] = Field(
+        default=ParquetOptions(), strict=False, description="true, false or {compression: zstd, level: 3}"
+    )
+    """None: no Parquet parts."""
+    shard_size: int = Field(default=10_000, gt=0, le=10_000_000)
+    """Files in a new shard."""
+    batch_seconds: float = Field(default=1.0, gt=0, le=3600)
     hash: Literal["content", "stat"] = "content"
-    timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
-    max_errors: Annotated[MaxErrors | None, BeforeValidator(_resolve_max_errors)] = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = Field(
+        None, description="a number of seconds, or null"
+    )
+    max_errors: Annotated[MaxErrors | None, BeforeValidator(_to_max_errors)] = None
+    """None: only the guard of the first files."""
     on_function_change: Literal["warn", "stop", "redo"] = "warn"
+    """What happens to rows that other code made."""
     on_deleted: Literal["drop", "keep"] = "drop"
-    columns: Annotated[dict[str, Any] | None, BeforeValidator(_resolve_columns)] = None
+    """What happens to rows of files that were deleted."""
+    columns: Annotated[
+        dict[Annotated[str, AfterValidator(_check_column)], Annotated[ColumnType, PlainValidator(_to_column_type)]]
+        | None,
+        BeforeValidator(_refuse_no_column),
+    ] = Field(default=None, description="a mapping such as {fruits: int64, name: string}, or null")
+    """Names and types, in order; None: the first row sets them."""
     source_column: Annotated[str, AfterValidator(_check_column)] | None = None
+    """The name of a column for each row's path."""
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _keep(cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Keep what is right, so that it can be looked at together although another key is wrong."""
+        right = check(value)
+        if info.context:
+            info.context["checked"][info.field_name] = right
+        return right
 
 
-class _ParquetKeys(BaseModel):
-    """The keys inside of `parquet:`, where it is more than true or false."""
+class Config(Keys):
+    """One job's settings, checked, and where they come from. `load_config` makes it."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    path: Path
+    """The config file itself."""
+    notices: tuple[str, ...] = ()
+    """What the user is told once a run."""
+    lines: dict[str, int] = {}
+    """The line of each key in the file, from 1."""
+    source_written: str = ""
+    """`source_path` as the file has it, for messages."""
 
-    compression: Literal["zstd", "snappy", "gzip", "brotli", "lz4", "none"] = "zstd"
-    level: int | None = None
+    @property
+    def base_dir(self) -> Path:
+        """The folder of the config file; what is relative in the file starts here."""
+        return self.path.parent
+
+    @property
+    def column_settings(self) -> ColumnSettings:
+        """What `columns` and `source_column` say together."""
+        return ColumnSettings(None if self.columns is None else tuple(self.columns.items()), self.source_column)
+
+    def with_overrides(
+        self, *, processes: int | None = None, function: str | None = None, max_errors: int | str | None = None
+    ) -> Config:
+        """Return the config with what a command line gave in place of the file's; None keeps the file's.
+
+        Raises:
+            ConfigError: a value that the file could not have held either.
+        """
+        changed: dict[str, Any] = {}
+        if processes is not None:
+            if not 1 <= processes <= MAX_PROCESSES:
+                raise ConfigError(f"processes is {processes}", hint=f"give a whole number from 1 to {MAX_PROCESSES}")
+            changed["processes"] = processes
+        if function is not None:
+            if not function.strip():
+                raise ConfigError("function is empty", hint="name it as file.py:name or package.module:name")
+            changed["function"] = function
+        if max_errors is not None:
+            try:
+                changed["max_errors"] = parse_max_errors(max_errors)
+            except ValueError as error:
+                raise ConfigError(f"max_errors is {max_errors}", hint=f"it {error}") from None
+        return self.model_copy(update=changed)
 
 
-# What a value of another type must be: pydantic's finding in our words, and the keys that take more than one type.
-_TYPES = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}
-_MIXED = {"processes": "a whole number, or auto", "parquet": "true, false or {compression: zstd, level: 3}"} | {
-    "timeout_seconds": "a number of seconds, or null",
-    "columns": "a mapping such as {fruits: int64, name: string}, or null",
-}
-_Model = TypeVar("_Model", bound=BaseModel)
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """Return the settings in a config file.
+
+    Args:
+        path: the YAML file. Relative folders in it start at its own folder, not at the current one.
+
+    Raises:
+        ConfigError: the file cannot be read or is no YAML; or, all at once, every problem with its keys.
+    """
+    file = Path(os.path.abspath(path))
+    problems: list[Problem] = []
+    entries = read_entries(file, read_text(file), _required(), problems)
+    ignored = {key: entries.pop(key) for key in _IGNORED if key in entries}
+
+    checked = _check_keys(entries, file.parent, problems)
+    _check_together(checked, entries, problems)
+    _check_required(entries, problems)
+    if problems:
+        raise _config_error(file, problems)
+
+    lines = {key: entry.line for key, entry in (entries | ignored).items()}
+    written = entries["source_path"].value
+    return Config.model_construct(
+        **checked, path=file, notices=_notices(file, ignored), lines=lines, source_written=written
+    )
 
 
-# Private: from the file to its entries
+def check_source(config: Config) -> None:
+    """Make sure that the source folder is there. Its files are not looked at, and it may be a link.
+
+    Raises:
+        SourceError: it is missing, cannot be reached, or is no folder.
+    """
+    source, place = config.source_path, _source_place(config)
+    try:
+        mode = source.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SourceError(f"source folder not found: {source}   {place}", hint=hint_of_missing(source)) from error
+    except OSError as error:
+        what, hint = f"source folder cannot be reached: {source}   {place}", "look at its permissions and its disk"
+        raise SourceError(what, evidence=error.strerror, hint=hint) from error
+    if not stat.S_ISDIR(mode):
+        hint = f'name the folder that holds it: "{source.parent}"'
+        raise SourceError(f"source_path is no folder: {source}   {place}", hint=hint)
 
 
 # Private: from the entries to what is wrong with them
 
 
-def _check_keys(model: type[_Model], entries: dict[str, _Entry], problems: list[_Problem]) -> _Model:
-    """Return the entries with their types checked; a wrong one is noted, and has its default here."""
-    values = {key: entry.value for key, entry in entries.items()}
+_TYPES = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}
+"""What a value of another type must be, by the type of pydantic's finding."""
+
+
+def _check_keys(entries: dict[str, Entry], base: Path, problems: list[Problem]) -> dict[str, Any]:
+    """Return the values that are right, by key, and note what is wrong with the others."""
+    checked: dict[str, Any] = {}
+    values = {key: entry.plain for key, entry in entries.items()}
     try:
-        return model.model_validate(values)
+        Keys.model_validate(values, context={"base": base, "checked": checked})
     except ValidationError as error:
         for finding in error.errors(include_url=False, include_input=False):
-            key = str(finding["loc"][0])
-            reason = _reason(model, key, entries[key], finding["type"], finding.get("ctx", {}))
-            problems.append(entries[key].problem(reason))
-            del values[key]
-    return model.model_validate(values)
+            if finding["type"] != "missing":  # these are told with their examples
+                problems.append(_problem(finding, entries))
+    return checked
 
 
-def _reason(model: type[BaseModel], key: str, entry: _Entry, kind: str, context: dict[str, Any]) -> str:
-    """Say in plain words what pydantic found: the type of its error, and the limits that come with it."""
+def _problem(finding: ErrorDetails, entries: dict[str, Entry]) -> Problem:
+    """Say in plain words what pydantic found, with the line of the innermost key that it is about."""
+    key, *inner = map(str, finding["loc"])
+    entry, fields = entries[key], Keys.model_fields
+    for name in inner:
+        if isinstance(entry.value, dict) and name in entry.value:
+            entry, fields = entry.value[name], ParquetOptions.model_fields
+            key = name
+    return entry.problem(_reason(fields, key, entry, finding["type"], finding.get("ctx", {})))
+
+
+def _reason(fields: dict[str, FieldInfo], key: str, entry: Entry, kind: str, context: dict[str, Any]) -> str:
     if kind == "extra_forbidden":
-        likely = _likely_key(key, model)
+        likely = _likely_key(key, fields)
         return f'unknown key; did you mean "{likely}"?' if likely else "unknown key"
     if kind == "value_error":
         return str(context["error"])
@@ -326,142 +368,72 @@ def _reason(model: type[BaseModel], key: str, entry: _Entry, kind: str, context:
         return f"must be at most {int(context['le']):,}"
     if kind == "literal_error":
         return _type_reason(context["expected"].replace("'", ""), entry)
-    return _type_reason(_MIXED.get(key) or _TYPES.get(kind, "text"), entry)
+    # The type is wrong: the field says what it takes, or the kind of pydantic's finding does.
+    return _type_reason(fields[key].description or _TYPES.get(kind, "text"), entry)
 
 
-def _type_reason(words: str, entry: _Entry) -> str:
+def _type_reason(words: str, entry: Entry) -> str:
     is_quoted = entry.written.startswith(('"', "'"))
     if entry.value is None and entry.written != "~":
         return f"has no value; must be {words}"
     if words == "text" and not is_quoted and not isinstance(entry.value, list | dict):
-        return f'must be text; quote it: "{_shorten(entry.written)}"'  # YAML takes 2020, no and ~ for something else
+        return f'must be text; quote it: "{short(entry.written)}"'  # YAML takes 2020, no and ~ for something else
     is_bare = "number" in words or "true" in words
     return f"must be {words}, without quotes" if is_quoted and is_bare else f"must be {words}"
 
 
-def _likely_key(key: str, model: type[BaseModel]) -> str | None:
+def _likely_key(key: str, fields: Iterable[str]) -> str | None:
     # At difflib's own 0.6, keys that merely share an ending (timeout_seconds, batch_seconds) are taken for one.
-    return next(iter(get_close_matches(key.lower(), list(model.model_fields), n=1, cutoff=0.66)), None)
+    return next(iter(get_close_matches(key.lower(), list(fields), n=1, cutoff=0.66)), None)
 
 
-def _check_parquet(keys: _Keys, entry: _Entry | None, problems: list[_Problem]) -> ParquetOptions | None:
-    if not keys.parquet:
-        return None
-    entries = entry.value if entry and isinstance(entry.value, dict) else {}
-    options = _check_keys(_ParquetKeys, entries, problems)
-    codec, level = options.compression, options.level
-    if "compression" in entries and entries["compression"].value != codec:
-        return None  # an unknown codec, said already: its levels are unknown, too
-    if codec not in _LEVELS:
-        if level is not None:
-            problems.append(entries["level"].problem(f"{codec} has no levels; take this out"))
-        return ParquetOptions(codec, None)
-    lowest, highest, default = _LEVELS[codec]
-    if level is not None and not lowest <= level <= highest:
-        problems.append(entries["level"].problem(f"must be from {lowest} to {highest} for {codec}"))
-    return ParquetOptions(codec, default if level is None else level)
+def _required() -> dict[str, str]:
+    """Return the keys that must be there, each with what a first config would say."""
+    return {key: str((field.examples or [""])[0]) for key, field in Keys.model_fields.items() if field.is_required()}
 
 
-def _check_columns(
-    keys: _Keys, entries: dict[str, _Entry], problems: list[_Problem]
-) -> tuple[tuple[str, ColumnType], ...] | None:
-    if keys.columns is None:
-        return None
-    column_types = []
-    for name, entry in keys.columns.items():
-        try:
-            _check_column(name)
-            if not isinstance(entry.value, str):
-                raise ValueError('must be a type such as int64, string or "decimal(10,2)"')
-            column_types.append((name, parse_column_type(entry.value)))
-        except ValueError as error:
-            problems.append(entry.problem(str(error)))
-    if keys.source_column in keys.columns:
-        reason = f"columns (line {entries['columns'].line}) has that name, too; give one of them another"
+def _check_together(checked: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:
+    """Note what is wrong with keys that are right by themselves."""
+    _check_folders(checked, entries, problems)
+    if checked.get("csv") is False and checked.get("parquet", True) is None:
+        last = max(entries["csv"], entries["parquet"], key=lambda entry: entry.line)
+        problems.append(last.problem("csv and parquet are both off, nothing would be written; set one to true"))
+    columns, source_column = entries.get("columns"), checked.get("source_column")
+    if columns and isinstance(columns.value, dict) and source_column in columns.value:
+        reason = f"columns (line {columns.line}) has that name, too; give one of them another"
         problems.append(entries["source_column"].problem(reason))
-    return tuple(column_types)
 
 
-def _expand_folders(keys: _Keys, entries: dict[str, _Entry], base: Path, problems: list[_Problem]) -> dict[str, Path]:
-    folders = {}
-    for key in _FOLDERS:
-        try:
-            if written := getattr(keys, key):
-                folders[key] = Path(os.path.abspath(base / _expand(written)))
-        except ValueError as error:
-            problems.append(entries[key].problem(str(error)))
-    return folders
-
-
-def _expand(written: str) -> str:
-    """Return the path with `${VAR}` and a leading `~` filled in; an empty VAR would turn `${VAR}/x` into `/x`."""
-
-    def value_of(match: re.Match[str]) -> str:
-        name = match[1]
-        if not os.environ.get(name):
-            raise ValueError(f"the variable {name} is {'empty' if name in os.environ else 'not set'}; export it first")
-        return os.environ[name]
-
-    expanded = os.path.expanduser(re.sub(r"\$\{([^}]*)\}?", value_of, written))
-    if expanded.startswith("~"):
-        raise ValueError("there is no such user's home; ./~ starts a folder of that name")
-    return expanded
-
-
-def _check_folders(folders: dict[str, Path], entries: dict[str, _Entry], problems: list[_Problem]) -> None:
+def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:
     if "source_path" not in folders:
         return
     source, named = folders["source_path"], f"source_path (line {entries['source_path'].line})"
     for key in [key for key in _FOLDERS[1:] if key in folders]:
-        is_inside, is_around = _holds(source, folders[key]), _holds(folders[key], source)
+        is_inside, is_around = holds(source, folders[key]), holds(folders[key], source)
         relation = "is" if is_inside and is_around else "lies inside" if is_inside else "holds"
         why = "its files would be taken for input" if is_inside else "r3po would write beside your data"
         if is_inside or is_around:
             problems.append(entries[key].problem(f"{relation} {named}: {why}; choose a folder outside"))
 
 
-def _holds(outer: Path, inner: Path) -> bool:
-    """Whether `inner` is `outer` or lies in it, once links are followed; neither has to exist."""
-    real_outer, real_inner = Path(os.path.realpath(outer)), Path(os.path.realpath(inner))
-    chain = [real_inner, *real_inner.parents]
-    identity = _identity(real_outer)
-    # By inode, too: a disk that ignores case has two names for one folder, and so has a bind mount.
-    return real_outer in chain or (identity is not None and identity in map(_identity, chain))
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _check_formats(keys: _Keys, entries: dict[str, _Entry], problems: list[_Problem]) -> None:
-    if not keys.csv and not keys.parquet:
-        last = max(entries["csv"], entries["parquet"], key=lambda entry: entry.line)
-        problems.append(last.problem("csv and parquet are both off, nothing would be written; set one to true"))
-
-
-def _check_required(entries: dict[str, _Entry], problems: list[_Problem]) -> None:
-    unknown = entries.keys() - _Keys.model_fields.keys()
-    misspelt = {_likely_key(key, _Keys) for key in unknown}  # said already, by the line that has it
-    for key, example in _REQUIRED.items():
+def _check_required(entries: dict[str, Entry], problems: list[Problem]) -> None:
+    unknown = entries.keys() - Keys.model_fields.keys()
+    misspelt = {_likely_key(key, Keys.model_fields) for key in unknown}  # said already, by the line that has it
+    for key, example in _required().items():
         if key not in entries and key not in misspelt:
-            problems.append(_Problem(None, key, f"required, such as  {key}: {example}"))
+            problems.append(Problem(None, key, f"required, such as  {key}: {example}"))
 
 
-def _config_error(file: Path, problems: list[_Problem]) -> ConfigError:
+def _config_error(file: Path, problems: list[Problem]) -> ConfigError:
     rows = [("missing" if problem.line is None else f"line {problem.line}", problem) for problem in problems]
     rows.sort(key=lambda row: (row[1].line is None, row[1].line or 0))
     place_width = max(len(place) for place, _ in rows)
     shown_width = max(len(problem.shown) for problem in problems)
     lines = [f"{place:{place_width}}   {found.shown:{shown_width}}   {found.reason}" for place, found in rows]
-    count = "1 problem" if len(rows) == 1 else f"{len(rows)} problems"
-    return ConfigError(f"{file.name} has {count}", evidence="\n".join(lines), hint=_README)
+    return ConfigError(f"{file.name} has {count_of(len(rows), 'problem')}", evidence="\n".join(lines), hint=README_HINT)
 
 
-def _notices(file: Path, ignored: dict[str, _Entry]) -> tuple[str, ...]:
+def _notices(file: Path, ignored: dict[str, Entry]) -> tuple[str, ...]:
     if not ignored:
         return ()
     verb, rest = ("are", "the lines") if len(ignored) > 1 else ("is", "the line")
@@ -476,14 +448,3 @@ def _source_place(config: Config) -> str:
     line = f" line {config.lines['source_path']}" if "source_path" in config.lines else ""
     is_relative = config.source_written and not config.source_written.startswith(("/", "~", "$"))
     return f"({config.path.name}{line}{'; relative to that file' if is_relative else ''})"
-
-
-def _source_hint(source: Path) -> str:
-    missing = source  # the topmost folder that is not there
-    while not os.path.lexists(missing.parent):
-        missing = missing.parent
-    if missing.is_symlink():
-        return f'"{missing}" is a link to "{os.readlink(missing)}", which is not there'
-    siblings = [entry.name for entry in _scan(missing.parent) if os.path.isdir(entry)]
-    likely = get_close_matches(missing.name, siblings, n=1)
-    return f'did you mean "{likely[0]}"?' if likely else f'there is no folder "{missing.name}" in {missing.parent}'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,16 +11,18 @@ from typing import Any
 
 import yaml
 
+from r3po.config.folders import scan
 from r3po.errors import ConfigError
+from r3po.text import first_line, shorten
 
 _LINE_SHAPE = 'each line is "key: value", with a space after the colon'
+README_HINT = 'README, "Config", lists every key'
 
-
-_SHOWN_CHARS = 40  # of a line that has a problem; the user has the file for the rest
+_SHOWN_CHARS = 37  # of a line that has a problem; the user has the file for the rest
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """One line of what the user is told; `line` is None for a key that is missing."""
 
     line: int | None
@@ -28,7 +31,7 @@ class _Problem:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """One key of the file and what YAML makes of its value."""
 
     line: int
@@ -36,11 +39,16 @@ class _Entry:
     written: str  # the value as the file has it
     value: Any  # for `parquet: {...}` and `columns: {...}`: the entries in it, by key
 
-    def problem(self, reason: str) -> _Problem:
-        return _Problem(self.line, self.shown, reason)
+    @property
+    def plain(self) -> Any:
+        """The value as `yaml.safe_load` has it, without lines."""
+        return {key: entry.plain for key, entry in self.value.items()} if isinstance(self.value, dict) else self.value
+
+    def problem(self, reason: str) -> Problem:
+        return Problem(self.line, self.shown, reason)
 
 
-def _read_text(file: Path) -> str:
+def read_text(file: Path) -> str:
     try:
         data = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -63,7 +71,7 @@ def _read_text(file: Path) -> str:
 def _not_found(file: Path) -> ConfigError:
     if not file.parent.is_dir():
         return ConfigError(f"{file.name} not found: there is no folder {file.parent}", hint="look at the path")
-    others = [entry.name for entry in _scan(file.parent) if entry.name.endswith((".yaml", ".yml"))]
+    others = [entry.name for entry in scan(file.parent) if entry.name.endswith((".yaml", ".yml"))]
     # Not at difflib's own 0.6: the ending alone makes two short names that similar.
     likely = get_close_matches(file.name, others, n=1, cutoff=0.8) or others[:3]
     named = " or ".join(f'"{name}"' for name in likely)
@@ -71,14 +79,7 @@ def _not_found(file: Path) -> ConfigError:
     return ConfigError(f"{file.name} not found in {file.parent}", hint=hint)
 
 
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        return sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return []  # only hints are made of this
-
-
-def _read_entries(file: Path, text: str, problems: list[_Problem]) -> dict[str, _Entry]:
+def read_entries(file: Path, text: str, needed: Iterable[str], problems: list[Problem]) -> dict[str, Entry]:
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
@@ -87,28 +88,28 @@ def _read_entries(file: Path, text: str, problems: list[_Problem]) -> dict[str, 
     except (yaml.YAMLError, RecursionError) as error:
         raise _syntax_error(file, text, error) from error
     if root is None or (root.tag == "tag:yaml.org,2002:null" and not root.value):
-        raise ConfigError(f"{file.name} is empty", hint=f"it needs {', '.join(_REQUIRED)}\n{_README}")
-    evidence = f"line {root.start_mark.line + 1}   {_shorten(text[root.start_mark.index :])}"
-    raise ConfigError(f"{file.name} holds no keys", evidence=evidence, hint=f"{_LINE_SHAPE}\n{_README}")
+        raise ConfigError(f"{file.name} is empty", hint=f"it needs {', '.join(needed)}\n{README_HINT}")
+    evidence = f"line {root.start_mark.line + 1}   {short(text[root.start_mark.index :])}"
+    raise ConfigError(f"{file.name} holds no keys", evidence=evidence, hint=f"{_LINE_SHAPE}\n{README_HINT}")
 
 
 def _read_mapping(
-    loader: yaml.SafeLoader, mapping: yaml.MappingNode, text: str, problems: list[_Problem]
-) -> dict[str, _Entry]:
-    entries: dict[str, _Entry] = {}
+    loader: yaml.SafeLoader, mapping: yaml.MappingNode, text: str, problems: list[Problem]
+) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
     for key_node, node in mapping.value:
         key, line = key_node.value, key_node.start_mark.line + 1
         # The marks of an alias are those of its anchor, which comes earlier in the file.
         end = max(node.end_mark.index, key_node.end_mark.index + 1)
-        shown = _shorten(text[key_node.start_mark.index : end])
+        shown = short(text[key_node.start_mark.index : end])
         if key_node.tag != "tag:yaml.org,2002:str":
-            problems.append(_Problem(line, shown, "the key is not text; keys are names such as job_name"))
+            problems.append(Problem(line, shown, "the key is not text; keys are names such as job_name"))
         elif key in entries:
-            problems.append(_Problem(line, shown, f"{key} is given twice; line {entries[key].line} has it, too"))
+            problems.append(Problem(line, shown, f"{key} is given twice; line {entries[key].line} has it, too"))
         else:
             is_nested = key in ("parquet", "columns") and isinstance(node, yaml.MappingNode)
             value = _read_mapping(loader, node, text, problems) if is_nested else _construct(loader, node)
-            entries[key] = _Entry(line, shown, text[node.start_mark.index : node.end_mark.index], value)
+            entries[key] = Entry(line, shown, text[node.start_mark.index : node.end_mark.index], value)
     return entries
 
 
@@ -130,9 +131,9 @@ def _syntax_error(file: Path, text: str, error: Exception) -> ConfigError:
         line, reason = text.count("\n", 0, error.position) + 1, f"holds the character U+{error.character:04X}"
         hint = "take the character out"
     else:
-        return ConfigError(what, evidence="it is nested too deeply", hint=_README)
+        return ConfigError(what, evidence="it is nested too deeply", hint=README_HINT)
     shown = "".join(char for char in "".join(text.split("\n")[line - 1 : line]) if char.isprintable())
-    return ConfigError(what, evidence=f"line {line}   {_shorten(shown)}   {reason}", hint=hint)
+    return ConfigError(what, evidence=f"line {line}   {short(shown)}   {reason}", hint=hint)
 
 
 def _syntax_mark(error: yaml.MarkedYAMLError) -> int:
@@ -142,20 +143,5 @@ def _syntax_mark(error: yaml.MarkedYAMLError) -> int:
     return mark.line + 1 if mark else 1
 
 
-def _shorten(text: str) -> str:
-    first = text.strip().split("\n", 1)[0].rstrip()
-    return first if len(first) <= _SHOWN_CHARS else first[: _SHOWN_CHARS - 3] + "..."
-
-
-_README = 'README, "Config", lists every key'
-
-
-# Required keys, each with what a first config would say. Missing ones are listed in this order.
-_REQUIRED = {
-    "job_name": "count_produce",
-    "processes": "2",
-    "source_path": "produce_log",
-    "source_file_part": ".json",
-    "working_dir": "working_dir",
-    "output_path": "output_dir",
-}
+def short(text: str) -> str:
+    return shorten(first_line(text.strip()).rstrip(), _SHOWN_CHARS)

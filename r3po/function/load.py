@@ -17,7 +17,8 @@ from types import ModuleType
 from r3po.errors import FunctionError, R3poError
 from r3po.function.find import FunctionSpec, search_module
 from r3po.function.fingerprint import MAIN_NAMES, find_packages, is_library, is_same_file
-from r3po.function.messages import MAIN_GUARD, async_error, brief, first_line, message, no_name_error, syntax_error
+from r3po.function.messages import MAIN_GUARD, async_error, brief, message, no_name_error, syntax_error
+from r3po.text import first_line
 
 _EVIDENCE_LINES = 30  # lines of a user's traceback that are kept
 
@@ -149,7 +150,7 @@ def _import_failure(spec: FunctionSpec, error: BaseException) -> FunctionError:
     if isinstance(error, SystemExit):
         what = f"{shown} called sys.exit({brief(error.code)}) while it was imported"
         return FunctionError(what, evidence=_frame_lines(frames, spec), hint=MAIN_GUARD)
-    what = f"{shown} raised {type(error).__name__} while it was imported: {first_line(error)}"
+    what = f"{shown} raised {type(error).__name__} while it was imported: {first_line(message(error))}"
     hint = MAIN_GUARD if isinstance(error, R3poError) else None
     lines = "".join(traceback.format_list(frames)).splitlines()[-_EVIDENCE_LINES:]
     evidence = "\n".join([*lines, f"{type(error).__name__}: {message(error)}"])

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 from r3po.errors import FunctionError
+from r3po.text import first_line, shorten
 
 MAIN_GUARD = 'put what the script does under: if __name__ == "__main__":'
 
@@ -45,18 +46,13 @@ def suggest(name: str, names: Iterable[str]) -> str | None:
 def message(error: BaseException) -> str:
     """Return the text of a user's exception, cut to what a headline shows."""
     try:
-        return str(error)[:_MESSAGE_LENGTH]
+        return shorten(str(error), _MESSAGE_LENGTH)
     except Exception:
         return "(its message cannot be shown)"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of the text of a user's exception."""
-    return next(iter(message(error).splitlines()), "")
 
 
 def brief(value: object) -> str:
     """Return a plain value as it is written, the first line of an exception, or the type of anything else."""
     if value is None or isinstance(value, bool | int | float | str):
-        return repr(value)[:_MESSAGE_LENGTH]
-    return first_line(value) if isinstance(value, BaseException) else f"a {type(value).__name__}"
+        return shorten(repr(value), _MESSAGE_LENGTH)
+    return first_line(message(value)) if isinstance(value, BaseException) else f"a {type(value).__name__}"

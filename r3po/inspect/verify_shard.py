@@ -28,6 +28,7 @@ from r3po.table import predicate
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Indices, Table
 from r3po.table.predicate import CountingRules
+from r3po.text import count_of
 
 RUN = "r3po run"
 RESTORE = "put the file back from a copy, or make the job again: r3po reset --all"
@@ -138,14 +139,14 @@ class _ShardCheck:
                 self.findings.add_error("shard_file" if is_entries else "outcomes", error)
             return None
         if state.n_pending:
-            what = f"{_files(state.n_pending)} of the shard have no outcome in it"
+            what = f"{count_of(state.n_pending, 'file')} of the shard have no outcome in it"
             self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
         return table, indices
 
     def _check_outcomes(self, commit: Commit, table: Table, indices: Indices) -> None:
         doubled = predicate.doubled_places(table)
         if doubled:
-            what = f"{_files(len(doubled))} have more than one outcome in it: places {_list(doubled)}"
+            what = f"{count_of(len(doubled), 'file')} have more than one outcome in it: places {_list(doubled)}"
             self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
         counted = tables.tally(table, indices)
         for field in dataclasses.fields(counted):
@@ -175,7 +176,7 @@ class _ShardCheck:
             (unread, "have a row, but no hash"),
         ):
             if paths:
-                shown = f"{_files(len(paths))} {what}: {_list([show_name(path) for path in paths])}"
+                shown = f"{count_of(len(paths), 'file')} {what}: {_list([show_name(path) for path in paths])}"
                 self.findings.add("shard_file", path, shown, RESTORE)
 
     def _check_standing(self) -> None:
@@ -268,10 +269,6 @@ class _ShardCheck:
 
 
 # Private functions
-
-
-def _files(n: int) -> str:
-    return f"{n:,} {'file' if n == 1 else 'files'}"
 
 
 def _list(items: Sequence[Any]) -> str:

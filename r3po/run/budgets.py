@@ -5,6 +5,7 @@ from __future__ import annotations
 from r3po.config.settings import MaxErrors
 from r3po.errors import RunStoppedError
 from r3po.table.outcomes import Failure
+from r3po.text import first_line
 from r3po.worker.messages import BatchDone
 from r3po.worker.worker import ENVIRONMENTAL_RUN
 
@@ -111,7 +112,3 @@ class ErrorBudget:
 def _place_of(failure: Failure) -> str:
     # Where a crash or a time limit strikes is chance.
     return "" if failure.error_type in COSTLY else failure.where
-
-
-def first_line(message: str) -> str:
-    return message.splitlines()[0] if message else ""

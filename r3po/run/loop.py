@@ -15,7 +15,7 @@ from r3po.engines.pool import Answer, Call
 from r3po.errors import FunctionError, R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
 from r3po.file_version import UNKNOWN_VERSION
-from r3po.run.budgets import ErrorBudget, first_line
+from r3po.run.budgets import ErrorBudget
 from r3po.run.publisher import Publisher
 from r3po.run.scheduler import BatchTicket, ChargeTicket, Scheduler, StageTicket, Ticket
 from r3po.run.signals import StopSignals
@@ -28,6 +28,7 @@ from r3po.state.shard_files import Entries, read_shard_file
 from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
 from r3po.table.outcomes import Failure
+from r3po.text import first_line
 from r3po.worker.beacon import Phase
 from r3po.worker.failures import death_failure, timeout_failure
 from r3po.worker.messages import BatchDone, Charge, Offer, Probed

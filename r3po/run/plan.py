@@ -19,6 +19,7 @@ from r3po.source.build import BuildResult
 from r3po.state.job import Job, tidy_path
 from r3po.state.manifest import Manifest, read_columns
 from r3po.state.shards import ShardState
+from r3po.text import count_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class _Draft:
         n_older = self._count_older()
         if not n_older or self._options.redo:
             return
-        rows = "1 row was" if n_older == 1 else f"{n_older:,} rows were"
+        rows = count_of(n_older, "row was", "rows were")
         what = f"{self._spec.label} changed after {rows} made"
         redo = f"{command_of(self._config)} --redo makes all rows with the new code"
         match self._config.on_function_change:
@@ -176,7 +177,7 @@ class _Draft:
         rules = self.job.rules()
         n_kept = sum(shard.count_kept_rows(rules) for shard in self.job.iter_shards())
         if n_kept and not self._options.accept_deletions:
-            rows = "1 row is of a deleted file" if n_kept == 1 else f"{n_kept:,} rows are of deleted files"
+            rows = count_of(n_kept, "row is of a deleted file", "rows are of deleted files")
             raise SourceError(
                 f"{rows}; a redo cannot make them again, and nothing was changed",
                 hint=f"{command_of(self._config)} --redo --accept-deletions drops them",

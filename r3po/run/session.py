@@ -47,6 +47,7 @@ from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import ShardState
 from r3po.storage.durable import check_space, list_names
 from r3po.storage.json_files import damaged
+from r3po.text import count_of
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.printed import Outputs
 from r3po.worker.time_limit import is_possible
@@ -243,7 +244,7 @@ class _Run:
         suspects = book.recall(self.job.folders.runs, self.log.run_id)
         n_apart = sum(suspect.is_apart for suspect in suspects)
         if n_apart:
-            files = "1 file was" if n_apart == 1 else f"{n_apart} files were"
+            files = count_of(n_apart, "file was", "files were")
             self.emit(events.Notice(f"{files} in hand when a run was killed; these come first, one at a time"))
         # In a job that has rows, the first failures of a run are rather those of these files.
         has_rows = any(state.n_done for state in states.values())

@@ -23,6 +23,7 @@ from r3po.state.manifest import Manifest
 from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
+from r3po.text import count_of
 
 TELL_FILES = 1000
 """How many files lie between two words on how far the walk is."""
@@ -263,7 +264,7 @@ def _check_redo(job: Job, built: Manifest) -> None:
             paths = read_shard_file(job.folders.shards, new).paths if places else []
             lost += [show_name(paths[place]) for place in places]
     if lost:
-        rows = "1 file is" if len(lost) == 1 else f"{len(lost):,} files are"
+        rows = count_of(len(lost), "file is", "files are")
         raise SourceError(
             f"{rows} gone of which a redo under way has not made the row again; nothing was changed",
             evidence="\n".join(f"gone  {path}" for path in lost[:SHOWN]),
@@ -274,7 +275,7 @@ def _check_redo(job: Job, built: Manifest) -> None:
 def _no_file(config: Config) -> SourceError:
     suffix = config.source_file_part
     others = list(count_suffixes(config.source_path).items())[:3]
-    named = ", ".join(f'{n:,} {"file ends" if n == 1 else "files end"} with "{other}"' for other, n in others)
+    named = ", ".join(f'{count_of(n, "file ends", "files end")} with "{other}"' for other, n in others)
     return SourceError(
         f'no file under {show_name(str(config.source_path))} ends with "{suffix}"',
         hint=named or "the folder is empty, but for hidden names and linked folders",

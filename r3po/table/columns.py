@@ -40,9 +40,9 @@ from r3po.table.values import (
     _shown,
     family_of,
     plain_value,
-    shorten,
     variant_of,
 )
+from r3po.text import shorten
 
 
 @dataclass(frozen=True, slots=True)

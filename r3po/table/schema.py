@@ -25,7 +25,8 @@ from r3po.table.outcomes import (
     outcome_groups,
     variants_in,
 )
-from r3po.table.values import family_of, shorten
+from r3po.table.values import family_of
+from r3po.text import shorten
 
 MOST_FIELDS = 1_000
 """Keys of the dicts of one column, at all levels together; a column with more is JSON text."""

@@ -13,6 +13,7 @@ from typing import Any
 from r3po.table.column_types import ColumnType, as_column_type, why_unfit
 from r3po.table.nested import NestedError, decode, encode
 from r3po.table.user_objects import ends_worker, text_of, type_name
+from r3po.text import shorten
 
 _EXACT: dict[type, str] = {
     int: "int",
@@ -219,11 +220,6 @@ def _shown(value: Any) -> str:
         return shorten(repr(value))
     except ValueError:  # Python gives no more than 4,300 digits of an int
         return shorten(hex(value))
-
-
-def shorten(text: str, limit: int = 100) -> str:
-    """Return text for a message."""
-    return text if len(text) <= limit else text[:limit] + "..."
 
 
 NULL = "null"

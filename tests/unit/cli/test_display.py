@@ -122,7 +122,7 @@ def test_failures_are_named_at_the_end_with_what_to_type(show: Show) -> None:
         "  output_dir/parquet   1 part   4 rows\n"
         "  output_dir/failures/failures.csv   2 failed files\n"
         "  Last   a.json  KeyError: 'n'\n"
-        "  Next   r3po errors; mend the function, then r3po run (unchanged: --retry-failed)\n"
+        "  Next   r3po errors; fix the function, then r3po run (unchanged: --retry-failed)\n"
         '  Read   pd.read_parquet("output_dir/parquet")\n'
     )
 

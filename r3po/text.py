@@ -1,0 +1,18 @@
+"""How r3po words numbers and long text for people."""
+
+from __future__ import annotations
+
+
+def count_of(n: int, one: str, many: str | None = None) -> str:
+    """Return the number with its noun: `1 file`, `6,000 files`. `many` is the plural where `one` + s is not."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def shorten(text: str, limit: int = 100) -> str:
+    """Return text of at most `limit` characters as it is, and of a longer one the beginning and `...`."""
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def first_line(text: str) -> str:
+    """Return the text up to its first line break; the empty text has an empty first line."""
+    return next(iter(text.splitlines()), "")
