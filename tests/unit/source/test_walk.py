@@ -115,12 +115,6 @@ def test_the_order_is_that_of_the_bytes_also_where_names_are_not_utf_8(tmp_path:
     assert [os.fsencode(path) for path in paths(tmp_path)] == expected
 
 
-def test_one_odd_name_among_plain_ones_is_in_its_place(tmp_path: Path) -> None:
-    make(tmp_path, "z.json", b"\xff/1.json", "a/1.json", "z/1.json", "z/\u00e9.json", "z/a.json")
-    expected = [b"z.json", b"a/1.json", b"z/1.json", b"z/a.json", "z/\u00e9.json".encode(), b"\xff/1.json"]
-    assert [os.fsencode(path) for path in paths(tmp_path)] == expected
-
-
 @pytest.mark.parametrize("seed", range(10))
 def test_the_order_of_the_walk_is_the_order_of_its_key(tmp_path: Path, seed: int) -> None:
     chosen = random.Random(seed)
@@ -145,23 +139,28 @@ def test_size_and_mtime_are_those_of_the_file(tmp_path: Path) -> None:
 # What is taken, and what is passed over
 
 
-def test_names_with_another_end_are_counted(tmp_path: Path) -> None:
-    make(tmp_path, "a.json", "a.txt", "b/json", "a.json.gz")
+@pytest.mark.parametrize(
+    ("names", "suffix", "found", "counted"),
+    [
+        ([], ".json", [], WalkCounts()),
+        (["a.json", "a.txt", "b/json", "a.json.gz"], ".json", ["a.json"], WalkCounts(other=3)),
+        (["a.json", "b", "c/d.txt"], "", ["a.json", "b", "c/d.txt"], WalkCounts()),
+        (
+            ["a.json", ".b.json", ".c/d.json", "e/.json", "e/f.json"],
+            ".json",
+            ["a.json", "e/f.json"],
+            WalkCounts(hidden=3),
+        ),
+        (["x.json/1.json", "x.json/2.txt"], ".json", ["x.json/1.json"], WalkCounts(other=1)),
+    ],
+)
+def test_names_are_taken_by_their_end_and_the_others_counted(
+    tmp_path: Path, names: list[str], suffix: str, found: list[str], counted: WalkCounts
+) -> None:
+    make(tmp_path, *names)
     counts = WalkCounts()
-    assert paths(tmp_path, counts=counts) == ["a.json"]
-    assert counts == WalkCounts(other=3)
-
-
-def test_an_empty_suffix_takes_every_file(tmp_path: Path) -> None:
-    make(tmp_path, "a.json", "b", "c/d.txt")
-    assert paths(tmp_path, "") == ["a.json", "b", "c/d.txt"]
-
-
-def test_hidden_files_and_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
-    make(tmp_path, "a.json", ".b.json", ".c/d.json", "e/.json", "e/f.json")
-    counts = WalkCounts()
-    assert paths(tmp_path, counts=counts) == ["a.json", "e/f.json"]
-    assert counts == WalkCounts(hidden=3)
+    assert paths(tmp_path, suffix, counts=counts) == found
+    assert counts == counted
 
 
 def test_links_to_files_are_taken_with_their_targets_size(tmp_path: Path) -> None:
@@ -192,13 +191,6 @@ def test_dangling_links_and_fifos_are_passed_over_and_counted(tmp_path: Path) ->
     with within(10):
         assert paths(tmp_path, counts=counts) == ["a.json"]
     assert counts == WalkCounts(irregular=2, other=1)
-
-
-def test_a_folder_with_the_suffix_is_a_folder(tmp_path: Path) -> None:
-    make(tmp_path, "x.json/1.json", "x.json/2.txt")
-    counts = WalkCounts()
-    assert paths(tmp_path, counts=counts) == ["x.json/1.json"]
-    assert counts == WalkCounts(other=1)
 
 
 @pytest.mark.parametrize("name", ["b.json", "b"])
@@ -235,12 +227,6 @@ def test_the_source_may_itself_be_a_link(tmp_path: Path) -> None:
     make(tmp_path, "real/a.json", "real/b/c.json")
     (tmp_path / "source").symlink_to("real")
     assert paths(tmp_path / "source") == ["a.json", "b/c.json"]
-
-
-def test_an_empty_source_gives_nothing(tmp_path: Path) -> None:
-    counts = WalkCounts()
-    assert paths(tmp_path, counts=counts) == []
-    assert counts == WalkCounts()
 
 
 # Folders that cannot be read
