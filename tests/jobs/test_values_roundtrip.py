@@ -22,7 +22,6 @@ import pyarrow.dataset
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_staging import Shard, make_shard
 
 import compare_parts
 import r3po.storage.durable as storage
@@ -33,6 +32,7 @@ from r3po.table.column_types import parse_column_type, why_unfit
 from r3po.table.columns import Column, Columns, ColumnSettings, columns_of
 from r3po.table.nested import decode, show
 from r3po.table.values import NULL, BadRowError, Nested, plain_value
+from shards import Shard, make_shard
 
 
 @pytest.fixture(scope="module", autouse=True)
