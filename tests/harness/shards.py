@@ -22,6 +22,7 @@ from r3po.storage.durable import digest_file
 from r3po.table.columns import Columns, RowCollector, columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch
 from r3po.table.predicate import CountingRules
+from r3po.table.values import BadRowError
 from r3po.worker.staging import StageOrder, stage_shard
 
 BROKE = Failure("ValueError", "broke", "f.py:3 in f", "Traceback ...\n")
@@ -67,7 +68,12 @@ class Shard:
                 batch.failures[i] = outcome
                 batch.rows.append(None)
             else:
-                batch.rows.append(collector.take(dict(zip(self.columns.names, outcome, strict=True))))
+                try:
+                    batch.rows.append(collector.take(dict(zip(self.columns.names, outcome, strict=True))))
+                except BaseException as error:  # like a worker: values may raise anything
+                    message = str(error) if isinstance(error, BadRowError) else ""
+                    batch.failures[i] = Failure(type(error).__name__, message, "", "")
+                    batch.rows.append(None)
         table = tables.outcome_table(batch, self.columns)
         segment = write_segment(
             self.folders.segments,
