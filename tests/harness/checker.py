@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
 KINDS = ("csv", "parquet")
 STATE_NAMES = {"manifest.json", "shards", "segments", "commits", "outcomes", "runs", "lock", "lock.holder.json"}
 OUTPUT_NAMES = {*KINDS, "failures", ".r3po.json", ".staging"}
