@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import inspect
@@ -22,6 +23,7 @@ import r3po
 import r3po.jobbuilder
 import r3po.jobrunner
 from jobs import DOUBLE, PICKY, Job, as_new_process, doubled, make_job, run_python, snapshot, wait_until
+from odd_names import NAMES
 
 FIELDS = ["run_id", "job_name", "files", "done", "failed", "pending", "rows", "seconds", "output"]
 
@@ -435,46 +437,27 @@ def test_only_a_process_that_calls_f_may_load_pandas(tmp_path: Path, engine: str
 
 # Names are bytes
 
-NAMES = {
-    "not UTF-8": b"caf\xe9.json",
-    "newline": b"one\ntwo.json",
-    "carriage return": b"one\rtwo.json",
-    "quote": b'it\'s "quoted".json',
-    "comma": b"a,b.json",
-    "emoji": "🍎.json".encode(),
-    "255 bytes": b"x" * 250 + b".json",
-    "leading dash": b"-rf.json",
-    "spaces": b" two  spaces .json",
-    "percent and braces": b"%s{n}$HOME.json",
-    "composed": "\u00e9.json".encode(),
-    "decomposed": "e\u0301.json".encode(),
-    "control characters": b"\x01\x1b[2J.json",
-    "only the suffix's letters": b"x.json.json",
-    "lone surrogate as WTF-8": b"\xed\xa0\x80.json",
-    "backslash": rb"caf\xe9.json",
-}
 
-
-def can_be_named(folder: Path, name: bytes) -> bool:
-    try:
-        os.close(os.open(os.fsencode(folder) + b"/" + name, os.O_CREAT | os.O_WRONLY))
-        os.unlink(os.fsencode(folder) + b"/" + name)
-    except OSError:
-        return False
-    return True
+def add_named(job: Job, wanted: Callable[[int], int]) -> list[bytes]:
+    """Add a file of each odd name that this file system knows; `wanted` gives the number in it. Return the names."""
+    added = []
+    for name in sorted(NAMES.values()):
+        if name != NAMES["very deep"]:  # the folder of the test is deep, too
+            path = os.fsencode(job.source) + b"/" + name
+            with contextlib.suppress(OSError):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "w") as file:
+                    file.write(json.dumps({"n": wanted(len(added))}))
+                added.append(name)
+    return added
 
 
 @pytest.mark.parametrize("f", [None, double], ids=["f by name", "f by value"])
 def test_every_name_gives_a_row(tmp_path: Path, f: Callable[..., Any] | None) -> None:
     with as_new_process(tmp_path):
         job = make_job(tmp_path, 0)
-        names = {kind: name for kind, name in NAMES.items() if can_be_named(job.source, name)}
-        deep = os.fsencode(job.source) + b"/caf\xe9 \n folder" if "not UTF-8" in names else os.fsencode(job.source)
-        os.makedirs(deep, exist_ok=True)
-        for n, name in enumerate(sorted(names.values())):
-            Path(os.fsdecode(os.fsencode(job.source) + b"/" + name)).write_text(json.dumps({"n": n}))
-        Path(os.fsdecode(deep + b"/last.json")).write_text(json.dumps({"n": len(names)}))
-        total = len(names) + 1
+        job.add_files()
+        total = len(add_named(job, lambda n: n))
         assert r3po.build_jobs(job.config).count_job_files == total
         result = run(job, f)
         assert (result.done, result.failed) == (total, 0), result.failures()
@@ -487,18 +470,16 @@ def test_every_name_gives_a_row(tmp_path: Path, f: Callable[..., Any] | None) ->
 def test_every_name_can_fail(tmp_path: Path) -> None:
     with as_new_process(tmp_path):
         job = make_job(tmp_path, 1, PICKY.format(bad=[7]))
-        names = sorted(name for name in NAMES.values() if can_be_named(job.source, name))
-        for name in names:
-            Path(os.fsdecode(os.fsencode(job.source) + b"/" + name)).write_text('{"n": 7}')
+        names = add_named(job, lambda _: 7)
         result = run(job)
         assert (result.done, result.failed) == (1, len(names))
-        shown = [name.decode("utf-8", "backslashreplace") for name in names]
-        assert sorted(failure["path"] for failure in result.failures()) == sorted(shown)
+        shown = sorted(name.decode("utf-8", "backslashreplace") for name in names)
+        assert sorted(failure["path"] for failure in result.failures()) == shown
         assert {failure["message"] for failure in result.failures()} == {"7 is a bad number"}
         with open(job.output / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
         assert header == ["path", "error_type", "message", "where", "attempts"]
-        assert sorted(row[0] for row in rows) == sorted(shown)
+        assert sorted(row[0] for row in rows) == shown
         job.write_function(DOUBLE)
         assert r3po.reset_all_errors(job.config) == len(names)
 
