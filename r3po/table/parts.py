@@ -1,10 +1,8 @@
-"""The parts of a shard, made from its outcome table: the types of the job's columns, CSV and Parquet.
+"""The parts of a shard, made from its outcome table: CSV and Parquet.
 
 The type of a column is the join of the types of its values, over all shards: the least upper bound in a lattice, so
 that neither the order of rows nor that of shards has a say in it. What the join must remember and no part shows has a
-type of its own there (`INEXACT`, `ROUNDED`, `MIXED`); `part_schema` gives the types that parts have.
-
-Pyarrow's other door is `tables`.
+type of its own there (`INEXACT`, `ROUNDED`, `MIXED` in `schema`); `part_schema` gives the types that parts have.
 """
 
 from __future__ import annotations
@@ -32,18 +30,11 @@ from r3po.table.outcomes import (
     Schema,
     Table,
     gather,
+    one_chunk,
     outcome_groups,
     variants_in,
 )
-from r3po.table.schema import _decode, _places, _shown
-
-# Schemas: the join of the types
-
-
-# Values that are there, and types that the config gives
-
-
-# Parts
+from r3po.table.schema import plain_values
 
 
 def shown_table(table: Table, columns: Columns, paths: Sequence[str]) -> Table:
@@ -57,8 +48,8 @@ def shown_table(table: Table, columns: Columns, paths: Sequence[str]) -> Table:
     names = [name for name in table.column_names if name in FIXED.names]
     shown = {name: table[name] for name in names}
     if columns.source is not None:
-        shown["0.text"] = pa.chunked_array([pa.array(paths, pa.string()).take(_places(table))])
-    for number, i in enumerate(_shown(columns), start=columns.source is not None):
+        shown["0.text"] = pa.chunked_array([pa.array(paths, pa.string()).take(one_chunk(table["place"]))])
+    for number, i in enumerate(columns.in_parts, start=columns.source is not None):
         shown.update((f"{number}.{variant}", table[f"{i}.{variant}"]) for variant in variants_in(table, i))
     return pa.table(shown)
 
@@ -98,7 +89,7 @@ class CsvPart:
         """Do nothing: each write went to the sink whole."""
 
     def abandon(self) -> None:
-        """Do nothing, for the same reason."""
+        """Do nothing: what was written is complete."""
 
     def _write_only_column(self, part: Table) -> None:
         """Write None as `""`, as Python's csv module does: of one column, an empty field would be an empty line."""
@@ -141,10 +132,7 @@ class ParquetPart:
                 self.close()
 
 
-# Private functions: types
-
-
-# Private functions: parts
+# Private functions
 
 
 def _column(table: Table, indices: Indices, i: int, target: Any) -> Any:
@@ -163,7 +151,7 @@ def _convert(values: Any, variant: str, target: Any) -> Any:
         return pa.chunked_array([pa.nulls(len(values), target)])
     if variant in AS_TEXT:
         if target != pa.string():
-            return pa.chunked_array([_as_type(_decode(values, variant), target)])
+            return pa.chunked_array([_as_type(plain_values(values, variant), target)])
         return values if variant == "decimal" else _shown_texts(values)
     if variant == "int" and pa.types.is_decimal(target):
         return values.cast(pa.decimal128(19, 0)).cast(target)
@@ -189,7 +177,7 @@ def _as_type(values: list[Any], target: Any) -> Any:
 
 
 def _fitted(value: Any, target: Any) -> Any:
-    """Return a plain value as the Python value that Arrow takes for `target`."""
+    """Return a plain value as the Python value that Arrow takes for the type `target`."""
     if value is None:
         return None
     if pa.types.is_list(target):
