@@ -276,19 +276,6 @@ def test_a_file_that_is_none_any_more_is_a_failure_and_nothing_waits_for_it(harm
     assert_sound(job)
 
 
-def test_a_file_that_vanished_has_no_place_in_the_table_until_it_returns(job: Job) -> None:
-    for name in (b"a.json", b"b.json", b"c.json"):
-        add(job, name)
-    r3po("build", cwd=job.folder)
-    (job.source / "b.json").unlink()
-    assert "1 deleted" in job.run().err
-    assert len(job.rows()) == 2
-    add(job, b"b.json")
-    assert job.run().code == 0
-    assert len(job.rows()) == 3
-    assert_sound(job)
-
-
 CHANGES: dict[str, Callable[[Path], object]] = {
     "changed": lambda path: path.write_bytes(b"else"),
     "grown": lambda path: path.write_bytes(b"something else"),
@@ -370,16 +357,6 @@ def test_a_folder_that_may_not_be_read_is_refused_by_name(job: Job) -> None:
 
 
 # Sizes
-
-
-@pytest.mark.parametrize("with_folders", [False, True])
-def test_an_empty_tree_is_refused(with_folders: bool, job: Job) -> None:
-    if with_folders:
-        (job.source / "a" / "b").mkdir(parents=True)
-    for command in (("build",), ("run", "--engine", "serial")):
-        assert_refused(r3po(*command, cwd=job.folder), 'ends with ".json"', "the folder is empty")
-    add(job, b"a.json")
-    assert job.run().code == 0
 
 
 @pytest.mark.parametrize("input_", ["path", "bytes"])

@@ -137,19 +137,6 @@ def test_the_worst_fails_its_own_file_wherever_it_comes(wanted: Wanted, new_job:
     assert list(problems_of(job)) == []
 
 
-def test_a_text_of_a_hundred_megabytes_is_a_value_like_any_other(jobs_folder: Path) -> None:
-    function = """\
-def double(filepath):
-    return {"n": int(filepath[-8:-5]), "text": "\\u00e9" * 50_000_000 if filepath.endswith("001.json") else "short"}
-"""
-    job = make_job(jobs_folder / "job", 3, function)
-    assert job.run().code == 0
-    assert checker.check_job(job.working_dir, job.output) == []
-    table = pq.read_table(job.output / "parquet" / "part-00000.parquet")
-    assert [len(text.as_py()) for text in table["text"]] == [5, 50_000_000, 5]
-    assert compare_parts(job.output) == []
-
-
 # The script that compares
 
 

@@ -32,7 +32,7 @@ from r3po.table.columns import Column, Columns, ColumnSettings, columns_of
 from r3po.table.nested import decode, show
 from r3po.table.values import NULL, BadRowError, Nested, plain_value
 from shards import Shard, make_shard
-from value_table import CET, COLUMNS, NOON, REFUSED, VALUES, same
+from value_table import COLUMNS, REFUSED, VALUES, same
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -463,31 +463,6 @@ def test_5000_columns_go_through(tmp_path: Path) -> None:
     table = shard.parquet(shard.stage())
     assert table.num_columns == 5_000
     assert table["c4999"].to_pylist() == [4_999] * 2
-
-
-@pytest.mark.parametrize(
-    ("first", "value", "why"),
-    [
-        (1, True, "expected number, found bool True"),
-        (True, 1, "expected bool, found number 1"),
-        (NOON, NOON.replace(tzinfo=CET), "expected timestamp, found timestamp_utc"),
-        (1, "a", "expected number, found text 'a'"),
-        ([1], {"a": 1}, "expected list, found dict"),
-    ],
-)
-def test_a_value_of_another_kind_than_its_column_is_its_files_failure(
-    tmp_path: Path, first: Any, value: Any, why: str
-) -> None:
-    shard = make_shard(tmp_path, 2, columns=columns_of({"x": first}))
-    shard.write({0: (first,), 1: (value,)})
-    (failed,) = tables.failures_of(read_outcomes(shard.folders, shard.stage()))
-    assert why in failed["message"]
-
-
-@pytest.mark.parametrize("row", [{}, {1: "a"}, {"\ud800": 1}, {None: 1}], ids=repr)
-def test_rows_without_text_for_keys_are_none(row: Any) -> None:
-    with pytest.raises(BadRowError):
-        ColumnSettings().first(row)
 
 
 def test_ints_beyond_2_53_beside_floats_are_marked_whatever_the_order() -> None:

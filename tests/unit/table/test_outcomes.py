@@ -604,27 +604,6 @@ def test_a_schema_survives_as_text() -> None:
     assert schemas.schema_for_people(pa.schema([("n", pa.int64()), ("t", pa.null())])) == {"n": "int64", "t": "null"}
 
 
-def test_columns_that_became_text_by_conflict_are_named() -> None:
-    def schema(*types: Any) -> Any:
-        return pa.schema(zip("abcd", types, strict=True))
-
-    columns = Columns(tuple(Column(name, NULL) for name in "abcd"))
-    one = schema(pa.int64(), pa.string(), pa.int64(), pa.null())
-    two = schema(pa.float64(), pa.null(), pa.string(), pa.string())
-    assert schemas.mixed_columns(schemas.join_schemas([one, two]), columns) == ["c"]
-    assert schemas.mixed_columns(schemas.join_schemas([one, one]), columns) == []
-
-
-def test_columns_whose_ints_are_rounded_are_named() -> None:
-    big, columns = (1 << 53) + 1, columns_named("number", "list", "dict", "number", "number")
-    rows = [(big, [big], {"a": big, "b": 0.5}, big, 1 << 60), (0.5, [0.5], {"a": 1, "b": 1}, 7, 0.5)]
-    for ordered in (rows, rows[::-1]):
-        joined = schemas.own_schema(table := rows_table(ordered, columns), all_of(table), columns)
-        assert schemas.rounded_columns(joined, columns) == ["c0", "c1"]
-        apart = [schemas.own_schema(t := rows_table([row], columns), all_of(t), columns) for row in ordered]
-        assert schemas.rounded_columns(schemas.join_schemas(apart), columns) == ["c0", "c1"]
-
-
 # Values in parts
 
 TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]) | st.sampled_from("\",\r\n\x00'\\;\t \ufeff"))
