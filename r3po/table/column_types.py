@@ -38,10 +38,10 @@ _DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 _LIST = re.compile(r"list<(.*)>", re.DOTALL)
 
 MOST_DIGITS = 38
-"""Of a decimal: of longer ones polars reads none, and DuckDB makes floats."""
+"""Most digits of a decimal: polars reads none that are longer, and DuckDB makes floats of them."""
 
 _MOST_DEPTH = 8
-"""Of list<list<...>>; nobody means more."""
+"""Most levels of list<list<...>>."""
 
 
 @dataclass(frozen=True, slots=True)

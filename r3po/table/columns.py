@@ -2,7 +2,7 @@
 
 A column has a *family* for life (number, text, ...), set by the first row; a value of another family is the failure of
 its file. Within a family a value has a *variant*, its own exact type (int or float); outcomes keep the variant of every
-value, so that the join of a column's types can be made, and made anew, at any time.
+value, so that the join of a column's types can be made again at any time.
 
     family      variants
     number      int (64 bit), float
@@ -22,7 +22,7 @@ config says is a `ColumnSettings`. What is on disk (names, order, families) neve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -67,6 +67,11 @@ class Columns:
     """Numbers of the columns that parts show, in their order. None: all, as they are."""
     source: str | None = None
     """The column before all these, for each row's path."""
+
+    @property
+    def in_parts(self) -> Sequence[int]:
+        """Numbers of the columns that parts show, in their order."""
+        return range(len(self.items)) if self.shown is None else self.shown
 
     @cached_property
     def names(self) -> tuple[str, ...]:

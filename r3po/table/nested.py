@@ -17,11 +17,11 @@ from typing import Any
 import orjson
 
 MOST_DEPTH = 254
-"""Levels of lists and dicts; orjson has no more."""
+"""Most levels of lists and dicts; orjson has no more."""
 
 _SIGN = "$"
 _MARK = '"$'
-"""Text without it holds JSON and nothing else."""
+"""What marks a value that JSON does not have; text without this mark is plain JSON."""
 _FLOAT = '"$":["float",'
 
 _EASY = frozenset((str, bool, type(None)))

@@ -1,10 +1,10 @@
-"""Outcomes as Arrow tables, and the predicate that chooses among them. Pyarrow's other door is `parts`.
+"""Outcomes as Arrow tables: made of batches, written, read, joined and counted.
 
 An *outcome table* has one line an outcome. The fixed columns are `FIXED`; the values of row number i of the job's
 columns lie in `<i>.<variant>`, one Arrow column a variant that occurs, null elsewhere: so an int stays an int beside a
-float, and the join of the types can be made anew whenever the rows change. FORMAT.md, "Outcomes", has the table.
+float, and the join of the types can be made again whenever the rows change. FORMAT.md, "Outcomes", has the table.
 
-Tables go in and out as opaque values; other rooms keep the `Table` alias and never look inside.
+Tables go in and out as opaque values; other packages keep the `Table` alias and never look inside.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ VARIANT_TYPES: dict[str, Any] = {
 AS_TEXT = ("decimal", "list", "dict")
 
 _MOST_STRETCHES = 256
+"""Rows in more stretches than this are copied one by one, unless the table has `_TAKE_BYTES` or more."""
 _TAKE_BYTES = 1 << 30
-"""Rows in more stretches than this are copied one by one, unless the table is too large for it."""
 
 _FAST: dict[str, dict[type, str]] = {
     "number": {int: "int", float: "float"},
@@ -73,7 +73,7 @@ _FAST_TYPES: dict[str, dict[type, str]] = {
     "bool": {bool: "bool"},
     "binary": {bytes: "bytes"},
 }
-"""The same for types that `columns:` gives, which hold any value of their Python type."""
+"""Types of `columns:` that hold every value of their Python type: Arrow takes these without a look at each, too."""
 
 FIXED = pa.schema(
     [
@@ -236,7 +236,19 @@ def gather(values: Any, indices: Indices) -> Any:
     return pa.chunked_array([chunk for piece in slices for chunk in piece.chunks], values.type)
 
 
+def int32_array(values: Sequence[int]) -> Any:
+    """Return ints as an Arrow array."""
+    # From a buffer: pa.array would import pandas, where it is installed, and `status` has no use for that.
+    return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(machine.array("i", values))])
+
+
+def one_chunk(values: Any) -> Any:
+    """Return a chunked column as one array."""
+    return pa.concat_arrays(values.chunks) if values.num_chunks else pa.nulls(0, values.type)
+
+
 def variants_in(table: Table, i: int) -> list[str]:
+    """Return the variants that occur in column number `i` of the job."""
     # Asked by name: a list of all names, for each of 5,000 columns, would be slow.
     return [variant for variant in VARIANT_TYPES if table.schema.get_field_index(f"{i}.{variant}") >= 0]
 
@@ -410,18 +422,6 @@ def _stored(value: Any, variant: str) -> Any:
     if isinstance(value, Nested):
         return value.text
     return str(value) if variant == "decimal" else value
-
-
-# Private functions: the predicate
-
-
-def _int32_array(values: Sequence[int]) -> Any:
-    # From a buffer: pa.array would import pandas, where it is installed, and `status` has no use for that.
-    return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(machine.array("i", values))])
-
-
-def _one_chunk(values: Any) -> Any:
-    return pa.concat_arrays(values.chunks) if values.num_chunks else pa.nulls(0, values.type)
 
 
 def _counts(values: Any) -> dict[str, int]:

@@ -27,10 +27,11 @@ from r3po.table.outcomes import (
     Schema,
     Table,
     gather,
+    one_chunk,
     outcome_groups,
     variants_in,
 )
-from r3po.table.schema import _decode, _places, _shown
+from r3po.table.schema import plain_values
 
 PARQUET_MAKER = f"parquet-cpp-arrow version {pa.cpp_version}"
 """How this pyarrow signs the Parquet files that it writes."""
@@ -47,8 +48,8 @@ def shown_table(table: Table, columns: Columns, paths: Sequence[str]) -> Table:
     names = [name for name in table.column_names if name in FIXED.names]
     shown = {name: table[name] for name in names}
     if columns.source is not None:
-        shown["0.text"] = pa.chunked_array([pa.array(paths, pa.string()).take(_places(table))])
-    for number, i in enumerate(_shown(columns), start=columns.source is not None):
+        shown["0.text"] = pa.chunked_array([pa.array(paths, pa.string()).take(one_chunk(table["place"]))])
+    for number, i in enumerate(columns.in_parts, start=columns.source is not None):
         shown.update((f"{number}.{variant}", table[f"{i}.{variant}"]) for variant in variants_in(table, i))
     return pa.table(shown)
 
@@ -172,7 +173,7 @@ class CsvPart:
         """Do nothing: each write went to the sink whole."""
 
     def abandon(self) -> None:
-        """Do nothing, for the same reason."""
+        """Do nothing: what was written is complete."""
 
     def _write_only_column(self, part: Table) -> None:
         """Write None as `""`, as Python's csv module does: of one column, an empty field would be an empty line."""
@@ -249,7 +250,7 @@ def _convert(values: Any, variant: str, target: Any) -> Any:
         return pa.chunked_array([pa.nulls(len(values), target)])
     if variant in AS_TEXT:
         if target != pa.string():
-            return pa.chunked_array([_as_type(_decode(values, variant), target)])
+            return pa.chunked_array([_as_type(plain_values(values, variant), target)])
         return values if variant == "decimal" else _shown_texts(values)
     if variant == "int" and pa.types.is_decimal(target):
         return values.cast(pa.decimal128(19, 0)).cast(target)
@@ -275,7 +276,7 @@ def _as_type(values: list[Any], target: Any) -> Any:
 
 
 def _fitted(value: Any, target: Any) -> Any:
-    """Return a plain value as the Python value that Arrow takes for `target`."""
+    """Return a plain value as the Python value that Arrow takes for the type `target`."""
     if value is None:
         return None
     if pa.types.is_list(target):

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r3po.table.outcomes import Indices, Table, _int32_array, _one_chunk
+from r3po.table.outcomes import Indices, Table, int32_array, one_chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class CountingRules:
     redo_since: int
     retry_since: int
     fingerprint: str | None = None
-    """In a run: that of today's function, which a failure must carry to count. None: any."""
+    """Fingerprint of today's function, which a failure must carry to count in a run. None: any."""
     keeps_deleted: bool = False
     """`on_deleted: keep`: the row of a file that was deleted counts. Its failure never does."""
 
@@ -52,7 +52,7 @@ def choose(candidates: Table, needed_builds: Sequence[int], rules: CountingRules
         keys,
         sort_keys=[("place", "ascending"), ("build", "descending"), ("is_row", "descending"), ("attempt", "ascending")],
     )
-    sorted_places = _one_chunk(pc.take(keys["place"], order))
+    sorted_places = one_chunk(pc.take(keys["place"], order))
     if len(sorted_places) > 1:
         is_first = pc.not_equal(sorted_places.slice(1), sorted_places.slice(0, len(sorted_places) - 1))
         is_first = pa.concat_arrays([pa.repeat(pa.scalar(True), 1), is_first])
@@ -85,19 +85,20 @@ def _counts_alone(candidates: Table, needed_builds: Sequence[int], rules: Counti
     is_row = candidates["is_row"]
     counts = pc.and_(_is_recent(candidates, needed_builds, rules), pc.or_(is_row, _failure_counts(candidates, rules)))
     if min(needed_builds) < 0:
-        is_present = pc.greater_equal(pc.take(_int32_array(needed_builds), candidates["place"]), 0)
+        is_present = pc.greater_equal(pc.take(int32_array(needed_builds), candidates["place"]), 0)
         counts = pc.and_(counts, pc.or_(is_present, is_row) if rules.keeps_deleted else is_present)
     return counts
 
 
 def _is_recent(candidates: Table, needed_builds: Sequence[int], rules: CountingRules) -> Any:
     """Return for each candidate whether it is of the file's present content, and not of before a redo."""
-    needed = pc.abs(pc.take(_int32_array(needed_builds), candidates["place"]))
+    needed = pc.abs(pc.take(int32_array(needed_builds), candidates["place"]))
     needed = pc.max_element_wise(needed, pa.scalar(rules.redo_since, pa.int32()))
     return pc.greater_equal(candidates["build"], needed)
 
 
 def _failure_counts(candidates: Table, rules: CountingRules) -> Any:
+    """Return for each candidate whether it would count as a failure: recent enough, and made by today's function."""
     counts = pc.greater_equal(candidates["build"], pa.scalar(rules.retry_since, pa.int32()))
     if rules.fingerprint is not None:
         counts = pc.and_(counts, pc.equal(candidates["fingerprint"], rules.fingerprint))

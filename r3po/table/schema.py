@@ -29,20 +29,16 @@ from r3po.table.values import family_of
 from r3po.text import shorten
 
 MOST_FIELDS = 1_000
-"""Keys of the dicts of one column, at all levels together; a column with more is JSON text."""
-
+"""Most keys of the dicts of one column, at all levels together; a column with more is JSON text."""
 
 INEXACT = pa.uint64()
-"""In the join: ints of which some have no equal float."""
-
+"""Type in the join of ints of which some have no equal float."""
 
 ROUNDED = pa.float32()
-"""In the join: floats beside such ints, which parts round."""
-
+"""Type in the join of floats beside `INEXACT` ints, which parts round."""
 
 MIXED = pa.large_string()
-"""In the join: text for want of a type that holds all values; it absorbs every other type."""
-
+"""Type in the join of values that no type holds: text in the parts. It absorbs every other type."""
 
 _DEEPEST = 40
 """A column whose lists and dicts are nested deeper is JSON text: Parquet readers give up at about 100 levels of their
@@ -70,7 +66,7 @@ def join_schemas(schemas: Sequence[Schema]) -> Schema:
 def part_schema(joined: Schema, columns: Columns) -> Schema:
     """Return the names and types that parts have: those that the job shows, pinned or as the join says."""
     fields = [] if columns.source is None else [(columns.source, pa.string())]
-    for i in _shown(columns):
+    for i in columns.in_parts:
         column = columns.items[i]
         pinned = None if column.column_type is None else _arrow_type_of(column.column_type)
         fields.append((column.name, pinned or _part_type(joined.field(i).type)))
@@ -78,6 +74,7 @@ def part_schema(joined: Schema, columns: Columns) -> Schema:
 
 
 def schema_to_text(schema: Schema) -> str:
+    """Return a schema as base64, which JSON can hold; `schema_from_text` reads it."""
     return base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
 
 
@@ -86,17 +83,18 @@ def schema_from_text(text: str) -> Schema:
 
 
 def schema_for_people(schema: Schema) -> dict[str, str]:
+    """Return the types by the names of their columns, as Arrow prints them."""
     return {f.name: str(f.type) for f in schema}
 
 
 def mixed_columns(joined: Schema, columns: Columns) -> list[str]:
     """Return the columns of the parts that are text because their values have no type in common."""
-    return [columns.names[i] for i in _shown(columns) if joined.field(i).type == MIXED]
+    return [columns.names[i] for i in columns.in_parts if joined.field(i).type == MIXED]
 
 
 def rounded_columns(joined: Schema, columns: Columns) -> list[str]:
     """Return the columns of the parts in which an int is rounded, since there are floats beside it."""
-    return [columns.names[i] for i in _shown(columns) if _is_rounded(joined.field(i).type)]
+    return [columns.names[i] for i in columns.in_parts if _is_rounded(joined.field(i).type)]
 
 
 def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType) -> tuple[int, str] | None:
@@ -106,7 +104,7 @@ def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType
             values = gather(table[f"{i}.{variant}"], group)
             if values.null_count == len(values) or _fit_all(values, variant, column_type):
                 continue
-            plain = _decode(values, variant) if variant in AS_TEXT else values.to_pylist()
+            plain = plain_values(values, variant) if variant in AS_TEXT else values.to_pylist()
             for number, value in enumerate(plain):
                 why = why_unfit(value, column_type)
                 if why is not None:
@@ -131,12 +129,14 @@ def surely_fits(type_: Any, column_type: ColumnType) -> bool:
         return False
 
 
+def plain_values(texts: Any, variant: str) -> list[Any]:
+    """Return decimals, lists or dicts from the text that outcomes keep of them."""
+    read = Decimal if variant == "decimal" else decode
+    return [None if text is None else read(text) for text in texts.to_pylist()]
+
+
 class _MixedError(Exception):
     """Values have no type in common, or none that parts can have."""
-
-
-def _shown(columns: Columns) -> Sequence[int]:
-    return range(len(columns.items)) if columns.shown is None else columns.shown
 
 
 def _own_type(table: Table, groups: Sequence[Indices], i: int) -> Any:
@@ -171,7 +171,7 @@ def _decoded_type(texts: Any, groups: Sequence[Indices], variant: str) -> Any:
     shape = _Shape([0], 0)
     try:
         for group in groups:  # one at a time: what is decoded takes many times the room of its text
-            shape.add(_decode(gather(texts, group), variant))
+            shape.add(plain_values(gather(texts, group), variant))
         return shape.type
     except _MixedError:
         return MIXED
@@ -366,12 +366,6 @@ _PINNED: dict[str, Any] = {
 }
 
 
-def _decode(texts: Any, variant: str) -> list[Any]:
-    """Return decimals, lists or dicts from their text."""
-    read = Decimal if variant == "decimal" else decode
-    return [None if text is None else read(text) for text in texts.to_pylist()]
-
-
 def _fit_all(values: Any, variant: str, column_type: ColumnType) -> bool:
     """Whether it is clear without a look at each value that they fit."""
     if variant == "int" and column_type.family == "number" and not column_type.kind.startswith("float"):
@@ -393,7 +387,3 @@ _WHOLE = {
     "time": ("time",),
 }
 """Types that hold every value of a variant."""
-
-
-def _places(table: Table) -> Any:
-    return pa.concat_arrays(table["place"].chunks) if table["place"].num_chunks else pa.nulls(0, pa.int32())

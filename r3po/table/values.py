@@ -198,7 +198,7 @@ def _pinned(value: Any, name: str, column_type: ColumnType) -> Any:
 
 
 def _bare(value: Any) -> Any:
-    """Return a value whose insides do not matter as one of the type that it is."""
+    """Return a list or dict emptied, and any other value as it is: enough to check the type of a bare list or dict."""
     return ([] if value.variant == "list" else {}) if type(value) is Nested else value
 
 
@@ -215,7 +215,7 @@ def _message_of(error: BaseException) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a plain value in short."""
+    """Return a plain value as text for a message, shortened."""
     try:
         return shorten(repr(value))
     except ValueError:  # Python gives no more than 4,300 digits of an int

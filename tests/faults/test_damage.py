@@ -12,7 +12,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import checker
+from damages import DAMAGES
 from jobs import Ended, Job, make_job, r3po, run_process, run_python, snapshot
 from r3po.run import session
 
@@ -85,37 +86,6 @@ TARGETS: dict[str, str] = {
     "claim": "out/.r3po.json",
 }
 PARTS = ("csv part", "parquet part", "staged part")
-
-Damage = Callable[[bytes, random.Random], bytes]
-
-
-def truncated(content: bytes, drawn: random.Random) -> bytes:
-    return content[: drawn.randrange(1, len(content))]
-
-
-def flipped(content: bytes, drawn: random.Random) -> bytes:
-    changed = bytearray(content)
-    for bit in drawn.sample(range(8 * len(content)), drawn.choice((1, 1, 2, 8))):
-        changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
-
-
-def torn(content: bytes, drawn: random.Random) -> bytes:
-    """Leave a stretch of zeros, as a disk does that lost a block."""
-    start = drawn.randrange(len(content))
-    stop = min(len(content), start + drawn.choice((1, 16, 512)))
-    return content[:start] + bytes(stop - start) + content[stop:]
-
-
-DAMAGES: dict[str, Damage] = {
-    "truncated": truncated,
-    "flipped": flipped,
-    "torn": torn,
-    "garbage": lambda content, drawn: drawn.randbytes(drawn.choice((1, 100, len(content)))),
-    "longer": lambda content, drawn: content + drawn.randbytes(drawn.choice((1, 8, 5000))),
-    "zeros": lambda content, drawn: bytes(len(content)),
-    "emptied": lambda content, drawn: b"",
-}
 
 
 # The job in its three states

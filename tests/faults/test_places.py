@@ -182,30 +182,17 @@ def test_a_disk_that_fills_up_stops_the_run_until_there_is_room(
 ) -> None:
     place = mount(options)
     job = troubled_job(tmp_path / "job", does, place, **{key: str(place / "folder")})
-    assert_stopped(job.run(), "No space left on device", "run again")
+    assert_stopped(job.run(), "No space left on device", "run again", *([str(place)] if does == "fill" else []))
     again = job.run("--no-build")
     assert again.code in (2, 3), again.err
     assert_told(again, str(place))
+    assert again.code == 2 or "make room" in again.err
     calm_down(job)
     if (place / filler).is_dir():
         shutil.rmtree(place / filler)
     else:
         (place / filler).unlink()
     assert_finishes_at(job, place / "folder", key)
-
-
-@pytest.mark.parametrize("key", PLACES)
-def test_a_disk_that_fills_up_is_named(key: str, mount: Mount, tmp_path: Path) -> None:
-    place = mount("size=40m")
-    job = troubled_job(tmp_path / "job", "fill", place, **{key: str(place / "folder")})
-    assert_stopped(job.run(), str(place))
-
-
-def test_an_output_folder_that_can_hold_no_more_files_is_to_be_given_room(mount: Mount, tmp_path: Path) -> None:
-    place = mount("size=40m,nr_inodes=500")
-    job = troubled_job(tmp_path / "job", "use_up_names", place, output_path=str(place / "folder"))
-    assert_stopped(job.run(), "No space left on device")
-    assert_stopped(job.run(), str(place), "make room")
 
 
 def assert_finishes_at(job: Job, folder: Path, key: str) -> None:
@@ -428,23 +415,6 @@ def test_a_function_that_is_edited_between_runs_tries_failures_again_and_keeps_r
     ]
     assert job.parts()["csv/part-00002.csv"] == kept
     assert checker.check_job(job.working_dir, job.output) == []
-
-
-def test_a_manifest_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
-    job = troubled_job(tmp_path / "job", "stop")
-    assert job.run().code == 143
-    manifest = job.working_dir / "manifest.json"
-    good = manifest.read_bytes()
-    manifest.write_bytes(good.replace(b'"format": 3', b'"format": 4', 1))
-    assert manifest.read_bytes() != good
-    before = job.parts()
-    for command in (("run", "--engine", "serial"), ("build",), ("status",)):
-        ended = r3po(*command, cwd=job.folder)
-        assert ended.code == 2
-        assert_told(ended, str(manifest), "format 3 is newer", "upgrade r3po")
-    assert job.parts() == before
-    manifest.write_bytes(good)
-    assert_goes_on(job)
 
 
 # Errors that are nobody's fault

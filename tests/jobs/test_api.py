@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import functools
 import inspect
 import io
@@ -21,6 +23,7 @@ import r3po
 import r3po.jobbuilder
 import r3po.jobrunner
 from jobs import DOUBLE, PICKY, Job, as_new_process, doubled, make_job, run_python, snapshot, wait_until
+from odd_names import NAMES
 
 FIELDS = ["run_id", "job_name", "files", "done", "failed", "pending", "rows", "seconds", "output"]
 
@@ -98,11 +101,6 @@ def test_run_jobs_builds_what_is_new_by_itself(job: Job) -> None:
     assert job.rows() == doubled(*range(7))
 
 
-def test_run_jobs_without_f_takes_the_configs(job: Job) -> None:
-    assert run(job).done == 6
-    assert job.rows() == doubled(*range(6))
-
-
 def test_run_jobs_takes_a_function_by_name_relative_to_the_config(job: Job) -> None:
     (job.folder / "triple.py").write_text(DOUBLE.replace("2 * n", "3 * n"))
     run(job, function="triple.py:double")
@@ -115,11 +113,7 @@ def test_reset_all_errors_says_how_many_and_lets_them_be_tried(failing: Job) -> 
     assert r3po.reset_all_errors(failing.config) == 2
     assert r3po.reset_all_errors(str(failing.config)) in (0, 2)
     assert [failure["attempts"] for failure in run(failing).failures()] == [2, 2]
-
-
-def test_retry_failed_tries_them_at_once(failing: Job) -> None:
-    run(failing)
-    assert [failure["attempts"] for failure in run(failing, retry_failed=True).failures()] == [2, 2]
+    assert [failure["attempts"] for failure in run(failing, retry_failed=True).failures()] == [3, 3]
 
 
 def test_reset_all_tracking_says_how_many_parts_it_removed(job: Job) -> None:
@@ -140,6 +134,9 @@ def test_the_result_has_the_fields_of_the_contract(failing: Job) -> None:
     assert [getattr(result, name) for name in FIELDS] == [result.to_json()[name] for name in FIELDS]
     assert (result.files, result.done, result.failed, result.pending, result.rows) == (6, 4, 2, 0, 4)
     assert (result.job_name, result.output) == ("doubles", str(failing.output))
+    assert [failure["path"] for failure in result.failures()] == ["002.json", "003.json"]
+    assert result.failures() == failing.failures()
+    assert re.fullmatch(r"RunResult\(run_id='[^']+', .*output='[^']+'\)", repr(result))
     assert result.seconds > 0
 
 
@@ -158,16 +155,6 @@ def test_the_data_frame_of_a_job_without_rows_says_why(job: Job) -> None:
     pytest.importorskip("pandas")
     with pytest.raises(FileNotFoundError, match="no part"):
         run(job, always_fails).to_pandas()
-
-
-def test_the_result_lists_its_failures(failing: Job) -> None:
-    failures = run(failing).failures()
-    assert [failure["path"] for failure in failures] == ["002.json", "003.json"]
-    assert failures == failing.failures()
-
-
-def test_the_results_repr_is_one_short_line(job: Job) -> None:
-    assert re.fullmatch(r"RunResult\(run_id='[^']+', .*output='[^']+'\)", repr(run(job)))
 
 
 # Words and silence
@@ -299,13 +286,15 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("kind", FUNCTIONS)
-def test_f_may_be_any_callable(job: Job, kind: str) -> None:
-    assert run(job, FUNCTIONS[kind]).done == 6
-    assert job.rows() == doubled(*range(6))
-    fingerprints = job.status()["functions"]
-    assert list(fingerprints.values()) == [6]
-    assert run(job, FUNCTIONS[kind], retry_failed=True).done == 6, "nothing of it is done again"
-    assert job.status()["functions"] == fingerprints
+def test_f_may_be_any_callable(jobs_folder: Path, kind: str) -> None:
+    with as_new_process(jobs_folder):
+        job = make_job(jobs_folder)
+        assert run(job, FUNCTIONS[kind]).done == 6
+        assert job.rows() == doubled(*range(6))
+        fingerprints = job.status()["functions"]
+        assert list(fingerprints.values()) == [6]
+        assert run(job, FUNCTIONS[kind], retry_failed=True).done == 6, "nothing of it is done again"
+        assert job.status()["functions"] == fingerprints
 
 
 def test_f_may_take_the_bytes_instead(job: Job) -> None:
@@ -376,18 +365,7 @@ def test_a_script_without_a_main_guard_is_executed_once(tmp_path: Path, engine: 
     assert job.rows() == doubled(*range(6))
 
 
-def test_a_script_that_returns_failures_warns_once_on_stderr(tmp_path: Path) -> None:
-    job = make_job(tmp_path)
-    job.write_config(function=None)
-    text = SCRIPT.replace("import beside\n", "").replace("beside.twice(n)", "1 // (n - 2)")
-    (tmp_path / "main.py").write_text(text)
-    ended = run_python("main.py", "serial", cwd=job.folder)
-    assert (ended.code, ended.out) == (0, "5\n")
-    assert ended.err.count("\n") == 1
-    assert "1 of 6 files failed" in ended.err
-
-
-def test_the_script_and_the_command_agree_on_what_f_is(tmp_path: Path) -> None:
+def test_the_script_and_the_command_agree_on_what_f_is_and_the_script_warns_once_of_failures(tmp_path: Path) -> None:
     """`python main.py` and `r3po run` with the same function: the second finds nothing to do."""
     job = make_job(tmp_path)
     (tmp_path / "double_it.py").write_text(PICKY.format(bad=[2]))
@@ -395,7 +373,10 @@ def test_the_script_and_the_command_agree_on_what_f_is(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(
         "from double_it import double\nfrom r3po import run_jobs\nrun_jobs('config.yaml', double, engine='serial')\n"
     )
-    assert run_python("main.py", cwd=tmp_path).code == 0
+    ended = run_python("main.py", cwd=tmp_path)
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err.count("\n") == 1
+    assert "1 of 6 files failed" in ended.err
     idle = job.run()
     assert "Nothing to do: 5 of 6 files have a row, 1 failed" in idle.err
 
@@ -405,48 +386,39 @@ def test_the_script_and_the_command_agree_on_what_f_is(tmp_path: Path) -> None:
 HEAVY = ("ray", "pandas", "pyarrow", "numpy", "rich", "pydantic", "yaml", "typer")
 
 
-def loaded_by(code: str, cwd: Path) -> set[str]:
-    ended = run_python("-c", f"{code}\nimport sys\nprint('LOADED', *sys.modules)", cwd=cwd)
+def loaded_by(code: str, cwd: Path) -> list[set[str]]:
+    """Return what was loaded at each `loaded()` of the code, and at its end."""
+    tell = "import sys\ndef loaded(): print('LOADED', *sys.modules)"
+    ended = run_python("-c", f"{tell}\n{code}\nloaded()", cwd=cwd)
     assert ended.code == 0, ended.err
-    return set(ended.out.rpartition("LOADED")[2].split()) & set(HEAVY)
+    return [set(line.split()) & set(HEAVY) for line in ended.out.splitlines() if line.startswith("LOADED")]
 
 
 def test_importing_r3po_loads_nothing_heavy(tmp_path: Path) -> None:
-    assert loaded_by("import r3po", tmp_path) == set()
+    code = "import r3po\nloaded()\nfrom r3po import R3poError, RunStoppedError"
+    assert loaded_by(code, tmp_path) == [set(), set()]
 
 
-def test_the_errors_alone_load_nothing_heavy(tmp_path: Path) -> None:
-    assert loaded_by("from r3po import R3poError, RunStoppedError", tmp_path) == set()
+COMMAND = """
+def command(*arguments):
+    sys.argv = ["r3po", *arguments]
+    r3po.cli.app.run_command()
+    loaded()
+"""
 
 
-@pytest.mark.parametrize(
-    ("command", "n_files"),
-    [
-        ("status", 6),
-        ("errors", 6),
-        ("status", 120),
-        ("errors", 120),
-    ],
-    ids=["status", "errors", "status of a stopped job", "errors of a stopped job"],
-)
-def test_reading_commands_load_neither_ray_nor_pandas(tmp_path: Path, command: str, n_files: int) -> None:
-    pytest.importorskip("pandas")
-    job = make_job(tmp_path, n_files, "def double(filepath):\n    raise RuntimeError('always')\n")
-    assert job.run().code == (1 if n_files == 6 else 3)
-    code = (
-        f"import sys, r3po.cli.app\nsys.argv = ['r3po', {command!r}]\ntry: r3po.cli.app.main()\nexcept SystemExit: pass"
-    )
-    assert loaded_by(code, job.folder) & {"ray", "pandas"} == set()
-
-
-def test_build_and_an_idle_run_load_neither_ray_nor_pandas(job: Job) -> None:
-    code = "import r3po\nr3po.build_jobs('config.yaml')"
-    assert loaded_by(code, job.folder) & {"ray", "pandas"} == set()
+def test_neither_reading_commands_nor_a_build_nor_an_idle_run_load_ray_or_pandas(job: Job) -> None:
+    stopped = make_job(job.folder / "stopped", 120, "def double(filepath):\n    raise RuntimeError('always')\n")
+    assert stopped.run().code == 3
     for path in job.source.iterdir():
         os.utime(path, (1_600_000_000, 1_600_000_000))  # young files are hashed once more
     run(job)
-    idle = "import sys, r3po.cli.app\nsys.argv = ['r3po', 'run']\ntry: r3po.cli.app.main()\nexcept SystemExit: pass"
-    assert loaded_by(idle, job.folder) & {"ray", "pandas"} == set()
+    code = f"import os, r3po.cli.app\n{COMMAND}\nr3po.build_jobs('config.yaml')\nloaded()\ncommand('run')"
+    for folder in (job.folder, stopped.folder):
+        code += f"\nos.chdir({str(folder)!r})\ncommand('status')\ncommand('errors')"
+    found = loaded_by(code, job.folder)
+    assert len(found) == 7
+    assert all(heavy & {"ray", "pandas"} == set() for heavy in found)
 
 
 @pytest.mark.parametrize(
@@ -459,58 +431,33 @@ def test_only_a_process_that_calls_f_may_load_pandas(tmp_path: Path, engine: str
     )
     command = f"sys.argv = ['r3po', 'run', '--engine', '{engine}']"
     code = f"import sys, r3po.cli.app\n{command}\nassert r3po.cli.app.run_command() == 0"
-    assert loaded_by(code, job.folder) & {"ray", "pandas"} == loaded
+    assert loaded_by(code, job.folder)[-1] & {"ray", "pandas"} == loaded
     assert [row["x"] for row in job.rows()] == ["1"] * 6
-
-
-def test_the_serial_engine_never_loads_ray(job: Job) -> None:
-    code = "import r3po\nr3po.run_jobs('config.yaml', engine='serial')"
-    assert "ray" not in loaded_by(code, job.folder)
-    assert job.rows() == doubled(*range(6))
 
 
 # Names are bytes
 
-NAMES = {
-    "not UTF-8": b"caf\xe9.json",
-    "newline": b"one\ntwo.json",
-    "carriage return": b"one\rtwo.json",
-    "quote": b'it\'s "quoted".json',
-    "comma": b"a,b.json",
-    "emoji": "🍎.json".encode(),
-    "255 bytes": b"x" * 250 + b".json",
-    "leading dash": b"-rf.json",
-    "spaces": b" two  spaces .json",
-    "percent and braces": b"%s{n}$HOME.json",
-    "composed": "\u00e9.json".encode(),
-    "decomposed": "e\u0301.json".encode(),
-    "control characters": b"\x01\x1b[2J.json",
-    "only the suffix's letters": b"x.json.json",
-    "lone surrogate as WTF-8": b"\xed\xa0\x80.json",
-    "backslash": rb"caf\xe9.json",
-}
 
-
-def can_be_named(folder: Path, name: bytes) -> bool:
-    try:
-        os.close(os.open(os.fsencode(folder) + b"/" + name, os.O_CREAT | os.O_WRONLY))
-        os.unlink(os.fsencode(folder) + b"/" + name)
-    except OSError:
-        return False
-    return True
+def add_named(job: Job, wanted: Callable[[int], int]) -> list[bytes]:
+    """Add a file of each odd name that this file system knows; `wanted` gives the number in it. Return the names."""
+    added = []
+    for name in sorted(NAMES.values()):
+        if name != NAMES["very deep"]:  # the folder of the test is deep, too
+            path = os.fsencode(job.source) + b"/" + name
+            with contextlib.suppress(OSError):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "w") as file:
+                    file.write(json.dumps({"n": wanted(len(added))}))
+                added.append(name)
+    return added
 
 
 @pytest.mark.parametrize("f", [None, double], ids=["f by name", "f by value"])
 def test_every_name_gives_a_row(tmp_path: Path, f: Callable[..., Any] | None) -> None:
     with as_new_process(tmp_path):
         job = make_job(tmp_path, 0)
-        names = {kind: name for kind, name in NAMES.items() if can_be_named(job.source, name)}
-        deep = os.fsencode(job.source) + b"/caf\xe9 \n folder" if "not UTF-8" in names else os.fsencode(job.source)
-        os.makedirs(deep, exist_ok=True)
-        for n, name in enumerate(sorted(names.values())):
-            Path(os.fsdecode(os.fsencode(job.source) + b"/" + name)).write_text(json.dumps({"n": n}))
-        Path(os.fsdecode(deep + b"/last.json")).write_text(json.dumps({"n": len(names)}))
-        total = len(names) + 1
+        job.add_files()
+        total = len(add_named(job, lambda n: n))
         assert r3po.build_jobs(job.config).count_job_files == total
         result = run(job, f)
         assert (result.done, result.failed) == (total, 0), result.failures()
@@ -520,22 +467,21 @@ def test_every_name_gives_a_row(tmp_path: Path, f: Callable[..., Any] | None) ->
         assert job.parts() == before
 
 
-@pytest.mark.parametrize("kind", NAMES)
-def test_every_name_can_fail(tmp_path: Path, kind: str) -> None:
+def test_every_name_can_fail(tmp_path: Path) -> None:
     with as_new_process(tmp_path):
         job = make_job(tmp_path, 1, PICKY.format(bad=[7]))
-        if not can_be_named(job.source, NAMES[kind]):
-            pytest.skip("this file system has no such names")
-        Path(os.fsdecode(os.fsencode(job.source) + b"/" + NAMES[kind])).write_text('{"n": 7}')
+        names = add_named(job, lambda _: 7)
         result = run(job)
-        assert (result.done, result.failed) == (1, 1)
-        (failure,) = result.failures()
-        assert failure["path"] == NAMES[kind].decode("utf-8", "backslashreplace")
-        assert failure["message"] == "7 is a bad number"
-        failures = (job.output / "failures" / "failures.csv").read_bytes()
-        assert failures.decode("utf-8").startswith("path,error_type,message,where,attempts\n")
+        assert (result.done, result.failed) == (1, len(names))
+        shown = sorted(name.decode("utf-8", "backslashreplace") for name in names)
+        assert sorted(failure["path"] for failure in result.failures()) == shown
+        assert {failure["message"] for failure in result.failures()} == {"7 is a bad number"}
+        with open(job.output / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        assert header == ["path", "error_type", "message", "where", "attempts"]
+        assert sorted(row[0] for row in rows) == shown
         job.write_function(DOUBLE)
-        assert r3po.reset_all_errors(job.config) == 1
+        assert r3po.reset_all_errors(job.config) == len(names)
 
 
 def test_a_name_may_be_written_in_the_config_too(tmp_path: Path) -> None:

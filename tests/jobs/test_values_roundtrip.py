@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import enum
 import itertools
 import json
 import math
@@ -14,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_staging import Shard, make_shard
 
 import compare_parts
 import r3po.storage.durable as storage
@@ -33,6 +31,8 @@ from r3po.table.column_types import parse_column_type, why_unfit
 from r3po.table.columns import Column, Columns, ColumnSettings, columns_of
 from r3po.table.nested import decode, show
 from r3po.table.values import NULL, BadRowError, Nested, plain_value
+from shards import Shard, make_shard
+from value_table import COLUMNS, REFUSED, VALUES, same
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,6 +47,7 @@ SOME = settings(derandomize=True, max_examples=60, deadline=None, suppress_healt
 FEW = settings(SOME, max_examples=25)
 
 BIG = (1 << 53) + 1
+QUOTE = '"'
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 EXACT = st.integers(-(1 << 53), 1 << 53)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('",\r\n\x00$\ufeff'), max_size=8)
@@ -102,27 +103,30 @@ def is_same(value: Any, found: Any) -> bool:
     return type(value) is type(found) and bool(value == found)
 
 
-def stage_shards(folder: Path, shards: Sequence[Sequence[Any]], columns: Columns) -> tuple[Path, Any]:
-    """Stage shards of one column as a job does, with the join of all their types, and put their parts in place.
+def put_in_place(shards: Sequence[Shard]) -> Path:
+    """Stage shards as a job does, with the join of all their types, and publish their parts in the output folder."""
+    made = [(shard, shard.stage(attempt=f"s{shard.ref.shard}")) for shard in shards]
+    joined = schemas.join_schemas([commit.own_schema for _, commit in made])
+    output: Path = shards[0].folders.output_path
+    for kind in ("csv", "parquet"):
+        (output / kind).mkdir(exist_ok=True)
+    for shard, first in made:
+        commit = shard.stage(previous=first, segments=(), schema=joined, attempt=f"again{first.shard}")
+        assert commit.own_schema == first.own_schema
+        publish(shard, commit)
+    return output
 
-    Returns:
-        The output folder, and the join.
-    """
+
+def stage_shards(folder: Path, shards: Sequence[Sequence[Any]], columns: Columns) -> tuple[Path, Any]:
+    """Put the parts of shards of one column in place; return the output folder, and the join of their types."""
     made = []
     for number, values in enumerate(shards):
         shard = make_shard(folder, len(values), shard=number, columns=columns)
         half = len(values) // 2
         shard.write({place: (values[place],) for place in range(half, len(values))})
         shard.write({place: (values[place],) for place in range(half)})
-        made.append((shard, shard.stage(attempt=f"s{number}")))
-    joined = schemas.join_schemas([commit.own_schema for _, commit in made])
-    for kind in ("csv", "parquet"):
-        (folder / "out" / kind).mkdir(exist_ok=True)
-    for shard, first in made:
-        commit = shard.stage(previous=first, segments=(), schema=joined, attempt=f"again{first.shard}")
-        assert commit.own_schema == first.own_schema
-        publish(shard, commit)
-    return folder / "out", joined
+        made.append(shard)
+    return put_in_place(made), schemas.join_schemas([shard.stage().own_schema for shard in made])
 
 
 def publish(shard: Shard, commit: Any) -> None:
@@ -171,9 +175,10 @@ def test_any_values_are_the_same_in_csv_and_parquet(
 @example([math.nan, -math.inf, {"$": math.inf}])
 @example([b"", Decimal("NaN"), dt.time(1)])
 def test_lists_and_dicts_are_kept_exactly_and_shown_as_json(value: Any) -> None:
-    kept = plain_value(value, "x").text
-    assert repr(decode(kept)) == repr(value)
-    shown = json.loads(show(kept))
+    kept = plain_value(value, "x")
+    assert repr(decode(kept.text)) == repr(value)
+    assert plain_value(kept, "x") is kept
+    shown = json.loads(show(kept.text))
     assert isinstance(shown, type(value)) and len(shown) == len(value)
     if isinstance(value, dict):
         assert list(shown) == list(value)
@@ -182,21 +187,6 @@ def test_lists_and_dicts_are_kept_exactly_and_shown_as_json(value: Any) -> None:
 @SOME
 @given(st.lists(st.lists(ANYTHING, max_size=3), min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_the_join_of_types_does_not_depend_on_rows_shards_or_their_order(groups: list[list[Any]], random: Any) -> None:
-    columns = Columns((Column("x", NULL),))
-
-    def own(values: Sequence[Any]) -> Any:
-        batch = tables.OutcomeBatch()
-        for place, value in enumerate(values):
-            batch.places.append(place)
-            batch.sizes.append(0)
-            batch.mtimes_ns.append(0)
-            batch.hashes.append(None)
-            batch.racy.append(False)
-            batch.seconds.append(0.0)
-            batch.rows.append((plain_value(value, "x"),))
-        table = tables.outcome_table(batch, columns)
-        return schemas.own_schema(table, pa.array(range(len(values)), pa.int64()), columns)
-
     values = list(itertools.chain(*groups))
     whole = own(values)
     known = [own(group) for group in groups]
@@ -209,49 +199,82 @@ def test_the_join_of_types_does_not_depend_on_rows_shards_or_their_order(groups:
     assert schemas.join_schemas([schemas.join_schemas(half) for half in halves]) == whole
 
 
-# Readers
+def own(values: Sequence[Any]) -> Any:
+    """Return the types of a shard with these values in one column."""
+    batch = tables.OutcomeBatch()
+    for place, value in enumerate(values):
+        batch.places.append(place)
+        batch.sizes.append(0)
+        batch.mtimes_ns.append(0)
+        batch.hashes.append(None)
+        batch.racy.append(False)
+        batch.seconds.append(0.0)
+        batch.rows.append((plain_value(value, "x"),))
+    columns = Columns((Column("x", NULL),))
+    return schemas.own_schema(tables.outcome_table(batch, columns), pa.array(range(len(values)), pa.int64()), columns)
 
-EVERYTHING: dict[str, list[Any]] = {
-    "int": [1, -(1 << 63), None],
-    "float": [math.nan, math.inf, 0.1],
-    "mixed": [1, 2.5, None],
-    "text": ["a,\r\n\x00", "", None],
-    "bool": [True, None, False],
-    "bytes": [b"\xff\x00", b"", None],
-    "date": [dt.date(2020, 1, 2), None, dt.date(1, 1, 1)],
-    "timestamp": [dt.datetime(2020, 1, 2, 3, 4, 5, 6), None, None],
-    "utc": [dt.datetime(2020, 1, 2, 3, tzinfo=dt.timezone(dt.timedelta(hours=2))), None, None],
-    "time": [dt.time(1, 2, 3, 4), None, None],
-    "decimal": [Decimal("1.50"), None, Decimal(12)],
-    "long_decimal": [Decimal("9" * 39), None, Decimal(1)],
-    "dates": [[dt.date(2020, 1, 2), None], [], None],
-    "dict": [{"a": 1, "when": dt.time(1)}, {"b": [Decimal("0.1")]}, None],
-    "empty": [{}, None, {}],
-    "nothing": [None, None, None],
-    "any": [1, "a", None],
-}
+
+# The table of values, README's "Values"
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of one shard with one row, which has a column for every value that can be stored."""
+    row = {name: value.make() for name, value in VALUES.items()}
+    shard = make_shard(tmp_path_factory.mktemp("job"), 1, columns=columns_of(row))
+    shard.write({0: tuple(row.values())})
+    return put_in_place([shard])
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_has_its_type_and_comes_back_from_both_kinds_of_parts(stored: Path, name: str) -> None:
+    _, _, type_, back, cell = VALUES[name]
+    column = pyarrow.parquet.read_table(stored / "parquet" / "part-00007.parquet", columns=[name])[name]
+    assert str(column.type).replace("element", "item") == type_
+    assert same(column[0].as_py(), back)
+    if cell is not None:
+        header, (row,) = compare_parts.read_csv(stored / "csv" / "part-00007.csv")
+        found = row[header.index(name)]
+        assert (f'"{found.text.replace(QUOTE, 2 * QUOTE)}"' if found.is_quoted else found.text) == cell
+
+
+def test_csv_says_of_every_value_what_parquet_does(stored: Path) -> None:
+    assert compare_parts.compare_parts(stored) == []
+
+
+@pytest.mark.parametrize("first", [None, 1, "a", [1]], ids=repr)
+def test_a_value_that_cannot_be_stored_fails_its_own_file_only(tmp_path: Path, first: Any) -> None:
+    shard = make_shard(tmp_path, 2 * len(REFUSED) + 1, columns=columns_of({"x": first}))
+    rows: list[Any] = [first]
+    for make, _ in REFUSED.values():
+        rows += [make(), None]
+    segment = shard.write({place: (value,) for place, value in enumerate(rows)})
+    assert (segment.n_rows, segment.n_failed) == (len(REFUSED) + 1, len(REFUSED))
+    failures = tables.failures_of(read_outcomes(shard.folders, shard.stage()))
+    assert [failure["place"] for failure in failures] == list(range(1, len(rows), 2))
+    if first is None:
+        told = {failure["place"] // 2: failure["message"] for failure in failures}
+        assert all(told[n] == "" or why in told[n] for n, (_, why) in enumerate(REFUSED.values()))
+
+
+# Readers
 
 
 def many_columns(folder: Path, source: str | None = None) -> Path:
-    """Stage every kind of value in three shards of one row each, and return the output folder."""
-    columns = ColumnSettings(source=source).of(Columns(tuple(Column(name, NULL) for name in EVERYTHING)))
+    """Stage three shards of one row each, whose columns have several values, and return the output folder."""
+    columns = ColumnSettings(source=source).of(Columns(tuple(Column(name, NULL) for name in COLUMNS)))
     made = []
-    for number, row in enumerate(zip(*EVERYTHING.values(), strict=True)):
+    for number, row in enumerate(zip(*(values for _, values in COLUMNS.values()), strict=True)):
         shard = make_shard(folder, 1, shard=number, columns=columns, names=[f"{number}/\udcff.json"])
         shard.write({0: row})
-        made.append((shard, shard.stage(attempt=f"s{number}")))
-    joined = schemas.join_schemas([commit.own_schema for _, commit in made])
-    for kind in ("csv", "parquet"):
-        (folder / "out" / kind).mkdir(exist_ok=True)
-    for shard, first in made:
-        publish(shard, shard.stage(previous=first, segments=(), schema=joined, attempt=f"again{first.shard}"))
-    return folder / "out"
+        made.append(shard)
+    return put_in_place(made)
 
 
 def test_parts_of_all_shards_load_together_in_every_reader(tmp_path: Path) -> None:
     output = many_columns(tmp_path, "file")
     glob = f"{output}/parquet/*.parquet"
-    names = ["file", *EVERYTHING]
+    names = ["file", *COLUMNS]
     paths = [f"{i}/\\xff.json" for i in range(3)]
     arrow = pyarrow.dataset.dataset(output / "parquet").to_table()
     frame = pd.read_parquet(output / "parquet")
@@ -260,7 +283,7 @@ def test_parts_of_all_shards_load_together_in_every_reader(tmp_path: Path) -> No
     assert arrow.column_names == list(frame.columns) == polars.columns == duck.columns == names
     assert arrow["file"].to_pylist() == list(frame["file"]) == polars["file"].to_list() == paths
     rows = duck.fetchall()
-    for name in ("int", "text", "bool", "bytes", "date", "timestamp", "time", "decimal", "dates", "mixed", "any"):
+    for name in COLUMNS.keys() - {"float", "moment with zone", "dict", "list of dicts"}:  # shown in other ways
         expected = arrow[name].to_pylist()
         assert polars[name].to_list() == expected, name
         assert [row[names.index(name)] for row in rows] == expected, name
@@ -269,27 +292,10 @@ def test_parts_of_all_shards_load_together_in_every_reader(tmp_path: Path) -> No
     assert list(csv.columns) == names and list(csv["file"]) == paths
 
 
-def test_every_kind_of_value_has_the_type_that_the_readme_names(tmp_path: Path) -> None:
+def test_a_column_gets_the_join_of_its_values_types(tmp_path: Path) -> None:
     schema = pyarrow.dataset.dataset(many_columns(tmp_path) / "parquet").schema
-    assert {field.name: str(field.type).replace("element", "item") for field in schema} == {
-        "int": "int64",
-        "float": "double",
-        "mixed": "double",
-        "text": "string",
-        "bool": "bool",
-        "bytes": "binary",
-        "date": "date32[day]",
-        "timestamp": "timestamp[us]",
-        "utc": "timestamp[us, tz=UTC]",
-        "time": "time64[us]",
-        "decimal": "decimal128(4, 2)",
-        "long_decimal": "string",
-        "dates": "list<item: date32[day]>",
-        "dict": "struct<a: int64, b: list<item: decimal128(1, 1)>, when: time64[us]>",
-        "empty": "string",
-        "nothing": "null",
-        "any": "string",
-    }
+    found = {field.name: str(field.type).replace("element", "item") for field in schema}
+    assert found == {name: type_ for name, (type_, _) in COLUMNS.items()}
 
 
 # Pinned types
@@ -378,11 +384,11 @@ NUMBERS |= st.sampled_from([math.nan, math.inf, 1e300, 3.4028235677973366e38, 3.
 NUMBERS |= st.sampled_from(
     [Decimal(d) for d in ("0", "-0.0", "0E+9", "0E-9", "1E+2", "99999", "0.999", "1E-400", "NaN")]
 )
-VALUES = NUMBERS | DECIMALS | ANYTHING | st.lists(NUMBERS | DECIMALS) | st.lists(st.lists(NUMBERS, max_size=2))
+PINNABLE = NUMBERS | DECIMALS | ANYTHING | st.lists(NUMBERS | DECIMALS) | st.lists(st.lists(NUMBERS, max_size=2))
 
 
 @SOME
-@given(st.sampled_from(PIN_NAMES), st.lists(VALUES, min_size=1, max_size=12), st.booleans())
+@given(st.sampled_from(PIN_NAMES), st.lists(PINNABLE, min_size=1, max_size=12), st.booleans())
 def test_what_fits_a_type_can_be_written_whether_it_was_pinned_at_first_or_later(
     tmp_path_factory: pytest.TempPathFactory, name: str, values: list[Any], is_later: bool
 ) -> None:
@@ -413,24 +419,11 @@ def test_a_pinned_type_is_written_as_it_is_read(name: str) -> None:
     assert str(parse_column_type(name)) == name
 
 
-# The rules of README's "Values"
+# What is wide, large or of many kinds
 
 
 def types_of(*values: Any) -> Any:
     """Return the type in the parts of a column with these values, each in a shard of its own and all in one."""
-    columns = Columns((Column("x", NULL),))
-
-    def own(items: Sequence[Any]) -> Any:
-        batch = tables.OutcomeBatch()
-        for place, value in enumerate(items):
-            for name, item in (("places", place), ("sizes", 0), ("mtimes_ns", 0), ("hashes", None), ("racy", False)):
-                getattr(batch, name).append(item)
-            batch.seconds.append(0.0)
-            batch.rows.append((plain_value(value, "x"),))
-        return schemas.own_schema(
-            tables.outcome_table(batch, columns), pa.array(range(len(items)), pa.int64()), columns
-        )
-
     joins = [own(order) for order in itertools.permutations(values)]
     joins += [schemas.join_schemas([own([value]) for value in order]) for order in itertools.permutations(values)]
     assert all(join == joins[0] for join in joins)
@@ -470,119 +463,6 @@ def test_5000_columns_go_through(tmp_path: Path) -> None:
     table = shard.parquet(shard.stage())
     assert table.num_columns == 5_000
     assert table["c4999"].to_pylist() == [4_999] * 2
-
-
-class Level(enum.IntEnum):
-    HIGH = 3
-
-
-class Tags(dict[str, Any]):
-    pass
-
-
-NOON = dt.datetime(2020, 1, 2, 12)
-CET = dt.timezone(dt.timedelta(hours=1))
-
-RULES: list[tuple[str, Any, str, Any, str]] = [
-    ("None", None, "null", None, '""'),
-    ("an empty text", "", "string", "", '""'),
-    ("control characters", "a\r\n\x00b", "string", "a\r\n\x00b", '"a\r\n\x00b"'),
-    ("an int", 1 << 62, "int64", 1 << 62, str(1 << 62)),
-    ("a bool", True, "bool", True, "true"),
-    ("NaN", math.nan, "double", math.nan, "nan"),
-    ("inf", -math.inf, "double", -math.inf, "-inf"),
-    ("numpy float32", np.float32(0.1), "double", 0.10000000149011612, "0.10000000149011612"),
-    ("numpy int", np.uint8(3), "int64", 3, "3"),
-    ("Decimal", Decimal("1.50"), "decimal128(3, 2)", Decimal("1.50"), '"1.50"'),
-    ("Decimal of 39 digits", Decimal("9" * 39), "string", "9" * 39, f'"{"9" * 39}"'),
-    ("Decimal NaN", Decimal("NaN"), "string", "NaN", '"NaN"'),
-    ("bytes", b"\xff\x00", "binary", b"\xff\x00", '"/wA="'),
-    ("a date", dt.date(2020, 1, 2), "date32[day]", dt.date(2020, 1, 2), "2020-01-02"),
-    ("a time", dt.time(1, 2), "time64[us]", dt.time(1, 2), "01:02:00.000000"),
-    ("a datetime", NOON, "timestamp[us]", NOON, "2020-01-02 12:00:00.000000"),
-    (
-        "a datetime with a zone",
-        NOON.replace(tzinfo=CET),
-        "timestamp[us, tz=UTC]",
-        NOON.replace(hour=11, tzinfo=dt.UTC),
-        "2020-01-02 11:00:00.000000Z",
-    ),
-    ("pandas Timestamp", pd.Timestamp(NOON), "timestamp[us]", NOON, "2020-01-02 12:00:00.000000"),
-    (
-        "nanoseconds",
-        pd.Timestamp("2020-01-02T12:00:00.000000999"),
-        "timestamp[us]",
-        NOON,
-        "2020-01-02 12:00:00.000000",
-    ),
-    ("pandas NaT", pd.NaT, "null", None, '""'),
-    ("numpy NaT", np.datetime64("NaT"), "null", None, '""'),
-    ("an IntEnum", Level.HIGH, "int64", 3, "3"),
-    ("a subclass of dict", Tags(a=1), "struct<a: int64>", {"a": 1}, '"{""a"":1}"'),
-    ("an empty dict", {}, "string", "{}", '"{}"'),
-    ("a tuple", (1, None), "list<item: int64>", [1, None], '"[1,null]"'),
-    ("an array of two dimensions", np.ones((1, 2)), "list<item: list<item: double>>", [[1.0, 1.0]], '"[[1.0,1.0]]"'),
-    ("NaN in a list", [math.nan, None, math.inf], "list<item: double>", [math.nan, None, math.inf],
-     '"[NaN,null,Infinity]"'),
-    ("dates in a list", [dt.date(2020, 1, 2)], "list<item: date32[day]>", [dt.date(2020, 1, 2)],
-     '"[""2020-01-02""]"'),
-    ("numpy moments in a list", np.array([NOON], "datetime64[ns]"), "list<item: timestamp[us]>", [NOON],
-     '"[""2020-01-02T12:00:00""]"'),
-    ("a zone in a dict", {"t": NOON.replace(tzinfo=CET)}, "struct<t: timestamp[us, tz=UTC]>",
-     {"t": NOON.replace(hour=11, tzinfo=dt.UTC)}, '"{""t"":""2020-01-02T11:00:00Z""}"'),
-    ("Decimal and bytes in a dict", {"d": Decimal("1.50"), "b": b"\xff"}, "struct<b: binary, d: decimal128(3, 2)>",
-     {"d": Decimal("1.50"), "b": b"\xff"}, '"{""d"":""1.50"",""b"":""/w==""}"'),
-    ("keys that begin with a dollar", {"$": 1, "$$a": 2}, "struct<$: int64, $$a: int64>", {"$": 1, "$$a": 2},
-     '"{""$"":1,""$$a"":2}"'),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("value", "type_", "back", "cell"), [rule[1:] for rule in RULES], ids=[r[0] for r in RULES])
-def test_the_rules_of_values(tmp_path: Path, value: Any, type_: str, back: Any, cell: str) -> None:
-    shard = make_shard(tmp_path, 1, columns=columns_of({"x": value}))
-    shard.write({0: (value,)})
-    commit = shard.stage()
-    table = shard.parquet(commit)
-    assert str(table.schema.field("x").type).replace("element", "item") == type_
-    assert is_same(back, table["x"][0].as_py())
-    assert shard.part(commit, "csv").decode() == f'"x"\n{cell}\n'.replace('"x"', "x", 1)
-
-
-@pytest.mark.parametrize(
-    ("first", "value", "why"),
-    [
-        (1, 1 << 63, "does not fit 64 bit"),
-        ([1], [1 << 63], "does not fit 64 bit"),
-        (1, True, "expected number, found bool True"),
-        (True, 1, "expected bool, found number 1"),
-        ("a", "\ud800", "is not valid Unicode text"),
-        (["a"], ["\ud800"], "surrogates"),
-        (NOON, NOON.replace(tzinfo=CET), "expected timestamp, found timestamp_utc"),
-        (dt.time(1), dt.time(1, tzinfo=CET), "a time of day with a zone"),
-        ([1], [dt.time(1, tzinfo=CET)], "a time of day with a zone"),
-        ({"a": 1}, {1: "a"}, "the key 1 in it is not text"),
-        ({"a": 1}, {"a": {None: 1}}, "the key None in it is not text"),
-        ([1], [dt.timedelta(1)], "it holds a timedelta"),
-        ([1], [{1}], "it holds a set"),
-        (1, 1j, "a value of type complex cannot be stored"),
-    ],
-)
-def test_the_rules_of_what_is_a_failure(tmp_path: Path, first: Any, value: Any, why: str) -> None:
-    shard = make_shard(tmp_path, 2, columns=columns_of({"x": first}))
-    try:
-        segment = shard.write({0: (first,), 1: (value,)})
-    except BadRowError as error:  # the collector finds some of them
-        assert why in str(error)
-        return
-    assert (segment.n_rows, segment.n_failed) == (1, 1)
-    (failed,) = tables.failures_of(read_outcomes(shard.folders, shard.stage()))
-    assert why in failed["message"]
-
-
-@pytest.mark.parametrize("row", [{}, {1: "a"}, {"\ud800": 1}, {None: 1}], ids=repr)
-def test_rows_without_text_for_keys_are_none(row: Any) -> None:
-    with pytest.raises(BadRowError):
-        ColumnSettings().first(row)
 
 
 def test_ints_beyond_2_53_beside_floats_are_marked_whatever_the_order() -> None:

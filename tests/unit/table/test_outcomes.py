@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import datetime as dt
 import hashlib
 import io
 import itertools
-import json
 import math
 import random
 from collections.abc import Sequence
@@ -34,8 +32,8 @@ from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.predicate import CountingRules
 from r3po.table.values import NULL
 
-SOME = settings(derandomize=True, max_examples=80, deadline=None)
-MANY = settings(derandomize=True, max_examples=200, deadline=None)
+SOME = settings(derandomize=True, max_examples=40, deadline=None)
+MANY = settings(derandomize=True, max_examples=100, deadline=None)
 
 BROKE = Failure("ValueError", "broke", "f.py:3 in f", "Traceback ...\n")
 UTC = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
@@ -236,20 +234,11 @@ def failure(build: int = 1, attempt: str = "a", fingerprint: str = "f1") -> Orig
     return Origin(build, attempt, fingerprint, [Line(0, BROKE)])
 
 
-def test_a_newer_failure_counts_before_an_older_row() -> None:
+def test_the_newest_build_counts_then_a_row_then_the_smallest_attempt() -> None:
     assert choose_one(row(build=1), failure(build=2)) == 1
-
-
-def test_a_row_counts_before_a_failure_of_the_same_build() -> None:
     assert choose_one(failure(attempt="a"), row(attempt="b")) == 1
-
-
-def test_the_smallest_attempt_counts_among_equals() -> None:
     assert choose_one(row(attempt="b"), row(attempt="a"), row(attempt="c")) == 1
-
-
-def test_an_outcome_of_a_file_that_changed_since_does_not_count() -> None:
-    assert choose_one(row(build=1), entry_build=2) is None
+    assert choose_one(row(build=1), entry_build=2) is None, "the file has changed since"
 
 
 def test_a_redo_empties_rows_and_failures_a_retry_only_failures() -> None:
@@ -402,15 +391,11 @@ def test_a_value_that_does_not_fit_turns_its_row_into_a_failure_and_nothing_shif
     ]
 
 
-def test_an_int_beside_a_float_stays_an_int() -> None:
-    table = rows_table([(1,), (2.0,), (None,), ((1 << 62) + 1,)], columns_named("number"))
+def test_an_int_beside_a_float_stays_an_int_and_a_variant_that_does_not_occur_has_no_column() -> None:
+    table = rows_table([(1, None), (2.0, None), (None, None), ((1 << 62) + 1, None)], columns_named("number", NULL))
     assert table["0.int"].to_pylist() == [1, None, None, (1 << 62) + 1]
     assert table["0.float"].to_pylist() == [None, 2.0, None, None]
-
-
-def test_a_variant_that_does_not_occur_has_no_column() -> None:
-    table = rows_table([(1, None), (None, None)], columns_named("number", NULL))
-    assert [name for name in table.column_names if name[0].isdigit()] == ["0.int"]
+    assert [name for name in table.column_names if name[0].isdigit()] == ["0.float", "0.int"]
 
 
 def test_failures_can_be_recorded_before_the_job_has_columns() -> None:
@@ -466,41 +451,6 @@ def test_every_value_is_kept_as_it_was_or_is_its_file_s_failure(data: st.DataObj
             assert type(kept[0]) is type(value)
 
 
-class Unprintable(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
-
-
-class Odd(int):
-    """An int that cannot be read."""
-
-    error: Exception = ValueError("not today")
-
-    def __int__(self) -> int:
-        raise self.error
-
-
-class Odder(Odd):
-    error = Unprintable()
-
-
-class OddText(Odd):
-    error = ValueError("\ud800")
-
-
-class Quitting(Odd):
-    error = SystemExit(5)  # type: ignore[assignment]
-
-
-class OddMeta(type):
-    __hash__ = None  # type: ignore[assignment]
-
-
-class OddClass(int, metaclass=OddMeta):
-    def __int__(self) -> int:
-        raise ValueError("not today")
-
-
 class HashEndsRun(type):
     def __hash__(cls) -> int:
         raise StopNow
@@ -508,41 +458,6 @@ class HashEndsRun(type):
 
 class Ending(metaclass=HashEndsRun):
     pass
-
-
-@pytest.mark.parametrize(
-    ("first", "value"),
-    [
-        (1, Odd(3)),
-        (1, Odder(3)),
-        (1, OddText(3)),
-        (1, Quitting(3)),
-        (1, OddClass(3)),
-        (1, 10**5000),
-        ("a", 10**5000),
-        (UTC, dt.datetime(1, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=2)))),
-        (1, "numpy.longdouble"),
-    ],
-    ids=[
-        "raises",
-        "raises what cannot be shown",
-        "raises a surrogate",
-        "quits",
-        "odd class",
-        "huge int",
-        "huge int for text",
-        "no year in UTC",
-        "numpy.longdouble",
-    ],
-)
-def test_a_value_that_raises_when_it_is_looked_at_fails_its_own_file_only(first: Any, value: Any) -> None:
-    if value == "numpy.longdouble":
-        value = pytest.importorskip("numpy").longdouble(1.5)
-    columns = columns_of({"x": first})
-    batch = batch_of([Line(0, (first,)), Line(1, (value,)), Line(2, (None,))], columns)
-    table = tables.outcome_table(batch, columns)
-    assert table["is_row"].to_pylist() == [True, False, True]
-    assert table["place"].to_pylist() == [0, 1, 2]
 
 
 def test_the_end_of_a_run_is_no_failure_of_the_value_that_was_looked_at() -> None:
@@ -579,26 +494,17 @@ def test_a_table_written_in_pieces_reads_back_whole(tmp_path: Path) -> None:
     assert found.equals(table)
 
 
-@pytest.mark.parametrize("content", [b"", b"ARROW1", b"ARROW1\x00\x00" + b"\xff" * 100, b"no arrow file at all"])
-def test_what_is_no_arrow_file_is_refused_as_such(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "t.arrow").write_bytes(content)
-    with pytest.raises(ValueError):
-        tables.read_table(tmp_path / "t.arrow")
-
-
-def test_a_truncated_table_is_refused(tmp_path: Path) -> None:
-    with open(tmp_path / "t.arrow", "wb") as sink:
-        tables.write_table(rows_table([(1,)], columns_named("number")), sink, {}, is_compressed=False)
-    content = (tmp_path / "t.arrow").read_bytes()
-    for n in range(0, len(content), 97):
-        (tmp_path / "t.arrow").write_bytes(content[:n])
-        with pytest.raises(ValueError):
-            tables.read_table(tmp_path / "t.arrow")
-
-
-def test_a_table_that_is_gone_says_so(tmp_path: Path) -> None:
+def test_what_is_no_whole_arrow_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         tables.read_table(tmp_path / "t.arrow")
+    with open(tmp_path / "t.arrow", "wb") as sink:
+        tables.write_table(rows_table([(1,)], columns_named("number")), sink, {}, is_compressed=False)
+    whole = (tmp_path / "t.arrow").read_bytes()
+    garbage = [b"ARROW1", b"ARROW1\x00\x00" + b"\xff" * 100, b"no arrow file at all"]
+    for content in [*garbage, *(whole[:n] for n in range(0, len(whole), 97))]:
+        (tmp_path / "t.arrow").write_bytes(content)
+        with pytest.raises(ValueError):
+            tables.read_table(tmp_path / "t.arrow")
 
 
 def test_joined_tables_are_null_where_one_lacks_a_variant() -> None:
@@ -609,54 +515,6 @@ def test_joined_tables_are_null_where_one_lacks_a_variant() -> None:
 
 
 # The types of parts
-
-
-@pytest.mark.parametrize(
-    ("family", "values", "expected"),
-    [
-        ("number", [1, 2], pa.int64()),
-        ("number", [1.5, None], pa.float64()),
-        ("number", [1, 2.5], pa.float64()),
-        ("number", [2.5, None, 1], pa.float64()),
-        ("number", [None, None], pa.null()),
-        ("text", [None, "a"], pa.string()),
-        ("bool", [True], pa.bool_()),
-        ("bytes", [b"a"], pa.binary()),
-        ("date", [dt.date(2020, 1, 1)], pa.date32()),
-        ("timestamp", [dt.datetime(2020, 1, 1)], pa.timestamp("us")),
-        ("timestamp_utc", [UTC], pa.timestamp("us", "UTC")),
-        ("time", [dt.time(1)], pa.time64("us")),
-        ("decimal", [Decimal("1.50"), Decimal("100")], pa.decimal128(5, 2)),
-        ("decimal", [Decimal("NaN"), Decimal("100")], pa.string()),
-        ("list", [[1], [], None], pa.list_(pa.int64())),
-        ("list", [[1], [0.5]], pa.list_(pa.float64())),
-        ("list", [[1], ["a"]], pa.string()),
-        ("dict", [{"b": "x"}, {"a": 1}], pa.struct([("a", pa.int64()), ("b", pa.string())])),
-        ("dict", [{"a": 1}, {"a": "x"}], pa.string()),
-        # a column that was null in the first row takes the join of all its values, and text if they conflict
-        (NULL, [None, 1], pa.int64()),
-        (NULL, [None, 1, 2.5], pa.float64()),
-        (NULL, [None, "a"], pa.string()),
-        (NULL, [None, UTC], pa.timestamp("us", "UTC")),
-        (NULL, [None, [1], [2]], pa.list_(pa.int64())),
-        (NULL, [None, 1, "a"], pa.string()),
-        (NULL, [None, True, 1], pa.string()),
-        (NULL, [None, dt.date(2020, 1, 1), dt.datetime(2020, 1, 1)], pa.string()),
-        (NULL, [None, dt.datetime(2020, 1, 1), UTC], pa.string()),
-        (NULL, [None, [1], {"a": 1}], pa.string()),
-        (NULL, [None, Decimal(1), 1], pa.string()),
-    ],
-    ids=repr,
-)
-def test_a_column_gets_the_join_of_its_values_types(family: str, values: list[Any], expected: Any) -> None:
-    columns = columns_named(family)
-    table = rows_table([(value,) for value in values], columns)
-    assert schema_of(table, columns).field(0).type == expected
-
-
-def test_the_order_of_rows_does_not_change_a_flat_type() -> None:
-    for family, values in (("number", [1, 2.5]), (NULL, [1, "a"]), (NULL, [None, 1]), ("list", [[1], [0.5], []])):
-        assert type_of(values, family) == type_of(values[::-1], family)
 
 
 def test_only_the_chosen_rows_give_types() -> None:
@@ -746,53 +604,11 @@ def test_a_schema_survives_as_text() -> None:
     assert schemas.schema_for_people(pa.schema([("n", pa.int64()), ("t", pa.null())])) == {"n": "int64", "t": "null"}
 
 
-def test_columns_that_became_text_by_conflict_are_named() -> None:
-    def schema(*types: Any) -> Any:
-        return pa.schema(zip("abcd", types, strict=True))
-
-    columns = Columns(tuple(Column(name, NULL) for name in "abcd"))
-    one = schema(pa.int64(), pa.string(), pa.int64(), pa.null())
-    two = schema(pa.float64(), pa.null(), pa.string(), pa.string())
-    assert schemas.mixed_columns(schemas.join_schemas([one, two]), columns) == ["c"]
-    assert schemas.mixed_columns(schemas.join_schemas([one, one]), columns) == []
-
-
-def test_columns_whose_ints_are_rounded_are_named() -> None:
-    big, columns = (1 << 53) + 1, columns_named("number", "list", "dict", "number", "number")
-    rows = [(big, [big], {"a": big, "b": 0.5}, big, 1 << 60), (0.5, [0.5], {"a": 1, "b": 1}, 7, 0.5)]
-    for ordered in (rows, rows[::-1]):
-        joined = schemas.own_schema(table := rows_table(ordered, columns), all_of(table), columns)
-        assert schemas.rounded_columns(joined, columns) == ["c0", "c1"]
-        apart = [schemas.own_schema(t := rows_table([row], columns), all_of(t), columns) for row in ordered]
-        assert schemas.rounded_columns(schemas.join_schemas(apart), columns) == ["c0", "c1"]
-
-
 # Values in parts
 
 TEXTS = st.text(alphabet=st.characters(exclude_categories=["Cs"]) | st.sampled_from("\",\r\n\x00'\\;\t \ufeff"))
-NASTY = [
-    "",
-    '"',
-    '""',
-    ",",
-    "\r",
-    "\n",
-    "\r\n",
-    "\x00",
-    "\ufeff",
-    "\x85\u2028",
-    " lead",
-    "trail ",
-    "=1+1",
-    "NULL",
-    "nan",
-    "\\N",
-    "\\",
-    'a"b,c\r\nd',
-    "🍐é",
-    "e\u0301",
-    "\x1a",
-]
+NASTY = ["", '"', '""', ",", "\r", "\n", "\r\n", "\x00", "\ufeff", "\x85\u2028", " lead", "trail ", "=1+1", "NULL"]
+NASTY += ["nan", "\\N", "\\", 'a"b,c\r\nd', "🍐é", "e\u0301", "\x1a"]
 
 
 @MANY
@@ -801,14 +617,6 @@ NASTY = [
 def test_csv_gives_back_every_text_exactly(rows: list[tuple[str, str]]) -> None:
     content = csv_of(rows, columns_named("text", "text"))
     assert read_csv(content) == [["c0", "c1"], *map(list, rows)]
-
-
-@SOME
-@given(st.lists(TEXTS, min_size=1, max_size=10))
-@example(NASTY)
-def test_csv_of_a_single_column_gives_back_every_text_exactly(texts: list[str]) -> None:
-    content = csv_of([(text,) for text in texts], columns_named("text"))
-    assert read_csv(content) == [["c0"], *([text] for text in texts)]
 
 
 def test_none_is_an_empty_field_and_an_empty_text_is_quoted() -> None:
@@ -839,21 +647,11 @@ def test_none_in_a_table_of_one_column_is_a_row_for_every_reader(
     assert len(pandas.read_csv(io.BytesIO(content))) == len(values)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["a,b", "c"],
-        ['q"q', '""'],
-        ["new\nline", "cr\r", "both\r\n"],
-        ["", "x"],
-        [""],
-        [" ", "\t"],
-        ["über", "🍐"],
-        ["nul\x00"],
-        ["0.int", "place", "is_row"],
-    ],
-    ids=repr,
-)
+NAMES = [["a,b", "c"], ['q"q', '""'], ["new\nline", "cr\r", "both\r\n"], ["", "x"], [""], [" ", "\t"], ["über", "🍐"]]
+NAMES += [["nul\x00"], ["0.int", "place", "is_row"]]
+
+
+@pytest.mark.parametrize("names", NAMES, ids=repr)
 def test_every_column_name_comes_back_from_both_kinds_of_parts(names: list[str]) -> None:
     columns = columns_of({name: 1 for name in names})
     rows = [tuple(range(len(names)))]
@@ -861,26 +659,6 @@ def test_every_column_name_comes_back_from_both_kinds_of_parts(names: list[str])
     found = parquet_of(rows, columns)
     assert found.column_names == names
     assert found.to_pylist() == [{name: i for i, name in enumerate(names)}]
-
-
-def test_csv_prints_each_variant_in_one_way() -> None:
-    values: list[tuple[str, Any, str]] = [
-        ("number", -(1 << 63), "-9223372036854775808"),
-        ("number", 0.1, "0.1"),
-        ("bool", True, "true"),
-        ("bytes", b"\xff\x00", "/wA="),
-        ("date", dt.date(1, 1, 1), "0001-01-01"),
-        ("date", dt.date(9999, 12, 31), "9999-12-31"),
-        ("timestamp", dt.datetime(2020, 1, 2, 3, 4, 5, 6), "2020-01-02 03:04:05.000006"),
-        ("timestamp_utc", UTC, "2020-01-01 00:00:00.000000Z"),
-        ("time", dt.time(23, 59, 59, 999_999), "23:59:59.999999"),
-        ("decimal", Decimal("1.50"), "1.50"),
-        ("decimal", Decimal("1E+2"), "1E+2"),
-        ("list", [1, None, 'ü,"\n'], '[1,null,"ü,\\"\\n"]'),
-        ("dict", {"b": {"a": 1.5}}, '{"b":{"a":1.5}}'),
-    ]
-    content = csv_of([[value for _, value, _ in values]], columns_named(*(family for family, *_ in values)))
-    assert read_csv(content)[1] == [text for *_, text in values]
 
 
 @MANY
@@ -896,40 +674,6 @@ def test_ints_among_floats_are_printed_as_floats_throughout() -> None:
     table = rows_table([(1 << 60,), (7,)], columns)
     wide = pa.schema([("c0", pa.float64())])
     assert csv_bytes(table, all_of(table), wide) == csv_of([(float(1 << 60),), (7.0,)], columns)
-
-
-PARQUET_VALUES: dict[str, st.SearchStrategy[Any]] = {
-    "number": st.integers(-(1 << 63), (1 << 63) - 1),
-    "text": TEXTS,
-    "bool": st.booleans(),
-    "bytes": st.binary(max_size=20),
-    "date": st.dates(),
-    "timestamp": st.datetimes(),
-    "timestamp_utc": st.datetimes(timezones=st.just(dt.UTC)),
-    "time": st.times(),
-    "list": st.lists(st.integers(-(1 << 63), (1 << 63) - 1), min_size=1),
-    "dict": st.fixed_dictionaries({"a": st.integers(-5, 5), "b": TEXTS}),
-}
-
-
-@SOME
-@given(st.data())
-def test_parquet_gives_back_every_value(data: st.DataObject) -> None:
-    families = data.draw(st.lists(st.sampled_from(sorted(PARQUET_VALUES)), min_size=1, max_size=4))
-    rows = data.draw(
-        st.lists(st.tuples(*(st.none() | PARQUET_VALUES[family] for family in families)), min_size=1, max_size=8)
-    )
-    found = parquet_of(rows, columns_named(*families))
-    columns = [found[f"c{i}"].to_pylist() for i in range(len(families))]
-    assert list(zip(*columns, strict=True)) == rows
-
-
-def test_parquet_keeps_nan_apart_from_null_and_decimals_as_decimals() -> None:
-    found = parquet_of(
-        [(math.nan, Decimal("1.50")), (None, None), (1.5, Decimal(-3))], columns_named("number", "decimal")
-    )
-    assert found["c0"].null_count == 1 and math.isnan(found["c0"][0].as_py())
-    assert found["c1"].to_pylist() == [Decimal("1.50"), None, Decimal("-3.00")]
 
 
 def test_parquet_carries_its_metadata_and_no_other() -> None:
@@ -952,63 +696,6 @@ def test_parquet_is_compressed_as_asked(compression: str) -> None:
     part.close()
     found = pq.read_metadata(io.BytesIO(sink.getvalue())).row_group(0).column(0).compression
     assert found == {"none": "UNCOMPRESSED"}.get(compression, compression.upper())
-
-
-@pytest.mark.parametrize("value", [{}, {"a": {}}, [{}]], ids=repr)
-def test_empty_dicts_can_be_written_to_parquet(value: Any) -> None:
-    found = parquet_of([(1, value), (2, None)], columns_named("number", NULL))["c1"].to_pylist()
-    assert found[1] is None
-    assert (json.loads(found[0]) if isinstance(found[0], str) else found[0]) == value
-
-
-def test_a_deeply_nested_list_can_be_read_back_from_parquet() -> None:
-    value: list[Any] = []
-    for _ in range(60):
-        value = [value]
-    found = parquet_of([(value,)], columns_named("list"))["c0"].to_pylist()[0]
-    assert (json.loads(found) if isinstance(found, str) else found) == value
-
-
-NESTED = [
-    ("list", [1], [1.5]),
-    ("list", [], [1]),
-    ("list", [], ["a"]),
-    ("list", [[1]], [[]]),
-    ("list", [1], ["a"]),
-    ("dict", {"a": 1}, {"a": None}),
-    ("dict", {"a": 1}, {"b": "x"}),
-    ("dict", {"a": 1}, {"a": "x"}),
-    ("dict", {"a": [1]}, {"a": [0.5], "b": {"c": True}}),
-    ("decimal", Decimal("1.5"), Decimal("1E+20")),
-    ("decimal", Decimal("9" * 38), Decimal("1E-38")),
-    ("decimal", Decimal("9" * 70), Decimal("1E-70")),
-    ("decimal", Decimal("1.5"), Decimal("NaN")),
-    ("dict", {"b": 1, "a": 2}, {"c": 3, "a": 0.5}),
-    ("list", [{"b": 1, "a": [2]}], [{"c": 3, "a": [0.5]}]),
-]
-
-
-@pytest.mark.parametrize(("family", "one", "other"), NESTED)
-def test_two_shards_can_both_be_written_with_the_join_of_their_types(family: str, one: Any, other: Any) -> None:
-    columns = columns_named(family)
-    shards = [rows_table([(value,)], columns) for value in (one, other)]
-    joined = schemas.join_schemas([schemas.own_schema(shard, all_of(shard), columns) for shard in shards])
-    types = schemas.part_schema(joined, columns)
-    found = [pq.read_table(io.BytesIO(parquet_bytes(shard, all_of(shard), types))) for shard in shards]
-    assert found[0].schema.types == found[1].schema.types == schemas.part_schema(joined, columns).types
-    for value, table in zip((one, other), found, strict=True):
-        back = table["c0"].to_pylist()[0]
-        if isinstance(value, Decimal):
-            assert str(back) == str(value) or Decimal(back) == value
-        else:
-            assert without_nones(json.loads(back) if isinstance(back, str) else back) == without_nones(value)
-
-
-def without_nones(value: Any) -> Any:
-    """Return a JSON value without the keys that are None: Arrow gives every dict all keys."""
-    if isinstance(value, dict):
-        return {key: without_nones(item) for key, item in value.items() if item is not None}
-    return list(map(without_nones, value)) if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize(
@@ -1071,15 +758,6 @@ def test_row_groups_are_cut_as_late_as_rows_and_bytes_allow(
         assert groups_of(table, all_of(table)) == model_row_groups(sizes, most_rows, most_bytes)
 
 
-def test_rows_are_cut_at_ten_thousand_and_failures_are_in_no_group() -> None:
-    columns = columns_named("number")
-    lines = [Line(i, BROKE if i % 1000 == 0 else (i,)) for i in range(25_025)]
-    table = table_of(Origin(lines=lines), columns)
-    groups = groups_of(table, all_of(table))
-    assert [len(group) for group in groups] == [10_000, 10_000, 4_999]
-    assert list(itertools.chain(*groups)) == [i for i in range(25_025) if i % 1000]
-
-
 def test_large_texts_are_cut_by_bytes_and_a_larger_one_is_alone() -> None:
     mega = "x" * (1 << 20)
     texts = [mega] * 40 + [mega * 33] + [mega] * 2
@@ -1100,7 +778,9 @@ def test_a_row_group_of_parquet_is_a_row_group_of_ours() -> None:
     assert file.read()["c0"].to_pylist() == list(range(25))
 
 
-def test_failures_alone_make_no_row_group() -> None:
+def test_a_row_group_has_ten_thousand_rows_at_most_and_no_failure() -> None:
+    table = table_of(Origin(lines=[Line(i, BROKE if i == 5 else (i,)) for i in range(10_002)]), columns_named("number"))
+    assert [len(group) for group in groups_of(table, all_of(table))] == [10_000, 1]
     table = table_of(Origin(lines=[Line(0, BROKE)]), columns_named("number"))
     assert groups_of(table, all_of(table)) == []
 
@@ -1203,10 +883,7 @@ def many_pages() -> list[Line]:
 @pytest.mark.parametrize(
     ("order", "n_segments"),
     [
-        ("in order", 2),
-        ("in order", 40),
         ("in order", 700),
-        ("shuffled", 2),
         ("shuffled", 40),
     ],
 )
@@ -1221,12 +898,6 @@ def test_many_pages_of_rows_give_the_same_bytes_however_they_were_cut(order: str
     segments = [Origin(lines=lines[a:b]) for a, b in itertools.pairwise(cuts)]
     rng.shuffle(segments)
     assert digests(segments, len(lines)) == whole
-
-
-def test_bytes_are_base64_in_csv() -> None:
-    raw = bytes(range(256))
-    line = read_csv(csv_of([(raw,)], columns_named("bytes")))[1]
-    assert base64.b64decode(line[0], validate=True) == raw
 
 
 def test_a_pandas_that_is_broken_is_nobody_s_concern(tmp_path: Path) -> None:
