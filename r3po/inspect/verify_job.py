@@ -175,7 +175,7 @@ class JobCheck:
     # Private methods: the output
 
     def _check_claim(self) -> None:
-        path = self.folders.claim
+        path = self.folders.output.claim
         hint = "move the folders csv and parquet elsewhere, then: r3po run"
         try:
             claim = read_json(path, kind="claim", newest_format=FORMAT)
@@ -198,24 +198,23 @@ class JobCheck:
             named = {part.name for part, _ in parts if part.kind == kind} | {"_SUCCESS"}
             # The part of a commit that cannot be read is no stranger, nor is one that a run published just now.
             named |= {part_name(int(shard), kind) for shard in on_disk if shard.isdecimal()}
-            for name in list_names(self.folders.data(kind)):
+            for name in list_names(self.folders.output.data(kind)):
                 if name not in named:
-                    self.found.add("foreign", self.folders.data(kind) / name, "no commit names it", MOVE)
+                    self.found.add("foreign", self.folders.output.data(kind) / name, "no commit names it", MOVE)
         staged = {part.staged.name for part, _ in parts if part.staged}
-        self._note_unnamed(self.folders.staging, staged)
-        for name in list_names(self.folders.failures.parent):
+        self._note_unnamed(self.folders.output.staging, staged)
+        failures = self.folders.output.failures
+        for name in list_names(failures.parent):
             if is_temporary(name):
-                self.found.note(f"{self.folders.failures.parent / name}: a temporary file; the next run removes it")
-            elif name != self.folders.failures.name:
-                self.found.add(
-                    "foreign", self.folders.failures.parent / name, "r3po did not write it", "move it elsewhere"
-                )
+                self.found.note(f"{failures.parent / name}: a temporary file; the next run removes it")
+            elif name != failures.name:
+                self.found.add("foreign", failures.parent / name, "r3po did not write it", "move it elsewhere")
 
     def _check_end(self) -> None:
         if self.damaged_commits or self.is_running:
             return  # nobody knows whether the job is finished
         for kind in KINDS:
-            path = self.folders.success(kind)
+            path = self.folders.output.success(kind)
             if path.exists() and path.stat().st_size:
                 self.found.add("success", path, "is not empty", REMOVE)
             if path.exists() and not self.job.part_settings[kind]:
@@ -229,7 +228,7 @@ class JobCheck:
 
     def _check_failures(self) -> None:
         """Compare failures.csv, line by line, with what the outcomes say."""
-        path = self.folders.failures
+        path = self.folders.output.failures
         if not path.exists():
             self.found.add("failures", path, "is missing", RUN)
             return

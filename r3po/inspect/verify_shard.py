@@ -211,7 +211,7 @@ class _ShardCheck:
         readable: dict[str, Path] = {}
         hints: dict[Path, str] = {}
         for part in commit.parts:
-            path = self.folders.data(part.kind) / part.name
+            path = self.folders.output.data(part.kind) / part.name
             problem = self._part_problem(part, path)
             if problem is not None:
                 self.findings.add("part", path, *problem)
@@ -243,8 +243,8 @@ class _ShardCheck:
         """Return what is wrong with the file of a part, and what mends it."""
         if part.staged is None:
             return ("is there, but the shard has no such part", RUN) if path.exists() else None
-        if has_size(self.folders.staging / part.staged.name, part.staged.size_bytes):
-            return f"is decided, but not published yet: it lies in {self.folders.staging.name}", RUN
+        if has_size(self.folders.output.staging / part.staged.name, part.staged.size_bytes):
+            return f"is decided, but not published yet: it lies in {self.folders.output.staging.name}", RUN
         try:
             size_bytes, sha256 = digest_file(path)
         except OSError as error:

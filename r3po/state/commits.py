@@ -199,7 +199,8 @@ def _sweep_outcomes(folders: JobFolders, commits: dict[int, Commit]) -> None:
 def _to_json(commit: Commit) -> dict[str, Any]:
     schemas = {"schema": schema_to_text(commit.schema), "own_schema": schema_to_text(commit.own_schema)}
     fields = dataclasses.asdict(commit)
-    head = {"format": FORMAT, "kind": "commit", **fields, **fields.pop("tally")}
+    tally = fields.pop("tally")
+    head = {"format": FORMAT, "kind": "commit", **fields, **tally}
     return {**head, "columns": schema_for_people(commit.schema), **schemas}
 
 

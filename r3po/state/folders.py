@@ -39,26 +39,6 @@ class JobFolders:
     def output(self) -> OutputFolder:
         return OutputFolder(self.output_path, self.working_dir)
 
-    # These five are `output`'s, under the names that readers still use.
-
-    @property
-    def claim(self) -> Path:
-        return self.output.claim
-
-    @property
-    def staging(self) -> Path:
-        return self.output.staging
-
-    @property
-    def failures(self) -> Path:
-        return self.output.failures
-
-    def data(self, kind: str) -> Path:
-        return self.output.data(kind)
-
-    def success(self, kind: str) -> Path:
-        return self.output.success(kind)
-
     def make(self) -> None:
         """Make all folders that a run writes to. Raises FolderError."""
         make_folder(self.working_dir)

@@ -117,7 +117,7 @@ class Shard:
         """Return the content of a staged part, after a look at its record."""
         (found,) = [part for part in commit.parts if part.kind == kind]
         assert found.staged is not None
-        path = self.folders.staging / found.staged.name
+        path = self.folders.output.staging / found.staged.name
         assert digest_file(path) == (found.staged.size_bytes, found.staged.sha256)
         return path.read_bytes()
 

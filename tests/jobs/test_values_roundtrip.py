@@ -131,7 +131,7 @@ def stage_shards(folder: Path, shards: Sequence[Sequence[Any]], columns: Columns
 
 def publish(shard: Shard, commit: Any) -> None:
     for part in commit.parts:
-        (shard.folders.data(part.kind) / part.name).write_bytes(shard.part(commit, part.kind))
+        (shard.folders.output.data(part.kind) / part.name).write_bytes(shard.part(commit, part.kind))
 
 
 def read_parquet(output: Path) -> Any:

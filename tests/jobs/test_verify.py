@@ -774,7 +774,7 @@ def test_a_part_that_is_decided_but_not_renamed_is_found_and_a_run_publishes_it(
     commit = read_commits(folders, manifest.job_id)[0]
     for part in commit.parts:
         assert part.staged is not None
-        (folders.data(part.kind) / part.name).rename(folders.staging / part.staged.name)
+        (folders.output.data(part.kind) / part.name).rename(folders.output.staging / part.staged.name)
     result = verify(job)
     assert result.counts == {"part": 2}
     assert all("is decided, but not published" in f.what and f.hint == "r3po run" for f in result.findings)
@@ -915,7 +915,7 @@ def test_a_run_gets_time_to_publish_what_it_has_decided(new_job: NewJob, monkeyp
     assert manifest is not None
     part = read_commits(folders, manifest.job_id)[1].parts[0]
     assert part.staged is not None
-    staged = folders.staging / part.staged.name
+    staged = folders.output.staging / part.staged.name
     csv_part(job, 1).rename(staged)
     monkeypatch.setattr(jobverify, "running_pid", lambda folder: os.getpid())
     monkeypatch.setattr(jobverify.time, "sleep", lambda seconds: staged.rename(csv_part(job, 1)))

@@ -93,7 +93,7 @@ def stage(
         entries.append(f"{place}.json", 100, 7, 1, hash_=bytes([build]) * 16)
     ref = write_shard_file(folders.shards, shard, build, entries)
     staged = {
-        kind: write_whole(folders.staging / f"{part_name(shard, kind)}.{attempt}.tmp", content)
+        kind: write_whole(folders.output.staging / f"{part_name(shard, kind)}.{attempt}.tmp", content)
         for kind, content in parts.items()
         if content is not None
     }
@@ -131,7 +131,7 @@ def decide(folders: JobFolders, commit: Commit) -> None:
 def read_parts(folders: JobFolders, shard: int = SHARD) -> dict[str, bytes]:
     found = {}
     for kind in ("csv", "parquet"):
-        path = folders.data(kind) / part_name(shard, kind)
+        path = folders.output.data(kind) / part_name(shard, kind)
         if path.exists():
             found[kind] = path.read_bytes()
     return found
@@ -317,7 +317,7 @@ def test_an_older_part_is_not_taken_for_one_whose_staged_file_is_torn(folders: J
     commit = stage(folders, 2, **NEW)
     decide(folders, commit)
     assert commit.parts[0].staged is not None
-    os.truncate(folders.staging / commit.parts[0].staged.name, 3)
+    os.truncate(folders.output.staging / commit.parts[0].staged.name, 3)
     assert recover(folders) == {SHARD}
 
 
@@ -345,14 +345,14 @@ def test_what_was_left_unfinished_is_swept(folders: JobFolders) -> None:
     commit = stage(folders, **NEW)
     commit_shard(folders, commit, None)
     stage(folders, 2, shard=43)
-    swept = [folders.working_dir, folders.commits, folders.shards, folders.staging, folders.outcomes]
+    swept = [folders.working_dir, folders.commits, folders.shards, folders.output.staging, folders.outcomes]
     for folder in swept:
         (folder / f".{'0123' * 8}.tmp").touch()
-    (folders.staging / "part-00043.csv.run-000009.tmp").touch()
+    (folders.output.staging / "part-00043.csv.run-000009.tmp").touch()
     assert recover(folders) == set()
     for folder in swept:
         assert f".{'0123' * 8}.tmp" not in list_names(folder)
-    assert list(list_names(folders.staging)) == []
+    assert list(list_names(folders.output.staging)) == []
     assert list(list_names(folders.outcomes)) == [commit.outcomes.name]
 
 

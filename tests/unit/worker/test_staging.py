@@ -23,6 +23,7 @@ import r3po.table.parts
 from r3po.errors import DamagedStateError
 from r3po.state.commits import Commit, read_outcomes
 from r3po.state.folders import JobFolders
+from r3po.state.output_folder import Part
 from r3po.state.segments import segment_folder
 from r3po.state.shard_files import read_shard_file
 from r3po.table import schema as schemas
@@ -106,7 +107,7 @@ def test_only_the_kinds_that_are_asked_for_are_made(tmp_path: Path, missing_kind
     commit = shard.stage(settings=wanted)
     assert commit.part_settings == wanted
     assert [part.kind for part in commit.parts if part.staged is None] == [missing_kind]
-    assert len(os.listdir(shard.folders.staging)) == 1
+    assert len(os.listdir(shard.folders.output.staging)) == 1
 
 
 def test_the_compression_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_failures_alone_make_no_part(tmp_path: Path) -> None:
     shard.write({i: BROKE for i in range(3)})
     commit = shard.stage()
     assert commit.parts == (Part("csv", "part-00007.csv", None), Part("parquet", "part-00007.parquet", None))
-    assert os.listdir(shard.folders.staging) == []
+    assert os.listdir(shard.folders.output.staging) == []
     assert (commit.tally.n_rows, commit.tally.n_failed) == (0, 3)
     assert commit.own_schema.types == [pa.null(), pa.null()]
     assert len(read_outcomes(shard.folders, commit)) == 3
@@ -430,9 +431,9 @@ def test_lists_are_decoded_one_row_group_at_a_time(tmp_path: Path, monkeypatch: 
         decoded.append(sum(map(len, filter(None, texts.to_pylist()))))
         return original(texts, variant)
 
-    original = schemas._decode
+    original = schemas.plain_values
     for module in (schemas, r3po.table.parts):
-        monkeypatch.setattr(module, "_decode", decode)
+        monkeypatch.setattr(module, "plain_values", decode)
     shard = make_shard(tmp_path, 50, columns=columns_of({"x": [1]}))
     shard.write({i: ([i] * 100,) for i in range(50)})
     assert len(shard.parquet(shard.stage())) == 50

@@ -1404,7 +1404,7 @@ def test_a_worker_stages_what_it_made(tmp_path: Path) -> None:
     assert commit is not None
     part = commit.parts[0].staged
     assert part is not None
-    assert (job.folders.staging / part.name).read_bytes() == b'name,size\n"b",2\n"a",1\n'
+    assert (job.folders.output.staging / part.name).read_bytes() == b'name,size\n"b",2\n"a",1\n'
 
 
 def test_setup_offer_and_answer_survive_pickle(tmp_path: Path) -> None:
