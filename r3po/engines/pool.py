@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from r3po.work import Death
+from r3po.worker.beacon import Sighting
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.worker import Worker
 
@@ -57,12 +59,20 @@ class Pool(Protocol):
     def add_worker(self, worker: int) -> None:
         """Start one more worker, under a new number, and send it the call `load`."""
 
-    def kill(self, worker: int, *, ask_first: bool = False) -> None:
-        """End a worker, and what f started in it. Its calls in flight may be told as lost, or not at all.
+    def sighting(self, worker: int) -> Sighting | None:
+        """Return what a worker is doing, or was doing when it died; None if it never came to say so."""
 
-        Args:
-            ask_first: let it write what it is doing into its crash file, if that is still possible.
+    def end(self, worker: int) -> None:
+        """End a worker that is late, and what f started in it; it is told as lost, or not at all.
+
+        If it still can, it writes down first what it is doing: the stack of its death.
         """
+
+    def dismiss(self, worker: int) -> None:
+        """End a worker that has nothing in hand, and forget it."""
+
+    def death_of(self, lost: WorkerLost) -> Death:
+        """Return how a worker died that was told as lost, and forget it."""
 
     def submit(self, worker: int, call: Call) -> None:
         """Queue a call."""

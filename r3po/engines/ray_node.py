@@ -35,22 +35,22 @@ _SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path; Ray's own part takes about 65 of them."""
 
 
-def _global_node() -> Any:
-    return getattr(sys.modules["ray._private.worker"], "_global_node", None)
+def global_node() -> Any:
+    return getattr(sys.modules["ray._private.worker"], "global_node", None)
 
 
-def _resources(name: str) -> dict[str, float]:
+def resources(name: str) -> dict[str, float]:
     asked: Any = getattr(ray, name)
     found: dict[str, float] = asked()
     return found
 
 
-def _find_dead() -> list[str] | None:
-    node = _global_node()
+def find_dead() -> list[str] | None:
+    node = global_node()
     return None if node is None else [kind for kind, _ in node.dead_processes()]
 
 
-def _answers() -> bool:
+def answers() -> bool:
     """Whether the head of a Ray elsewhere can be reached. `ray.nodes` and its like would wait for it for ever."""
     try:
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
@@ -64,7 +64,7 @@ def _answers() -> bool:
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
+def one_thread_each() -> Iterator[None]:
     """Let the workers inherit OMP_NUM_THREADS=1 unless the user chose: each has a core, not all of them."""
     if "OMP_NUM_THREADS" in os.environ:
         yield
@@ -77,7 +77,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
+def signals_kept() -> Iterator[None]:
     """Keep our handler of SIGTERM while Ray starts: Ray's own would leave in the middle, by `sys.exit`."""
     utils = sys.modules["ray._private.utils"]
     name = "set_sigterm_handler"
@@ -92,14 +92,14 @@ def _signals_kept() -> Iterator[None]:
         setattr(utils, name, theirs)
 
 
-def _started_by_raylet(node: Any) -> list[tuple[int, int]]:
+def started_by_raylet(node: Any) -> list[tuple[int, int]]:
     """Return id and start of the workers, the agents, and whatever these have started."""
     infos = [] if node is None else node.all_processes.get("raylet", [])
     return [(pid, start_of(pid)) for info in infos for pid in descendants_of(info.process.pid)]
 
 
 @contextlib.contextmanager
-def _no_grace(node: Any) -> Iterator[None]:
+def no_grace(node: Any) -> Iterator[None]:
     """Let Ray's processes end at once: it would give each a second to leave by itself, and nothing in them is kept.
 
     Only where `end_users_of` can find the workers, which a raylet that is killed leaves behind.
@@ -115,7 +115,7 @@ def _no_grace(node: Any) -> Iterator[None]:
         del node.kill_all_processes
 
 
-def _make_temporary() -> Path:
+def make_temporary() -> Path:
     folder = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
     if len(os.fsencode(folder)) > _SOCKET_PATH_LIMIT - 70 and Path("/tmp").is_dir():
         folder.rmdir()

@@ -37,26 +37,24 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
 from r3po.engines.pool import Answer, Call, WorkerLost, answer
 from r3po.engines.ray_guard import end_users_of
 from r3po.engines.ray_node import (
-    _answers,
-    _find_dead,
-    _global_node,
-    _make_temporary,
-    _no_grace,
-    _one_thread_each,
-    _resources,
-    _signals_kept,
-    _started_by_raylet,
+    answers,
+    find_dead,
+    global_node,
+    make_temporary,
+    no_grace,
+    one_thread_each,
+    resources,
+    signals_kept,
+    started_by_raylet,
 )
 from r3po.engines.ray_watch import VITAL, Guard, Watchdog
+from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.function.load import extend_sys_path
+from r3po.work import Death
 from r3po.worker.beacon import (
     Beacon,
     Sighting,
-    end_process,
-    is_running,
-    read_beacon,
-    read_crash,
     watch_for_crashes,
 )
 from r3po.worker.messages import WorkerSetup
@@ -74,9 +72,6 @@ START_TRIES = 3
 
 CHECK_S = 1.0
 """Between two looks whether the processes of our Ray are alive; it says so itself only after many seconds."""
-
-ASK_S = 2.0
-"""How long a worker that is to be ended may take to write down what it is doing."""
 
 CONNECT_S = 5.0
 """The same for a Ray elsewhere, by a connection."""
@@ -98,6 +93,7 @@ class RayPool:
         self._calls: dict[Any, tuple[int, Call]] = {}
         self._temporary: Path | None = None
         self._setup: WorkerSetup | None = None
+        self._processes: WorkerProcesses | None = None
         self._pickled: bytes | None = None
         self._actor_class: Any = None
         self._guard: Guard | None = None
@@ -119,6 +115,7 @@ class RayPool:
         # By value where it has no module to import it from. In memory only: no pickle on disk.
         self._pickled = _pickle(setup.function.value) if setup.function.kind == "value" else None
         self._setup = _without_value(setup)
+        self._processes = WorkerProcesses(setup.workers_folder)
         # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.
         self._actor_class = ray.remote(_Actor).options(num_cpus=1, max_restarts=0, max_task_retries=0)
         for worker in range(n_workers):
@@ -132,18 +129,18 @@ class RayPool:
         if worker in self._actors:  # else it died, and whoever calls will hear of it
             self._calls[self._actors[worker].perform.remote(call)] = (worker, call)
 
-    def kill(self, worker: int, *, ask_first: bool = False) -> None:
-        # First: ray.kill asks the process itself, which may be beyond answering.
-        assert self._setup is not None
-        seen = read_beacon(self._setup.workers_folder, worker) if self._is_local else None
-        if seen is not None:
-            if ask_first:
-                _ask(self._setup.workers_folder, worker, seen)
-            end_process(seen)
-        actor = self._actors.pop(worker, None)
-        if actor is not None:
-            with contextlib.suppress(RayError):
-                ray.kill(actor)
+    def sighting(self, worker: int) -> Sighting | None:
+        return self._known_processes.sighting(worker)
+
+    def end(self, worker: int) -> None:
+        self._end(worker, ask_first=True)
+
+    def dismiss(self, worker: int) -> None:
+        self._end(worker)
+        self._known_processes.forget(worker)
+
+    def death_of(self, lost: WorkerLost) -> Death:
+        return self._known_processes.death_of(lost.worker, is_memory=lost.is_memory)
 
     def wait(self, timeout_s: float) -> list[Answer | WorkerLost]:
         self._check()
@@ -159,7 +156,7 @@ class RayPool:
         with contextlib.suppress(RayError):
             if self._is_local:
                 return ""  # its CPUs are the workers' own
-            free, there = (_resources(name).get("CPU", 0) for name in ("available_resources", "cluster_resources"))
+            free, there = (resources(name).get("CPU", 0) for name in ("available_resources", "cluster_resources"))
             if free < 1:
                 return f"Ray has no free CPU ({there:g} in all)"
         return ""
@@ -169,14 +166,14 @@ class RayPool:
         workers = list(self._actors)
         if self._temporary is None:
             for worker in workers:
-                self.kill(worker)
+                self._end(worker)
             return
         self._actors.clear()
-        node = _global_node()
-        started = _started_by_raylet(node)  # now: what f started is not to be found once its worker is gone
+        node = global_node()
+        started = started_by_raylet(node)  # now: what f started is not to be found once its worker is gone
         if self.is_gone and node is not None:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
-        with _no_grace(node):
+        with no_grace(node):
             ray.shutdown()
         for pid, start in started:
             if start_of(pid) == start:
@@ -185,6 +182,20 @@ class RayPool:
         self._remove_temporary(is_clean=not self.is_gone)
 
     # Private methods
+
+    @property
+    def _known_processes(self) -> WorkerProcesses:
+        assert self._processes is not None, "start comes first"
+        return self._processes
+
+    def _end(self, worker: int, *, ask_first: bool = False) -> None:
+        # First: ray.kill asks the process itself, which may be beyond answering.
+        if self._is_local:
+            self._known_processes.end(worker, ask_first=ask_first)
+        actor = self._actors.pop(worker, None)
+        if actor is not None:
+            with contextlib.suppress(RayError):
+                ray.kill(actor)
 
     def _collect(self, ref: Any) -> Answer | WorkerLost:
         worker, _ = self._calls.pop(ref)
@@ -208,17 +219,17 @@ class RayPool:
 
     def _check(self, *, is_due: bool = False) -> None:
         """Raise RunStoppedError if there is no Ray any more."""
-        node = _global_node()
+        node = global_node()
         is_elsewhere = node is None or not node.all_processes
         now = time.monotonic()
         if not is_due and now - self._checked_at < (CONNECT_S if is_elsewhere else CHECK_S):
             return
         self._checked_at = now
         if is_elsewhere:
-            if not _answers():
+            if not answers():
                 raise self._gone("its head does not answer")
             return
-        dead = [kind for kind in _find_dead() or [] if kind in VITAL]
+        dead = [kind for kind in find_dead() or [] if kind in VITAL]
         if dead:
             raise self._gone(f"its {' and '.join(sorted(dead))} ended")
 
@@ -230,10 +241,10 @@ class RayPool:
 
     def _start_ray(self, n_workers: int) -> None:
         for attempt in range(1, START_TRIES + 1):
-            self._temporary = _make_temporary()
+            self._temporary = make_temporary()
             self._note_file.write_text(str(self._temporary))
             self._guard = Guard(self._temporary)
-            self._watchdog = Watchdog(self._temporary, _find_dead, self._guard)
+            self._watchdog = Watchdog(self._temporary, find_dead, self._guard)
             self._watchdog.start()
             try:
                 self._init(n_workers)
@@ -273,7 +284,7 @@ class RayPool:
         logger.propagate = False
         if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
             logger.addHandler(logging.FileHandler(self._log_file, delay=True))
-        with _one_thread_each(), _signals_kept():
+        with one_thread_each(), signals_kept():
             self._ray_init(n_workers)
         # `log_to_driver=False` leaves the raylet's messages on the screen; this is the switch that they obey.
         internals = sys.modules["ray._private.worker"]
@@ -350,17 +361,6 @@ def _note_exits(beacon: Beacon, crash_file: IO[bytes]) -> None:
         leave(status)
 
     os._exit = leave_with_a_note
-
-
-def _ask(folder: Path, worker: int, seen: Sighting) -> None:
-    """Let a worker write into its crash file what it is doing, if it can."""
-    if not is_running(seen):
-        return
-    with contextlib.suppress(OSError):
-        os.kill(seen.pid, signal.SIGUSR1)
-    deadline = time.monotonic() + ASK_S
-    while not read_crash(folder, worker)[1].endswith("\n") and time.monotonic() < deadline:
-        time.sleep(0.02)
 
 
 def _pickle(value: Any) -> bytes:

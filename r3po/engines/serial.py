@@ -7,7 +7,9 @@ from collections import deque
 from typing import IO
 
 from r3po.engines.pool import Answer, Call, WorkerLost, answer
-from r3po.worker.beacon import watch_for_crashes
+from r3po.engines.worker_processes import WorkerProcesses
+from r3po.work import Death
+from r3po.worker.beacon import Sighting, watch_for_crashes
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.worker import Worker
 
@@ -25,10 +27,12 @@ class SerialPool:
     def __init__(self) -> None:
         self._calls: deque[Call] = deque()
         self._worker: Worker | None = None
+        self._processes: WorkerProcesses | None = None
         self._crash_file: IO[bytes] | None = None
 
     def start(self, setup: WorkerSetup, n_workers: int) -> None:
         self._worker = Worker(setup)
+        self._processes = WorkerProcesses(setup.workers_folder)
         if not faulthandler.is_enabled():
             self._crash_file = watch_for_crashes(setup.workers_folder, 0)
         self.submit(0, Call("load"))
@@ -36,8 +40,17 @@ class SerialPool:
     def add_worker(self, worker: int) -> None:
         raise NotImplementedError("the serial engine has one worker: this process")
 
-    def kill(self, worker: int, *, ask_first: bool = False) -> None:
-        pass
+    def sighting(self, worker: int) -> Sighting | None:
+        return None if self._processes is None else self._processes.sighting(worker)
+
+    def end(self, worker: int) -> None:
+        """Do nothing: the worker is this very process."""
+
+    def dismiss(self, worker: int) -> None:
+        """Do nothing, for the same reason."""
+
+    def death_of(self, lost: WorkerLost) -> Death:
+        raise NotImplementedError("who would ask has died with it")
 
     def submit(self, worker: int, call: Call) -> None:
         self._calls.append(call)

@@ -3,7 +3,7 @@
 The scheduler knows how many places of each shard are pending, hands them out as tickets, takes back what a worker did
 not come to, and says when a shard is complete and must be staged. It holds ranges of places, never paths.
 
-When a worker dies, the file it was in is a *suspect*: it runs in a trial, the only file of a fresh worker, until it
+When a worker dies, the file it was in is a *suspect*: it spans in a trial, the only file of a fresh worker, until it
 has an outcome or has died too often, which is its failure. The rest of its batch is innocent and is done again, in
 batches half as large: if the true culprit is another file, it ends up in a batch of its own.
 """
@@ -17,8 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Run = tuple[int, int]
-"""Places from the first up to, not including, the second."""
+from r3po.work import Death, Span
 
 FIRST_OFFER = 4
 """Files of an offer while the speed of f is unknown."""
@@ -44,25 +43,12 @@ LAST_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
-    """How the process of a worker ended."""
-
-    cause: str
-    """For people: `SIGSEGV`, `exit code 7`, `killed`, `out of memory`."""
-    is_known: bool = False
-    """The process itself, or whoever ended it for its memory, left word of the cause."""
-    stack: str = ""
-    """What it was in, as `faulthandler` wrote it; may be empty."""
-    is_memory: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class BatchTicket:
     """Places of one shard for one worker."""
 
     number: int
     shard: int
-    places: tuple[Run, ...]
+    places: tuple[Span, ...]
     kind: Literal["batch", "trial", "last try"] = "batch"
     """`trial`: one suspect, for a fresh worker. `last try`: places that failed by no fault of theirs."""
     is_last_try: bool = False
@@ -120,7 +106,7 @@ class Suspect:
 
 @dataclass(slots=True)
 class _Shard:
-    pending: deque[Run] = field(default_factory=deque)
+    pending: deque[Span] = field(default_factory=deque)
     n_left: int = 0
     """Places without an outcome, wherever they are: pending, in flight, suspect, deferred."""
 
@@ -130,7 +116,7 @@ class _Doubt:
     """The rest of a batch that was lost."""
 
     shard: int
-    places: deque[Run]
+    places: deque[Span]
     limit: int
     """The most files of a batch made of it."""
 
@@ -139,7 +125,7 @@ class Scheduler:
     """Hands out the pending places of a job, lowest shard first.
 
     Args:
-        pending: shard and runs of pending places, in shard order. A shard without runs only needs staging.
+        pending: shard and spans of pending places, in shard order. A shard without spans only needs staging.
         n_workers: how many workers share the work; the last offers are cut so that all of them stay busy.
         batch_seconds: how long an offer should take; the worker ends a longer one itself.
         suspects: pending places that an earlier run has reason to mistrust.
@@ -147,7 +133,7 @@ class Scheduler:
 
     def __init__(
         self,
-        pending: Iterable[tuple[int, Iterable[Run]]],
+        pending: Iterable[tuple[int, Iterable[Span]]],
         n_workers: int,
         batch_seconds: float,
         suspects: Iterable[Suspect] = (),
@@ -176,8 +162,8 @@ class Scheduler:
         self.n_pending = 0
         """Places that are neither in flight nor done."""
         mistrusted = {suspect.key: suspect for suspect in suspects}
-        for shard, runs in pending:
-            self._add_shard(shard, list(runs), mistrusted)
+        for shard, spans in pending:
+            self._add_shard(shard, list(spans), mistrusted)
         order = {key: number for number, key in enumerate(mistrusted)}
         self._suspects = deque(sorted(self._suspects, key=lambda suspect: order[suspect.key]))
 
@@ -238,7 +224,7 @@ class Scheduler:
         return self._next_last_try() or self._next_doubt(limit) or self._next_batch(limit)
 
     def batch_done(
-        self, ticket: BatchTicket, returned: Iterable[Run], seconds: float, deferred: Iterable[int] = ()
+        self, ticket: BatchTicket, returned: Iterable[Span], seconds: float, deferred: Iterable[int] = ()
     ) -> None:
         """Take a worker's answer: everything of the ticket has an outcome, but for what it gave back.
 
@@ -263,7 +249,7 @@ class Scheduler:
         elif ticket.kind == "last try":
             self._defer(ticket.shard, returned)
         else:
-            self._defer(ticket.shard, _runs(deferred))
+            self._defer(ticket.shard, _spans(deferred))
             self._requeue(ticket.shard, returned, ticket.limit)
         self._settle(ticket.shard, n_done)
 
@@ -328,7 +314,7 @@ class Scheduler:
         self._in_flight.pop(ticket.number)
         del self._shards[ticket.shard]
 
-    def stage_incomplete(self, ticket: StageTicket, missing: Iterable[Run]) -> None:
+    def stage_incomplete(self, ticket: StageTicket, missing: Iterable[Span]) -> None:
         """Staging found places without an outcome: they are pending again."""
         self._in_flight.pop(ticket.number)
         missing = list(missing)
@@ -350,7 +336,7 @@ class Scheduler:
     def _issue_batch(
         self,
         shard: int,
-        places: Iterable[Run],
+        places: Iterable[Span],
         kind: Literal["batch", "trial", "last try"] = "batch",
         *,
         is_last_try: bool = False,
@@ -395,7 +381,7 @@ class Scheduler:
                 else:
                     del self._deferred[shard]
                 self._credit = max(0, self._credit - len(taken))
-                return self._issue_batch(shard, _runs(taken), "last try", is_last_try=True)
+                return self._issue_batch(shard, _spans(taken), "last try", is_last_try=True)
         return None
 
     def _next_doubt(self, limit: int | None) -> Ticket | None:
@@ -419,17 +405,17 @@ class Scheduler:
 
     # Private methods: taking back
 
-    def _add_shard(self, shard: int, runs: list[Run], mistrusted: dict[tuple[int, int], Suspect]) -> None:
+    def _add_shard(self, shard: int, spans: list[Span], mistrusted: dict[tuple[int, int], Suspect]) -> None:
         state = self._shards.setdefault(shard, _Shard())
-        state.n_left = _count(runs)
+        state.n_left = _count(spans)
         if not state.n_left:
             self._to_stage.append(shard)
             return
-        for start, stop in list(runs):
+        for start, stop in list(spans):
             for place in [p for s, p in mistrusted if s == shard and start <= p < stop]:
                 self._judge(mistrusted[shard, place])
-                runs = _without(runs, place)
-        self._requeue(shard, runs)
+                spans = _without(spans, place)
+        self._requeue(shard, spans)
 
     def _settle(self, shard: int, n_done: int) -> None:
         state = self._shards[shard]
@@ -437,21 +423,21 @@ class Scheduler:
         if not state.n_left:
             self._to_stage.append(shard)
 
-    def _requeue(self, shard: int, runs: list[Run], limit: int = 0) -> None:
-        if not runs:
+    def _requeue(self, shard: int, spans: list[Span], limit: int = 0) -> None:
+        if not spans:
             return
         if limit:
-            self._doubts.append(_Doubt(shard, deque(runs), limit))
-            self.n_pending += _count(runs)
+            self._doubts.append(_Doubt(shard, deque(spans), limit))
+            self.n_pending += _count(spans)
             return
         state = self._shards[shard]
         if not state.pending:
             heapq.heappush(self._queue, shard)
-        state.pending.extendleft(reversed(runs))
-        self.n_pending += _count(runs)
+        state.pending.extendleft(reversed(spans))
+        self.n_pending += _count(spans)
 
-    def _defer(self, shard: int, runs: Iterable[Run]) -> None:
-        places = [place for start, stop in runs for place in range(start, stop)]
+    def _defer(self, shard: int, spans: Iterable[Span]) -> None:
+        places = [place for start, stop in spans for place in range(start, stop)]
         if places:
             self._deferred.setdefault(shard, []).extend(places)
             self.n_pending += len(places)
@@ -488,13 +474,13 @@ class Scheduler:
 # Private functions
 
 
-def _count(runs: Iterable[Run]) -> int:
-    return sum(stop - start for start, stop in runs)
+def _count(spans: Iterable[Span]) -> int:
+    return sum(stop - start for start, stop in spans)
 
 
-def _take(pending: deque[Run], n_files: int) -> list[Run]:
+def _take(pending: deque[Span], n_files: int) -> list[Span]:
     """Remove up to `n_files` places from the front of `pending` and return them."""
-    taken: list[Run] = []
+    taken: list[Span] = []
     while pending and n_files > 0:
         start, stop = pending.popleft()
         if stop - start > n_files:
@@ -505,10 +491,10 @@ def _take(pending: deque[Run], n_files: int) -> list[Run]:
     return taken
 
 
-def _without(runs: Iterable[Run], place: int) -> list[Run]:
-    pieces = [(s, e) for start, stop in runs for s, e in ((start, min(place, stop)), (max(place + 1, start), stop))]
+def _without(spans: Iterable[Span], place: int) -> list[Span]:
+    pieces = [(s, e) for start, stop in spans for s, e in ((start, min(place, stop)), (max(place + 1, start), stop))]
     return [(start, stop) for start, stop in pieces if start < stop]
 
 
-def _runs(places: Iterable[int]) -> list[Run]:
+def _spans(places: Iterable[int]) -> list[Span]:
     return [(place, place + 1) for place in places]

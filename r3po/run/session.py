@@ -21,6 +21,7 @@ from r3po.config.settings import Config, check_source
 from r3po.engines.pool import Pool
 from r3po.engines.ray_guard import sweep_temporary
 from r3po.engines.serial import SerialPool
+from r3po.engines.worker_processes import end_left_workers, forget_workers
 from r3po.errors import ConfigError, R3poError, RunStoppedError, StopNow
 from r3po.events import Event, Observer
 from r3po.file_version import UNKNOWN_VERSION, FileVersion
@@ -34,7 +35,7 @@ from r3po.run.result import RunOptions, RunResult
 from r3po.run.run_log import RunLog
 from r3po.run.scheduler import Scheduler
 from r3po.run.signals import START_S, StopSignals
-from r3po.run.suspects import SuspectBook, end_left_workers, forget_beacons
+from r3po.run.suspects import SuspectBook
 from r3po.run.workers import WorkerManager
 from r3po.source.build import BuildResult, plan_build, scan_finished, tell_moved_source
 from r3po.source.new_manifest import BuildProgress, BuildStopped
@@ -125,7 +126,7 @@ class _Run:
                 self._loop.show_output()
         finally:
             if self._pool is None or not self._pool.is_gone:
-                forget_beacons(self.log.workers)
+                forget_workers(self.log.workers)
             self.stop.restore()
             self.log.close()
 
@@ -251,7 +252,7 @@ class _Run:
         self._loop = RunLoop(
             publisher=self._publisher,
             states=states,
-            crew=WorkerManager(self._pool, self.log.workers, self._n_workers, self.config.timeout_seconds),
+            crew=WorkerManager(self._pool, self._n_workers, self.config.timeout_seconds),
             budget=ErrorBudget(self.config.max_errors, is_guarded=not has_rows),
             book=book,
             scheduler=Scheduler(pending, self._n_workers, self.config.batch_seconds, suspects),

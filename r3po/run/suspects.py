@@ -7,34 +7,21 @@ Source: FORMAT.md, "Suspects".
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from r3po.engines.worker_processes import end_left_workers, forget_left_workers, iter_left_workers
 from r3po.errors import R3poError
 from r3po.file_version import FileVersion
-from r3po.run.scheduler import Death, Suspect
-from r3po.storage.durable import list_names, remove_durably
+from r3po.run.scheduler import Suspect
+from r3po.storage.durable import remove_durably
 from r3po.storage.json_files import read_json, write_json
-from r3po.worker.beacon import (
-    Sighting,
-    end_process,
-    is_running,
-    list_workers,
-    read_beacon,
-    read_crash,
-    remove_worker_files,
-)
-from r3po.worker.processes import name_and_state
+from r3po.work import Death
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-
-END_S = 2.0
-"""How long to wait until a worker that was killed is gone. One that takes longer hangs in a call of the kernel."""
 
 
 class SuspectBook:
@@ -66,25 +53,17 @@ class SuspectBook:
         """
         end_left_workers(runs, own_run)
         suspects, alone = self._read()
-        left = _left_folders(runs, own_run)
-        for folder in left:
-            for worker in list_workers(folder):
-                seen = read_beacon(folder, worker)
-                if seen is None or not seen.is_in_file:
-                    continue
-                suspect = suspects.setdefault((seen.shard, seen.place), Suspect(seen.shard, seen.place))
-                suspect.is_apart = True
-                suspect.n_runs += 1
-                if suspect.key == alone:
-                    signal_name, stack = read_crash(folder, worker)
-                    suspect.n_deaths += 1
-                    suspect.n_known += bool(signal_name)
-                    suspect.death = Death(signal_name or "killed, and the run with it", bool(signal_name), stack)
+        for left in iter_left_workers(runs, own_run):
+            suspect = suspects.setdefault((left.shard, left.place), Suspect(left.shard, left.place))
+            suspect.is_apart = True
+            suspect.n_runs += 1
+            if suspect.key == alone:
+                suspect.n_deaths += 1
+                suspect.n_known += left.death.is_known
+                suspect.death = left.death
         found = _in_turn(suspects.values())
         self.write(found)
-        for folder in left:
-            for worker in list_workers(folder):
-                remove_worker_files(folder, worker)
+        forget_left_workers(runs, own_run)
         return found
 
     def write(self, suspects: Iterable[Suspect], alone: Suspect | None = None) -> None:
@@ -164,45 +143,3 @@ def _in_turn(suspects: Iterable[Suspect]) -> list[Suspect]:
     found = sorted(suspects, key=lambda suspect: suspect.key)
     first = max([0, *(suspect.n_runs - 1 for suspect in found)]) % max(1, len(found))
     return found[first:] + found[:first]
-
-
-def end_left_workers(runs: Path, own_run: str) -> None:
-    """End the workers of runs that were killed, and wait for that: nothing more is recorded by them.
-
-    A worker outlives its driver by some seconds. The caller holds the job's lock, so nobody waits for it any more.
-
-    Args:
-        runs: the folder of all runs.
-        own_run: the name of this one, whose workers are left alone.
-    """
-    ended = [seen for seen in _left_workers(runs, own_run) if is_running(seen) and end_process(seen)]
-    deadline = time.monotonic() + END_S
-    while any(map(_is_alive, ended)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
-def forget_beacons(folder: Path) -> None:
-    """Remove the beacons of a run that ends in an orderly way: none of its files is to be mistrusted."""
-    for worker in list_workers(folder):
-        remove_worker_files(folder, worker)
-    with contextlib.suppress(OSError):
-        folder.rmdir()  # unless f printed something
-
-
-# Private functions
-
-
-def _left_folders(runs: Path, own_run: str) -> list[Path]:
-    return [runs / name / "workers" for name in list_names(runs) if name != own_run]
-
-
-def _left_workers(runs: Path, own_run: str) -> Iterator[Sighting]:
-    for folder in _left_folders(runs, own_run):
-        for worker in list_workers(folder):
-            seen = read_beacon(folder, worker)
-            if seen is not None:
-                yield seen
-
-
-def _is_alive(seen: Sighting) -> bool:
-    return is_running(seen) and name_and_state(seen.pid)[1] != "Z"

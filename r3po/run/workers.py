@@ -1,22 +1,21 @@
 """The workers as the driver sees them: who is ready, what each has in hand, who died, and of what.
 
-It watches the beacons, ends workers that overran or do not answer, and replaces those that are gone, at a bounded
-rate. What becomes of the files is the scheduler's; what a call meant is the run loop's.
+It watches what they do, lets the pool end those that overran or do not answer, and replaces those that died, at a
+bounded rate. What becomes of the files is the scheduler's; what a call meant is the run loop's.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from r3po.engines.pool import Answer, Call, Pool, WorkerLost
-from r3po.run.scheduler import BatchTicket, Death, Ticket
-from r3po.worker.beacon import Phase, Sighting, read_beacon, read_crash, remove_worker_files
+from r3po.run.scheduler import BatchTicket, Ticket
+from r3po.work import Death
+from r3po.worker.beacon import Phase, Sighting
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +33,6 @@ GRACE_S = 3.0
 
 SILENT_S = 60.0
 """A worker that has calls and has been idle for so long does not hear them any more."""
-
-OOM_S = 3.0
-"""A worker that dies so soon after the kernel ended some process for memory was that process."""
 
 RECOVER_S = 300.0
 """After a worker died for want of memory there is one fewer for so long."""
@@ -110,19 +106,17 @@ class WorkerManager:
 
     Args:
         pool: started with `n_workers` workers, which are loading f.
-        folder: of the workers' beacons.
         timeout_s: `timeout_seconds`, or None.
     """
 
     def __init__(
         self,
         pool: Pool,
-        folder: Path,
         n_workers: int,
         timeout_s: float | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._pool, self._folder, self._timeout_s, self._clock = pool, folder, timeout_s, clock
+        self._pool, self._timeout_s, self._clock = pool, timeout_s, clock
         self.n_wanted = self._n_workers = n_workers
         self._memory_lost_at = 0.0
         self.members = {number: WorkerHandle(number, clock()) for number in range(n_workers)}
@@ -134,8 +128,6 @@ class WorkerManager:
         """Workers that died or were ended; not those that were dismissed."""
         self._n_lost_in_a_row = 0
         self._watched_at = clock()
-        self._n_oom_kills = _count_oom_kills()
-        self._oom_kill_at = -math.inf
 
     @property
     def can_replace(self) -> bool:
@@ -163,7 +155,7 @@ class WorkerManager:
     def submit(self, member: WorkerHandle, ticket: Ticket, call: Call) -> None:
         """Give a member a ticket, which its answer settles."""
         if not member.tickets:
-            now = read_beacon(self._folder, member.number)
+            now = self._pool.sighting(member.number)
             member.counter_before = -1 if now is None else now.counter
             member.given_at = self._clock()
         member.tickets.append(ticket)
@@ -215,8 +207,7 @@ class WorkerManager:
         member = self.members.get(worker)
         if member is not None and member.is_leaving and not member.tickets:
             del self.members[worker]
-            self._pool.kill(worker)
-            remove_worker_files(self._folder, worker)
+            self._pool.dismiss(worker)
             self._replace(0.0)
 
     def need_fresh(self) -> None:
@@ -254,9 +245,12 @@ class WorkerManager:
     def _lose(self, message: WorkerLost, *, was_alone: bool) -> Lost:
         member = self.members.pop(message.worker)
         self.n_lost += 1
-        last = read_beacon(self._folder, member.number)
-        death = self._death_of(member, message, last)
-        remove_worker_files(self._folder, member.number)
+        last = self._pool.sighting(member.number)
+        death = self._pool.death_of(message)
+        if member.ended_for == "time":
+            death = Death("time", True, death.stack)
+        elif member.ended_for == "silence" and not death.is_known:
+            death = Death("did not answer any more", False, death.stack)
         if not member.ended_for:
             self._n_lost_in_a_row += 1
         n_workers = None
@@ -268,27 +262,6 @@ class WorkerManager:
             self._replace(PAUSES_S[min(self._n_lost_in_a_row, len(PAUSES_S) - 1)])
         log.info("worker %d is gone: %s (%s), it last said %s", member.number, death.cause, message.reason, last)
         return Lost(member, death, last, was_alone, n_workers)
-
-    def _death_of(self, member: WorkerHandle, message: WorkerLost, last: Sighting | None) -> Death:
-        signal_name, stack = read_crash(self._folder, member.number)
-        self._note_oom_kills()
-        was_oom_kill = self._clock() - self._oom_kill_at < OOM_S
-        if member.ended_for == "time":
-            return Death("time", True, stack)
-        if signal_name:
-            return Death(signal_name, True, stack)
-        if last is not None and last.exit_code is not None:
-            return Death(f"exit code {last.exit_code}", True, stack)
-        if message.is_memory or was_oom_kill:
-            return Death("out of memory", True, stack, is_memory=True)
-        if member.ended_for == "silence":
-            return Death("did not answer any more", False, stack)
-        return Death("killed, or exited", False, stack)
-
-    def _note_oom_kills(self) -> None:
-        n_oom_kills = _count_oom_kills()
-        if n_oom_kills > self._n_oom_kills:
-            self._n_oom_kills, self._oom_kill_at = n_oom_kills, self._clock()
 
     def _replace(self, pause_s: float) -> None:
         if len(self.members) + len(self._due) < self.n_wanted:
@@ -310,9 +283,8 @@ class WorkerManager:
         now = self._clock()
         was_away = now - self._watched_at > GAP_S
         self._watched_at = now
-        self._note_oom_kills()
         for member in list(self.members.values()):
-            seen = read_beacon(self._folder, member.number)
+            seen = self._pool.sighting(member.number)
             if seen is None:
                 continue
             if member.seen is None or seen.counter != member.seen.counter or was_away:
@@ -329,16 +301,4 @@ class WorkerManager:
         else:
             return
         log.info("worker %d is ended for %s: %s", member.number, member.ended_for, seen)
-        self._pool.kill(member.number, ask_first=True)
-
-
-# Private functions
-
-
-def _count_oom_kills() -> int:
-    """Return how many processes the kernel has killed for memory since it started; 0 where it does not say."""
-    try:
-        with open("/proc/vmstat", "rb") as file:
-            return next((int(line.split()[1]) for line in file if line.startswith(b"oom_kill ")), 0)
-    except OSError:
-        return 0
+        self._pool.end(member.number)

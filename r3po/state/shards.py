@@ -18,9 +18,7 @@ from r3po.state.shard_files import Entries, read_shard_file
 from r3po.table import predicate
 from r3po.table.outcomes import Indices, Table
 from r3po.table.predicate import CountingRules
-
-Run = tuple[int, int]
-"""Places from the first up to, not including, the second."""
+from r3po.work import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class ShardState:
     n_done: int
     n_failed: int
     rows_by_fingerprint: dict[str, int]
-    pending: tuple[Run, ...]
+    pending: tuple[Span, ...]
     """Places of files that are in the source and have no outcome that counts."""
     is_stale: bool = False
     """The commit counts something else than counts by now, since files went; or it is of before a redo."""
@@ -118,7 +116,7 @@ class Shard:
         needed = self.needed_builds(table)
         indices = predicate.choose(table, needed, rules)
         tally = tables.tally(table, indices)
-        pending = tuple(missing_runs(tables.places_of(table, indices), needed))
+        pending = tuple(missing_spans(tables.places_of(table, indices), needed))
         is_stale = commit is not None and (
             commit.first_build < rules.redo_since  # without an outcome it is of the columns of then all the same
             or (tally.n_rows, tally.n_failed) != (commit.tally.n_rows, commit.tally.n_failed)
@@ -158,7 +156,7 @@ def newer_segments(commit: Commit | None, segments: Iterable[Segment]) -> list[S
     return [segment for segment in segments if commit is None or segment.build > commit.build]
 
 
-def missing_runs(places: Sequence[int], needed_builds: Sequence[int]) -> Iterator[Run]:
+def missing_spans(places: Sequence[int], needed_builds: Sequence[int]) -> Iterator[Span]:
     """Yield what lies between ascending `places` in 0 ... n_files, without the places of files that were deleted."""
     if len(places) == len(needed_builds):
         return  # each place is there once

@@ -191,30 +191,3 @@ def read_crash(folder: Path, worker: int) -> tuple[str, str]:
     if fatal is None:
         return "", text
     return next((name for words, name in _SIGNALS.items() if words in fatal[1]), fatal[1]), text[fatal.start() :]
-
-
-# Processes
-
-
-def is_running(sighting: Sighting) -> bool:
-    """Whether the process of a worker on this machine is still there."""
-    return bool(sighting.pid_started) and start_of(sighting.pid) == sighting.pid_started
-
-
-def end_process(sighting: Sighting) -> bool:
-    """SIGKILL a worker of this machine and what f started in it: the worker leads a process group of its own.
-
-    Returns:
-        Whether a signal was sent.
-    """
-    if not sighting.pid_started or sighting.pid in (os.getpid(), os.getpgrp()):
-        return False  # not known, or the serial engine's, which is this very process
-    started = start_of(sighting.pid)
-    if started and started != sighting.pid_started:
-        return False  # another process has that number now, so the worker and its group are gone
-    with contextlib.suppress(OSError):
-        os.killpg(sighting.pid, signal.SIGKILL)
-    if started:
-        with contextlib.suppress(OSError):
-            os.kill(sighting.pid, signal.SIGKILL)
-    return True

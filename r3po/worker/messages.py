@@ -10,9 +10,9 @@ from r3po.function.find import FunctionSpec
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
-from r3po.state.shards import Run
 from r3po.table.columns import Columns, ColumnSettings
 from r3po.table.outcomes import Failure
+from r3po.work import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Offer:
     build: int
     attempt: str
     """Names the segment; unique in the job."""
-    places: tuple[Run, ...]
+    places: tuple[Span, ...]
     columns: Columns | None
     """None until a row has set them: then only failures can be recorded."""
     is_last_try: bool = False
@@ -72,7 +72,7 @@ class BatchDone:
     """None: nothing was done."""
     n_rows: int
     n_failed: int
-    returned: tuple[Run, ...]
+    returned: tuple[Span, ...]
     """Places that were not tried."""
     seconds: float
     """That the batch took, from the first file to the durable segment."""

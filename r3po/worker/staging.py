@@ -20,7 +20,7 @@ from r3po.state.manifest import ShardRef
 from r3po.state.output_folder import KINDS, Part, part_name
 from r3po.state.segments import Segment
 from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
-from r3po.state.shards import Run, Shard, missing_runs
+from r3po.state.shards import Shard, missing_spans
 from r3po.storage.durable import FileRecord, NewFile
 from r3po.storage.names import show_name
 from r3po.table import predicate
@@ -28,6 +28,7 @@ from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Schema, Table, Tally
 from r3po.table.predicate import CountingRules
+from r3po.work import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Staged:
     shard: int
     commit: Commit | None
     """Ready to be decided; None if places lack an outcome."""
-    missing: tuple[Run, ...] = ()
+    missing: tuple[Span, ...] = ()
     """Places that no outcome covers, since a segment turned out to be damaged."""
 
 
@@ -81,7 +82,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
     needed = entries.needed_builds
     indices = predicate.choose(table, needed, order.rules)
     places = tables.places_of(table, indices)
-    missing = tuple(missing_runs(places, needed))
+    missing = tuple(missing_spans(places, needed))
     if missing:
         return Staged(order.ref.shard, None, missing)
     if order.segments or order.previous is None or len(indices) != len(table):

@@ -25,12 +25,12 @@ from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, write_segment
 from r3po.state.shard_files import parse_entries, read_shard_lines
-from r3po.state.shards import Run
 from r3po.storage.names import show_name
 from r3po.table.columns import Columns, ColumnSettings, RowCollector, is_row
 from r3po.table.outcomes import Failure, OutcomeBatch
 from r3po.table.user_objects import ends_worker, text_of, type_name
 from r3po.table.values import BadRowError
+from r3po.work import Span
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
 from r3po.worker.messages import FAILURES_TOLD, BatchDone, Charge, Offer, Probed, WorkerSetup
@@ -366,7 +366,7 @@ class Worker:
             segment=segment,
             n_rows=len(batch.places) - n_failed,
             n_failed=n_failed,
-            returned=tuple(_runs([*opened.left_over, *(place for place, *_ in opened.files)])),
+            returned=tuple(_spans([*opened.left_over, *(place for place, *_ in opened.files)])),
             seconds=time.perf_counter() - opened.started if segment is not None else 0.0,
             failures=tuple(told),
             deferred=tuple(place for place, _ in opened.deferred),
@@ -458,7 +458,7 @@ def _safe_repr(value: Any) -> str:
     return clean(text if len(text) <= 200 else text[:200] + "...")
 
 
-def _runs(places: list[int]) -> Iterator[Run]:
+def _spans(places: list[int]) -> Iterator[Span]:
     start = previous = None
     for place in places:
         if start is None or previous is None:

@@ -21,27 +21,29 @@ import pytest
 
 import r3po.table.outcomes as tables
 from r3po.config.settings import MaxErrors
+from r3po.engines import worker_processes as processes
 from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError, RunStoppedError
 from r3po.file_version import FileVersion
 from r3po.run import loop as runloop
 from r3po.run import suspects
-from r3po.run import workers as crew
 from r3po.run.budgets import ErrorBudget
 from r3po.run.loop import CAREFUL_S, Counts, RunLoop
 from r3po.run.scheduler import DEATHS, KNOWN_DEATHS, BatchTicket, ChargeTicket, Scheduler, Ticket
 from r3po.run.suspects import SuspectBook
-from r3po.run.workers import WorkerHandle, WorkerManager
+from r3po.run.workers import START_S, WorkerHandle, WorkerManager
 from r3po.state import shards as shardstate
 from r3po.state.commits import Commit
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
-from r3po.state.shards import Shard, ShardState, missing_runs, newer_segments
+from r3po.state.shards import Shard, ShardState, missing_spans, newer_segments
 from r3po.storage.durable import FileRecord
 from r3po.table import predicate
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.predicate import CountingRules
+from r3po.work import Death
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.messages import BatchDone, Charge, Offer, Probed
@@ -271,7 +273,7 @@ class World:
         indices = predicate.choose(table, needed, order.rules)
         places = tables.places_of(table, indices)
         if len(places) != order.ref.n_files:
-            return Staged(shard, None, tuple(missing_runs(places, needed)))
+            return Staged(shard, None, tuple(missing_spans(places, needed)))
         record = FileRecord(f"{shard}.{order.attempt}", 0, "")
         self.disk.outcomes[record.name] = tables.outcomes_at(
             predicate.with_tries_summed(table, indices, needed, order.rules), indices
@@ -731,6 +733,7 @@ class Driver:
         """Those of its beginning."""
         self._has_hung = False
         self.processes: dict[int, Process] = {}
+        self._known = WorkerProcesses(self.folder, world.monotonic)
         self._fuse = fuse
         """Steps until it is killed."""
         self._messages: list[Answer | WorkerLost] = []
@@ -769,7 +772,7 @@ class Driver:
             self.add_worker(worker)
         book = SuspectBook(Path("suspects.json"), JOB_ID, world.fingerprint, world.stat_place)
         suspects = book.recall(RUNS, self.name)
-        self._crew = SimCrew(self, self.folder, world.n_workers, world.timeout_s, world.monotonic)
+        self._crew = SimCrew(self, world.n_workers, world.timeout_s, world.monotonic)
         self._crew.driver = self
         budget = SimBudget(world.max_errors, is_guarded=False)
         budget.driver = self
@@ -892,7 +895,20 @@ class Driver:
         self.step()
         self.processes[worker].submit(call)
 
-    def kill(self, worker: int, *, ask_first: bool = False) -> None:
+    def sighting(self, worker: int) -> Sighting | None:
+        return self._known.sighting(worker)
+
+    def death_of(self, lost: WorkerLost) -> Death:
+        return self._known.death_of(lost.worker, is_memory=lost.is_memory)
+
+    def end(self, worker: int) -> None:
+        self._end(worker, ask_first=True)
+
+    def dismiss(self, worker: int) -> None:
+        self._end(worker)
+        self._known.forget(worker)
+
+    def _end(self, worker: int, *, ask_first: bool = False) -> None:
         process = self.processes[worker]
         if ask_first and process.is_alive:
             self.world.advance(self.world.now + self.world.rng.uniform(0, 0.5))
@@ -1225,17 +1241,16 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     rooms: list[tuple[Any, str]] = [
-        (crew, "read_beacon read_crash remove_worker_files"),
+        (processes, "read_beacon read_crash remove_worker_files list_workers list_names is_running end_process"),
         (runloop, "read_shard_file"),
         (shardstate, "read_outcomes read_segment read_shard_file"),
-        (suspects, "read_beacon read_crash remove_worker_files list_workers list_names is_running end_process"),
         (suspects, "read_json write_json remove_durably"),
     ]
     for room, names in rooms:
         for name in names.split():
             monkeypatch.setattr(room, name, machine.method(name))
     monkeypatch.setattr(runloop, "time", machine)
-    monkeypatch.setattr(crew, "_count_oom_kills", lambda: 0)
+    monkeypatch.setattr(processes, "count_oom_kills", lambda: 0)
     return machine
 
 
@@ -1398,7 +1413,7 @@ def test_a_replacement_that_hangs_while_it_loads_does_not_hold_up_a_trial(n_work
     world.files[0][30] = File("crashes", cause="signal")
     assert n_runs_of(world, machine, 1) == 1
     assert world.happened["hangs while it loads"] == 1
-    assert world.now < crew.START_S + 20.0
+    assert world.now < START_S + 20.0
     assert outcomes_of(world) == {"row": 59, "WorkerDied": 1}
 
 

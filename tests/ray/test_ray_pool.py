@@ -646,8 +646,8 @@ def test_a_worker_that_was_ended_is_told_as_lost_or_not_at_all(cluster: None, tm
             pool.submit(0, Call("run_batch", bench.offer(7, 10, columns)))
             wait_until(lambda: list(bench.job.folder.glob("at_the_gate.*")), "f is in its file")
             (pid,) = (int(path.suffix[1:]) for path in bench.job.folder.glob("at_the_gate.*"))
-            pool.kill(0, ask_first=True)
-            pool.kill(0)
+            pool.end(0)
+            pool.dismiss(0)
             wait_until(lambda: not is_there(pid), "the worker has ended", 10)
             assert all(isinstance(message, WorkerLost) for message in pool.wait(0.1))
             pool.submit(0, Call("run_batch", bench.offer(1, 2, columns)))  # nobody is there, and nobody minds

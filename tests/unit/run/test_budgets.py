@@ -16,9 +16,10 @@ from r3po.engines.pool import Answer, Call
 from r3po.errors import FunctionError, RunStoppedError
 from r3po.run.budgets import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget
 from r3po.run.loop import Counts, RunLoop
-from r3po.run.scheduler import Death, Scheduler, Suspect
+from r3po.run.scheduler import Scheduler, Suspect
 from r3po.run.workers import Lost, WorkerHandle
 from r3po.table.outcomes import Failure
+from r3po.work import Death
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.messages import FAILURES_TOLD, BatchDone
 from r3po.worker.worker import ENVIRONMENTAL_RUN

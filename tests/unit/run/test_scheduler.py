@@ -23,12 +23,12 @@ from r3po.run.scheduler import (
     BatchTicket,
     ChargeTicket,
     Death,
-    Run,
     Scheduler,
     StageTicket,
     Suspect,
     Ticket,
 )
+from r3po.work import Span
 
 Place = tuple[int, int]
 """Shard and place."""
@@ -37,13 +37,13 @@ QUEUE_DEPTH = 2
 """Tickets that a worker has at most, as in a real run."""
 
 
-def places_of(shard: int, runs: Iterable[Run]) -> list[Place]:
+def places_of(shard: int, runs: Iterable[Span]) -> list[Place]:
     return [(shard, place) for start, stop in runs for place in range(start, stop)]
 
 
-def runs_of(places: Sequence[int]) -> list[Run]:
+def runs_of(places: Sequence[int]) -> list[Span]:
     """Return ascending places as runs."""
-    runs: list[Run] = []
+    runs: list[Span] = []
     for place in places:
         if runs and runs[-1][1] == place:
             runs[-1] = (runs[-1][0], place + 1)
@@ -52,11 +52,11 @@ def runs_of(places: Sequence[int]) -> list[Run]:
     return runs
 
 
-def count(runs: Iterable[Run]) -> int:
+def count(runs: Iterable[Span]) -> int:
     return sum(stop - start for start, stop in runs)
 
 
-def rest_of(runs: Iterable[Run], n_done: int) -> list[Run]:
+def rest_of(runs: Iterable[Span], n_done: int) -> list[Span]:
     """Return what is left of runs after their first `n_done` places."""
     rest = []
     for start, stop in runs:
@@ -73,7 +73,7 @@ def rest_of(runs: Iterable[Run], n_done: int) -> list[Run]:
 class Model:
     """The job as a dict says it, next to the scheduler: every ticket and every answer is held against it."""
 
-    def __init__(self, pending: Sequence[tuple[int, Sequence[Run]]], n_workers: int, batch_seconds: float) -> None:
+    def __init__(self, pending: Sequence[tuple[int, Sequence[Span]]], n_workers: int, batch_seconds: float) -> None:
         self.scheduler = Scheduler(pending, n_workers, batch_seconds)
         self.n_workers = n_workers
         self.state: dict[Place, str] = {}
@@ -146,7 +146,7 @@ class Model:
     def pending_places(self) -> list[Place]:
         return [place for place, state in self.state.items() if state == "pending"]
 
-    def batch_done(self, ticket: BatchTicket, returned: Sequence[Run], seconds: float) -> None:
+    def batch_done(self, ticket: BatchTicket, returned: Sequence[Span], seconds: float) -> None:
         back = set(places_of(ticket.shard, returned))
         done = [place for place in places_of(ticket.shard, ticket.places) if place not in back]
         self.open_tickets.remove(ticket.number)
@@ -173,7 +173,7 @@ class Model:
         self.scheduler.stage_done(ticket)
         self.check()
 
-    def stage_incomplete(self, ticket: StageTicket, missing: Sequence[Run]) -> None:
+    def stage_incomplete(self, ticket: StageTicket, missing: Sequence[Span]) -> None:
         self.open_tickets.remove(ticket.number)
         self.in_staging.remove(ticket.shard)
         self.n_incomplete[ticket.shard] += 1
@@ -194,7 +194,7 @@ class Model:
 class Unchecked:
     """The same without a look at each place, for large jobs."""
 
-    def __init__(self, pending: Sequence[tuple[int, Sequence[Run]]], n_workers: int, batch_seconds: float) -> None:
+    def __init__(self, pending: Sequence[tuple[int, Sequence[Span]]], n_workers: int, batch_seconds: float) -> None:
         self.scheduler = Scheduler(pending, n_workers, batch_seconds)
         self.next_ticket = self.scheduler.next_ticket
         self.batch_done = self.scheduler.batch_done
@@ -225,7 +225,7 @@ class Simulation:
 
     def __init__(
         self,
-        pending: Sequence[tuple[int, Sequence[Run]]],
+        pending: Sequence[tuple[int, Sequence[Span]]],
         speeds: Sequence[float],
         batch_seconds: float = 1.0,
         chances: Chances | None = None,
@@ -323,7 +323,7 @@ class Simulation:
         self.model.batch_done(ticket, rest_of(ticket.places, n_done), took)
 
 
-def random_pending(rng: random.Random) -> list[tuple[int, list[Run]]]:
+def random_pending(rng: random.Random) -> list[tuple[int, list[Span]]]:
     """Return what a run finds pending, the first or one after a stop: whole shards, shards with gaps, complete ones."""
     pending = []
     for shard in sorted(rng.sample(range(40), rng.randint(1, 8))):
@@ -370,12 +370,12 @@ def test_the_simulation_itself_meets_all_that_it_is_meant_to_try() -> None:
             happened["lost"] += 1
             super().hand_back(ticket)
 
-        def batch_done(self, ticket: BatchTicket, returned: Sequence[Run], seconds: float) -> None:
+        def batch_done(self, ticket: BatchTicket, returned: Sequence[Span], seconds: float) -> None:
             happened["returned"] += bool(returned)
             happened["many runs"] += len(ticket.places) > 1
             super().batch_done(ticket, returned, seconds)
 
-        def stage_incomplete(self, ticket: StageTicket, missing: Sequence[Run]) -> None:
+        def stage_incomplete(self, ticket: StageTicket, missing: Sequence[Span]) -> None:
             happened["incomplete"] += 1
             super().stage_incomplete(ticket, missing)
 
@@ -670,7 +670,7 @@ def take_all(scheduler: Scheduler) -> list[Ticket]:
     return tickets
 
 
-def batches_of(tickets: Iterable[Ticket]) -> list[list[Run]]:
+def batches_of(tickets: Iterable[Ticket]) -> list[list[Span]]:
     return [list(ticket.places) for ticket in tickets if isinstance(ticket, BatchTicket)]
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from jobs import DOUBLE, HAS_PROC, doubled, environment, make_job, run_process, wait_until
+from r3po.engines.worker_processes import forget_workers
 from r3po.file_version import FileVersion
-from r3po.run.scheduler import Death, Suspect
-from r3po.run.suspects import SuspectBook, forget_beacons
+from r3po.run.scheduler import Suspect
+from r3po.run.suspects import SuspectBook
+from r3po.work import Death
 from r3po.worker.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
 
 JOB, CODE, OWN = "a" * 32, "f" * 16, "run-now"
@@ -302,7 +304,7 @@ def test_a_run_that_dies_while_it_recalls_loses_no_suspect(runs: Path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("r3po.run.suspects.remove_worker_files", die)
+        patch.setattr("r3po.engines.worker_processes.remove_worker_files", die)
         with pytest.raises(KeyboardInterrupt):
             recall(runs)
     found = recall(runs)
@@ -327,11 +329,11 @@ def test_a_worker_that_outlived_its_run_is_ended(runs: Path) -> None:
 
 def test_an_orderly_end_leaves_nobody_to_mistrust(runs: Path) -> None:
     folder = leave_beacon(runs, 0, 7)
-    forget_beacons(folder)
+    forget_workers(folder)
     assert not folder.exists()
     leave_beacon(runs, 0, 7)
     worker_file(folder, 0, "out").write_text("words")
-    forget_beacons(folder)
+    forget_workers(folder)
     assert os.listdir(folder) == ["00000.out"]
     assert recall(runs) == []
 

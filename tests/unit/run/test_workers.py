@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import r3po.run.workers
+from r3po.engines import worker_processes
 from r3po.engines.pool import Answer, Call, WorkerLost
-from r3po.run.scheduler import BatchTicket, Death, StageTicket
+from r3po.engines.worker_processes import OOM_S, WorkerProcesses
+from r3po.run.scheduler import BatchTicket, StageTicket
 from r3po.run.workers import (
     GAP_S,
     GRACE_S,
-    OOM_S,
     PAUSES_S,
     RECOVER_S,
     SILENT_S,
@@ -25,7 +25,8 @@ from r3po.run.workers import (
     WorkerHandle,
     WorkerManager,
 )
-from r3po.worker.beacon import Beacon, Phase, list_workers, read_beacon, worker_file
+from r3po.work import Death
+from r3po.worker.beacon import Beacon, Phase, Sighting, list_workers, read_beacon, worker_file
 from r3po.worker.messages import WorkerSetup
 
 TIMEOUT_S = 20.0
@@ -36,6 +37,7 @@ LOAD, RUN = Call("load"), Call("run_batch")
 class FakePool:
     """Says what it was told to say, and notes what it was asked for."""
 
+    processes: WorkerProcesses
     can_replace: bool = True
     is_gone: bool = False
     description: str = "fake"
@@ -51,8 +53,18 @@ class FakePool:
     def add_worker(self, worker: int) -> None:
         self.added.append(worker)
 
-    def kill(self, worker: int, *, ask_first: bool = False) -> None:
-        self.killed.append((worker, ask_first))
+    def sighting(self, worker: int) -> Sighting | None:
+        return self.processes.sighting(worker)
+
+    def end(self, worker: int) -> None:
+        self.killed.append((worker, True))
+
+    def dismiss(self, worker: int) -> None:
+        self.killed.append((worker, False))
+        self.processes.forget(worker)
+
+    def death_of(self, lost: WorkerLost) -> Death:
+        return self.processes.death_of(lost.worker, is_memory=lost.is_memory)
 
     def submit(self, worker: int, call: Call) -> None:
         self.submitted.append((worker, call))
@@ -113,9 +125,8 @@ class Stage:
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Stage]]:
-    monkeypatch.setattr(
-        r3po.run.workers, "_count_oom_kills", lambda: 0
-    )  # other tests' neighbours may be killed meanwhile
+    # Other tests' neighbours may be killed meanwhile.
+    monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 0)
     stages: list[Stage] = []
     yield stages
     for stage in stages:
@@ -126,8 +137,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Stage
 def make_stage(
     made: list[Stage], folder: Path, n_workers: int = 3, timeout_s: float | None = TIMEOUT_S, can_replace: bool = True
 ) -> Stage:
-    pool, now = FakePool(can_replace), [1000.0]
-    stage = Stage(folder, pool, WorkerManager(pool, folder, n_workers, timeout_s, lambda: now[0]), now, {})
+    now = [1000.0]
+    pool = FakePool(WorkerProcesses(folder, lambda: now[0]), can_replace)
+    stage = Stage(folder, pool, WorkerManager(pool, n_workers, timeout_s, lambda: now[0]), now, {})
     stage.ready(*range(n_workers))
     for worker in range(n_workers):
         stage.mark(worker, Phase.IDLE, -1)
@@ -331,11 +343,11 @@ def test_one_worker_is_always_wanted(made: list[Stage], tmp_path: Path) -> None:
 
 
 def test_what_the_kernel_killed_for_memory_is_counted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(r3po.run.workers, "_count_oom_kills", lambda: 1)
+    monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 1)
     assert stage.lose(0).death.is_memory
     stage.now[0] += OOM_S
     assert not stage.lose(1).death.is_memory, "one kill is not a death of later on"
-    monkeypatch.setattr(r3po.run.workers, "_count_oom_kills", lambda: 2)
+    monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 2)
     assert stage.lose(2).death.is_memory
 
 
@@ -359,7 +371,7 @@ def test_a_kill_of_the_kernel_that_was_seen_at_a_look_is_soon_forgotten(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, seconds: float, is_memory: bool
 ) -> None:
     """Else somebody else's process, killed in the morning, is the reason for a death in the evening."""
-    monkeypatch.setattr(r3po.run.workers, "_count_oom_kills", lambda: 1)
+    monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 1)
     stage.pass_time(WATCH_S)
     stage.pass_time(seconds)
     assert stage.lose(0).death.is_memory is is_memory
@@ -368,7 +380,7 @@ def test_a_kill_of_the_kernel_that_was_seen_at_a_look_is_soon_forgotten(
 def test_kills_of_before_the_run_are_no_matter(
     tmp_path: Path, made: list[Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(r3po.run.workers, "_count_oom_kills", lambda: 7)
+    monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 7)
     stage = make_stage(made, tmp_path)
     assert not stage.lose(0).death.is_memory
 

@@ -25,7 +25,7 @@ from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
 from r3po.state.shards import (
     Shard,
     ShardState,
-    missing_runs,
+    missing_spans,
     newer_segments,
 )
 from r3po.storage import durable as storage
@@ -143,9 +143,9 @@ def counts(state: ShardState) -> tuple[int, int, int]:
 
 @settings(deadline=None)
 @given(st.sets(st.integers(0, 30)), st.integers(0, 31), st.sets(st.integers(0, 30)))
-def test_missing_runs_are_all_that_is_missing(places: set[int], n_files: int, gone: set[int]) -> None:
+def test_missing_spans_are_all_that_is_missing(places: set[int], n_files: int, gone: set[int]) -> None:
     present = sorted(place for place in places if place < n_files)
-    runs = list(missing_runs(present, [-1 if place in gone else 1 for place in range(n_files)]))
+    runs = list(missing_spans(present, [-1 if place in gone else 1 for place in range(n_files)]))
     missing = sorted({*range(n_files)} - {*present} - gone)
     assert [place for start, stop in runs for place in range(start, stop)] == missing
     assert all(start < stop for start, stop in runs)

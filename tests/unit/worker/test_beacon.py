@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 
 from jobs import HAS_PROC, environment, wait_until
+from r3po.engines.worker_processes import end_process, is_running
 from r3po.worker.beacon import (
     CRASH_LIMIT,
     Beacon,
     Phase,
     Sighting,
-    end_process,
-    is_running,
     list_workers,
     read_beacon,
     read_crash,

@@ -25,12 +25,12 @@ from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, read_segment
 from r3po.state.shard_files import Entries, write_shard_file
-from r3po.state.shards import Run
 from r3po.storage.durable import list_names
 from r3po.storage.names import show_name
 from r3po.table.columns import Columns, columns_of
 from r3po.table.outcomes import Failure
 from r3po.table.predicate import CountingRules
+from r3po.work import Span
 from r3po.worker.beacon import Phase, read_beacon
 from r3po.worker.failures import TEXT_LIMIT, EnvironmentalFailure
 from r3po.worker.messages import BatchDone, Charge, Offer, WorkerSetup
@@ -119,13 +119,13 @@ class Job:
     def path(self, name: str) -> Path:
         return self.source / name
 
-    def offer(self, *places: Run, ref: ShardRef | None = None, is_last_try: bool = False) -> Offer:
+    def offer(self, *places: Span, ref: ShardRef | None = None, is_last_try: bool = False) -> Offer:
         self._n_attempts += 1
         ref = ref or self.ref
         places = places or ((0, ref.n_files),)
         return Offer(JOB_ID, ref, 4, f"w{self._n_attempts}", places, self.columns, is_last_try)
 
-    def run(self, *places: Run, is_last_try: bool = False) -> BatchDone:
+    def run(self, *places: Span, is_last_try: bool = False) -> BatchDone:
         return self.worker.run_batch(self.offer(*places, is_last_try=is_last_try))
 
     def run_twice(self) -> list[dict[str, Any]]:
