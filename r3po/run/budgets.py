@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from r3po.config.settings import MaxErrors
-from r3po.errors import RunStoppedError
+from r3po.errors import FunctionError, RunStoppedError
+from r3po.run.workers import Lost
 from r3po.table.outcomes import Failure
 from r3po.text import first_line
+from r3po.worker.beacon import Phase
 from r3po.worker.messages import BatchDone
 from r3po.worker.worker import ENVIRONMENTAL_RUN
 
@@ -21,6 +23,12 @@ _OTHERWISE = {"Timeout": ", or raise timeout_seconds", "OutOfMemory": ", or use 
 
 PERCENT_AFTER = 100
 """A share of failures is looked at once so many files have finished."""
+
+START_LOSSES = 3
+"""Number of workers that die in a row before they have loaded f, which stops the run."""
+
+FRUITLESS_LOSSES = 12
+"""Number of workers that die in a row, none with a file in hand, which stops the run."""
 
 
 class ErrorBudget:
@@ -107,6 +115,66 @@ class ErrorBudget:
             evidence=f"the latest  {path}  {failure.error_type}: {first_line(failure.message)}",
             hint="r3po errors shows them; mend the function and run again, or allow more with --max-errors",
         )
+
+
+class LossBudget:
+    """Counts the workers that die outside any file, and says when replacing them does not help."""
+
+    def __init__(self, function_name: str) -> None:
+        self._function_name = function_name
+        self.has_loaded = False
+        self._n_starting = 0
+        self._n_fruitless = 0
+
+    def loaded(self) -> None:
+        """Note that a worker has loaded f."""
+        self.has_loaded = True
+        self._n_starting = 0
+
+    def worked(self) -> None:
+        """Note that a worker has answered a ticket."""
+        self._n_fruitless = 0
+
+    def take(self, lost: Lost) -> None:
+        """Count a dead worker.
+
+        Raises:
+            FunctionError: importing f's module ends the process.
+            RunStoppedError: too many died in a row, while starting or between files.
+        """
+        if lost.member.is_ready:
+            self._check_fruitless(lost)
+        else:
+            self._check_starting(lost)
+
+    # Private methods
+
+    def _check_starting(self, lost: Lost) -> None:
+        death = lost.death
+        self._n_starting += 1
+        is_import = lost.last is not None and lost.last.phase is Phase.LOADING
+        is_certain = death.is_known and not death.is_memory
+        if is_import and not self.has_loaded and (is_certain or self._n_starting >= START_LOSSES):
+            raise FunctionError(
+                f"importing the module of {self._function_name} ends the process: {death.cause}",
+                evidence=death.stack or None,
+                hint="import it alone, in a Python of its own, to see why; this run recorded nothing",
+            )
+        if self._n_starting >= START_LOSSES:
+            raise RunStoppedError(
+                f"workers die while they start: {death.cause}",
+                evidence=death.stack or None,
+                hint="your state is safe; run again, or see more with: r3po run --engine serial",
+            )
+
+    def _check_fruitless(self, lost: Lost) -> None:
+        self._n_fruitless = 0 if lost.file is not None else self._n_fruitless + 1
+        if self._n_fruitless >= FRUITLESS_LOSSES:
+            raise RunStoppedError(
+                f"{self._n_fruitless} workers died in a row, and none of them in a file: {lost.death.cause}",
+                evidence=lost.death.stack or None,
+                hint="something on this machine ends them; your state is safe, run again once it is found",
+            )
 
 
 def _place_of(failure: Failure) -> str:

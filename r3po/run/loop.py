@@ -15,7 +15,7 @@ from r3po.engines.pool import Answer, Call
 from r3po.errors import FunctionError, R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
 from r3po.file_version import UNKNOWN_VERSION
-from r3po.run.budgets import ErrorBudget
+from r3po.run.budgets import ErrorBudget, LossBudget
 from r3po.run.publisher import Publisher
 from r3po.run.scheduler import BatchTicket, ChargeTicket, Scheduler, StageTicket, Ticket
 from r3po.run.signals import StopSignals
@@ -29,7 +29,6 @@ from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
 from r3po.table.outcomes import Failure
 from r3po.text import first_line
-from r3po.worker.beacon import Phase
 from r3po.worker.failures import death_failure, timeout_failure
 from r3po.worker.messages import BatchDone, Charge, Offer, Probed
 from r3po.worker.printed import Outputs
@@ -55,12 +54,6 @@ CAREFUL_S = 10.0
 
 CAREFUL_LIMIT_S = 3600.0
 """The most, after many runs that died."""
-
-START_LOSSES = 3
-"""So many workers that die in a row before they have loaded f stop the run."""
-
-FRUITLESS_LOSSES = 12
-"""So many workers that die in a row, none with a file in hand, stop the run."""
 
 LOOK_S = 1.0
 """Between two looks at what takes long: the longest running file, workers that do not start."""
@@ -112,9 +105,7 @@ class RunLoop:
     _is_probing: bool = False
     _is_draining: bool = False
     _n_probes: int = 0
-    _has_loaded: bool = False
-    _n_start_losses: int = 0
-    _n_fruitless: int = 0
+    _losses: LossBudget = field(init=False)
     _careful_until: float | None = None
     _looked_at: float = field(default_factory=time.monotonic)
     _started_at: float = field(default_factory=time.monotonic)
@@ -122,6 +113,7 @@ class RunLoop:
     _entries: tuple[int, Entries] | None = None
 
     def __post_init__(self) -> None:
+        self._losses = LossBudget(self.function_name)
         open_states = [state for state in self.states.values() if not state.is_committed]
         self._segments = {state.ref.shard: list(state.segments) for state in open_states}
 
@@ -292,7 +284,7 @@ class RunLoop:
             case BatchTicket():
                 self._batch_done(message.worker, ticket, message.value)
         if ticket is not None:
-            self._n_fruitless = 0
+            self._losses.worked()
             self.crew.release(message.worker)
 
     def _settle(self, answer: Answer) -> Ticket | None:
@@ -302,11 +294,11 @@ class RunLoop:
         if answer.call.method != "load":
             ticket = member.tickets.pop(0)
         elif answer.error is None:
-            member.is_ready = self._has_loaded = True
-            self._n_start_losses = 0
+            member.is_ready = True
+            self._losses.loaded()
             self._check_code(answer.value)
         if isinstance(answer.error, R3poError):
-            if answer.call.method == "load" and self._has_loaded:
+            if answer.call.method == "load" and self._losses.has_loaded:
                 raise RunStoppedError(
                     f"a worker that was started again cannot load {self.function_name}: {answer.error.args[0]}",
                     evidence=answer.error.evidence,
@@ -413,34 +405,8 @@ class RunLoop:
         self.observer(events.WorkerLost(cause, path, lost.n_workers))
 
     def _check_losses(self, lost: Lost) -> None:
-        """Stop where replacing workers does not help."""
-        if not self.crew.can_replace:
-            return
-        death = lost.death
-        if not lost.member.is_ready:
-            self._n_start_losses += 1
-            is_import = lost.last is not None and lost.last.phase is Phase.LOADING
-            is_certain = death.is_known and not death.is_memory
-            if is_import and not self._has_loaded and (is_certain or self._n_start_losses >= START_LOSSES):
-                raise FunctionError(
-                    f"importing the module of {self.function_name} ends the process: {death.cause}",
-                    evidence=death.stack or None,
-                    hint="import it alone, in a Python of its own, to see why; this run recorded nothing",
-                )
-            if self._n_start_losses >= START_LOSSES:
-                raise RunStoppedError(
-                    f"workers die while they start: {death.cause}",
-                    evidence=death.stack or None,
-                    hint="your state is safe; run again, or see more with: r3po run --engine serial",
-                )
-            return
-        self._n_fruitless = 0 if lost.file is not None else self._n_fruitless + 1
-        if self._n_fruitless >= FRUITLESS_LOSSES:
-            raise RunStoppedError(
-                f"{self._n_fruitless} workers died in a row, and none of them in a file: {death.cause}",
-                evidence=death.stack or None,
-                hint="something on this machine ends them; your state is safe, run again once it is found",
-            )
+        if self.crew.can_replace:
+            self._losses.take(lost)
 
     def _remember(self) -> None:
         """Make durable who is mistrusted, and who is alone right now."""
@@ -457,7 +423,7 @@ class RunLoop:
         shard, place, seconds = self.crew.longest() or (-1, -1, 0.0)
         path = self._path_of(shard, place) if seconds >= events.LONG_S else ""
         self.observer(events.LongestRunning(path, seconds))
-        if not self._has_loaded and not self._has_told_shortage and now - self._started_at > SHORTAGE_S:
+        if not self._losses.has_loaded and not self._has_told_shortage and now - self._started_at > SHORTAGE_S:
             self._has_told_shortage = True
             shortage = self.crew.shortage()
             text = f"{shortage}: the workers wait" if shortage else f"still importing {self.function_name}"

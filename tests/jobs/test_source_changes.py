@@ -459,7 +459,7 @@ def test_parts_with_the_same_columns_stay_until_a_redo_replaces_them(job: Job) -
 def test_a_redo_does_not_drop_kept_rows_unasked(job: Job) -> None:
     job.configure(on_deleted="keep")
     (job.source / "4.json").unlink()
-    with pytest.raises(r3po.SourceError, match="1 row is of a file that was deleted") as caught:
+    with pytest.raises(r3po.SourceError, match="1 row is of a deleted file") as caught:
         job.run(redo=True)
     assert "--accept-deletions" in str(caught.value)
     assert job.run().done == 5
@@ -492,7 +492,7 @@ def test_a_refused_redo_does_not_even_list_what_it_found(job: Job) -> None:
     job.run()
     before = (job.state / "manifest.json").read_bytes()
     job.add("6.json", value=6)
-    with pytest.raises(r3po.SourceError, match="1 row is of a file that was deleted"):
+    with pytest.raises(r3po.SourceError, match="1 row is of a deleted file"):
         job.run(redo=True)
     assert (job.state / "manifest.json").read_bytes() == before
 
