@@ -29,7 +29,8 @@ from r3po.source.walk import walk_blocks
 from r3po.state.job import Job, job_folders, open_job
 from r3po.state.segments import Segment, write_segment
 from r3po.table.columns import Columns
-from r3po.worker.messages import Offer, WorkerSetup
+from r3po.work import Batch
+from r3po.worker.messages import ShardContext, WorkerSetup
 from r3po.worker.staging import StageOrder, stage_shard
 from r3po.worker.worker import Worker
 
@@ -51,9 +52,10 @@ class Bench:
     setup: WorkerSetup
     columns: Columns
 
-    def offer(self, start: int = 0, columns: Columns | None = None) -> Offer:
+    def offer(self, start: int = 0, columns: Columns | None = None) -> tuple[Batch, ShardContext]:
         built = self.job.built
-        return Offer(built.job_id, built.shards[0], built.build, os.urandom(8).hex(), ((start, N_FILES),), columns)
+        context = ShardContext(built.job_id, built.shards[0], built.build, os.urandom(8).hex(), columns)
+        return Batch(0, 0, ((start, N_FILES),)), context
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def opened(kind: str, tree: Path, folder: Path) -> Iterator[Bench]:
         worker = Worker(setup)
         worker.load()
         bench = Bench(job, worker, setup, Columns(()))
-        columns = worker.probe(bench.offer()).columns
+        columns = worker.probe(*bench.offer()).columns
         assert columns is not None
         yield replace(bench, columns=columns)
         worker.close()
@@ -140,7 +142,7 @@ def test_bare_loop(benchmark: Any, tree: Path, name: str) -> None:
 
 def test_batch(benchmark: Any, bench: Bench) -> None:
     """Read, call f, hash, collect, write the segment."""
-    done = benchmark(lambda: bench.worker.run_batch(bench.offer(columns=bench.columns)))
+    done = benchmark(lambda: bench.worker.run_batch(*bench.offer(columns=bench.columns)))
     assert done.n_rows == N_FILES
 
 
@@ -173,7 +175,7 @@ def test_segment(benchmark: Any, content: Bench) -> None:
 
 def test_stage(benchmark: Any, content: Bench) -> None:
     """From a segment to outcomes, CSV and Parquet, all durable."""
-    done = content.worker.run_batch(content.offer(columns=content.columns))
+    done = content.worker.run_batch(*content.offer(columns=content.columns))
     assert done.segment is not None
     job = content.job
     order = StageOrder(

@@ -1,8 +1,9 @@
-"""What is handed out and what became of it, as plain data: spans of places, and how a worker died."""
+"""What the scheduler hands out, as plain data: spans of places, and the three kinds of work; and how a worker died."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 Span = tuple[int, int]
 """A range of places: from the first up to, not including, the second."""
@@ -19,3 +20,41 @@ class Death:
     stack: str = ""
     """The stack of its last moment, as `faulthandler` wrote it; may be empty."""
     is_memory: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Places of one shard for one worker."""
+
+    number: int
+    shard: int
+    places: tuple[Span, ...]
+    kind: Literal["batch", "trial", "last try"] = "batch"
+    """`trial`: one suspect, for a fresh worker. `last try`: places that failed by no fault of theirs."""
+    is_last_try: bool = False
+    """Record failures of the environment, too: what fails now has failed, whoever is at fault."""
+    limit: int = 0
+    """Most files of a batch that is made of these places, which are of a batch that was lost; 0: as many as fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Every place of this shard has an outcome: stage it."""
+
+    number: int
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFailure:
+    """This file ends its worker, or never returns: record its failure."""
+
+    number: int
+    shard: int
+    place: int
+    n_deaths: int
+    """Deaths of its worker, alone; 0: it was ended because it took too long."""
+    death: Death
+
+
+Work = Batch | Stage | RecordFailure

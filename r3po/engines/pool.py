@@ -16,10 +16,10 @@ from r3po.worker.worker import Worker
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One method of `Worker` with its argument."""
+    """One method of `Worker` with its arguments."""
 
     method: str
-    argument: Any = None
+    arguments: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,6 @@ def answer(worker: Worker | None, number: int, call: Call) -> Answer:
     assert worker is not None, "start comes first"
     method = getattr(worker, call.method)
     try:
-        return Answer(number, call, method() if call.method == "load" else method(call.argument))
+        return Answer(number, call, method(*call.arguments))
     except Exception as error:
         return Answer(number, call, error=error)

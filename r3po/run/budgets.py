@@ -132,7 +132,7 @@ class LossBudget:
         self._n_starting = 0
 
     def worked(self) -> None:
-        """Note that a worker has answered a ticket."""
+        """Note that a worker has answered a work."""
         self._n_fruitless = 0
 
     def take(self, lost: Lost) -> None:
@@ -142,7 +142,7 @@ class LossBudget:
             FunctionError: importing f's module ends the process.
             RunStoppedError: too many died in a row, while starting or between files.
         """
-        if lost.member.is_ready:
+        if lost.handle.is_ready:
             self._check_fruitless(lost)
         else:
             self._check_starting(lost)

@@ -1,4 +1,4 @@
-"""The middle of a run: tickets from the scheduler to the workers, answers back, decisions made.
+"""The middle of a run: in_hand from the scheduler to the workers, answers back, decisions made.
 
 One thread, one loop. Everything that is decided (columns, commits) is decided here, by the process that holds the lock.
 """
@@ -17,7 +17,7 @@ from r3po.events import Observer
 from r3po.file_version import UNKNOWN_VERSION
 from r3po.run.budgets import ErrorBudget, LossBudget
 from r3po.run.publisher import Publisher
-from r3po.run.scheduler import BatchTicket, ChargeTicket, Scheduler, StageTicket, Ticket
+from r3po.run.scheduler import Scheduler
 from r3po.run.signals import StopSignals
 from r3po.run.suspects import SuspectBook
 from r3po.run.workers import Lost, WorkerHandle, WorkerManager
@@ -29,8 +29,9 @@ from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
 from r3po.table.outcomes import Failure
 from r3po.text import first_line
+from r3po.work import Batch, RecordFailure, Stage, Work
 from r3po.worker.failures import death_failure, timeout_failure
-from r3po.worker.messages import BatchDone, Charge, Offer, Probed
+from r3po.worker.messages import BatchDone, Probed, ShardContext
 from r3po.worker.printed import Outputs
 from r3po.worker.staging import Staged
 
@@ -77,7 +78,7 @@ class RunLoop:
 
     Args:
         states: how each shard stands; those that are committed are left alone.
-        crew: of a pool that was started; its workers are loading f.
+        manager: of a pool that was started; its workers are loading f.
         budget: how many failures are too many.
         book: the suspects of earlier runs and of this one.
         scheduler: has all that is pending, and the suspects.
@@ -90,7 +91,7 @@ class RunLoop:
 
     publisher: Publisher
     states: dict[int, ShardState]
-    crew: WorkerManager
+    manager: WorkerManager
     budget: ErrorBudget
     book: SuspectBook
     scheduler: Scheduler
@@ -130,19 +131,19 @@ class RunLoop:
                     self._drain()
                     return
                 self._hand_out()
-                self._handle_all(self.crew.wait(WAIT_S))
+                self._handle_all(self.manager.wait(WAIT_S))
                 self._look()
         except RunStoppedError:
             # The others did nothing wrong: what they have at hand is kept.
             self.stop.tell_workers()
-            if not self.crew.is_gone:
+            if not self.manager.is_gone:
                 with contextlib.suppress(R3poError):
                     self._drain()
             raise
         finally:
             # An orderly end: whoever is on trial now did not end the run. But it may have ended Ray.
             with contextlib.suppress(OSError):
-                alone = self.scheduler.trial_apart if self.crew.is_gone else None
+                alone = self.scheduler.trial_apart if self.manager.is_gone else None
                 self.book.write(self.scheduler.suspects, alone)
 
     def stage(self, shards: Mapping[ShardRef, Sequence[Segment]]) -> None:
@@ -153,21 +154,21 @@ class RunLoop:
             if self.stop.is_requested:
                 raise StopNow  # nothing of f is in flight, and the next run makes these parts
             for depth in range(1, QUEUE_DEPTH + 1):
-                for member in self.crew.iter_free(depth):
+                for handle in self.manager.iter_free(depth):
                     if waiting:
                         ref, segments = waiting.popitem()
                         in_flight[ref.shard] = ref
-                        call = Call("stage", self.publisher.stage_order(ref, segments))
-                        self.crew.submit(member, StageTicket(-1, ref.shard), call)
-            for message in self.crew.wait(WAIT_S):
+                        call = Call("stage", (self.publisher.stage_order(ref, segments),))
+                        self.manager.submit(handle, Stage(-1, ref.shard), call)
+            for message in self.manager.wait(WAIT_S):
                 if isinstance(message, Lost):
-                    lost = [in_flight.pop(ticket.shard) for ticket in message.member.tickets]
+                    lost = [in_flight.pop(work.shard) for work in message.handle.in_hand]
                     waiting |= {ref: shards[ref] for ref in lost}
                     self._check_losses(message)
                     continue
-                ticket = self._settle(message)
-                if ticket is not None:
-                    self.publisher.commit(in_flight.pop(ticket.shard), message.value)
+                work = self._settle(message)
+                if work is not None:
+                    self.publisher.commit(in_flight.pop(work.shard), message.value)
 
     def show_output(self) -> None:
         """Tell what f printed since the last look, if that was asked for; and cut what is too much."""
@@ -178,32 +179,32 @@ class RunLoop:
 
     def _hand_out(self) -> None:
         if self.scheduler.has_suspects:
-            self.crew.need_fresh()
+            self.manager.need_fresh()
         if self.publisher.columns is None and (self.scheduler.n_pending or self._is_probing):
             if not self._is_probing:
                 self._hand_out_probe()
             return  # the first row comes before everything else
         self._end_caution()
         for depth in range(1, QUEUE_DEPTH + 1):
-            for member in self.crew.iter_free(depth):
-                is_fresh, is_ahead = self.crew.is_fresh(member), bool(member.tickets)
-                ticket = self.scheduler.next_ticket(is_fresh=is_fresh, is_ahead=is_ahead)
-                if ticket is not None:
-                    self._submit(member, ticket)
+            for handle in self.manager.iter_free(depth):
+                is_fresh, is_ahead = self.manager.is_fresh(handle), bool(handle.in_hand)
+                work = self.scheduler.next_work(is_fresh=is_fresh, is_ahead=is_ahead)
+                if work is not None:
+                    self._submit(handle, work)
 
     def _hand_out_probe(self) -> None:
         if self.scheduler.n_in_flight:
             return
         # A fresh worker first: whatever is next, it may have it.
-        for member in sorted(self.crew.iter_free(1), key=lambda member: not self.crew.is_fresh(member)):
+        for handle in sorted(self.manager.iter_free(1), key=lambda handle: not self.manager.is_fresh(handle)):
             limit = FIRST_PROBE if self._n_probes == 0 else NEXT_PROBE
-            ticket = self.scheduler.next_ticket(limit, is_fresh=self.crew.is_fresh(member))
-            if ticket is None:
+            work = self.scheduler.next_work(limit, is_fresh=self.manager.is_fresh(handle))
+            if work is None:
                 continue
-            if isinstance(ticket, BatchTicket):
+            if isinstance(work, Batch):
                 self._is_probing = True
                 self._n_probes += 1
-            self._submit(member, ticket)
+            self._submit(handle, work)
             return
 
     def _end_caution(self) -> None:
@@ -220,32 +221,30 @@ class RunLoop:
             self.scheduler.release_first_offenders()
             self._remember()
 
-    def _submit(self, member: WorkerHandle, ticket: Ticket) -> None:
-        ref, publisher = self.states[ticket.shard].ref, self.publisher
-        match ticket:
-            case StageTicket():
-                call = Call("stage", publisher.stage_order(ref, self._segments[ticket.shard]))
-            case ChargeTicket():
-                offer = self._offer(ref, ((ticket.place, ticket.place + 1),))
-                version = self.book.version_of((ticket.shard, ticket.place)) if ticket.n_deaths else UNKNOWN_VERSION
-                call = Call("charge", Charge(offer, self._failure_of(ticket), version))
-            case BatchTicket():
-                offer = self._offer(ref, ticket.places, is_last_try=ticket.is_last_try)
-                call = Call("probe" if self._is_probing else "run_batch", offer)
-                if ticket.kind == "trial":
+    def _submit(self, handle: WorkerHandle, work: Work) -> None:
+        ref, publisher = self.states[work.shard].ref, self.publisher
+        match work:
+            case Stage():
+                call = Call("stage", (publisher.stage_order(ref, self._segments[work.shard]),))
+            case RecordFailure():
+                version = self.book.version_of((work.shard, work.place)) if work.n_deaths else UNKNOWN_VERSION
+                batch = Batch(work.number, work.shard, ((work.place, work.place + 1),))
+                call = Call("record_failure", (batch, self._context_of(ref), self._failure_of(work), version))
+            case Batch():
+                call = Call("probe" if self._is_probing else "run_batch", (work, self._context_of(ref)))
+                if work.kind == "trial":
                     self._remember()  # before it begins: it may end this process, too
                     alone = self.scheduler.trial_apart
                     if alone is not None and alone.death.is_memory:
-                        self.crew.free_memory(member)
-        self.crew.submit(member, ticket, call)
+                        self.manager.free_memory(handle)
+        self.manager.submit(handle, work, call)
 
-    def _offer(self, ref: ShardRef, places: tuple[tuple[int, int], ...], *, is_last_try: bool = False) -> Offer:
+    def _context_of(self, ref: ShardRef) -> ShardContext:
         manifest, publisher = self.publisher.job.built, self.publisher
-        attempt = publisher.next_attempt()
-        return Offer(manifest.job_id, ref, manifest.build, attempt, places, publisher.columns, is_last_try)
+        return ShardContext(manifest.job_id, ref, manifest.build, publisher.next_attempt(), publisher.columns)
 
-    def _failure_of(self, ticket: ChargeTicket) -> Failure:
-        death, n = ticket.death, ticket.n_deaths
+    def _failure_of(self, work: RecordFailure) -> Failure:
+        death, n = work.death, work.n_deaths
         if not n:
             found = death_failure("Timeout", "", death.stack)
             return timeout_failure(self.timeout_s or 0.0, ())._replace(where=found.where, traceback=found.traceback)
@@ -274,27 +273,27 @@ class RunLoop:
         if message.call.method == "probe" and message.error is None:
             self._probed(message)
             return
-        ticket = self._settle(message)
-        match ticket:
-            case StageTicket():
-                self._staged(ticket, message.value)
-            case ChargeTicket():
-                self.scheduler.charge_done(ticket)
-                self._record(ticket.shard, message.value)
-            case BatchTicket():
-                self._batch_done(message.worker, ticket, message.value)
-        if ticket is not None:
+        work = self._settle(message)
+        match work:
+            case Stage():
+                self._staged(work, message.value)
+            case RecordFailure():
+                self.scheduler.failure_recorded(work)
+                self._record(work.shard, message.value)
+            case Batch():
+                self._batch_done(message.worker, work, message.value)
+        if work is not None:
             self._losses.worked()
-            self.crew.release(message.worker)
+            self.manager.release(message.worker)
 
-    def _settle(self, answer: Answer) -> Ticket | None:
-        """Return the ticket that an answer settles, None for that to `load`; everything but an answer ends the run."""
-        member = self.crew.members[answer.worker]
-        ticket = None
+    def _settle(self, answer: Answer) -> Work | None:
+        """Return the work that an answer settles, None for that to `load`; everything but an answer ends the run."""
+        handle = self.manager.handles[answer.worker]
+        work = None
         if answer.call.method != "load":
-            ticket = member.tickets.pop(0)
+            work = handle.in_hand.pop(0)
         elif answer.error is None:
-            member.is_ready = True
+            handle.is_ready = True
             self._losses.loaded()
             self._check_code(answer.value)
         if isinstance(answer.error, R3poError):
@@ -309,7 +308,7 @@ class RunLoop:
             raise disk_error(answer.error, self.publisher.job.folders.working_dir) from answer.error
         if answer.error is not None:
             raise answer.error
-        return ticket
+        return work
 
     def _check_code(self, fingerprint: str | None) -> None:
         """Stop if a worker has loaded other code than the run began with."""
@@ -336,17 +335,17 @@ class RunLoop:
             named = tuple((column.name, column.kind) for column in probed.columns.items)
             self.observer(events.ColumnsSet(named, show_name(probed.first_row_path)))
         self._is_probing = False
-        # The ticket stays: the answer to this call settles it.
-        self.crew.submit_more(answer.worker, Call("record_probe", probed.columns))
+        # The work stays: the answer to this call settles it.
+        self.manager.submit_more(answer.worker, Call("record_probe", (probed.columns,)))
 
-    def _batch_done(self, worker: int, ticket: BatchTicket, done: BatchDone) -> None:
-        self.scheduler.batch_done(ticket, done.returned, done.seconds, done.deferred)
-        member = self.crew.members[worker]
-        if done.is_spent or (ticket.kind == "trial" and self.scheduler.has_suspects):
-            self.crew.dismiss(member)  # the next trial needs a fresh one
-        if ticket.kind == "trial":
+    def _batch_done(self, worker: int, work: Batch, done: BatchDone) -> None:
+        self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred)
+        handle = self.manager.handles[worker]
+        if done.is_spent or (work.kind == "trial" and self.scheduler.has_suspects):
+            self.manager.dismiss(handle)  # the next trial needs a fresh one
+        if work.kind == "trial":
             self._remember()
-        self._record(ticket.shard, done)
+        self._record(work.shard, done)
 
     def _record(self, shard: int, done: BatchDone) -> None:
         if done.segment is not None:
@@ -360,37 +359,37 @@ class RunLoop:
         if not self._is_draining:
             self.budget.take(done)
 
-    def _staged(self, ticket: StageTicket, staged: Staged) -> None:
+    def _staged(self, work: Stage, staged: Staged) -> None:
         if staged.commit is None:
             n_missing = sum(stop - start for start, stop in staged.missing)
             text = f"{n_missing} files lost their outcome (a damaged file in segments/); they are done again"
             self.observer(events.Notice(text, is_warning=True))
             self.counts.n_pending += n_missing
             self.counts.n_done -= n_missing
-            self.scheduler.stage_incomplete(ticket, staged.missing)
+            self.scheduler.stage_incomplete(work, staged.missing)
             return
-        tally = self.publisher.commit(self.states[ticket.shard].ref, staged).tally
-        self.scheduler.stage_done(ticket)
-        self._segments.pop(ticket.shard)
-        self.observer(events.ShardCommitted(ticket.shard, tally.n_rows, tally.n_failed))
+        tally = self.publisher.commit(self.states[work.shard].ref, staged).tally
+        self.scheduler.stage_done(work)
+        self._segments.pop(work.shard)
+        self.observer(events.ShardCommitted(work.shard, tally.n_rows, tally.n_failed))
 
     # Private methods: deaths
 
     def _lost(self, lost: Lost) -> None:
         """Give back what a dead worker had in hand; the file it was in becomes a suspect."""
         self._is_probing = False
-        tickets, where = lost.member.tickets, lost.file
-        begun = next((ticket for ticket in tickets if _holds(ticket, where)), None)
+        in_hand, where = lost.handle.in_hand, lost.file
+        begun = next((work for work in in_hand if _holds(work, where)), None)
         if begun is None:
             where = None  # it died between two files, or its beacon is of another time
-            begun = tickets[0] if tickets and lost.has_begun else None
-        for ticket in tickets:
-            if ticket is not begun:
-                self.scheduler.hand_back(ticket)
+            begun = in_hand[0] if in_hand and lost.has_begun else None
+        for work in in_hand:
+            if work is not begun:
+                self.scheduler.hand_back(work)
         place = where[1] if where is not None else None
-        if isinstance(begun, BatchTicket) and place is not None and lost.is_overrun:
+        if isinstance(begun, Batch) and place is not None and lost.is_overrun:
             self.scheduler.overran(begun, place, lost.death)
-        elif begun is not None and lost.member.ended_for == "time":
+        elif begun is not None and lost.handle.ended_for == "time":
             self.scheduler.hand_back(begun)  # it had come to another file by then: our doing, and nobody's fault
         elif begun is not None:
             # Memory is shared: only who had it alone can be to blame.
@@ -401,11 +400,11 @@ class RunLoop:
 
     def _tell_loss(self, lost: Lost, where: tuple[int, int] | None) -> None:
         path = "" if where is None else self._path_of(*where)
-        cause = "over timeout_seconds" if lost.member.ended_for == "time" else lost.death.cause
+        cause = "over timeout_seconds" if lost.handle.ended_for == "time" else lost.death.cause
         self.observer(events.WorkerLost(cause, path, lost.n_workers))
 
     def _check_losses(self, lost: Lost) -> None:
-        if self.crew.can_replace:
+        if self.manager.can_replace:
             self._losses.take(lost)
 
     def _remember(self) -> None:
@@ -420,12 +419,12 @@ class RunLoop:
             return
         self._looked_at = now
         self.show_output()
-        shard, place, seconds = self.crew.longest() or (-1, -1, 0.0)
+        shard, place, seconds = self.manager.longest() or (-1, -1, 0.0)
         path = self._path_of(shard, place) if seconds >= events.LONG_S else ""
         self.observer(events.LongestRunning(path, seconds))
         if not self._losses.has_loaded and not self._has_told_shortage and now - self._started_at > SHORTAGE_S:
             self._has_told_shortage = True
-            shortage = self.crew.shortage()
+            shortage = self.manager.shortage()
             text = f"{shortage}: the workers wait" if shortage else f"still importing {self.function_name}"
             hint = (
                 "wait for its other users, or give fewer with --processes" if shortage else "--show-output shows more"
@@ -445,24 +444,24 @@ class RunLoop:
     def _drain(self) -> None:
         """Wait for the batches in flight, which end at their next file, and keep what they did."""
         self._is_draining = True
-        if not self.crew.is_gone:
+        if not self.manager.is_gone:
             with contextlib.suppress(OSError):
                 self.book.write(self.scheduler.suspects)  # from now on a death is no file's fault
         deadline = time.monotonic() + DRAIN_S
-        while self.crew.is_busy and time.monotonic() < deadline and not self.stop.is_urgent:
+        while self.manager.is_busy and time.monotonic() < deadline and not self.stop.is_urgent:
             # Who dies now, or cannot load f, is nobody's concern any more: the next run does its files.
-            answers = [message for message in self.crew.wait(WAIT_S) if isinstance(message, Answer)]
+            answers = [message for message in self.manager.wait(WAIT_S) if isinstance(message, Answer)]
             self._handle_all(answer for answer in answers if answer.call.method != "load" or answer.error is None)
 
 
 # Private functions
 
 
-def _holds(ticket: Ticket, where: tuple[int, int] | None) -> bool:
-    """Whether a ticket's worker calls f on this file."""
-    if where is None or not isinstance(ticket, BatchTicket) or ticket.shard != where[0]:
+def _holds(work: Work, where: tuple[int, int] | None) -> bool:
+    """Whether a work's worker calls f on this file."""
+    if where is None or not isinstance(work, Batch) or work.shard != where[0]:
         return False
-    return any(start <= where[1] < stop for start, stop in ticket.places)
+    return any(start <= where[1] < stop for start, stop in work.places)
 
 
 def _with_article(type_name: str) -> str:

@@ -1,7 +1,7 @@
 """Which places next. Pure logic: no clock, no disk, no Ray, so that it can be tested by simulation.
 
-The scheduler knows how many places of each shard are pending, hands them out as tickets, takes back what a worker did
-not come to, and says when a shard is complete and must be staged. It holds ranges of places, never paths.
+The scheduler knows how many places of each shard are pending, hands them out in batches, takes back what a worker did
+not come to, and says when a shard is complete and must be staged. It holds spans of places, never paths.
 
 When a worker dies, the file it was in is a *suspect*: it spans in a trial, the only file of a fresh worker, until it
 has an outcome or has died too often, which is its failure. The rest of its batch is innocent and is done again, in
@@ -17,19 +17,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from r3po.work import Death, Span
+from r3po.work import Batch, Death, RecordFailure, Span, Stage, Work
 
-FIRST_OFFER = 4
-"""Files of an offer while the speed of f is unknown."""
+FIRST_BATCH = 4
+"""Files of a batch while the speed of f is unknown."""
 
 GROWTH = 16
-"""An offer is at most this many times as large as the largest that was answered."""
+"""A batch is at most this many times as large as the largest that was answered."""
 
 SHORTEST_S = 0.1
-"""Offers shrink towards the end, but not below so many seconds of work: a batch has a price, too."""
+"""Batches shrink towards the end, but not below so many seconds of work: a batch has a price, too."""
 
 TAIL = 4
-"""With fewer full offers than this left for each worker, nobody gets a ticket while it has one in hand: that could
+"""With fewer full offers than this left for each worker, nobody gets a work while it has one in hand: that could
 wait behind a slow file while others have nothing to do."""
 
 KNOWN_DEATHS = 2
@@ -40,44 +40,6 @@ DEATHS = 3
 
 LAST_TRIES = 10
 """Files of one batch that tries once more what failed by no fault of the files."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchTicket:
-    """Places of one shard for one worker."""
-
-    number: int
-    shard: int
-    places: tuple[Span, ...]
-    kind: Literal["batch", "trial", "last try"] = "batch"
-    """`trial`: one suspect, for a fresh worker. `last try`: places that failed by no fault of theirs."""
-    is_last_try: bool = False
-    """What fails now has failed, whoever is at fault."""
-    limit: int = 0
-    """Not 0: these places are of a batch that was lost; no batch made of them has more files than this."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageTicket:
-    """Every place of this shard has an outcome: stage it."""
-
-    number: int
-    shard: int
-
-
-@dataclass(frozen=True, slots=True)
-class ChargeTicket:
-    """This file ends its worker, or never returns: record its failure."""
-
-    number: int
-    shard: int
-    place: int
-    n_deaths: int
-    """0: it was ended because it took too long."""
-    death: Death
-
-
-Ticket = BatchTicket | StageTicket | ChargeTicket
 
 
 @dataclass(slots=True)
@@ -127,7 +89,7 @@ class Scheduler:
     Args:
         pending: shard and spans of pending places, in shard order. A shard without spans only needs staging.
         n_workers: how many workers share the work; the last offers are cut so that all of them stay busy.
-        batch_seconds: how long an offer should take; the worker ends a longer one itself.
+        batch_seconds: how long a batch should take; the worker ends a longer one itself.
         suspects: pending places that an earlier run has reason to mistrust.
     """
 
@@ -146,16 +108,16 @@ class Scheduler:
         self._doubts: deque[_Doubt] = deque()
         self._suspects: deque[Suspect] = deque()
         self._on_trial: dict[int, Suspect] = {}
-        """By the ticket's number."""
-        self._to_charge: deque[Suspect] = deque()
-        self._charged: dict[int, Suspect] = {}
-        """By the ticket's number."""
+        """By the work's number."""
+        self._to_record: deque[Suspect] = deque()
+        self._recording: dict[int, Suspect] = {}
+        """By the work's number."""
         self._to_stage: deque[int] = deque()
         self._deferred: dict[int, list[int]] = {}
         """Places by shard that failed by no fault of theirs, and are tried once more."""
         self._credit = 0
         """Files that came to an outcome since one was deferred: as many may be tried once more."""
-        self._in_flight: dict[int, Ticket] = {}
+        self._in_flight: dict[int, Work] = {}
         self._number = 0
         self._files_per_second = 0.0
         self._largest_answered = 0
@@ -170,7 +132,7 @@ class Scheduler:
     @property
     def is_finished(self) -> bool:
         """Whether there is nothing left to hand out or to wait for."""
-        waits = self._queue or self._doubts or self._suspects or self._to_charge or self._to_stage or self._deferred
+        waits = self._queue or self._doubts or self._suspects or self._to_record or self._to_stage or self._deferred
         return not (waits or self._in_flight)
 
     @property
@@ -191,14 +153,14 @@ class Scheduler:
     @property
     def suspects(self) -> list[Suspect]:
         """Every file that is mistrusted now, those on trial first; until its failure is durable, it is among them."""
-        return [*self._on_trial.values(), *self._suspects, *self._charged.values(), *self._to_charge]
+        return [*self._on_trial.values(), *self._suspects, *self._recording.values(), *self._to_record]
 
     @property
     def trial_apart(self) -> Suspect | None:
         """The file that is on trial while nobody else works."""
         return next((suspect for suspect in self._on_trial.values() if suspect.is_apart), None)
 
-    def next_ticket(self, limit: int | None = None, *, is_fresh: bool = False, is_ahead: bool = False) -> Ticket | None:
+    def next_work(self, limit: int | None = None, *, is_fresh: bool = False, is_ahead: bool = False) -> Work | None:
         """Return the next thing to do, or None if there is nothing for this worker now.
 
         Failures that are due come first, then staging, trials, and batches.
@@ -206,120 +168,116 @@ class Scheduler:
         Args:
             limit: the most files of a batch, instead of what the measured speed suggests.
             is_fresh: the worker has called f on no file yet and has nothing else to do, so it may hold a trial.
-            is_ahead: the worker still has a ticket in hand; None towards the end of the job.
+            is_ahead: the worker still has a work in hand; None towards the end of the job.
         """
-        if is_ahead and self.n_pending < TAIL * self._n_workers * self._full_offer():
+        if is_ahead and self.n_pending < TAIL * self._n_workers * self._full_batch():
             return None
-        if self._to_charge and self.trial_apart is None:
-            charged = self._charged[self._number] = self._to_charge.popleft()
-            return self._issue(
-                ChargeTicket(self._number, charged.shard, charged.place, charged.n_deaths, charged.death)
-            )
+        if self._to_record and self.trial_apart is None:
+            due = self._recording[self._number] = self._to_record.popleft()
+            return self._issue(RecordFailure(self._number, due.shard, due.place, due.n_deaths, due.death))
         if self.is_apart:
             return self._next_trial() if is_fresh and not self._in_flight else None
         if self._to_stage:
-            return self._issue(StageTicket(self._number, self._to_stage.popleft()))
+            return self._issue(Stage(self._number, self._to_stage.popleft()))
         if is_fresh and self.has_suspects:
             return self._next_trial()
         return self._next_last_try() or self._next_doubt(limit) or self._next_batch(limit)
 
-    def batch_done(
-        self, ticket: BatchTicket, returned: Iterable[Span], seconds: float, deferred: Iterable[int] = ()
-    ) -> None:
-        """Take a worker's answer: everything of the ticket has an outcome, but for what it gave back.
+    def batch_done(self, work: Batch, returned: Iterable[Span], seconds: float, deferred: Iterable[int] = ()) -> None:
+        """Take a worker's answer: everything of the work has an outcome, but for what it gave back.
 
         Args:
             returned: places that it did not come to.
             deferred: places that failed by no fault of theirs (a disk that does not answer).
         """
-        self._in_flight.pop(ticket.number)
+        self._in_flight.pop(work.number)
         returned, deferred = list(returned), list(deferred)
-        n_done = _count(ticket.places) - _count(returned) - len(deferred)
+        n_done = _count(work.places) - _count(returned) - len(deferred)
         if deferred:
             self._credit = 0
-        elif not ticket.is_last_try:  # these prove nothing: they may all be failures
+        elif not work.is_last_try:  # these prove nothing: they may all be failures
             self._credit += n_done
         if seconds > 0 and n_done > 0:
             self._learn(n_done, seconds)
-        suspect = self._on_trial.pop(ticket.number, None)
+        suspect = self._on_trial.pop(work.number, None)
         if suspect is not None and (returned or deferred):
             if deferred:  # it did not end its worker, so it needs no protection for its next try
                 suspect.is_last_try, suspect.is_apart = True, False
             self._mistrust(suspect)
-        elif ticket.kind == "last try":
-            self._defer(ticket.shard, returned)
+        elif work.kind == "last try":
+            self._defer(work.shard, returned)
         else:
-            self._defer(ticket.shard, _spans(deferred))
-            self._requeue(ticket.shard, returned, ticket.limit)
-        self._settle(ticket.shard, n_done)
+            self._defer(work.shard, _spans(deferred))
+            self._requeue(work.shard, returned, work.limit)
+        self._settle(work.shard, n_done)
 
-    def hand_back(self, ticket: Ticket) -> None:
-        """Take a ticket back that its worker has not begun."""
-        self._in_flight.pop(ticket.number)
-        match ticket:
-            case StageTicket():
-                self._to_stage.append(ticket.shard)
-            case ChargeTicket():
-                self._to_charge.append(self._charged.pop(ticket.number))
-            case BatchTicket(kind="trial"):
-                self._mistrust(self._on_trial.pop(ticket.number))
-            case BatchTicket(kind="last try"):
-                self._defer(ticket.shard, ticket.places)
+    def hand_back(self, work: Work) -> None:
+        """Take a work back that its worker has not begun."""
+        self._in_flight.pop(work.number)
+        match work:
+            case Stage():
+                self._to_stage.append(work.shard)
+            case RecordFailure():
+                self._to_record.append(self._recording.pop(work.number))
+            case Batch(kind="trial"):
+                self._mistrust(self._on_trial.pop(work.number))
+            case Batch(kind="last try"):
+                self._defer(work.shard, work.places)
             case _:
-                self._requeue(ticket.shard, list(ticket.places), ticket.limit)
+                self._requeue(work.shard, list(work.places), work.limit)
 
-    def lost(self, ticket: Ticket, place: int | None, death: Death, *, counts: bool = True) -> None:
-        """Take a ticket back whose worker died over it.
+    def lost(self, work: Work, place: int | None, death: Death, *, counts: bool = True) -> None:
+        """Take a work back whose worker died over it.
 
         Args:
             place: the file that it died in; None: between two files, or it is not known.
             counts: False: the file need not be to blame (others had their share of the memory); its next trial, without
                 company, will tell.
         """
-        if not isinstance(ticket, BatchTicket):
-            self.hand_back(ticket)
+        if not isinstance(work, Batch):
+            self.hand_back(work)
             return
-        self._in_flight.pop(ticket.number)
-        n_files = _count(ticket.places)
+        self._in_flight.pop(work.number)
+        n_files = _count(work.places)
         if place is None and n_files == 1:
-            place = ticket.places[0][0]  # a batch of one file: whenever it died, it was with this one
-        suspect = self._on_trial.pop(ticket.number, None)
+            place = work.places[0][0]  # a batch of one file: whenever it died, it was with this one
+        suspect = self._on_trial.pop(work.number, None)
         if suspect is not None and counts:
             suspect.n_deaths += 1
             suspect.n_known += death.is_known
         elif suspect is None and place is not None:
-            suspect = Suspect(ticket.shard, place)
+            suspect = Suspect(work.shard, place)
         if suspect is not None:
             suspect.death = death
             suspect.is_apart = suspect.is_apart or death.is_memory
             self._judge(suspect)
-        rest = list(ticket.places) if place is None else _without(ticket.places, place)
-        self._requeue(ticket.shard, rest, max(1, math.ceil(n_files / 2)))
+        rest = list(work.places) if place is None else _without(work.places, place)
+        self._requeue(work.shard, rest, max(1, math.ceil(n_files / 2)))
 
-    def overran(self, ticket: BatchTicket, place: int, death: Death) -> None:
-        """Take a ticket back whose worker was ended because this file took too long: that is its failure."""
-        self._in_flight.pop(ticket.number)
-        self._on_trial.pop(ticket.number, None)
-        self._to_charge.append(Suspect(ticket.shard, place, death=death))
-        self._requeue(ticket.shard, _without(ticket.places, place), ticket.limit)
+    def overran(self, work: Batch, place: int, death: Death) -> None:
+        """Take a work back whose worker was ended because this file took too long: that is its failure."""
+        self._in_flight.pop(work.number)
+        self._on_trial.pop(work.number, None)
+        self._to_record.append(Suspect(work.shard, place, death=death))
+        self._requeue(work.shard, _without(work.places, place), work.limit)
 
-    def charge_done(self, ticket: ChargeTicket) -> None:
+    def failure_recorded(self, work: RecordFailure) -> None:
         """The failure is durable."""
-        self._in_flight.pop(ticket.number)
-        self._charged.pop(ticket.number)
-        self._settle(ticket.shard, 1)
+        self._in_flight.pop(work.number)
+        self._recording.pop(work.number)
+        self._settle(work.shard, 1)
 
-    def stage_done(self, ticket: StageTicket) -> None:
+    def stage_done(self, work: Stage) -> None:
         """The shard is committed."""
-        self._in_flight.pop(ticket.number)
-        del self._shards[ticket.shard]
+        self._in_flight.pop(work.number)
+        del self._shards[work.shard]
 
-    def stage_incomplete(self, ticket: StageTicket, missing: Iterable[Span]) -> None:
+    def stage_incomplete(self, work: Stage, missing: Iterable[Span]) -> None:
         """Staging found places without an outcome: they are pending again."""
-        self._in_flight.pop(ticket.number)
+        self._in_flight.pop(work.number)
         missing = list(missing)
-        self._shards[ticket.shard].n_left += _count(missing)
-        self._requeue(ticket.shard, missing)
+        self._shards[work.shard].n_left += _count(missing)
+        self._requeue(work.shard, missing)
 
     def release_first_offenders(self) -> None:
         """Let trials have company, but for files that died alone before: they take longer than the others can wait."""
@@ -328,10 +286,10 @@ class Scheduler:
 
     # Private methods: handing out
 
-    def _issue(self, ticket: Ticket) -> Ticket:
-        self._in_flight[ticket.number] = ticket
+    def _issue(self, work: Work) -> Work:
+        self._in_flight[work.number] = work
         self._number += 1
-        return ticket
+        return work
 
     def _issue_batch(
         self,
@@ -341,12 +299,12 @@ class Scheduler:
         *,
         is_last_try: bool = False,
         limit: int = 0,
-    ) -> Ticket:
+    ) -> Work:
         places = tuple(places)
         self.n_pending -= _count(places)
-        return self._issue(BatchTicket(self._number, shard, places, kind, is_last_try, limit))
+        return self._issue(Batch(self._number, shard, places, kind, is_last_try, limit))
 
-    def _next_trial(self) -> Ticket | None:
+    def _next_trial(self) -> Work | None:
         # Those that must not have company first: nothing else begins before they are over.
         ready = [suspect for suspect in self._suspects if self._may_try(suspect)]
         suspect = next((suspect for suspect in ready if suspect.is_apart), None) or ready[0]
@@ -369,7 +327,7 @@ class Scheduler:
         waits = self._queue or self._doubts or any(not suspect.is_last_try for suspect in self._suspects)
         return not (waits or self._in_flight)
 
-    def _next_last_try(self) -> Ticket | None:
+    def _next_last_try(self) -> Work | None:
         is_all = self._is_all_deferred
         limit = LAST_TRIES if is_all else min(LAST_TRIES, self._credit)
         for shard, places in self._deferred.items() if limit else ():
@@ -384,21 +342,21 @@ class Scheduler:
                 return self._issue_batch(shard, _spans(taken), "last try", is_last_try=True)
         return None
 
-    def _next_doubt(self, limit: int | None) -> Ticket | None:
+    def _next_doubt(self, limit: int | None) -> Work | None:
         if not self._doubts:
             return None
         doubt = self._doubts[0]
-        places = _take(doubt.places, min(doubt.limit, limit or self._offer_size()))
+        places = _take(doubt.places, min(doubt.limit, limit or self._batch_size()))
         if not doubt.places:
             self._doubts.popleft()
         return self._issue_batch(doubt.shard, places, limit=doubt.limit)
 
-    def _next_batch(self, limit: int | None) -> Ticket | None:
+    def _next_batch(self, limit: int | None) -> Work | None:
         if not self._queue:
             return None
         shard = self._queue[0]
         state = self._shards[shard]
-        places = _take(state.pending, limit or self._offer_size())
+        places = _take(state.pending, limit or self._batch_size())
         if not state.pending:
             heapq.heappop(self._queue)
         return self._issue_batch(shard, places)
@@ -444,7 +402,7 @@ class Scheduler:
 
     def _judge(self, suspect: Suspect) -> None:
         if suspect.n_known >= KNOWN_DEATHS or suspect.n_deaths >= DEATHS:
-            self._to_charge.append(suspect)
+            self._to_record.append(suspect)
         else:
             self._mistrust(suspect)
 
@@ -457,18 +415,18 @@ class Scheduler:
         self._files_per_second = rate if not self._files_per_second else (self._files_per_second + rate) / 2
         self._largest_answered = max(self._largest_answered, n_files)
 
-    def _full_offer(self) -> int:
+    def _full_batch(self) -> int:
         """Return how many files take `batch_seconds`, as far as that is known."""
         if not self._files_per_second:
-            return FIRST_OFFER
+            return FIRST_BATCH
         n_files = math.ceil(self._files_per_second * self._batch_seconds)
         return max(1, min(n_files, GROWTH * self._largest_answered))
 
-    def _offer_size(self) -> int:
+    def _batch_size(self) -> int:
         # Towards the end offers shrink, so that no worker sits on a long batch while the others are idle.
         share = self.n_pending / self._n_workers
         shortest = min(self._files_per_second * SHORTEST_S, share)
-        return min(self._full_offer(), max(1, math.ceil(share / 2), math.ceil(shortest)))
+        return min(self._full_batch(), max(1, math.ceil(share / 2), math.ceil(shortest)))
 
 
 # Private functions

@@ -189,7 +189,7 @@ class _Run:
     def _finish(self, *, is_needed: bool) -> bool:
         """Make one schema, failures.csv, the manifest with all hashes, _SUCCESS. Returns whether these were due."""
         ended = make_end(self._publisher, self._stage, self.emit, is_needed=is_needed)
-        if self._loop is not None and self._loop.crew.n_lost:
+        if self._loop is not None and self._loop.manager.n_lost:
             self.job.sweep()  # after the end, which may have lost workers, too
         return ended
 
@@ -252,7 +252,7 @@ class _Run:
         self._loop = RunLoop(
             publisher=self._publisher,
             states=states,
-            crew=WorkerManager(self._pool, self._n_workers, self.config.timeout_seconds),
+            manager=WorkerManager(self._pool, self._n_workers, self.config.timeout_seconds),
             budget=ErrorBudget(self.config.max_errors, is_guarded=not has_rows),
             book=book,
             scheduler=Scheduler(pending, self._n_workers, self.config.batch_seconds, suspects),

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from r3po.engines.pool import Answer, Call, Pool, WorkerLost
-from r3po.run.scheduler import BatchTicket, Ticket
-from r3po.work import Death
+from r3po.work import Batch, Death, Work
 from r3po.worker.beacon import Phase, Sighting
 
 log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class WorkerHandle:
     """It has been given no file yet."""
     is_leaving: bool = False
     """It gets nothing more, and is replaced once it has nothing in hand."""
-    tickets: list[Ticket] = field(default_factory=list)
+    in_hand: list[Work] = field(default_factory=list)
     """What it has been given, in order; the first is what it works on."""
     ended_for: Literal["", "time", "silence"] = ""
     """Why we ended it."""
@@ -67,14 +66,14 @@ class WorkerHandle:
 
     @property
     def has_trial(self) -> bool:
-        return any(isinstance(ticket, BatchTicket) and ticket.kind == "trial" for ticket in self.tickets)
+        return any(isinstance(work, Batch) and work.kind == "trial" for work in self.in_hand)
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
     """A worker died, or was ended."""
 
-    member: WorkerHandle
+    handle: WorkerHandle
     death: Death
     last: Sighting | None
     """What its beacon says for ever."""
@@ -85,15 +84,15 @@ class Lost:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it did anything at all since it was given the first ticket that it had in hand."""
-        return self.last is None or self.last.counter != self.member.counter_before
+        """Whether it did anything at all since it was given the first work that it had in hand."""
+        return self.last is None or self.last.counter != self.handle.counter_before
 
     @property
     def is_overrun(self) -> bool:
         """It was ended over the very file that it was still in."""
-        seen = self.member.seen
+        seen = self.handle.seen
         is_same = self.last is not None and seen is not None and self.last.counter == seen.counter
-        return self.member.ended_for == "time" and is_same
+        return self.handle.ended_for == "time" and is_same
 
     @property
     def file(self) -> tuple[int, int] | None:
@@ -119,7 +118,7 @@ class WorkerManager:
         self._pool, self._timeout_s, self._clock = pool, timeout_s, clock
         self.n_wanted = self._n_workers = n_workers
         self._memory_lost_at = 0.0
-        self.members = {number: WorkerHandle(number, clock()) for number in range(n_workers)}
+        self.handles = {number: WorkerHandle(number, clock()) for number in range(n_workers)}
         self._next_number = n_workers
         self._held: list[WorkerLost] = []
         self._due: list[float] = []
@@ -140,31 +139,31 @@ class WorkerManager:
 
     @property
     def is_busy(self) -> bool:
-        return any(member.tickets for member in self.members.values())
+        return any(handle.in_hand for handle in self.handles.values())
 
     def iter_free(self, depth: int) -> Iterator[WorkerHandle]:
-        """Yield the members that may be given work while they have fewer than `depth` tickets."""
-        for member in list(self.members.values()):
-            if member.is_ready and not member.is_leaving and not member.has_trial and len(member.tickets) < depth:
-                yield member
+        """Yield the handles that may be given work while they have fewer than `depth` in_hand."""
+        for handle in list(self.handles.values()):
+            if handle.is_ready and not handle.is_leaving and not handle.has_trial and len(handle.in_hand) < depth:
+                yield handle
 
-    def is_fresh(self, member: WorkerHandle) -> bool:
+    def is_fresh(self, handle: WorkerHandle) -> bool:
         """Whether a trial may be held on it: it has nothing in hand, and no other file is behind it."""
-        return not member.tickets and (member.is_fresh or not self._pool.can_replace)
+        return not handle.in_hand and (handle.is_fresh or not self._pool.can_replace)
 
-    def submit(self, member: WorkerHandle, ticket: Ticket, call: Call) -> None:
-        """Give a member a ticket, which its answer settles."""
-        if not member.tickets:
-            now = self._pool.sighting(member.number)
-            member.counter_before = -1 if now is None else now.counter
-            member.given_at = self._clock()
-        member.tickets.append(ticket)
-        member.is_fresh = member.is_fresh and not isinstance(ticket, BatchTicket)
-        self._pool.submit(member.number, call)
+    def submit(self, handle: WorkerHandle, work: Work, call: Call) -> None:
+        """Give a handle a work, which its answer settles."""
+        if not handle.in_hand:
+            now = self._pool.sighting(handle.number)
+            handle.counter_before = -1 if now is None else now.counter
+            handle.given_at = self._clock()
+        handle.in_hand.append(work)
+        handle.is_fresh = handle.is_fresh and not isinstance(work, Batch)
+        self._pool.submit(handle.number, call)
 
     def submit_more(self, worker: int, call: Call) -> None:
-        """Give a member a further call of the ticket that it has in hand."""
-        if worker in self.members:
+        """Give a handle a further call of the work that it has in hand."""
+        if worker in self.handles:
             self._pool.submit(worker, call)
 
     def shortage(self) -> str:
@@ -182,55 +181,55 @@ class WorkerManager:
         answered = {message.worker for message in messages if isinstance(message, Answer)}
         # Who died after an answer is told of next time: the answer finds its worker as it was.
         self._held = [m for m in messages if isinstance(m, WorkerLost) and m.worker in answered]
-        found: list[Answer | Lost] = [m for m in messages if isinstance(m, Answer) and m.worker in self.members]
+        found: list[Answer | Lost] = [m for m in messages if isinstance(m, Answer) and m.worker in self.handles]
         for answer in found:
             assert isinstance(answer, Answer)
             if answer.call.method != "load":
                 self._n_lost_in_a_row = 0
-        busy = {number for number, member in self.members.items() if member.tickets}  # before any of them is gone
+        busy = {number for number, handle in self.handles.items() if handle.in_hand}  # before any of them is gone
         for message in messages:
-            if isinstance(message, WorkerLost) and message.worker in self.members and message not in self._held:
+            if isinstance(message, WorkerLost) and message.worker in self.handles and message not in self._held:
                 found.append(self._lose(message, was_alone=busy <= {message.worker}))
         if self._clock() - self._watched_at >= WATCH_S:
             # Who has answered just now is not late.
             self._watch(answered)
         return found
 
-    def dismiss(self, member: WorkerHandle) -> None:
-        """Let a member leave once it has nothing in hand, and have it replaced."""
+    def dismiss(self, handle: WorkerHandle) -> None:
+        """Let a handle leave once it has nothing in hand, and have it replaced."""
         if self._pool.can_replace:
-            member.is_leaving = True
-            self.release(member.number)
+            handle.is_leaving = True
+            self.release(handle.number)
 
     def release(self, worker: int) -> None:
-        """End a member that is leaving, if it has nothing in hand any more."""
-        member = self.members.get(worker)
-        if member is not None and member.is_leaving and not member.tickets:
-            del self.members[worker]
+        """End a handle that is leaving, if it has nothing in hand any more."""
+        handle = self.handles.get(worker)
+        if handle is not None and handle.is_leaving and not handle.in_hand:
+            del self.handles[worker]
             self._pool.dismiss(worker)
             self._replace(0.0)
 
     def need_fresh(self) -> None:
-        """See that there is, or will be, a fresh member for a trial."""
-        members = list(self.members.values())
+        """See that there is, or will be, a fresh handle for a trial."""
+        handles = list(self.handles.values())
         if self._due or not self._pool.can_replace:
             return
-        for member in members:
-            if member.is_leaving or self._is_coming(member) or (member.is_ready and self.is_fresh(member)):
+        for handle in handles:
+            if handle.is_leaving or self._is_coming(handle) or (handle.is_ready and self.is_fresh(handle)):
                 return
-        ready = [member for member in members if member.is_ready and not member.has_trial]
+        ready = [handle for handle in handles if handle.is_ready and not handle.has_trial]
         if ready:
-            self.dismiss(min(ready, key=lambda member: len(member.tickets)))
+            self.dismiss(min(ready, key=lambda handle: len(handle.in_hand)))
 
     def free_memory(self, trial: WorkerHandle) -> None:
         """Let everybody else who has called f begin anew: what they still hold must not be charged to a trial."""
-        for member in list(self.members.values()):
-            if member is not trial and member.is_ready and not member.is_fresh and not member.tickets:
-                self.dismiss(member)
+        for handle in list(self.handles.values()):
+            if handle is not trial and handle.is_ready and not handle.is_fresh and not handle.in_hand:
+                self.dismiss(handle)
 
     def longest(self) -> tuple[int, int, float] | None:
         """Return shard, place and seconds of the file that has been running for longest."""
-        running = [(m.seen_at, m.seen) for m in self.members.values() if m.seen is not None and m.seen.is_in_file]
+        running = [(m.seen_at, m.seen) for m in self.handles.values() if m.seen is not None and m.seen.is_in_file]
         if not running:
             return None
         since, seen = min(running, key=lambda item: item[0])
@@ -238,20 +237,20 @@ class WorkerManager:
 
     # Private methods
 
-    def _is_coming(self, member: WorkerHandle) -> bool:
-        """Whether a member that is starting can be counted on: on a busy cluster some never start."""
-        return not member.is_ready and self._clock() - member.started_at < START_S
+    def _is_coming(self, handle: WorkerHandle) -> bool:
+        """Whether a handle that is starting can be counted on: on a busy cluster some never start."""
+        return not handle.is_ready and self._clock() - handle.started_at < START_S
 
     def _lose(self, message: WorkerLost, *, was_alone: bool) -> Lost:
-        member = self.members.pop(message.worker)
+        handle = self.handles.pop(message.worker)
         self.n_lost += 1
-        last = self._pool.sighting(member.number)
+        last = self._pool.sighting(handle.number)
         death = self._pool.death_of(message)
-        if member.ended_for == "time":
+        if handle.ended_for == "time":
             death = Death("time", True, death.stack)
-        elif member.ended_for == "silence" and not death.is_known:
+        elif handle.ended_for == "silence" and not death.is_known:
             death = Death("did not answer any more", False, death.stack)
-        if not member.ended_for:
+        if not handle.ended_for:
             self._n_lost_in_a_row += 1
         n_workers = None
         if death.is_memory and not was_alone:
@@ -260,11 +259,11 @@ class WorkerManager:
                 n_workers = self.n_wanted = self.n_wanted - 1
         if self._pool.can_replace:
             self._replace(PAUSES_S[min(self._n_lost_in_a_row, len(PAUSES_S) - 1)])
-        log.info("worker %d is gone: %s (%s), it last said %s", member.number, death.cause, message.reason, last)
-        return Lost(member, death, last, was_alone, n_workers)
+        log.info("worker %d is gone: %s (%s), it last said %s", handle.number, death.cause, message.reason, last)
+        return Lost(handle, death, last, was_alone, n_workers)
 
     def _replace(self, pause_s: float) -> None:
-        if len(self.members) + len(self._due) < self.n_wanted:
+        if len(self.handles) + len(self._due) < self.n_wanted:
             self._due.append(self._clock() + pause_s)
 
     def _start_due(self) -> None:
@@ -275,7 +274,7 @@ class WorkerManager:
             self._replace(0.0)
         for due in [due for due in self._due if due <= now]:
             self._due.remove(due)
-            self.members[self._next_number] = WorkerHandle(self._next_number, now)
+            self.handles[self._next_number] = WorkerHandle(self._next_number, now)
             self._pool.add_worker(self._next_number)
             self._next_number += 1
 
@@ -283,22 +282,22 @@ class WorkerManager:
         now = self._clock()
         was_away = now - self._watched_at > GAP_S
         self._watched_at = now
-        for member in list(self.members.values()):
-            seen = self._pool.sighting(member.number)
+        for handle in list(self.handles.values()):
+            seen = self._pool.sighting(handle.number)
             if seen is None:
                 continue
-            if member.seen is None or seen.counter != member.seen.counter or was_away:
-                member.seen, member.seen_at = seen, now
-            elif not member.ended_for and member.number not in answered:
-                self._end_if_late(member, seen, now - member.seen_at)
+            if handle.seen is None or seen.counter != handle.seen.counter or was_away:
+                handle.seen, handle.seen_at = seen, now
+            elif not handle.ended_for and handle.number not in answered:
+                self._end_if_late(handle, seen, now - handle.seen_at)
 
-    def _end_if_late(self, member: WorkerHandle, seen: Sighting, seconds: float) -> None:
-        waited = self._clock() - member.given_at
+    def _end_if_late(self, handle: WorkerHandle, seen: Sighting, seconds: float) -> None:
+        waited = self._clock() - handle.given_at
         if self._timeout_s is not None and seen.phase is Phase.CALLING and seconds > self._timeout_s + GRACE_S:
-            member.ended_for = "time"
-        elif seen.phase is Phase.IDLE and member.tickets and min(seconds, waited) > SILENT_S:
-            member.ended_for = "silence"
+            handle.ended_for = "time"
+        elif seen.phase is Phase.IDLE and handle.in_hand and min(seconds, waited) > SILENT_S:
+            handle.ended_for = "silence"
         else:
             return
-        log.info("worker %d is ended for %s: %s", member.number, member.ended_for, seen)
-        self._pool.end(member.number)
+        log.info("worker %d is ended for %s: %s", handle.number, handle.ended_for, seen)
+        self._pool.end(handle.number)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from r3po.file_version import UNKNOWN_VERSION, FileVersion
 from r3po.function.find import FunctionSpec
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
@@ -39,34 +38,21 @@ class WorkerSetup:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """Places of one shard that a worker may do; it does as many as fit into `batch_seconds`."""
+class ShardContext:
+    """What a worker needs to know of a shard to work on places of it."""
 
     job_id: str
     ref: ShardRef
     build: int
     attempt: str
-    """Names the segment; unique in the job."""
-    places: tuple[Span, ...]
+    """The name of the segment; unique in the job."""
     columns: Columns | None
     """None until a row has set them: then only failures can be recorded."""
-    is_last_try: bool = False
-    """Record failures of the environment, too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """The order to record the failure of one file without calling f."""
-
-    offer: Offer
-    failure: Failure
-    version: FileVersion = UNKNOWN_VERSION
-    """The file before f was called the last time; it is recorded if nobody had looked at the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
-    """A worker's answer to an offer. What it names is durable."""
+    """A worker's answer to a batch. What it names is durable."""
 
     segment: Segment | None
     """None: nothing was done."""

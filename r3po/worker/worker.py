@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,10 +30,10 @@ from r3po.table.columns import Columns, ColumnSettings, RowCollector, is_row
 from r3po.table.outcomes import Failure, OutcomeBatch
 from r3po.table.user_objects import ends_worker, text_of, type_name
 from r3po.table.values import BadRowError
-from r3po.work import Span
+from r3po.work import Batch, Span
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
-from r3po.worker.messages import FAILURES_TOLD, BatchDone, Charge, Offer, Probed, WorkerSetup
+from r3po.worker.messages import FAILURES_TOLD, BatchDone, Probed, ShardContext, WorkerSetup
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 from r3po.worker.time_limit import TimeLimit, is_possible
 
@@ -68,9 +68,11 @@ _CHANGED = Failure("FileChanged", "the file changed while it was read, twice", "
 class _Open:
     """A batch between its first file and its segment."""
 
-    offer: Offer
+    places: tuple[Span, ...]
+    is_last_try: bool
+    shard: ShardContext
     paths: list[str]
-    """Of all files of the offer."""
+    """Of all files of the batch."""
     files: Iterator[tuple[int, str, FileVersion]]
     """Place, path and version in the shard file of those that are still to be done."""
     started: float
@@ -121,30 +123,30 @@ class Worker:
         """
         self.beacon.mark(Phase.LOADING)
         self._function = load_function(self._setup.function)
-        tables.complete_imports()  # or the first batch would seem slow, and the next offers be small
+        tables.complete_imports()  # or the first batch would seem slow, and the next batches be small
         fingerprint = fingerprint_of_file(self._setup.function)
         self.beacon.mark(Phase.IDLE)
         return fingerprint
 
-    def run_batch(self, offer: Offer) -> BatchDone:
-        """Do as much of an offer as fits into the time, and make it durable.
+    def run_batch(self, batch: Batch, shard: ShardContext) -> BatchDone:
+        """Do as much of a batch as fits into `batch_seconds`, and make it durable.
 
         Raises:
             DamagedStateError: the shard file is not the one that the manifest names.
             OSError: the segment could not be written; nothing of the batch counts.
         """
         with self._busy(Phase.RECORDING):
-            opened = self._open(offer)
-            collector = RowCollector(offer.columns) if offer.columns is not None else None
+            opened = self._open(batch, shard)
+            collector = RowCollector(shard.columns) if shard.columns is not None else None
             if not self._should_stop():
                 self._fill(opened, collector)
                 self._ahead.look(len(opened.batch.places) + len(opened.deferred))
-            return self._record(opened, offer.columns)
+            return self._record(opened, shard.columns)
 
-    def probe(self, offer: Offer) -> Probed:
+    def probe(self, batch: Batch, shard: ShardContext) -> Probed:
         """Call f until a file gives a row, and keep what came out for `record_probe`."""
         with self._busy(Phase.RECORDING):
-            return self._probe_files(self._open(offer))
+            return self._probe_files(self._open(batch, shard))
 
     def record_probe(self, columns: Columns | None) -> BatchDone:
         """Make the outcomes of the last probe durable, now that the columns are."""
@@ -153,15 +155,21 @@ class Worker:
         with self._busy(Phase.RECORDING):
             return self._record(opened, columns)
 
-    def charge(self, order: Charge) -> BatchDone:
-        """Record the failure of a file that ended its worker, or would not end; f is not called."""
+    def record_failure(
+        self, batch: Batch, shard: ShardContext, failure: Failure, version: FileVersion = UNKNOWN_VERSION
+    ) -> BatchDone:
+        """Record the failure of files that ended their worker, or would not end; f is not called.
+
+        Args:
+            version: of the file before f was called the last time; recorded if nobody had looked at the file.
+        """
         with self._busy(Phase.RECORDING):
-            opened = self._open(order.offer)
+            opened = self._open(batch, shard)
             for place, _, listed in opened.files:
                 # As it is now, it may be another one than f failed on.
-                _note_file(opened.batch, place, order.version if listed.size == UNSEEN else listed)
-                _append(opened.batch, None, order.failure)
-            return self._record(opened, order.offer.columns)
+                _note_file(opened.batch, place, version if listed.size == UNSEEN else listed)
+                _append(opened.batch, None, failure)
+            return self._record(opened, shard.columns)
 
     def stage(self, order: StageOrder) -> Staged:
         """Stage a shard; see `staging`."""
@@ -218,13 +226,13 @@ class Worker:
         self._probe = opened
         return Probed(columns, path, len(opened.batch.failures), not_a_dict, stopped)
 
-    def _open(self, offer: Offer) -> _Open:
+    def _open(self, batch: Batch, shard: ShardContext) -> _Open:
         started = time.perf_counter()
-        lines = self._read_lines(offer.ref)
-        entries = parse_entries([line for start, stop in offer.places for line in lines[start:stop]])
+        lines = self._read_lines(shard.ref)
+        entries = parse_entries([line for start, stop in batch.places for line in lines[start:stop]])
         versions = map(FileVersion, entries.sizes, entries.mtimes_ns)
-        files = zip(_iter_places(offer), entries.paths, versions, strict=True)
-        return _Open(offer, entries.paths, files, started)
+        files = zip(_iter_places(batch.places), entries.paths, versions, strict=True)
+        return _Open(batch.places, batch.is_last_try, shard, entries.paths, files, started)
 
     def _read_lines(self, ref: ShardRef) -> list[bytes]:
         lines = self._lines.pop(ref.file.sha256, None)
@@ -276,7 +284,7 @@ class Worker:
             name: the file's path, relative to the source.
             version: of the file as it was listed; recorded if it cannot be looked at.
         """
-        self.beacon.mark(Phase.READING, opened.offer.ref.shard, place)
+        self.beacon.mark(Phase.READING, opened.shard.ref.shard, place)
         path = self._prefix + name
         returned: Any = None
         failure: Failure | None = None
@@ -307,7 +315,7 @@ class Worker:
 
     def _is_deferred(self, opened: _Open, place: int, failure: Failure | None) -> bool:
         """Take a failure of the environment out of the batch again, unless this is the file's last try."""
-        if not isinstance(failure, EnvironmentalFailure) or opened.offer.is_last_try:
+        if not isinstance(failure, EnvironmentalFailure) or opened.is_last_try:
             opened.n_deferred_last = 0
             return False
         opened.batch.forget_last()
@@ -359,7 +367,7 @@ class Worker:
         batch = opened.batch
         segment = self._write(opened, columns) if batch.places else None  # which may turn rows into failures
         last = opened.deferred[-1] if opened.deferred else None
-        names = dict(zip(_iter_places(opened.offer), opened.paths, strict=True)) if batch.failures or last else {}
+        names = dict(zip(_iter_places(opened.places), opened.paths, strict=True)) if batch.failures or last else {}
         told = [(show_name(names[batch.places[i]]), batch.failures[i]) for i in sorted(batch.failures)[:FAILURES_TOLD]]
         n_failed = len(batch.failures)
         return BatchDone(
@@ -377,15 +385,15 @@ class Worker:
         )
 
     def _write(self, opened: _Open, columns: Columns | None) -> Segment:
-        offer, batch = opened.offer, opened.batch
+        shard, batch = opened.shard, opened.batch
         table = tables.outcome_table(batch, columns)
         return write_segment(
             self._setup.folders.segments,
             table,
-            shard=offer.ref.shard,
-            build=offer.build,
-            job_id=offer.job_id,
-            attempt=offer.attempt,
+            shard=shard.ref.shard,
+            build=shard.build,
+            job_id=shard.job_id,
+            attempt=shard.attempt,
             fingerprint=self._setup.function.fingerprint,
             n_failed=len(batch.failures),
         )
@@ -404,8 +412,8 @@ def _note_file(batch: OutcomeBatch, place: int, version: FileVersion, seconds: f
     batch.seconds.append(seconds)
 
 
-def _iter_places(offer: Offer) -> Iterator[int]:
-    return (place for start, stop in offer.places for place in range(start, stop))
+def _iter_places(spans: Iterable[Span]) -> Iterator[int]:
+    return (place for start, stop in spans for place in range(start, stop))
 
 
 def _take_row(returned: Any, collector: RowCollector | None) -> tuple[tuple[Any, ...] | None, Failure | None]:

@@ -1,7 +1,7 @@
 """Whole jobs on virtual time, without Ray and disk: workers and drivers die at any moment, and every file ends as told.
 
-Run loop, crew, scheduler, book of suspects and predicate are the real ones. Simulated are the clock, the processes of
-the workers and what the disk keeps: segments, commits, suspects and beacons. A case is one seed: with
+Run loop, manager, scheduler, book of suspects and predicate are the real ones. Simulated are the clock, the processes
+of the workers and what the disk keeps: segments, commits, suspects and beacons. A case is one seed: with
 `R3PO_FAULT_SEED=<seed> R3PO_FAULT_CASES=1` it is drawn again.
 """
 
@@ -30,7 +30,7 @@ from r3po.run import loop as runloop
 from r3po.run import suspects
 from r3po.run.budgets import ErrorBudget
 from r3po.run.loop import CAREFUL_S, Counts, RunLoop
-from r3po.run.scheduler import DEATHS, KNOWN_DEATHS, BatchTicket, ChargeTicket, Scheduler, Ticket
+from r3po.run.scheduler import DEATHS, KNOWN_DEATHS, Scheduler
 from r3po.run.suspects import SuspectBook
 from r3po.run.workers import START_S, WorkerHandle, WorkerManager
 from r3po.state import shards as shardstate
@@ -43,10 +43,10 @@ from r3po.table import predicate
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.predicate import CountingRules
-from r3po.work import Death
+from r3po.work import Batch, Death, RecordFailure, Work
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.failures import EnvironmentalFailure
-from r3po.worker.messages import BatchDone, Charge, Offer, Probed
+from r3po.worker.messages import BatchDone, Probed, ShardContext
 from r3po.worker.staging import Staged
 from r3po.worker.worker import ENVIRONMENTAL_RUN
 
@@ -183,7 +183,7 @@ class World:
     deaths_alone: Counter[Place] = field(default_factory=Counter)
     known_alone: Counter[Place] = field(default_factory=Counter)
     n_in_hand_lost: int = 0
-    """Files in the tickets of workers that were lost."""
+    """Files in the in_hand of workers that were lost."""
     n_deferred: int = 0
     n_needed: int = 0
     n_driver_ends: int = 0
@@ -244,22 +244,25 @@ class World:
             found[shard] = Shard(FOLDERS, self.ref(shard), commit, newer).resolve(self.rules)
         return found
 
-    def write_segment(self, offer: Offer, batch: OutcomeBatch) -> Segment:
+    def write_segment(self, context: ShardContext, batch: OutcomeBatch) -> Segment:
         n_failed = len(batch.failures)
         self._n_events += 1
         segment = Segment(
-            offer.ref.shard,
-            offer.build,
+            context.ref.shard,
+            context.build,
             JOB_ID[:8],
-            offer.attempt,
+            context.attempt,
             len(batch.places) - n_failed,
             n_failed,
             f"{self._n_events:032x}",
         )
         table = tables.with_origin(
-            tables.outcome_table(batch, None), build=offer.build, attempt=offer.attempt, fingerprint=self.fingerprint
+            tables.outcome_table(batch, None),
+            build=context.build,
+            attempt=context.attempt,
+            fingerprint=self.fingerprint,
         )
-        self.disk.segments.setdefault(offer.ref.shard, {})[segment.name] = table
+        self.disk.segments.setdefault(context.ref.shard, {})[segment.name] = table
         return segment
 
     def stage(self, order: Any) -> Staged:
@@ -377,7 +380,8 @@ class Process:
         self.counter, self.phase, self.where = 1, Phase.IDLE, (-1, -1)
         self._cause = ""
         self._is_busy = False
-        self._offer: Offer
+        self._work: Batch
+        self._context: ShardContext
         self._places: deque[int]
         self._batch: OutcomeBatch
         self._deferred: list[int]
@@ -415,9 +419,9 @@ class Process:
 
     def n_in_hand(self) -> int:
         """Return of how many files f may have been called in vain if this worker is lost now."""
-        offers = [call.argument for call in self.calls if call.method in ("run_batch", "probe")]
-        n_files = sum(stop - start for offer in offers for start, stop in offer.places)
-        return n_files + (len(self._batch.places) if self._is_probe and not offers and hasattr(self, "_batch") else 0)
+        batches = [call.arguments[0] for call in self.calls if call.method in ("run_batch", "probe")]
+        n_files = sum(stop - start for batch in batches for start, stop in batch.places)
+        return n_files + (len(self._batch.places) if self._is_probe and not batches and hasattr(self, "_batch") else 0)
 
     # Private methods
 
@@ -452,12 +456,12 @@ class Process:
                     self._after(uniform(0.1, 1.0), lambda: self._answer(self.world.fingerprint))
             case "stage":
                 self._mark(Phase.STAGING)
-                self._after(uniform(0.01, 0.3), lambda: self._answer(self.world.stage(call.argument)))
-            case "charge":
-                self._open(call.argument.offer)
-                self._after(uniform(0.001, 0.01), lambda: self._charge(call.argument))
+                self._after(uniform(0.01, 0.3), lambda: self._answer(self.world.stage(*call.arguments)))
+            case "record_failure":
+                self._open(*call.arguments[:2])
+                self._after(uniform(0.001, 0.01), lambda: self._record_failure(call.arguments[2]))
             case "run_batch" | "probe":
-                self._open(call.argument)
+                self._open(*call.arguments)
                 self._is_probe = call.method == "probe"
                 self._has_row = False
                 if self.driver.stop.is_requested:
@@ -477,10 +481,10 @@ class Process:
         self.driver.hear(answer)
         self._begin()
 
-    def _open(self, offer: Offer) -> None:
+    def _open(self, batch: Batch, context: ShardContext) -> None:
         self._mark(Phase.RECORDING)
-        self._offer = offer
-        self._places = deque(place for start, stop in offer.places for place in range(start, stop))
+        self._work, self._context = batch, context
+        self._places = deque(place for start, stop in batch.places for place in range(start, stop))
         self._batch, self._deferred = OutcomeBatch(), []
         self._n_deferred_first = self._n_deferred_last = 0
         self._is_spent = False
@@ -490,7 +494,7 @@ class Process:
         if not self._places:
             self._end_batch()
             return
-        world, shard, place = self.world, self._offer.ref.shard, self._places.popleft()
+        world, shard, place = self.world, self._work.shard, self._places.popleft()
         file, key = world.files[shard][place], (shard, place)
         self._mark(Phase.READING, *key)
         if world.timeout_s is not None:
@@ -545,16 +549,16 @@ class Process:
         self.die("kill")
 
     def _returned_ill(self, place: int, version: int) -> None:
-        shard = self._offer.ref.shard
-        if self._offer.is_last_try or self.world.files[shard][place].kind == "environment once":
+        shard = self._work.shard
+        if self._work.is_last_try or self.world.files[shard][place].kind == "environment once":
             self.world.may_fail.add((shard, place))
         self._returned(place, version, "OSError")
 
     def _returned(self, place: int, version: int, error_type: str) -> None:
         world, batch = self.world, self._batch
-        if error_type == "OSError" and not self._offer.is_last_try:
+        if error_type == "OSError" and not self._work.is_last_try:
             self._deferred.append(place)
-            self.driver.deferred.add((self._offer.ref.shard, place))
+            self.driver.deferred.add((self._work.shard, place))
             self._n_deferred_first += not batch.places
             self._n_deferred_last += 1
             world.n_deferred += 1
@@ -588,10 +592,10 @@ class Process:
         ):
             items.append(item)
 
-    def _charge(self, order: Charge) -> None:
-        shard = self._offer.ref.shard
+    def _record_failure(self, failure: Failure) -> None:
+        shard = self._work.shard
         for place in list(self._places):
-            self._append(place, self.world.files[shard][place].version, order.failure)
+            self._append(place, self.world.files[shard][place].version, failure)
         self._places.clear()
         self._record()
 
@@ -609,7 +613,7 @@ class Process:
 
     def _recorded(self) -> None:
         world, batch = self.world, self._batch
-        segment = world.write_segment(self._offer, batch) if batch.places else None
+        segment = world.write_segment(self._context, batch) if batch.places else None
         failures = [("file", failure) for _, failure in sorted(batch.failures.items())]
         done = BatchDone(
             segment=segment,
@@ -694,14 +698,14 @@ class SimPublisher:
         return commit
 
 
-class SimCrew(WorkerManager):
-    """The real crew, with a look at each ticket that it gives."""
+class SimManager(WorkerManager):
+    """The real manager, with a look at each work that it gives."""
 
     driver: Driver
 
-    def submit(self, member: WorkerHandle, ticket: Ticket, call: Call) -> None:
-        self.driver.check_ticket(member, ticket)
-        super().submit(member, ticket, call)
+    def submit(self, handle: WorkerHandle, work: Work, call: Call) -> None:
+        self.driver.check_work(handle, work)
+        super().submit(handle, work, call)
 
 
 class SimBudget(ErrorBudget):
@@ -772,8 +776,8 @@ class Driver:
             self.add_worker(worker)
         book = SuspectBook(Path("suspects.json"), JOB_ID, world.fingerprint, world.stat_place)
         suspects = book.recall(RUNS, self.name)
-        self._crew = SimCrew(self, world.n_workers, world.timeout_s, world.monotonic)
-        self._crew.driver = self
+        self._manager = SimManager(self, world.n_workers, world.timeout_s, world.monotonic)
+        self._manager.driver = self
         budget = SimBudget(world.max_errors, is_guarded=False)
         budget.driver = self
         counts = Counts(
@@ -789,7 +793,7 @@ class Driver:
         self.loop = RunLoop(
             publisher,
             states,
-            self._crew,
+            self._manager,
             budget,
             book,
             self.scheduler,
@@ -952,28 +956,28 @@ class Driver:
 
     # What is held against the model
 
-    def check_ticket(self, member: WorkerHandle, ticket: Ticket) -> None:
-        process = self.processes[member.number]
+    def check_work(self, handle: WorkerHandle, work: Work) -> None:
+        process = self.processes[handle.number]
         process.trial = None
-        others = [m for m in self._crew.members.values() if m is not member and m.tickets]
-        if isinstance(ticket, BatchTicket) and ticket.kind == "trial":
-            ((place, _),) = ticket.places
-            assert not member.tickets, "a trial has its worker for itself"
+        others = [m for m in self._manager.handles.values() if m is not handle and m.in_hand]
+        if isinstance(work, Batch) and work.kind == "trial":
+            ((place, _),) = work.places
+            assert not handle.in_hand, "a trial has its worker for itself"
             assert process.n_called == 0, "a trial is held on a fresh worker"
-            process.trial = (ticket.shard, place)
+            process.trial = (work.shard, place)
             self.world.happened["trial"] += 1
             if self.scheduler.is_apart:
                 self.world.happened["trial apart"] += 1
                 assert not others, "a trial apart has no company"
-        elif isinstance(ticket, ChargeTicket):
+        elif isinstance(work, RecordFailure):
             assert self.scheduler.trial_apart is None, "nothing is recorded while a trial apart is going on"
             self.world.happened["charge while a trial apart waits"] += self.scheduler.is_apart
         else:
             assert not self.scheduler.is_apart, "nobody begins while a trial apart waits"
-        if isinstance(ticket, BatchTicket) and ticket.kind == "last try":
+        if isinstance(work, Batch) and work.kind == "last try":
             self.world.happened["last try"] += 1
-        if isinstance(ticket, BatchTicket) and ticket.is_last_try:
-            self.world.happened["last try of a trial"] += ticket.kind == "trial"
+        if isinstance(work, Batch) and work.is_last_try:
+            self.world.happened["last try of a trial"] += work.kind == "trial"
             if self.world.now < self.world.ill_until and not self.world.chances.damaged:
                 # The disk of a case is ill from the beginning: until it is well, no file proves that it is.
                 untried = self._pending - self._acknowledged - self.deferred
@@ -992,15 +996,15 @@ class Driver:
     def _check_progress(self) -> None:
         world = self.world
         assert world.now - self._began < MOST_VIRTUAL_S, f"stuck after {world.now - self._began:.0f} s: {self.tell()}"
-        is_waiting = self._crew.is_busy or self._crew._due or self.scheduler.n_in_flight
-        is_starting = any(not member.is_ready for member in self._crew.members.values())
+        is_waiting = self._manager.is_busy or self._manager._due or self.scheduler.n_in_flight
+        is_starting = any(not handle.is_ready for handle in self._manager.handles.values())
         self._n_idle_looks = 0 if is_waiting or is_starting else self._n_idle_looks + 1
         assert self._n_idle_looks < MOST_IDLE_LOOKS, f"nobody works, and nothing is handed out: {self.tell()}"
 
     def tell(self) -> str:
         s = self.scheduler
-        members = [(m.number, m.is_ready, m.is_fresh, m.is_leaving, m.tickets) for m in self._crew.members.values()]
-        return f"{s.n_pending} pending, {s.n_in_flight} in flight, apart {s.is_apart}, {s.suspects}, members {members}"
+        handles = [(m.number, m.is_ready, m.is_fresh, m.is_leaving, m.in_hand) for m in self._manager.handles.values()]
+        return f"{s.n_pending} pending, {s.n_in_flight} in flight, apart {s.is_apart}, {s.suspects}, handles {handles}"
 
 
 # The checks of a finished phase

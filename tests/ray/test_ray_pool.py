@@ -42,7 +42,8 @@ from r3po.state.job import job_folders
 from r3po.state.manifest import Manifest
 from r3po.state.segments import read_segment
 from r3po.table.columns import Column, Columns
-from r3po.worker.messages import BatchDone, Offer, WorkerSetup
+from r3po.work import Batch
+from r3po.worker.messages import BatchDone, ShardContext, WorkerSetup
 
 on_ray = [pytest.mark.ray]
 
@@ -63,15 +64,12 @@ class Bench:
     manifest: Manifest
     setup: WorkerSetup
 
-    def offer(self, start: int, stop: int, columns: Columns | None = None, attempt: str = "a") -> Offer:
-        return Offer(
-            job_id=self.manifest.job_id,
-            ref=self.manifest.shards[0],
-            build=self.manifest.build,
-            attempt=attempt,
-            places=((start, stop),),
-            columns=columns,
-        )
+    def offer(
+        self, start: int, stop: int, columns: Columns | None = None, attempt: str = "a"
+    ) -> tuple[Batch, ShardContext]:
+        manifest = self.manifest
+        context = ShardContext(manifest.job_id, manifest.shards[0], manifest.build, attempt, columns)
+        return Batch(0, 0, ((start, stop),)), context
 
 
 @pytest.fixture

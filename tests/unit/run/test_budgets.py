@@ -260,7 +260,7 @@ class FakeCrew:
     """Members that have work in hand and want no more; what comes in is said at one look."""
 
     messages: list[Answer | Lost]
-    members: dict[int, WorkerHandle] = field(
+    handles: dict[int, WorkerHandle] = field(
         default_factory=lambda: {number: WorkerHandle(number) for number in range(2)}
     )
     can_replace: bool = True
@@ -268,7 +268,7 @@ class FakeCrew:
 
     @property
     def is_busy(self) -> bool:
-        return any(member.tickets for member in self.members.values())
+        return any(handle.in_hand for handle in self.handles.values())
 
     def iter_free(self, depth: int) -> list[WorkerHandle]:
         return []
@@ -286,7 +286,7 @@ class FakeCrew:
 
 
 def loop_of(
-    crew: FakeCrew,
+    manager: FakeCrew,
     limit: MaxErrors | None = None,
     scheduler: Scheduler | None = None,
     *,
@@ -295,21 +295,21 @@ def loop_of(
     """Return a loop whose workers have a batch of four files each in hand."""
     if scheduler is None:
         scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0)
-        for member in crew.members.values():
-            ticket = scheduler.next_ticket(4)
-            assert ticket is not None
-            member.tickets.append(ticket)
+        for handle in manager.handles.values():
+            work = scheduler.next_work(4)
+            assert work is not None
+            handle.in_hand.append(work)
     book: Any = SimpleNamespace(write=lambda *args: written.append(args) if written is not None else None)
     parts: Any = SimpleNamespace(
         publisher=SimpleNamespace(columns="some"),
         stop=SimpleNamespace(is_requested=False, is_urgent=False, tell_workers=lambda: None),
         outputs=SimpleNamespace(look=list),
-        crew=crew,
+        manager=manager,
     )
     return RunLoop(
         parts.publisher,
         {},
-        parts.crew,
+        parts.manager,
         budget(limit),
         book,
         scheduler,
@@ -345,8 +345,8 @@ def test_a_replacement_that_cannot_load_f_stops_a_run_that_has_begun(is_first: b
     if not is_first:
         messages.insert(0, Answer(0, Call("load")))
     loop = loop_of(FakeCrew(messages))
-    for member in loop.crew.members.values():
-        member.tickets.clear()
+    for handle in loop.manager.handles.values():
+        handle.in_hand.clear()
     with pytest.raises(FunctionError if is_first else RunStoppedError) as caught:
         loop.run()
     assert caught.value.exit_code == (2 if is_first else 3)
@@ -372,15 +372,15 @@ def test_a_file_that_was_alone_when_ray_went_is_remembered_as_such(
 ) -> None:
     mistrusted, written = Suspect(0, 1, is_apart=True), []
     scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, [mistrusted])
-    trial = scheduler.next_ticket(is_fresh=True)
+    trial = scheduler.next_work(is_fresh=True)
     assert trial is not None
-    crew = FakeCrew([], is_gone=is_gone)
-    loop = loop_of(crew, scheduler=scheduler, written=written)
+    manager = FakeCrew([], is_gone=is_gone)
+    loop = loop_of(manager, scheduler=scheduler, written=written)
 
     def wait(_: float) -> list[Answer | Lost]:
         raise RunStoppedError("Ray is gone")
 
-    monkeypatch.setattr(crew, "wait", wait)
+    monkeypatch.setattr(manager, "wait", wait)
     with pytest.raises(RunStoppedError):
         loop.run()
     assert written[-1] == ([mistrusted], mistrusted if is_gone else None)

@@ -14,21 +14,16 @@ import pytest
 
 from r3po.run.scheduler import (
     DEATHS,
-    FIRST_OFFER,
+    FIRST_BATCH,
     GROWTH,
     KNOWN_DEATHS,
     LAST_TRIES,
     SHORTEST_S,
     TAIL,
-    BatchTicket,
-    ChargeTicket,
-    Death,
     Scheduler,
-    StageTicket,
     Suspect,
-    Ticket,
 )
-from r3po.work import Span
+from r3po.work import Batch, Death, RecordFailure, Span, Stage, Work
 
 Place = tuple[int, int]
 """Shard and place."""
@@ -71,7 +66,7 @@ def rest_of(runs: Iterable[Span], n_done: int) -> list[Span]:
 
 
 class Model:
-    """The job as a dict says it, next to the scheduler: every ticket and every answer is held against it."""
+    """The job as a dict says it, next to the scheduler: every work and every answer is held against it."""
 
     def __init__(self, pending: Sequence[tuple[int, Sequence[Span]]], n_workers: int, batch_seconds: float) -> None:
         self.scheduler = Scheduler(pending, n_workers, batch_seconds)
@@ -108,87 +103,87 @@ class Model:
             self.n_pending += (after == "pending") - (before == "pending")
             self.times_done[place] += after == "done"
 
-    def next_ticket(self, limit: int | None = None, *, is_ahead: bool = False) -> Ticket | None:
+    def next_work(self, limit: int | None = None, *, is_ahead: bool = False) -> Work | None:
         n_pending = self.n_pending
-        ticket = self.scheduler.next_ticket(limit, is_ahead=is_ahead)
-        if ticket is None:
+        work = self.scheduler.next_work(limit, is_ahead=is_ahead)
+        if work is None:
             assert is_ahead or self.n_pending == 0, "places are pending, but nothing is handed out"
         else:
-            assert ticket.number not in self.all_tickets
-            self.all_tickets.add(ticket.number)
-            self.open_tickets.add(ticket.number)
-            if isinstance(ticket, StageTicket):
-                self.check_stage(ticket)
+            assert work.number not in self.all_tickets
+            self.all_tickets.add(work.number)
+            self.open_tickets.add(work.number)
+            if isinstance(work, Stage):
+                self.check_stage(work)
             else:
-                self.check_offer(ticket, n_pending, limit)
+                self.check_offer(work, n_pending, limit)
         self.check()
-        return ticket
+        return work
 
-    def check_stage(self, ticket: StageTicket) -> None:
-        shard = ticket.shard
+    def check_stage(self, work: Stage) -> None:
+        shard = work.shard
         assert shard in self.to_stage and shard not in self.in_staging
         assert all(self.state[place] == "done" for place in self.places_of_shard[shard])
         self.in_staging.add(shard)
 
-    def check_offer(self, ticket: BatchTicket, n_pending: int, limit: int | None) -> None:
-        assert all(start < stop for start, stop in ticket.places)
-        offered = places_of(ticket.shard, ticket.places)
+    def check_offer(self, work: Batch, n_pending: int, limit: int | None) -> None:
+        assert all(start < stop for start, stop in work.places)
+        offered = places_of(work.shard, work.places)
         pending_shards = {shard for shard, _ in self.pending_places()}
         self.move(offered, "pending", "in flight")
-        assert ticket.shard == min(pending_shards)
+        assert work.shard == min(pending_shards)
         if limit is not None:
             assert 1 <= len(offered) <= limit
             return
         # No worker gets more than its fair share of what is left.
         assert 1 <= len(offered) <= math.ceil(n_pending / self.n_workers)
-        assert self.is_speed_known or len(offered) <= FIRST_OFFER
+        assert self.is_speed_known or len(offered) <= FIRST_BATCH
 
     def pending_places(self) -> list[Place]:
         return [place for place, state in self.state.items() if state == "pending"]
 
-    def batch_done(self, ticket: BatchTicket, returned: Sequence[Span], seconds: float) -> None:
-        back = set(places_of(ticket.shard, returned))
-        done = [place for place in places_of(ticket.shard, ticket.places) if place not in back]
-        self.open_tickets.remove(ticket.number)
+    def batch_done(self, work: Batch, returned: Sequence[Span], seconds: float) -> None:
+        back = set(places_of(work.shard, returned))
+        done = [place for place in places_of(work.shard, work.places) if place not in back]
+        self.open_tickets.remove(work.number)
         self.move(done, "in flight", "done")
         self.move(back, "in flight", "pending")
-        self.scheduler.batch_done(ticket, returned, seconds)
+        self.scheduler.batch_done(work, returned, seconds)
         self.is_speed_known |= bool(done) and seconds > 0
         self.check()
 
-    def hand_back(self, ticket: Ticket) -> None:
-        self.open_tickets.remove(ticket.number)
-        if isinstance(ticket, StageTicket):
-            self.in_staging.remove(ticket.shard)
+    def hand_back(self, work: Work) -> None:
+        self.open_tickets.remove(work.number)
+        if isinstance(work, Stage):
+            self.in_staging.remove(work.shard)
         else:
-            self.move(places_of(ticket.shard, ticket.places), "in flight", "pending")
-        self.scheduler.hand_back(ticket)
+            self.move(places_of(work.shard, work.places), "in flight", "pending")
+        self.scheduler.hand_back(work)
         self.check()
 
-    def stage_done(self, ticket: StageTicket) -> None:
-        self.open_tickets.remove(ticket.number)
-        self.in_staging.remove(ticket.shard)
-        self.to_stage.remove(ticket.shard)
-        self.n_staged[ticket.shard] += 1
-        self.scheduler.stage_done(ticket)
+    def stage_done(self, work: Stage) -> None:
+        self.open_tickets.remove(work.number)
+        self.in_staging.remove(work.shard)
+        self.to_stage.remove(work.shard)
+        self.n_staged[work.shard] += 1
+        self.scheduler.stage_done(work)
         self.check()
 
-    def stage_incomplete(self, ticket: StageTicket, missing: Sequence[Span]) -> None:
-        self.open_tickets.remove(ticket.number)
-        self.in_staging.remove(ticket.shard)
-        self.n_incomplete[ticket.shard] += 1
-        lost = places_of(ticket.shard, missing)
+    def stage_incomplete(self, work: Stage, missing: Sequence[Span]) -> None:
+        self.open_tickets.remove(work.number)
+        self.in_staging.remove(work.shard)
+        self.n_incomplete[work.shard] += 1
+        lost = places_of(work.shard, missing)
         self.move(lost, "done", "pending")
         for place in lost:
             self.times_done[place] -= 1
-        self.scheduler.stage_incomplete(ticket, missing)
+        self.scheduler.stage_incomplete(work, missing)
         self.check()
 
     def check_end(self) -> None:
         assert self.scheduler.is_finished
         assert all(n == 1 for n in self.times_done.values())
         assert all(n == 1 for n in self.n_staged.values())
-        assert self.scheduler.next_ticket() is None
+        assert self.scheduler.next_work() is None
 
 
 class Unchecked:
@@ -196,7 +191,7 @@ class Unchecked:
 
     def __init__(self, pending: Sequence[tuple[int, Sequence[Span]]], n_workers: int, batch_seconds: float) -> None:
         self.scheduler = Scheduler(pending, n_workers, batch_seconds)
-        self.next_ticket = self.scheduler.next_ticket
+        self.next_work = self.scheduler.next_work
         self.batch_done = self.scheduler.batch_done
         self.stage_done = self.scheduler.stage_done
 
@@ -207,13 +202,13 @@ class SimWorker:
     seconds_a_file: float
     life: int = 0
     """Rises when the worker is lost: what its former self would have answered does not come."""
-    tickets: deque[Ticket] = field(default_factory=deque)
+    in_hand: deque[Work] = field(default_factory=deque)
 
 
 @dataclass
 class Chances:
     lost: float = 0.0
-    """That a worker dies with a ticket instead of answering it."""
+    """That a worker dies with a work instead of answering it."""
     early: float = 0.0
     """That a batch ends before its time: large rows, a slow file."""
     incomplete: float = 0.0
@@ -221,7 +216,7 @@ class Chances:
 
 
 class Simulation:
-    """Workers on virtual time. Each carries out its tickets in order and may be lost with all of them."""
+    """Workers on virtual time. Each carries out its in_hand in order and may be lost with all of them."""
 
     def __init__(
         self,
@@ -263,28 +258,28 @@ class Simulation:
     def hand_out(self) -> None:
         for depth in range(1, QUEUE_DEPTH + 1):
             for worker in self.workers:
-                if len(worker.tickets) < depth:
-                    ticket = self.model.next_ticket(is_ahead=bool(worker.tickets))
-                    if ticket is None:
+                if len(worker.in_hand) < depth:
+                    work = self.model.next_work(is_ahead=bool(worker.in_hand))
+                    if work is None:
                         return
-                    worker.tickets.append(ticket)
-                    if isinstance(ticket, BatchTicket):
-                        self.offers.append(count(ticket.places))
-                    if len(worker.tickets) == 1:
+                    worker.in_hand.append(work)
+                    if isinstance(work, Batch):
+                        self.offers.append(count(work.places))
+                    if len(worker.in_hand) == 1:
                         self.begin(worker)
 
     def begin(self, worker: SimWorker) -> None:
-        ticket = worker.tickets[0]
-        took = 0.01 if isinstance(ticket, StageTicket) else self.seconds_of(worker, ticket)[1]
+        work = worker.in_hand[0]
+        took = 0.01 if isinstance(work, Stage) else self.seconds_of(worker, work)[1]
         heapq.heappush(self.answers, (self.now + took, self.n_events * 100 + worker.number, worker.number, worker.life))
 
-    def seconds_of(self, worker: SimWorker, ticket: BatchTicket) -> tuple[int, float]:
+    def seconds_of(self, worker: SimWorker, work: Batch) -> tuple[int, float]:
         """Return how many files fit into a batch, and how long they take."""
         if not self.slow:
-            n_files = min(count(ticket.places), max(1, math.ceil(self.batch_seconds / worker.seconds_a_file)))
+            n_files = min(count(work.places), max(1, math.ceil(self.batch_seconds / worker.seconds_a_file)))
             return n_files, n_files * worker.seconds_a_file
         n_files, took = 0, 0.0
-        for _, place in places_of(ticket.shard, ticket.places):
+        for _, place in places_of(work.shard, work.places):
             n_files, took = n_files + 1, took + self.slow.get(place, worker.seconds_a_file)
             if took >= self.batch_seconds:
                 break
@@ -293,34 +288,34 @@ class Simulation:
     def answer(self, worker: SimWorker) -> None:
         if self.rng.random() < self.chances.lost:
             worker.life += 1
-            for ticket in worker.tickets:
-                self.model.hand_back(ticket)
-            worker.tickets.clear()
+            for work in worker.in_hand:
+                self.model.hand_back(work)
+            worker.in_hand.clear()
             return
-        ticket = worker.tickets.popleft()
-        if isinstance(ticket, StageTicket):
-            self.answer_stage(ticket)
+        work = worker.in_hand.popleft()
+        if isinstance(work, Stage):
+            self.answer_stage(work)
         else:
-            self.answer_batch(worker, ticket)
+            self.answer_batch(worker, work)
         self.idle_since[worker.number] = self.now
-        if worker.tickets:
+        if worker.in_hand:
             self.begin(worker)
 
-    def answer_stage(self, ticket: StageTicket) -> None:
+    def answer_stage(self, work: Stage) -> None:
         if self.rng.random() < self.chances.incomplete:
-            places = sorted(place for _, place in self.model.places_of_shard[ticket.shard])
-            if places and self.model.n_incomplete[ticket.shard] < 3:
+            places = sorted(place for _, place in self.model.places_of_shard[work.shard])
+            if places and self.model.n_incomplete[work.shard] < 3:
                 missing = sorted(self.rng.sample(places, self.rng.randint(1, len(places))))
-                self.model.stage_incomplete(ticket, runs_of(missing))
+                self.model.stage_incomplete(work, runs_of(missing))
                 return
-        self.model.stage_done(ticket)
+        self.model.stage_done(work)
 
-    def answer_batch(self, worker: SimWorker, ticket: BatchTicket) -> None:
-        n_done, took = self.seconds_of(worker, ticket)
+    def answer_batch(self, worker: SimWorker, work: Batch) -> None:
+        n_done, took = self.seconds_of(worker, work)
         if self.rng.random() < self.chances.early:
             n_done = self.rng.randint(0, n_done)
             took = n_done * worker.seconds_a_file
-        self.model.batch_done(ticket, rest_of(ticket.places, n_done), took)
+        self.model.batch_done(work, rest_of(work.places, n_done), took)
 
 
 def random_pending(rng: random.Random) -> list[tuple[int, list[Span]]]:
@@ -366,18 +361,18 @@ def test_the_simulation_itself_meets_all_that_it_is_meant_to_try() -> None:
     happened = {"lost": 0, "returned": 0, "incomplete": 0, "many runs": 0}
 
     class Watched(Model):
-        def hand_back(self, ticket: Ticket) -> None:
+        def hand_back(self, work: Work) -> None:
             happened["lost"] += 1
-            super().hand_back(ticket)
+            super().hand_back(work)
 
-        def batch_done(self, ticket: BatchTicket, returned: Sequence[Span], seconds: float) -> None:
+        def batch_done(self, work: Batch, returned: Sequence[Span], seconds: float) -> None:
             happened["returned"] += bool(returned)
-            happened["many runs"] += len(ticket.places) > 1
-            super().batch_done(ticket, returned, seconds)
+            happened["many runs"] += len(work.places) > 1
+            super().batch_done(work, returned, seconds)
 
-        def stage_incomplete(self, ticket: StageTicket, missing: Sequence[Span]) -> None:
+        def stage_incomplete(self, work: Stage, missing: Sequence[Span]) -> None:
             happened["incomplete"] += 1
-            super().stage_incomplete(ticket, missing)
+            super().stage_incomplete(work, missing)
 
     for seed in range(10):
         rng = random.Random(seed)
@@ -388,18 +383,18 @@ def test_the_simulation_itself_meets_all_that_it_is_meant_to_try() -> None:
 # One rule at a time
 
 
-def drain(scheduler: Scheduler, limit: int = 4) -> list[Ticket]:
+def drain(scheduler: Scheduler, limit: int = 4) -> list[Work]:
     """Take all that there is to do now, in batches of up to `limit` files."""
-    tickets = []
-    while (ticket := scheduler.next_ticket(limit)) is not None:
-        tickets.append(ticket)
-    return tickets
+    in_hand = []
+    while (work := scheduler.next_work(limit)) is not None:
+        in_hand.append(work)
+    return in_hand
 
 
 def test_nothing_to_do_is_finished_at_once() -> None:
     scheduler = Scheduler([], 4, 1.0)
     assert scheduler.is_finished
-    assert scheduler.next_ticket() is None
+    assert scheduler.next_work() is None
     assert (scheduler.n_pending, scheduler.n_in_flight) == (0, 0)
 
 
@@ -407,29 +402,29 @@ def test_a_shard_without_pending_places_only_needs_staging() -> None:
     scheduler = Scheduler([(3, []), (5, [(0, 2)])], 1, 1.0)
     assert not scheduler.is_finished
     first, second = drain(scheduler)
-    assert first == StageTicket(first.number, 3)
-    assert second == BatchTicket(second.number, 5, ((0, 2),))
+    assert first == Stage(first.number, 3)
+    assert second == Batch(second.number, 5, ((0, 2),))
 
 
 def test_staging_comes_before_batches() -> None:
     scheduler = Scheduler([(0, [(0, 4)]), (1, [(0, 4)])], 1, 1.0)
-    batch = scheduler.next_ticket(limit=4)
-    assert isinstance(batch, BatchTicket)
+    batch = scheduler.next_work(limit=4)
+    assert isinstance(batch, Batch)
     scheduler.batch_done(batch, [], 1.0)
-    stage = scheduler.next_ticket()
-    assert isinstance(stage, StageTicket) and stage.shard == 0
+    stage = scheduler.next_work()
+    assert isinstance(stage, Stage) and stage.shard == 0
 
 
 def test_a_shard_is_staged_only_after_its_last_batch_came_back() -> None:
     scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0)
     one, two = drain(scheduler)
-    assert isinstance(one, BatchTicket) and isinstance(two, BatchTicket)
+    assert isinstance(one, Batch) and isinstance(two, Batch)
     scheduler.batch_done(two, [], 1.0)
-    assert scheduler.next_ticket() is None
+    assert scheduler.next_work() is None
     assert not scheduler.is_finished
     scheduler.batch_done(one, [], 1.0)
     (stage,) = drain(scheduler)
-    assert isinstance(stage, StageTicket)
+    assert isinstance(stage, Stage)
     assert not scheduler.is_finished
     scheduler.stage_done(stage)
     assert scheduler.is_finished
@@ -437,7 +432,7 @@ def test_a_shard_is_staged_only_after_its_last_batch_came_back() -> None:
 
 def test_an_offer_is_of_one_shard_even_where_it_could_hold_more() -> None:
     scheduler = Scheduler([(0, [(0, 2)]), (1, [(0, 2)])], 1, 1.0)
-    assert [(t.shard, t.places) for t in drain(scheduler) if isinstance(t, BatchTicket)] == [
+    assert [(t.shard, t.places) for t in drain(scheduler) if isinstance(t, Batch)] == [
         (0, ((0, 2),)),
         (1, ((0, 2),)),
     ]
@@ -445,94 +440,94 @@ def test_an_offer_is_of_one_shard_even_where_it_could_hold_more() -> None:
 
 def test_an_offer_takes_several_runs_and_cuts_the_last() -> None:
     scheduler = Scheduler([(0, [(1, 2), (5, 7), (9, 12)])], 1, 1.0)
-    places = [ticket.places for ticket in drain(scheduler) if isinstance(ticket, BatchTicket)]
+    places = [work.places for work in drain(scheduler) if isinstance(work, Batch)]
     assert places == [((1, 2), (5, 7), (9, 10)), ((10, 12),)]
 
 
 def test_a_limit_replaces_the_measured_size() -> None:
     scheduler = Scheduler([(0, [(0, 100)])], 1, 1.0)
-    ticket = scheduler.next_ticket(limit=10)
-    assert isinstance(ticket, BatchTicket) and ticket.places == ((0, 10),)
+    work = scheduler.next_work(limit=10)
+    assert isinstance(work, Batch) and work.places == ((0, 10),)
     assert scheduler.n_pending == 90
 
 
 def test_what_comes_back_is_offered_again_first_and_in_order() -> None:
     scheduler = Scheduler([(0, [(0, 20)])], 1, 1.0)
-    ticket = scheduler.next_ticket(limit=10)
-    assert isinstance(ticket, BatchTicket)
-    scheduler.batch_done(ticket, [(2, 4), (7, 10)], 1.0)
-    again = scheduler.next_ticket(limit=8)
-    assert isinstance(again, BatchTicket) and again.places == ((2, 4), (7, 10), (10, 13))
+    work = scheduler.next_work(limit=10)
+    assert isinstance(work, Batch)
+    scheduler.batch_done(work, [(2, 4), (7, 10)], 1.0)
+    again = scheduler.next_work(limit=8)
+    assert isinstance(again, Batch) and again.places == ((2, 4), (7, 10), (10, 13))
 
 
 def test_an_answer_without_a_single_file_does_not_spoil_the_measured_speed() -> None:
     scheduler = Scheduler([(0, [(0, 10_000)])], 1, 1.0)
     sizes = []
     for n_answered in (None, 0, None, 0, None):
-        ticket = scheduler.next_ticket()
-        assert isinstance(ticket, BatchTicket)
-        (start, stop) = ticket.places[0]
+        work = scheduler.next_work()
+        assert isinstance(work, Batch)
+        (start, stop) = work.places[0]
         sizes.append(stop - start)
         if n_answered == 0:
-            scheduler.batch_done(ticket, ticket.places, 0.5)
+            scheduler.batch_done(work, work.places, 0.5)
         else:
-            scheduler.batch_done(ticket, [], (stop - start) / 10)
-    assert sizes == [FIRST_OFFER, 10, 10, 10, 10]
+            scheduler.batch_done(work, [], (stop - start) / 10)
+    assert sizes == [FIRST_BATCH, 10, 10, 10, 10]
 
 
 def test_everything_of_a_lost_worker_is_handed_out_again() -> None:
     scheduler = Scheduler([(0, [(0, 6)]), (1, [])], 1, 1.0)
-    tickets = drain(scheduler)
+    in_hand = drain(scheduler)
     assert scheduler.n_pending == 0
-    for ticket in tickets:
-        scheduler.hand_back(ticket)
+    for work in in_hand:
+        scheduler.hand_back(work)
     assert (scheduler.n_pending, scheduler.n_in_flight) == (6, 0)
     again = drain(scheduler)
-    assert [(type(t), t.shard) for t in again] == [(StageTicket, 1), (BatchTicket, 0), (BatchTicket, 0)]
-    offered = [place for t in again if isinstance(t, BatchTicket) for _, place in places_of(0, t.places)]
+    assert [(type(t), t.shard) for t in again] == [(Stage, 1), (Batch, 0), (Batch, 0)]
+    offered = [place for t in again if isinstance(t, Batch) for _, place in places_of(0, t.places)]
     assert sorted(offered) == list(range(6))
 
 
 def test_a_ticket_cannot_be_settled_twice() -> None:
     scheduler = Scheduler([(0, [(0, 2)])], 1, 1.0)
-    (ticket,) = drain(scheduler)
-    assert isinstance(ticket, BatchTicket)
-    scheduler.hand_back(ticket)
+    (work,) = drain(scheduler)
+    assert isinstance(work, Batch)
+    scheduler.hand_back(work)
     with pytest.raises(KeyError):
-        scheduler.batch_done(ticket, [], 1.0)
+        scheduler.batch_done(work, [], 1.0)
 
 
 def test_places_that_staging_misses_are_done_before_it_is_tried_again() -> None:
     scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0)
     (batch,) = drain(scheduler)
-    assert isinstance(batch, BatchTicket)
+    assert isinstance(batch, Batch)
     scheduler.batch_done(batch, [], 1.0)
     (stage,) = drain(scheduler)
-    assert isinstance(stage, StageTicket)
+    assert isinstance(stage, Stage)
     scheduler.stage_incomplete(stage, [(1, 3)])
     assert scheduler.n_pending == 2
     found = []
     while not scheduler.is_finished:
-        ticket = scheduler.next_ticket()
-        if isinstance(ticket, StageTicket):
-            scheduler.stage_done(ticket)
+        work = scheduler.next_work()
+        if isinstance(work, Stage):
+            scheduler.stage_done(work)
             found.append("stage")
         else:
-            assert ticket is not None
-            found += [place for _, place in places_of(0, ticket.places)]
-            scheduler.batch_done(ticket, [], 1.0)
+            assert work is not None
+            found += [place for _, place in places_of(0, work.places)]
+            scheduler.batch_done(work, [], 1.0)
     assert found == [1, 2, "stage"]
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_the_lowest_shard_comes_first_whatever_the_order_of_the_answers(order: list[int]) -> None:
     scheduler = Scheduler([(0, [(0, 4)]), (1, [(0, 4)]), (2, [(0, 4)])], 2, 1.0)
-    tickets = [scheduler.next_ticket(limit=4), scheduler.next_ticket(limit=4)]
+    in_hand = [scheduler.next_work(limit=4), scheduler.next_work(limit=4)]
     for i in order:
-        ticket = tickets[i]
-        assert isinstance(ticket, BatchTicket) and ticket.shard == i
-        scheduler.batch_done(ticket, [(2, 4)], 1.0)
-    assert [ticket.shard for ticket in drain(scheduler, limit=2)] == [0, 1, 2, 2]
+        work = in_hand[i]
+        assert isinstance(work, Batch) and work.shard == i
+        scheduler.batch_done(work, [(2, 4)], 1.0)
+    assert [work.shard for work in drain(scheduler, limit=2)] == [0, 1, 2, 2]
 
 
 # How large an offer is
@@ -560,8 +555,8 @@ def test_a_few_slow_files_are_shared_by_all_workers_from_the_start() -> None:
 def test_the_first_offers_are_small_and_grow_by_a_bounded_factor() -> None:
     simulation = Simulation([(0, [(0, 1_000_000)])], [0.00001], model=Unchecked)
     simulation.run()
-    assert simulation.offers[0] == FIRST_OFFER
-    largest = FIRST_OFFER
+    assert simulation.offers[0] == FIRST_BATCH
+    largest = FIRST_BATCH
     for n in simulation.offers[1:]:
         assert n <= GROWTH * largest
         largest = max(largest, n)
@@ -572,11 +567,11 @@ def test_a_job_that_gets_slower_gets_smaller_offers_and_a_faster_one_larger() ->
     scheduler = Scheduler([(0, [(0, 1_000_000)])], 1, 1.0)
     for seconds_a_file in (0.001, 0.5, 0.01):
         for _ in range(20):
-            ticket = scheduler.next_ticket()
-            assert isinstance(ticket, BatchTicket)
-            n_done = min(count(ticket.places), int(1.0 / seconds_a_file))
-            scheduler.batch_done(ticket, rest_of(ticket.places, n_done), n_done * seconds_a_file)
-        assert abs(count(ticket.places) - 1.0 / seconds_a_file) <= 2
+            work = scheduler.next_work()
+            assert isinstance(work, Batch)
+            n_done = min(count(work.places), int(1.0 / seconds_a_file))
+            scheduler.batch_done(work, rest_of(work.places, n_done), n_done * seconds_a_file)
+        assert abs(count(work.places) - 1.0 / seconds_a_file) <= 2
 
 
 @pytest.mark.parametrize("n_workers", [2, 8])
@@ -604,17 +599,17 @@ def test_nothing_waits_behind_a_slow_file_at_the_end() -> None:
 
 def test_a_worker_has_a_ticket_ahead_until_the_end_is_near() -> None:
     scheduler = Scheduler([(0, [(0, 10_000)])], 2, 1.0)
-    first = scheduler.next_ticket()
-    assert isinstance(first, BatchTicket)
+    first = scheduler.next_work()
+    assert isinstance(first, Batch)
     scheduler.batch_done(first, [], 0.01 * count(first.places))
     while True:  # a hundred files a second, so the full offer is of a hundred
-        ticket = scheduler.next_ticket(is_ahead=True)
-        if ticket is None:
+        work = scheduler.next_work(is_ahead=True)
+        if work is None:
             break
-        assert isinstance(ticket, BatchTicket)
-        scheduler.batch_done(ticket, [], 0.01 * count(ticket.places))
+        assert isinstance(work, Batch)
+        scheduler.batch_done(work, [], 0.01 * count(work.places))
     assert TAIL * 2 * 100 - 100 <= scheduler.n_pending < TAIL * 2 * 100
-    assert scheduler.next_ticket() is not None
+    assert scheduler.next_work() is not None
 
 
 def test_a_slow_worker_does_not_hold_the_job_up_by_more_than_its_two_batches() -> None:
@@ -638,13 +633,13 @@ OUT_OF_MEMORY = Death("out of memory", is_known=True, is_memory=True)
 TOO_LONG = Death("time", is_known=True)
 
 
-def next_batch(scheduler: Scheduler, limit: int | None = None, *, is_fresh: bool = False) -> BatchTicket:
-    ticket = scheduler.next_ticket(limit, is_fresh=is_fresh)
-    assert isinstance(ticket, BatchTicket)
-    return ticket
+def next_batch(scheduler: Scheduler, limit: int | None = None, *, is_fresh: bool = False) -> Batch:
+    work = scheduler.next_work(limit, is_fresh=is_fresh)
+    assert isinstance(work, Batch)
+    return work
 
 
-def die_alone(scheduler: Scheduler, death: Death, **counts: bool) -> BatchTicket:
+def die_alone(scheduler: Scheduler, death: Death, **counts: bool) -> Batch:
     """Begin the next trial and let its worker die of it."""
     trial = next_batch(scheduler, is_fresh=True)
     assert trial.kind == "trial"
@@ -652,30 +647,30 @@ def die_alone(scheduler: Scheduler, death: Death, **counts: bool) -> BatchTicket
     return trial
 
 
-def take_all(scheduler: Scheduler) -> list[Ticket]:
-    """Do all that there is to do, on fresh workers and without a fault, and return the tickets."""
-    tickets = []
+def take_all(scheduler: Scheduler) -> list[Work]:
+    """Do all that there is to do, on fresh workers and without a fault, and return the in_hand."""
+    in_hand = []
     while not scheduler.is_finished:
-        ticket = scheduler.next_ticket(is_fresh=True)
-        assert ticket is not None, "there is work, and nobody gets it"
-        tickets.append(ticket)
-        match ticket:
-            case StageTicket():
-                scheduler.stage_done(ticket)
-            case ChargeTicket():
-                scheduler.charge_done(ticket)
-            case BatchTicket():
-                scheduler.batch_done(ticket, [], 1.0)
+        work = scheduler.next_work(is_fresh=True)
+        assert work is not None, "there is work, and nobody gets it"
+        in_hand.append(work)
+        match work:
+            case Stage():
+                scheduler.stage_done(work)
+            case RecordFailure():
+                scheduler.failure_recorded(work)
+            case Batch():
+                scheduler.batch_done(work, [], 1.0)
     assert (scheduler.n_pending, scheduler.n_in_flight) == (0, 0)
-    return tickets
+    return in_hand
 
 
-def batches_of(tickets: Iterable[Ticket]) -> list[list[Span]]:
-    return [list(ticket.places) for ticket in tickets if isinstance(ticket, BatchTicket)]
+def batches_of(in_hand: Iterable[Work]) -> list[list[Span]]:
+    return [list(work.places) for work in in_hand if isinstance(work, Batch)]
 
 
-def staged_of(tickets: Iterable[Ticket]) -> list[int]:
-    return [ticket.shard for ticket in tickets if isinstance(ticket, StageTicket)]
+def staged_of(in_hand: Iterable[Work]) -> list[int]:
+    return [work.shard for work in in_hand if isinstance(work, Stage)]
 
 
 def scheduler_with_suspect(n_files: int = 8, death: Death = SEGFAULT) -> Scheduler:
@@ -691,7 +686,7 @@ def test_a_suspect_goes_only_to_a_fresh_worker_and_alone() -> None:
     others = drain(scheduler, limit=8)
     assert [place for runs in batches_of(others) for _, place in places_of(0, runs)] == [0, 1, 3, 4, 5, 6, 7]
     assert scheduler.n_pending == 1
-    assert scheduler.next_ticket() is None
+    assert scheduler.next_work() is None
     trial = next_batch(scheduler, is_fresh=True)
     assert (trial.kind, trial.places) == ("trial", ((2, 3),))
     assert not scheduler.has_suspects and scheduler.n_pending == 0
@@ -714,36 +709,36 @@ def test_so_many_deaths_alone_are_a_charge_and_the_first_in_a_batch_does_not_cou
         assert scheduler.has_suspects, f"{n - 1} deaths are not enough"
         die_alone(scheduler, death)
     assert not scheduler.has_suspects
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket)
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure)
     assert (charge.shard, charge.place, charge.n_deaths, charge.death) == (0, 2, n_deaths, death)
-    scheduler.charge_done(charge)
-    tickets = take_all(scheduler)
-    assert staged_of(tickets) == [0]
-    assert not any(isinstance(ticket, ChargeTicket) for ticket in tickets)
+    scheduler.failure_recorded(charge)
+    in_hand = take_all(scheduler)
+    assert staged_of(in_hand) == [0]
+    assert not any(isinstance(work, RecordFailure) for work in in_hand)
 
 
 def test_known_and_unknown_deaths_count_together() -> None:
     scheduler = scheduler_with_suspect()
     for death in (KILLED, SEGFAULT, KILLED):
         die_alone(scheduler, death)
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket) and (charge.n_deaths, charge.death) == (3, KILLED)
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure) and (charge.n_deaths, charge.death) == (3, KILLED)
 
 
 def test_a_charge_that_was_handed_back_is_handed_out_again() -> None:
     scheduler = scheduler_with_suspect(n_files=3)
     for _ in range(KNOWN_DEATHS):
         die_alone(scheduler, SEGFAULT)
-    for give_back in (scheduler.hand_back, lambda ticket: scheduler.lost(ticket, None, KILLED)):
-        charge = scheduler.next_ticket()
-        assert isinstance(charge, ChargeTicket)
+    for give_back in (scheduler.hand_back, lambda work: scheduler.lost(work, None, KILLED)):
+        charge = scheduler.next_work()
+        assert isinstance(charge, RecordFailure)
         assert scheduler.n_pending == 2
         give_back(charge)
         assert scheduler.n_pending == 2
-    tickets = take_all(scheduler)
-    assert [(t.place, t.n_deaths) for t in tickets if isinstance(t, ChargeTicket)] == [(2, KNOWN_DEATHS)]
-    assert staged_of(tickets) == [0]
+    in_hand = take_all(scheduler)
+    assert [(t.place, t.n_deaths) for t in in_hand if isinstance(t, RecordFailure)] == [(2, KNOWN_DEATHS)]
+    assert staged_of(in_hand) == [0]
 
 
 def test_a_batch_of_one_file_makes_it_a_suspect_though_its_worker_died_between_files() -> None:
@@ -766,12 +761,12 @@ def test_the_rest_of_a_lost_batch_comes_back_in_batches_half_as_large_until_the_
     scheduler = Scheduler([(0, [(0, 16)])], 1, 100.0)
     sizes = []
     for _ in range(100):
-        ticket = next_batch(scheduler, 16)
-        sizes.append(count(ticket.places))
-        if (15, 16) not in [(stop - 1, stop) for _, stop in ticket.places]:
-            scheduler.batch_done(ticket, [], 1.0)
+        work = next_batch(scheduler, 16)
+        sizes.append(count(work.places))
+        if (15, 16) not in [(stop - 1, stop) for _, stop in work.places]:
+            scheduler.batch_done(work, [], 1.0)
             continue
-        scheduler.lost(ticket, None, KILLED)
+        scheduler.lost(work, None, KILLED)
         if scheduler.has_suspects:
             break
     assert sizes == [16, 8, 8, 4, 4, 2, 2, 1, 1]
@@ -803,9 +798,9 @@ def test_what_comes_back_of_a_lost_batch_is_never_in_a_larger_one_than_before(wa
         case _:
             scheduler.overran(doubt, 3, TOO_LONG)
             back.remove(3)
-            charge = scheduler.next_ticket()
-            assert isinstance(charge, ChargeTicket)
-            scheduler.charge_done(charge)
+            charge = scheduler.next_work()
+            assert isinstance(charge, RecordFailure)
+            scheduler.failure_recorded(charge)
     batches = batches_of(drain(scheduler, limit=100))
     found = [{place for _, place in places_of(0, runs)} for runs in batches]
     doubted = [places for places in found if places & back]
@@ -825,8 +820,8 @@ def test_queued_tickets_that_are_handed_back_are_no_suspects() -> None:
 
 def test_a_lost_stage_ticket_is_staged_again() -> None:
     scheduler = Scheduler([(0, [])], 1, 1.0)
-    stage = scheduler.next_ticket()
-    assert isinstance(stage, StageTicket)
+    stage = scheduler.next_work()
+    assert isinstance(stage, Stage)
     scheduler.lost(stage, None, SEGFAULT)
     assert scheduler.suspects == []
     assert staged_of(take_all(scheduler)) == [0]
@@ -853,15 +848,15 @@ def test_nobody_gets_anything_while_a_trial_apart_waits_or_runs() -> None:
     pending = [(0, [(0, 8)]), (1, [])]
     scheduler = Scheduler(pending, 2, 1.0, [Suspect(0, 3, is_apart=True)])
     assert scheduler.is_apart
-    assert scheduler.next_ticket() is None
+    assert scheduler.next_work() is None
     trial = next_batch(scheduler, is_fresh=True)
     assert (trial.kind, trial.places) == ("trial", ((3, 4),))
     assert scheduler.trial_apart is not None and scheduler.trial_apart.key == (0, 3)
     assert scheduler.is_apart
-    assert scheduler.next_ticket() is None and scheduler.next_ticket(is_fresh=True) is None
+    assert scheduler.next_work() is None and scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(trial, [], 1.0)
     assert not scheduler.is_apart and scheduler.trial_apart is None
-    assert isinstance(scheduler.next_ticket(), StageTicket)
+    assert isinstance(scheduler.next_work(), Stage)
 
 
 def test_a_trial_apart_waits_until_nobody_works() -> None:
@@ -869,9 +864,9 @@ def test_a_trial_apart_waits_until_nobody_works() -> None:
     one, two, other = next_batch(scheduler, 4), next_batch(scheduler, 4), next_batch(scheduler, 4)
     scheduler.lost(one, 1, OUT_OF_MEMORY)
     assert scheduler.is_apart
-    assert scheduler.next_ticket(is_fresh=True) is None
+    assert scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(two, [], 1.0)
-    assert scheduler.next_ticket(is_fresh=True) is None
+    assert scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(other, [], 1.0)
     assert next_batch(scheduler, is_fresh=True).places == ((1, 2),)
 
@@ -882,7 +877,7 @@ def test_several_trials_apart_come_one_after_the_other_and_before_all_else() -> 
     found = []
     while scheduler.is_apart:
         trial = next_batch(scheduler, is_fresh=True)
-        assert scheduler.next_ticket(is_fresh=True) is None
+        assert scheduler.next_work(is_fresh=True) is None
         found += places_of(0, trial.places)
         scheduler.batch_done(trial, [], 1.0)
     assert found == [(0, 5), (0, 3)]
@@ -892,14 +887,14 @@ def test_several_trials_apart_come_one_after_the_other_and_before_all_else() -> 
 def test_what_is_due_is_recorded_while_a_trial_apart_waits_but_not_while_it_runs() -> None:
     mistrusted = [Suspect(0, 1, n_deaths=DEATHS), Suspect(0, 2, is_apart=True)]
     scheduler = Scheduler([(0, [(0, 4)])], 2, 1.0, mistrusted)
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket) and charge.place == 1
-    assert scheduler.next_ticket(is_fresh=True) is None, "a trial apart has no company, be it that"
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure) and charge.place == 1
+    assert scheduler.next_work(is_fresh=True) is None, "a trial apart has no company, be it that"
     scheduler.hand_back(charge)
-    charge = scheduler.next_ticket(is_fresh=True)
-    assert isinstance(charge, ChargeTicket), "it comes before the trial"
-    scheduler.charge_done(charge)
-    assert scheduler.next_ticket() is None
+    charge = scheduler.next_work(is_fresh=True)
+    assert isinstance(charge, RecordFailure), "it comes before the trial"
+    scheduler.failure_recorded(charge)
+    assert scheduler.next_work() is None
     assert next_batch(scheduler, is_fresh=True).places == ((2, 3),)
 
 
@@ -912,10 +907,10 @@ def test_what_becomes_due_while_a_trial_apart_runs_waits_for_its_end() -> None:
     assert (trial.kind, scheduler.trial_apart) == ("trial", None)
     scheduler.suspects[0].is_apart = True
     scheduler.overran(slow, 0, TOO_LONG)
-    assert scheduler.next_ticket() is None and scheduler.next_ticket(is_fresh=True) is None
+    assert scheduler.next_work() is None and scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(trial, [], 1.0)
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket) and charge.place == 0
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure) and charge.place == 0
 
 
 @pytest.mark.parametrize(
@@ -940,7 +935,7 @@ def test_only_files_with_no_deaths_are_released_to_have_company() -> None:
     assert {suspect.place: suspect.is_apart for suspect in scheduler.suspects} == {1: False, 2: True}
     trial = next_batch(scheduler, is_fresh=True)
     assert trial.places == ((2, 3),)
-    assert scheduler.next_ticket(is_fresh=True) is None
+    assert scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(trial, [], 1.0)
     assert next_batch(scheduler, is_fresh=True).places == ((1, 2),)
     assert next_batch(scheduler, is_fresh=True).kind == "batch"
@@ -949,7 +944,7 @@ def test_only_files_with_no_deaths_are_released_to_have_company() -> None:
 def test_the_file_on_trial_is_released_too() -> None:
     scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, [Suspect(0, 1, is_apart=True)])
     next_batch(scheduler, is_fresh=True)
-    assert scheduler.next_ticket() is None
+    assert scheduler.next_work() is None
     scheduler.release_first_offenders()
     assert scheduler.trial_apart is None
     assert next_batch(scheduler).kind == "batch"
@@ -967,8 +962,8 @@ def test_memory_deaths_that_do_not_count_are_repeated_without_a_count() -> None:
         assert scheduler.n_pending == 4
     for _ in range(KNOWN_DEATHS):
         die_alone(scheduler, OUT_OF_MEMORY)
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket)
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure)
     assert (charge.place, charge.n_deaths, charge.death) == (1, KNOWN_DEATHS, OUT_OF_MEMORY)
 
 
@@ -977,10 +972,10 @@ def test_a_file_that_took_too_long_is_charged_with_no_deaths_and_the_rest_is_don
     scheduler.overran(next_batch(scheduler, 6), 2, TOO_LONG)
     assert (scheduler.suspects, scheduler.n_pending) == ([Suspect(0, 2, death=TOO_LONG)], 7)
     assert not scheduler.has_suspects, "it needs no trial"
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket)
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure)
     assert (charge.place, charge.n_deaths, charge.death) == (2, 0, TOO_LONG)
-    scheduler.charge_done(charge)
+    scheduler.failure_recorded(charge)
     assert scheduler.suspects == []
     assert places_of(0, next_batch(scheduler, 8).places) == [(0, place) for place in (0, 1, 3, 4, 5, 6, 7)]
 
@@ -990,10 +985,10 @@ def test_a_trial_that_took_too_long_is_over() -> None:
     scheduler.overran(next_batch(scheduler, is_fresh=True), 1, TOO_LONG)
     assert (scheduler.has_suspects, scheduler.is_apart, scheduler.n_pending) == (False, False, 3)
     assert scheduler.suspects == [Suspect(0, 1, death=TOO_LONG)]
-    tickets = take_all(scheduler)
+    in_hand = take_all(scheduler)
     assert scheduler.suspects == []
-    assert [(t.place, t.n_deaths) for t in tickets if isinstance(t, ChargeTicket)] == [(1, 0)]
-    assert staged_of(tickets) == [0]
+    assert [(t.place, t.n_deaths) for t in in_hand if isinstance(t, RecordFailure)] == [(1, 0)]
+    assert staged_of(in_hand) == [0]
 
 
 # What is tried once more
@@ -1003,8 +998,8 @@ def test_deferred_places_are_tried_last() -> None:
     scheduler = Scheduler([(0, [(0, 6)]), (1, [(0, 2)])], 1, 1.0)
     scheduler.batch_done(next_batch(scheduler, 4), [], 1.0, deferred=[1, 2])
     assert scheduler.n_pending == 6
-    batches = [ticket for ticket in take_all(scheduler) if isinstance(ticket, BatchTicket)]
-    found = [(ticket.shard, place, ticket.kind) for ticket in batches for _, place in places_of(0, ticket.places)]
+    batches = [work for work in take_all(scheduler) if isinstance(work, Batch)]
+    found = [(work.shard, place, work.kind) for work in batches for _, place in places_of(0, work.places)]
     # As late as their shard can wait: it has nothing else by then.
     assert found[:4] == [(0, 4, "batch"), (0, 5, "batch"), (0, 1, "last try"), (0, 2, "last try")]
     assert found[4:] == [(1, 0, "batch"), (1, 1, "batch")]
@@ -1025,9 +1020,9 @@ def test_at_most_as_many_deferred_places_are_tried_as_files_came_to_an_outcome(n
 def n_last_tries(scheduler: Scheduler) -> int:
     """Do all the last tries that there are now, and return of how many files."""
     n_files = 0
-    while isinstance(ticket := scheduler.next_ticket(5), BatchTicket) and ticket.kind == "last try":
-        n_files += count(ticket.places)
-        scheduler.batch_done(ticket, [], 1.0)
+    while isinstance(work := scheduler.next_work(5), Batch) and work.kind == "last try":
+        n_files += count(work.places)
+        scheduler.batch_done(work, [], 1.0)
     return n_files
 
 
@@ -1063,10 +1058,10 @@ def test_all_deferred_places_are_tried_when_nothing_else_is_left() -> None:
     assert not scheduler.is_finished
     sizes = []
     while scheduler.n_pending:
-        ticket = next_batch(scheduler)
-        assert ticket.kind == "last try"
-        sizes.append(count(ticket.places))
-        scheduler.batch_done(ticket, [], 1.0)
+        work = next_batch(scheduler)
+        assert work.kind == "last try"
+        sizes.append(count(work.places))
+        scheduler.batch_done(work, [], 1.0)
     assert sizes == [LAST_TRIES, LAST_TRIES, 5]
     assert staged_of(take_all(scheduler)) == [0]
 
@@ -1074,8 +1069,8 @@ def test_all_deferred_places_are_tried_when_nothing_else_is_left() -> None:
 def test_a_last_try_that_comes_back_is_a_last_try_again() -> None:
     scheduler = Scheduler([(0, [(0, 3)])], 1, 1.0)
     scheduler.batch_done(next_batch(scheduler, 3), [], 1.0, deferred=[0, 1, 2])
-    ticket = next_batch(scheduler)
-    scheduler.batch_done(ticket, [(1, 3)], 1.0)
+    work = next_batch(scheduler)
+    scheduler.batch_done(work, [(1, 3)], 1.0)
     assert scheduler.n_pending == 2
     again = next_batch(scheduler)
     scheduler.hand_back(again)
@@ -1093,7 +1088,7 @@ def test_a_suspect_whose_trial_fails_by_the_environment_stays_one_and_has_its_la
     assert (scheduler.is_apart, scheduler.has_suspects, scheduler.n_pending) == (False, False, 4)
     others = next_batch(scheduler, 4, is_fresh=True)
     assert (others.kind, others.places) == ("batch", ((0, 1), (2, 4))), "it waits for the disk to work again"
-    assert scheduler.next_ticket(is_fresh=True) is None
+    assert scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(others, [], 1.0)
     for _ in range(2):
         trial = next_batch(scheduler, is_fresh=True)
@@ -1107,7 +1102,7 @@ def test_a_suspect_whose_trial_fails_by_the_environment_stays_one_and_has_its_la
     trial = next_batch(scheduler, is_fresh=True)
     assert trial.is_last_try
     scheduler.batch_done(trial, [], 1.0)
-    assert [type(ticket) for ticket in take_all(scheduler)] == [StageTicket]
+    assert [type(work) for work in take_all(scheduler)] == [Stage]
 
 
 def test_a_suspect_s_last_try_costs_one_of_the_files_that_came_to_an_outcome() -> None:
@@ -1132,10 +1127,10 @@ def test_a_suspect_s_last_try_waits_while_another_suspect_has_not_been_tried() -
     scheduler.batch_done(next_batch(scheduler, is_fresh=True), [], 1.0, deferred=[0])
     second = next_batch(scheduler, is_fresh=True)
     assert second.places == ((1, 2),)
-    assert scheduler.next_ticket(is_fresh=True) is None
+    assert scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(second, [], 1.0, deferred=[1])
     last = [next_batch(scheduler, is_fresh=True)]
-    assert scheduler.next_ticket(is_fresh=True) is None, "one after the other: nothing shows that the disk works"
+    assert scheduler.next_work(is_fresh=True) is None, "one after the other: nothing shows that the disk works"
     scheduler.batch_done(last[0], [], 1.0)
     last.append(next_batch(scheduler, is_fresh=True))
     assert [(trial.places, trial.is_last_try) for trial in last] == [(((0, 1),), True), (((1, 2),), True)]
@@ -1186,16 +1181,16 @@ def test_suspects_that_are_not_pending_are_ignored() -> None:
 def test_a_suspect_that_died_often_enough_is_charged_at_once(deaths: dict[str, int]) -> None:
     scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, is_apart=True, death=KILLED, **deaths)])
     assert (scheduler.has_suspects, scheduler.is_apart, scheduler.n_pending) == (False, False, 3)
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket)
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure)
     assert (charge.place, charge.n_deaths) == (1, deaths["n_deaths"])
 
 
 def test_a_suspect_that_died_less_often_needs_only_the_rest() -> None:
     scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, n_deaths=2, n_known=1)])
     die_alone(scheduler, KILLED)
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket) and charge.n_deaths == 3
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure) and charge.n_deaths == 3
 
 
 def test_a_file_that_is_to_be_charged_is_mistrusted_until_its_failure_is_durable() -> None:
@@ -1207,18 +1202,18 @@ def test_a_file_that_is_to_be_charged_is_mistrusted_until_its_failure_is_durable
         return {suspect.place: suspect.n_deaths for suspect in scheduler.suspects}
 
     assert remembered() == {1: DEATHS, 2: 0}
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket) and charge.place == 1
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure) and charge.place == 1
     assert remembered() == {1: DEATHS, 2: 0}, "while it is being recorded"
     scheduler.lost(charge, None, KILLED)
     assert remembered() == {1: DEATHS, 2: 0}, "while it is to be recorded again"
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket)
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure)
     scheduler.hand_back(charge)
     assert remembered() == {1: DEATHS, 2: 0}
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket) and charge.n_deaths == DEATHS
-    scheduler.charge_done(charge)
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure) and charge.n_deaths == DEATHS
+    scheduler.failure_recorded(charge)
     assert remembered() == {2: 0}
 
 
@@ -1237,7 +1232,7 @@ def test_the_job_is_not_finished_while_anything_waits() -> None:
     next_batch(trial, is_fresh=True)
     charge = Scheduler([(0, [(0, 1)])], 1, 1.0, [Suspect(0, 0, n_deaths=DEATHS)])
     charging = Scheduler([(0, [(0, 1)])], 1, 1.0, [Suspect(0, 0, n_deaths=DEATHS)])
-    charging.next_ticket()
+    charging.next_work()
     deferred = Scheduler([(0, [(0, 1)])], 1, 1.0)
     deferred.batch_done(next_batch(deferred), [], 1.0, deferred=[0])
     stage = Scheduler([(0, [])], 1, 1.0)
@@ -1250,29 +1245,29 @@ def test_the_job_is_not_finished_while_anything_waits() -> None:
 @pytest.mark.parametrize("last", ["batch", "trial", "charge", "last try"])
 def test_a_shard_is_staged_once_after_the_last_of_its_places(last: str) -> None:
     scheduler = Scheduler([(0, [(0, 5)])], 1, 1.0, [Suspect(0, 0), Suspect(0, 1, n_deaths=DEATHS)])
-    charge, trial = scheduler.next_ticket(), next_batch(scheduler, is_fresh=True)
-    assert isinstance(charge, ChargeTicket) and trial.kind == "trial"
+    charge, trial = scheduler.next_work(), next_batch(scheduler, is_fresh=True)
+    assert isinstance(charge, RecordFailure) and trial.kind == "trial"
     batch = next_batch(scheduler, 2)
     scheduler.batch_done(next_batch(scheduler, 1), [], 1.0, deferred=[4])
     steps: dict[str, Callable[[], None]] = {
         "batch": lambda: scheduler.batch_done(batch, [], 1.0),
         "trial": lambda: scheduler.batch_done(trial, [], 1.0),
-        "charge": lambda: scheduler.charge_done(charge),
+        "charge": lambda: scheduler.failure_recorded(charge),
     }
     for name in [name for name in steps if name != last]:
         steps[name]()
     # Of the shard, only the last is missing, and what waits for it: the place that was deferred.
-    tickets = drain(scheduler)
-    assert [getattr(ticket, "kind", "") for ticket in tickets] == (["last try"] if last == "last try" else [])
+    in_hand = drain(scheduler)
+    assert [getattr(work, "kind", "") for work in in_hand] == (["last try"] if last == "last try" else [])
     if last != "last try":
         steps[last]()
-        tickets = drain(scheduler)
-    (last_try,) = tickets
-    assert isinstance(last_try, BatchTicket) and last_try.places == ((4, 5),)
-    assert scheduler.next_ticket(is_fresh=True) is None
+        in_hand = drain(scheduler)
+    (last_try,) = in_hand
+    assert isinstance(last_try, Batch) and last_try.places == ((4, 5),)
+    assert scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(last_try, [], 1.0)
     assert staged_of(drain(scheduler)) == [0]
-    assert scheduler.next_ticket(is_fresh=True) is None
+    assert scheduler.next_work(is_fresh=True) is None
 
 
 def test_the_pending_places_are_counted_right_throughout() -> None:
@@ -1292,9 +1287,9 @@ def test_the_pending_places_are_counted_right_throughout() -> None:
     note("it is a suspect again")
     die_alone(scheduler, SEGFAULT)
     note("it is to be charged")
-    charge = scheduler.next_ticket()
-    assert isinstance(charge, ChargeTicket)
-    note(scheduler.charge_done(charge))
+    charge = scheduler.next_work()
+    assert isinstance(charge, RecordFailure)
+    note(scheduler.failure_recorded(charge))
     half = next_batch(scheduler, 100)
     note(scheduler.batch_done(half, [(1, 2)], 1.0, deferred=[0]))
     assert found == [12, 4, 12, 11, 12, 12, 11, 11, 9]
@@ -1306,23 +1301,23 @@ def test_suspects_are_tried_in_the_order_that_is_given_whatever_their_shard() ->
     scheduler = Scheduler([(0, [(0, 4)]), (1, [(0, 4)])], 2, 1.0, given)
     tried = []
     for _ in given:
-        ticket = scheduler.next_ticket(is_fresh=True)
-        assert isinstance(ticket, BatchTicket)
-        tried.append((ticket.shard, ticket.places[0][0]))
-        scheduler.batch_done(ticket, (), 0.1)
+        work = scheduler.next_work(is_fresh=True)
+        assert isinstance(work, Batch)
+        tried.append((work.shard, work.places[0][0]))
+        scheduler.batch_done(work, (), 0.1)
     assert tried == [(1, 0), (0, 2), (0, 0)]
 
 
 def test_a_last_try_that_everybody_waits_for_does_not_wait_for_them() -> None:
     scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, [Suspect(0, 1)])
-    trial = scheduler.next_ticket(is_fresh=True)
-    assert isinstance(trial, BatchTicket)
+    trial = scheduler.next_work(is_fresh=True)
+    assert isinstance(trial, Batch)
     scheduler.batch_done(trial, (), 0.1, deferred=[1])
-    batch = scheduler.next_ticket(1)
-    assert isinstance(batch, BatchTicket)
+    batch = scheduler.next_work(1)
+    assert isinstance(batch, Batch)
     scheduler.batch_done(batch, (), 0.1)
-    last = scheduler.next_ticket(is_fresh=True)
-    assert isinstance(last, BatchTicket) and last.is_last_try
+    last = scheduler.next_work(is_fresh=True)
+    assert isinstance(last, Batch) and last.is_last_try
     scheduler.lost(last, 1, Death("out of memory", True, is_memory=True), counts=False)
-    again = scheduler.next_ticket(is_fresh=True)
-    assert isinstance(again, BatchTicket) and again.is_last_try and again.places == ((1, 2),)
+    again = scheduler.next_work(is_fresh=True)
+    assert isinstance(again, Batch) and again.is_last_try and again.places == ((1, 2),)

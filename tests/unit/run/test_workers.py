@@ -12,7 +12,6 @@ import pytest
 from r3po.engines import worker_processes
 from r3po.engines.pool import Answer, Call, WorkerLost
 from r3po.engines.worker_processes import OOM_S, WorkerProcesses
-from r3po.run.scheduler import BatchTicket, StageTicket
 from r3po.run.workers import (
     GAP_S,
     GRACE_S,
@@ -25,7 +24,7 @@ from r3po.run.workers import (
     WorkerHandle,
     WorkerManager,
 )
-from r3po.work import Death
+from r3po.work import Batch, Death, Stage
 from r3po.worker.beacon import Beacon, Phase, Sighting, list_workers, read_beacon, worker_file
 from r3po.worker.messages import WorkerSetup
 
@@ -48,7 +47,7 @@ class FakePool:
     waits: list[float] = field(default_factory=list)
 
     def start(self, setup: WorkerSetup, n_workers: int) -> None:
-        raise AssertionError("the crew gets a pool that was started")
+        raise AssertionError("the manager gets a pool that was started")
 
     def add_worker(self, worker: int) -> None:
         self.added.append(worker)
@@ -81,12 +80,12 @@ class FakePool:
 
 
 @dataclass
-class Stage:
-    """A crew at work."""
+class Scene:
+    """A manager at work."""
 
     folder: Path
     pool: FakePool
-    crew: WorkerManager
+    manager: WorkerManager
     now: list[float]
     beacons: dict[int, Beacon]
 
@@ -95,13 +94,13 @@ class Stage:
         found: list[Answer | Lost] = []
         for _ in range(round(seconds / step)):
             self.now[0] += step
-            found += self.crew.wait(0.1)
+            found += self.manager.wait(0.1)
         return found
 
     def say(self, *messages: Answer | WorkerLost) -> list[Answer | Lost]:
-        """Let the pool say something at once, and return what the crew makes of it."""
+        """Let the pool say something at once, and return what the manager makes of it."""
         self.pool.messages.append(list(messages))
-        return self.crew.wait(0.1)
+        return self.manager.wait(0.1)
 
     def lose(self, worker: int, *, is_memory: bool = False) -> Lost:
         (lost,) = self.say(WorkerLost(worker, "ActorDiedError", is_memory))
@@ -113,21 +112,21 @@ class Stage:
             self.beacons[worker] = Beacon(self.folder, worker)
         self.beacons[worker].mark(phase, 2, place)
 
-    def give(self, worker: int, number: int = 0) -> BatchTicket:
-        ticket = BatchTicket(number, 2, ((0, 10),))
-        self.crew.submit(self.crew.members[worker], ticket, RUN)
-        return ticket
+    def give(self, worker: int, number: int = 0) -> Batch:
+        work = Batch(number, 2, ((0, 10),))
+        self.manager.submit(self.manager.handles[worker], work, RUN)
+        return work
 
     def ready(self, *workers: int) -> None:
         for worker in workers:
-            self.crew.members[worker].is_ready = True
+            self.manager.handles[worker].is_ready = True
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Stage]]:
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Scene]]:
     # Other tests' neighbours may be killed meanwhile.
     monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 0)
-    stages: list[Stage] = []
+    stages: list[Scene] = []
     yield stages
     for stage in stages:
         for beacon in stage.beacons.values():
@@ -135,11 +134,11 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Stage
 
 
 def make_stage(
-    made: list[Stage], folder: Path, n_workers: int = 3, timeout_s: float | None = TIMEOUT_S, can_replace: bool = True
-) -> Stage:
+    made: list[Scene], folder: Path, n_workers: int = 3, timeout_s: float | None = TIMEOUT_S, can_replace: bool = True
+) -> Scene:
     now = [1000.0]
     pool = FakePool(WorkerProcesses(folder, lambda: now[0]), can_replace)
-    stage = Stage(folder, pool, WorkerManager(pool, n_workers, timeout_s, lambda: now[0]), now, {})
+    stage = Scene(folder, pool, WorkerManager(pool, n_workers, timeout_s, lambda: now[0]), now, {})
     stage.ready(*range(n_workers))
     for worker in range(n_workers):
         stage.mark(worker, Phase.IDLE, -1)
@@ -148,91 +147,91 @@ def make_stage(
 
 
 @pytest.fixture
-def stage(made: list[Stage], tmp_path: Path) -> Stage:
+def stage(made: list[Scene], tmp_path: Path) -> Scene:
     return make_stage(made, tmp_path)
 
 
 # What comes in
 
 
-def test_answers_come_before_deaths(stage: Stage) -> None:
+def test_answers_come_before_deaths(stage: Scene) -> None:
     for worker in (0, 1, 2):
         stage.give(worker)
     found = stage.say(WorkerLost(2, "died"), WorkerLost(0, "died"), Answer(1, RUN), Answer(0, RUN))
     assert [type(message) for message in found] == [Answer, Answer, Lost]
     assert found[:2] == [Answer(1, RUN), Answer(0, RUN)]
-    assert isinstance(found[2], Lost) and found[2].member.number == 2
-    # That of a worker which has answered comes with the next look: the answer finds its member as it was.
-    (lost,) = stage.crew.wait(0.1)
-    assert isinstance(lost, Lost) and lost.member.number == 0
+    assert isinstance(found[2], Lost) and found[2].handle.number == 2
+    # That of a worker which has answered comes with the next look: the answer finds its handle as it was.
+    (lost,) = stage.manager.wait(0.1)
+    assert isinstance(lost, Lost) and lost.handle.number == 0
     assert stage.pool.waits == [0.1, 0], "and what is known need not be waited for"
-    assert stage.crew.wait(0.1) == [], "once"
+    assert stage.manager.wait(0.1) == [], "once"
 
 
-def test_whoever_has_answered_before_it_died_is_a_member_until_its_death_is_told(stage: Stage) -> None:
+def test_whoever_has_answered_before_it_died_is_a_member_until_its_death_is_told(stage: Scene) -> None:
     first, second = stage.give(0, 7), stage.give(0, 8)
     stage.mark(0, Phase.CALLING, 4)
     stage.say(Answer(0, RUN), WorkerLost(0, "died"))
-    member = stage.crew.members[0]
-    assert member.tickets == [first, second] and list_workers(stage.folder) == [0, 1, 2]
-    member.tickets.pop(0)
+    handle = stage.manager.handles[0]
+    assert handle.in_hand == [first, second] and list_workers(stage.folder) == [0, 1, 2]
+    handle.in_hand.pop(0)
     given = stage.give(0, 9)  # nobody knows yet
     (lost,) = stage.say(WorkerLost(0, "died"))
-    assert isinstance(lost, Lost) and lost.member is member and lost.file == (2, 4)
-    assert member.tickets == [second, given]
-    assert 0 not in stage.crew.members and list_workers(stage.folder) == [1, 2]
+    assert isinstance(lost, Lost) and lost.handle is handle and lost.file == (2, 4)
+    assert handle.in_hand == [second, given]
+    assert 0 not in stage.manager.handles and list_workers(stage.folder) == [1, 2]
 
 
-def test_a_death_is_held_back_as_long_as_there_are_answers(stage: Stage) -> None:
+def test_a_death_is_held_back_as_long_as_there_are_answers(stage: Scene) -> None:
     for number in range(3):
         stage.give(0, number)
     assert stage.say(WorkerLost(0, "died"), Answer(0, RUN)) == [Answer(0, RUN)]
     assert stage.say(Answer(0, RUN)) == [Answer(0, RUN)]
     (lost,) = stage.say()
-    assert isinstance(lost, Lost) and stage.crew.n_lost == 1
+    assert isinstance(lost, Lost) and stage.manager.n_lost == 1
 
 
-def test_whoever_has_answered_and_was_let_go_is_not_told_of(stage: Stage) -> None:
+def test_whoever_has_answered_and_was_let_go_is_not_told_of(stage: Scene) -> None:
     stage.give(0)
     assert stage.say(Answer(0, RUN), WorkerLost(0, "died")) == [Answer(0, RUN)]
-    member = stage.crew.members[0]
-    member.tickets.clear()
-    stage.crew.dismiss(member)
-    assert stage.crew.wait(0.1) == []
+    handle = stage.manager.handles[0]
+    handle.in_hand.clear()
+    stage.manager.dismiss(handle)
+    assert stage.manager.wait(0.1) == []
     stage.pass_time(1)
-    assert (stage.pool.added, stage.crew.n_lost) == ([3], 0)
+    assert (stage.pool.added, stage.manager.n_lost) == ([3], 0)
 
 
-def test_a_death_is_told_once_although_each_call_says_it(stage: Stage) -> None:
+def test_a_death_is_told_once_although_each_call_says_it(stage: Scene) -> None:
     found = stage.say(WorkerLost(0, "died"), WorkerLost(0, "died"))
     assert len(found) == 1
     assert stage.say(WorkerLost(0, "died"), Answer(0, RUN)) == [], "and late words of the dead are not heard"
 
 
-def test_words_of_a_worker_that_was_let_go_are_not_heard(stage: Stage) -> None:
-    stage.crew.dismiss(stage.crew.members[1])
+def test_words_of_a_worker_that_was_let_go_are_not_heard(stage: Scene) -> None:
+    stage.manager.dismiss(stage.manager.handles[1])
     assert stage.say(Answer(1, RUN), WorkerLost(1, "killed")) == []
-    assert 1 not in stage.crew.members
+    assert 1 not in stage.manager.handles
 
 
-def test_a_lost_worker_leaves_its_tickets_and_its_last_words(stage: Stage) -> None:
-    tickets = [stage.give(0, 7), stage.give(0, 8)]
+def test_a_lost_worker_leaves_its_tickets_and_its_last_words(stage: Scene) -> None:
+    in_hand = [stage.give(0, 7), stage.give(0, 8)]
     stage.mark(0, Phase.CALLING, 4)
     worker_file(stage.folder, 0, "crash").write_text("Fatal Python error: Segmentation fault\n\nStack ...\n")
     lost = stage.lose(0)
-    assert lost.member.tickets == tickets
+    assert lost.handle.in_hand == in_hand
     assert lost.file == (2, 4)
     assert lost.death == Death("SIGSEGV", True, "Fatal Python error: Segmentation fault\n\nStack ...\n")
     assert list_workers(stage.folder) == [1, 2], "they are read once"
 
 
 @pytest.mark.parametrize("phase", [Phase.IDLE, Phase.LOADING, Phase.RECORDING, Phase.STAGING])
-def test_between_two_files_no_file_is_named(stage: Stage, phase: Phase) -> None:
+def test_between_two_files_no_file_is_named(stage: Scene, phase: Phase) -> None:
     stage.mark(0, phase)
     assert stage.lose(0).file is None
 
 
-def test_a_worker_that_died_before_its_first_word_has_no_last_one(stage: Stage) -> None:
+def test_a_worker_that_died_before_its_first_word_has_no_last_one(stage: Scene) -> None:
     stage.lose(0)
     stage.pass_time(1)
     lost = stage.lose(3)
@@ -241,7 +240,7 @@ def test_a_worker_that_died_before_its_first_word_has_no_last_one(stage: Stage) 
 
 
 @pytest.mark.parametrize("phase", [Phase.READING, Phase.RECORDING, Phase.IDLE])
-def test_a_worker_that_did_anything_since_it_was_given_a_ticket_has_begun(stage: Stage, phase: Phase) -> None:
+def test_a_worker_that_did_anything_since_it_was_given_a_ticket_has_begun(stage: Scene, phase: Phase) -> None:
     for worker in (0, 1):
         stage.mark(worker, Phase.IDLE, -1)
         stage.give(worker)
@@ -250,22 +249,22 @@ def test_a_worker_that_did_anything_since_it_was_given_a_ticket_has_begun(stage:
     assert (stage.lose(0).has_begun, stage.lose(1).has_begun) == (True, False)
 
 
-def test_what_counts_is_the_moment_when_it_had_nothing_in_hand(stage: Stage) -> None:
-    """It has answered the first ticket since; whether it has begun the second is not known."""
-    member = stage.crew.members[0]
+def test_what_counts_is_the_moment_when_it_had_nothing_in_hand(stage: Scene) -> None:
+    """It has answered the first work since; whether it has begun the second is not known."""
+    handle = stage.manager.handles[0]
     stage.give(0, 7)
     stage.give(0, 8)
     stage.mark(0, Phase.RECORDING)
     stage.mark(0, Phase.IDLE, -1)
-    member.tickets.pop(0)
+    handle.in_hand.pop(0)
     stage.give(0, 9)
-    assert Lost(member, Death("killed"), read_beacon(stage.folder, 0), False).has_begun
-    member.tickets.clear()
+    assert Lost(handle, Death("killed"), read_beacon(stage.folder, 0), False).has_begun
+    handle.in_hand.clear()
     stage.give(0, 10)
     assert not stage.lose(0).has_begun, "it was idle when it was given this one"
 
 
-def test_a_worker_whose_beacon_came_late_or_never_may_have_begun(stage: Stage) -> None:
+def test_a_worker_whose_beacon_came_late_or_never_may_have_begun(stage: Scene) -> None:
     stage.lose(0)
     stage.pass_time(1)
     stage.give(3)
@@ -276,13 +275,13 @@ def test_a_worker_whose_beacon_came_late_or_never_may_have_begun(stage: Stage) -
     assert stage.lose(4).has_begun
 
 
-def test_a_code_given_to_os_exit_is_the_cause(stage: Stage) -> None:
+def test_a_code_given_to_os_exit_is_the_cause(stage: Scene) -> None:
     stage.beacons[0].note_exit(7)
     assert stage.lose(0).death == Death("exit code 7", True)
 
 
 @pytest.mark.parametrize("n_busy", [0, 1, 2])
-def test_whoever_had_nobody_beside_it_was_alone(stage: Stage, n_busy: int) -> None:
+def test_whoever_had_nobody_beside_it_was_alone(stage: Scene, n_busy: int) -> None:
     stage.give(0)
     for worker in range(1, n_busy + 1):
         stage.give(worker)
@@ -291,58 +290,58 @@ def test_whoever_had_nobody_beside_it_was_alone(stage: Stage, n_busy: int) -> No
 
 @pytest.mark.parametrize(("busy", "alone"), [((0, 1), []), ((0,), [0]), ((0, 1, 2), []), ((2,), []), ((), [0, 1])])
 def test_of_two_that_died_by_the_same_look_each_had_the_other_beside_it(
-    stage: Stage, busy: tuple[int, ...], alone: list[int]
+    stage: Scene, busy: tuple[int, ...], alone: list[int]
 ) -> None:
     for worker in busy:
         stage.give(worker)
     found = [lost for lost in stage.say(WorkerLost(0, "died"), WorkerLost(1, "died")) if isinstance(lost, Lost)]
-    assert [lost.member.number for lost in found if lost.was_alone] == alone
+    assert [lost.handle.number for lost in found if lost.was_alone] == alone
 
 
 # Memory
 
 
-def test_of_two_memory_deaths_in_one_look_neither_was_alone(stage: Stage) -> None:
+def test_of_two_memory_deaths_in_one_look_neither_was_alone(stage: Scene) -> None:
     for worker in (0, 1):
         stage.give(worker)
     messages = stage.say(*(WorkerLost(worker, "ActorDiedError", is_memory=True) for worker in (0, 1)))
     assert [(lost.was_alone, lost.n_workers) for lost in messages if isinstance(lost, Lost)] == [(False, 2), (False, 1)]
 
 
-def test_a_worker_lost_for_memory_among_others_is_not_replaced_for_a_while(stage: Stage) -> None:
+def test_a_worker_lost_for_memory_among_others_is_not_replaced_for_a_while(stage: Scene) -> None:
     for worker in range(3):
         stage.give(worker)
     assert stage.lose(0, is_memory=True).death == Death("out of memory", True, is_memory=True)
-    assert stage.crew.n_wanted == 2
+    assert stage.manager.n_wanted == 2
     stage.pass_time(60)
     assert stage.pool.added == []
     stage.lose(1, is_memory=True)
     stage.lose(2)
-    assert stage.crew.n_wanted == 1
+    assert stage.manager.n_wanted == 1
     stage.pass_time(20)
     assert stage.pool.added == [3]
     stage.pass_time(2 * RECOVER_S, step=4)
-    assert (stage.crew.n_wanted, stage.pool.added) == (3, [3, 4, 5]), "one after the other they come back"
+    assert (stage.manager.n_wanted, stage.pool.added) == (3, [3, 4, 5]), "one after the other they come back"
 
 
-def test_a_worker_that_died_for_memory_alone_is_replaced(stage: Stage) -> None:
+def test_a_worker_that_died_for_memory_alone_is_replaced(stage: Scene) -> None:
     stage.give(0)
     stage.lose(0, is_memory=True)
-    assert stage.crew.n_wanted == 3
+    assert stage.manager.n_wanted == 3
     stage.pass_time(1)
     assert stage.pool.added == [3]
 
 
-def test_one_worker_is_always_wanted(made: list[Stage], tmp_path: Path) -> None:
+def test_one_worker_is_always_wanted(made: list[Scene], tmp_path: Path) -> None:
     stage = make_stage(made, tmp_path, n_workers=2)
     for worker in (0, 1):
         stage.give(worker)
-    stage.crew.n_wanted = 1
+    stage.manager.n_wanted = 1
     stage.lose(0, is_memory=True)
-    assert stage.crew.n_wanted == 1
+    assert stage.manager.n_wanted == 1
 
 
-def test_what_the_kernel_killed_for_memory_is_counted(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_kernel_killed_for_memory_is_counted(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 1)
     assert stage.lose(0).death.is_memory
     stage.now[0] += OOM_S
@@ -351,24 +350,26 @@ def test_what_the_kernel_killed_for_memory_is_counted(stage: Stage, monkeypatch:
     assert stage.lose(2).death.is_memory
 
 
-def test_what_idle_workers_hold_in_memory_is_freed_for_a_trial(stage: Stage) -> None:
+def test_what_idle_workers_hold_in_memory_is_freed_for_a_trial(stage: Scene) -> None:
     for worker in (0, 1, 2):
         stage.give(worker)
         stage.say(Answer(worker, RUN))
-        stage.crew.members[worker].tickets.clear()
-    stage.crew.members[1].is_fresh = True
-    trial = stage.crew.members[1]
+        stage.manager.handles[worker].in_hand.clear()
+    stage.manager.handles[1].is_fresh = True
+    trial = stage.manager.handles[1]
     stage.give(1, number=7)
-    stage.crew.free_memory(trial)
+    stage.manager.free_memory(trial)
     assert [worker for worker, _ in stage.pool.killed] == [0, 2]
     stage.pass_time(0.5)
-    assert sorted(stage.crew.members) == [1, *stage.pool.added], "they are replaced: nobody works, but soon they will"
-    assert stage.crew.n_lost == 0
+    assert sorted(stage.manager.handles) == [1, *stage.pool.added], (
+        "they are replaced: nobody works, but soon they will"
+    )
+    assert stage.manager.n_lost == 0
 
 
 @pytest.mark.parametrize(("seconds", "is_memory"), [(0.5, True), (OOM_S - 0.5, True), (OOM_S, False), (60.0, False)])
 def test_a_kill_of_the_kernel_that_was_seen_at_a_look_is_soon_forgotten(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch, seconds: float, is_memory: bool
+    stage: Scene, monkeypatch: pytest.MonkeyPatch, seconds: float, is_memory: bool
 ) -> None:
     """Else somebody else's process, killed in the morning, is the reason for a death in the evening."""
     monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 1)
@@ -378,14 +379,14 @@ def test_a_kill_of_the_kernel_that_was_seen_at_a_look_is_soon_forgotten(
 
 
 def test_kills_of_before_the_run_are_no_matter(
-    tmp_path: Path, made: list[Stage], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made: list[Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 7)
     stage = make_stage(made, tmp_path)
     assert not stage.lose(0).death.is_memory
 
 
-def test_a_fatal_signal_is_no_matter_of_memory(stage: Stage) -> None:
+def test_a_fatal_signal_is_no_matter_of_memory(stage: Scene) -> None:
     worker_file(stage.folder, 0, "crash").write_text("Fatal Python error: Aborted\n")
     assert not stage.lose(0, is_memory=True).death.is_memory
 
@@ -393,23 +394,23 @@ def test_a_fatal_signal_is_no_matter_of_memory(stage: Stage) -> None:
 # Replacements
 
 
-def pause_after_loss(stage: Stage, worker: int) -> float:
+def pause_after_loss(stage: Scene, worker: int) -> float:
     """Lose a worker, and return how long it takes until another is started."""
     n_added, before = len(stage.pool.added), stage.now[0]
     stage.lose(worker)
     while len(stage.pool.added) == n_added:
-        stage.crew.wait(0.1)
+        stage.manager.wait(0.1)
         stage.now[0] += 0.125
     return stage.now[0] - before - 0.125
 
 
-def test_pauses_before_replacements_grow_with_losses_in_a_row(stage: Stage) -> None:
-    pauses = [pause_after_loss(stage, max(stage.crew.members)) for _ in range(8)]
+def test_pauses_before_replacements_grow_with_losses_in_a_row(stage: Scene) -> None:
+    pauses = [pause_after_loss(stage, max(stage.manager.handles)) for _ in range(8)]
     assert pauses == [*PAUSES_S[1:], *[PAUSES_S[-1]] * 3]
     assert stage.pool.added == list(range(3, 11)), "a number is never used again"
 
 
-def test_an_answer_ends_the_row_of_losses_but_not_that_f_is_loaded(stage: Stage) -> None:
+def test_an_answer_ends_the_row_of_losses_but_not_that_f_is_loaded(stage: Scene) -> None:
     assert [pause_after_loss(stage, worker) for worker in (0, 3, 4)] == list(PAUSES_S[1:4])
     stage.say(Answer(1, LOAD))
     assert pause_after_loss(stage, 5) == PAUSES_S[4]
@@ -417,95 +418,95 @@ def test_an_answer_ends_the_row_of_losses_but_not_that_f_is_loaded(stage: Stage)
     assert pause_after_loss(stage, 6) == PAUSES_S[1]
 
 
-def test_workers_that_we_ended_are_not_in_the_row(stage: Stage) -> None:
-    stage.crew.dismiss(stage.crew.members[2])
+def test_workers_that_we_ended_are_not_in_the_row(stage: Scene) -> None:
+    stage.manager.dismiss(stage.manager.handles[2])
     stage.pass_time(1)
     for worker in (0, 1):
-        stage.crew.members[worker].ended_for = "time"
+        stage.manager.handles[worker].ended_for = "time"
         assert pause_after_loss(stage, worker) == 0
     assert [pause_after_loss(stage, worker) for worker in (4, 5)] == list(PAUSES_S[1:3])
 
 
-def test_a_replacement_is_neither_ready_nor_given_work_before_it_has_loaded_f(stage: Stage) -> None:
+def test_a_replacement_is_neither_ready_nor_given_work_before_it_has_loaded_f(stage: Scene) -> None:
     stage.lose(0)
     stage.pass_time(1)
-    assert [member.number for member in stage.crew.iter_free(1)] == [1, 2]
+    assert [handle.number for handle in stage.manager.iter_free(1)] == [1, 2]
     stage.ready(3)
-    assert [member.number for member in stage.crew.iter_free(1)] == [1, 2, 3]
+    assert [handle.number for handle in stage.manager.iter_free(1)] == [1, 2, 3]
 
 
-def test_a_pool_that_cannot_replace_is_not_asked_to(made: list[Stage], tmp_path: Path) -> None:
+def test_a_pool_that_cannot_replace_is_not_asked_to(made: list[Scene], tmp_path: Path) -> None:
     stage = make_stage(made, tmp_path, n_workers=1, can_replace=False)
-    (member,) = stage.crew.members.values()
+    (handle,) = stage.manager.handles.values()
     stage.give(0)
-    member.tickets.clear()
-    assert stage.crew.is_fresh(member), "its only worker is as fresh as it gets"
-    stage.crew.dismiss(member)
-    stage.crew.need_fresh()
+    handle.in_hand.clear()
+    assert stage.manager.is_fresh(handle), "its only worker is as fresh as it gets"
+    stage.manager.dismiss(handle)
+    stage.manager.need_fresh()
     stage.pass_time(5)
-    assert (member.is_leaving, stage.pool.killed, stage.pool.added) == (False, [], [])
+    assert (handle.is_leaving, stage.pool.killed, stage.pool.added) == (False, [], [])
 
 
 # Who gets work
 
 
-def free(stage: Stage, depth: int) -> list[int]:
-    return [member.number for member in stage.crew.iter_free(depth)]
+def free(stage: Scene, depth: int) -> list[int]:
+    return [handle.number for handle in stage.manager.iter_free(depth)]
 
 
-def test_a_worker_is_free_up_to_the_depth_of_its_queue(stage: Stage) -> None:
+def test_a_worker_is_free_up_to_the_depth_of_its_queue(stage: Scene) -> None:
     stage.give(0)
     assert (free(stage, 1), free(stage, 2)) == ([1, 2], [0, 1, 2])
     stage.give(0)
     assert free(stage, 2) == [1, 2]
-    assert stage.crew.is_busy
+    assert stage.manager.is_busy
 
 
-def test_a_worker_with_a_trial_gets_nothing_beside_it(stage: Stage) -> None:
-    stage.crew.submit(stage.crew.members[0], BatchTicket(1, 2, ((3, 4),), "trial"), RUN)
+def test_a_worker_with_a_trial_gets_nothing_beside_it(stage: Scene) -> None:
+    stage.manager.submit(stage.manager.handles[0], Batch(1, 2, ((3, 4),), "trial"), RUN)
     assert free(stage, 2) == [1, 2]
 
 
-def test_a_worker_is_fresh_until_it_was_given_a_file(stage: Stage) -> None:
-    member = stage.crew.members[0]
-    assert stage.crew.is_fresh(member)
-    stage.crew.submit(member, StageTicket(1, 2), Call("stage"))
-    assert not stage.crew.is_fresh(member), "it has something in hand"
-    member.tickets.clear()
-    assert stage.crew.is_fresh(member), "f has not run in it"
+def test_a_worker_is_fresh_until_it_was_given_a_file(stage: Scene) -> None:
+    handle = stage.manager.handles[0]
+    assert stage.manager.is_fresh(handle)
+    stage.manager.submit(handle, Stage(1, 2), Call("stage"))
+    assert not stage.manager.is_fresh(handle), "it has something in hand"
+    handle.in_hand.clear()
+    assert stage.manager.is_fresh(handle), "f has not run in it"
     stage.give(0)
-    member.tickets.clear()
-    assert not stage.crew.is_fresh(member)
+    handle.in_hand.clear()
+    assert not stage.manager.is_fresh(handle)
 
 
-def test_a_further_call_of_a_ticket_goes_to_its_worker_unless_that_is_gone(stage: Stage) -> None:
-    stage.crew.submit_more(1, RUN)
+def test_a_further_call_of_a_ticket_goes_to_its_worker_unless_that_is_gone(stage: Scene) -> None:
+    stage.manager.submit_more(1, RUN)
     stage.lose(1)
-    stage.crew.submit_more(1, RUN)
+    stage.manager.submit_more(1, RUN)
     assert stage.pool.submitted == [(1, RUN)]
 
 
-def test_a_worker_that_is_to_leave_finishes_what_it_has(stage: Stage) -> None:
-    member = stage.crew.members[0]
+def test_a_worker_that_is_to_leave_finishes_what_it_has(stage: Scene) -> None:
+    handle = stage.manager.handles[0]
     stage.give(0)
-    stage.crew.dismiss(member)
-    stage.crew.release(0)
+    stage.manager.dismiss(handle)
+    stage.manager.release(0)
     assert (free(stage, 2), stage.pool.killed) == ([1, 2], [])
-    member.tickets.clear()
-    stage.crew.release(0)
-    stage.crew.release(0)
+    handle.in_hand.clear()
+    stage.manager.release(0)
+    stage.manager.release(0)
     assert stage.pool.killed == [(0, False)]
-    assert sorted(stage.crew.members) == [1, 2]
+    assert sorted(stage.manager.handles) == [1, 2]
     assert list_workers(stage.folder) == [1, 2]
     stage.pass_time(1)
     assert stage.pool.added == [3]
 
 
-def test_a_worker_that_dies_while_it_is_to_leave_is_replaced_once(stage: Stage) -> None:
+def test_a_worker_that_dies_while_it_is_to_leave_is_replaced_once(stage: Scene) -> None:
     stage.give(0)
-    stage.crew.dismiss(stage.crew.members[0])
+    stage.manager.dismiss(stage.manager.handles[0])
     stage.lose(0)
-    stage.crew.release(0)
+    stage.manager.release(0)
     stage.pass_time(1)
     assert stage.pool.added == [3]
 
@@ -513,75 +514,75 @@ def test_a_worker_that_dies_while_it_is_to_leave_is_replaced_once(stage: Stage) 
 # A fresh worker for a trial
 
 
-def give_all(stage: Stage) -> None:
+def give_all(stage: Scene) -> None:
     for worker in range(3):
         stage.give(worker)
 
 
-def test_where_none_is_fresh_the_least_busy_worker_is_let_go(stage: Stage) -> None:
+def test_where_none_is_fresh_the_least_busy_worker_is_let_go(stage: Scene) -> None:
     give_all(stage)
     for worker in (0, 2):
         stage.give(worker)
-    stage.crew.need_fresh()
-    stage.crew.need_fresh()
-    assert [member.number for member in stage.crew.members.values() if member.is_leaving] == [1]
+    stage.manager.need_fresh()
+    stage.manager.need_fresh()
+    assert [handle.number for handle in stage.manager.handles.values() if handle.is_leaving] == [1]
 
 
-def test_nobody_is_let_go_while_a_fresh_one_is_there_or_on_its_way(stage: Stage) -> None:
+def test_nobody_is_let_go_while_a_fresh_one_is_there_or_on_its_way(stage: Scene) -> None:
     for worker in (0, 1):
         stage.give(worker)
-    stage.crew.need_fresh()
-    assert not any(member.is_leaving for member in stage.crew.members.values()), "2 is fresh"
+    stage.manager.need_fresh()
+    assert not any(handle.is_leaving for handle in stage.manager.handles.values()), "2 is fresh"
     stage.give(2)
     stage.lose(0)
-    stage.crew.need_fresh()
-    assert not any(member.is_leaving for member in stage.crew.members.values()), "a replacement is due"
+    stage.manager.need_fresh()
+    assert not any(handle.is_leaving for handle in stage.manager.handles.values()), "a replacement is due"
     stage.pass_time(1)
     assert stage.pool.added == [3]
-    stage.crew.need_fresh()
-    assert not any(member.is_leaving for member in stage.crew.members.values()), "it loads f"
+    stage.manager.need_fresh()
+    assert not any(handle.is_leaving for handle in stage.manager.handles.values()), "it loads f"
 
 
-def test_a_worker_that_does_not_come_to_load_f_is_not_waited_for(stage: Stage) -> None:
+def test_a_worker_that_does_not_come_to_load_f_is_not_waited_for(stage: Scene) -> None:
     give_all(stage)
     stage.lose(0)
     stage.pass_time(1)
     assert stage.pool.added == [3]
-    late = stage.crew.members[3]
+    late = stage.manager.handles[3]
     stage.now[0] = late.started_at + START_S - 0.5
-    stage.crew.need_fresh()
-    assert not any(member.is_leaving for member in stage.crew.members.values())
+    stage.manager.need_fresh()
+    assert not any(handle.is_leaving for handle in stage.manager.handles.values())
     stage.now[0] = late.started_at + START_S
-    stage.crew.need_fresh()
-    assert [member.number for member in stage.crew.members.values() if member.is_leaving] == [1]
+    stage.manager.need_fresh()
+    assert [handle.number for handle in stage.manager.handles.values() if handle.is_leaving] == [1]
 
 
-def test_whoever_holds_a_trial_is_not_let_go_for_the_next(made: list[Stage], tmp_path: Path) -> None:
+def test_whoever_holds_a_trial_is_not_let_go_for_the_next(made: list[Scene], tmp_path: Path) -> None:
     stage = make_stage(made, tmp_path, n_workers=1)
-    member = stage.crew.members[0]
-    stage.crew.submit(member, BatchTicket(1, 2, ((3, 4),), "trial"), RUN)
-    stage.crew.need_fresh()
-    assert not member.is_leaving
+    handle = stage.manager.handles[0]
+    stage.manager.submit(handle, Batch(1, 2, ((3, 4),), "trial"), RUN)
+    stage.manager.need_fresh()
+    assert not handle.is_leaving
 
 
 # Deadlines
 
 
-def begin(stage: Stage, phase: Phase, worker: int = 0) -> WorkerHandle:
+def begin(stage: Scene, phase: Phase, worker: int = 0) -> WorkerHandle:
     """Let a worker begin with something, and the driver see it."""
     stage.give(worker)
     stage.mark(worker, phase)
     stage.pass_time(WATCH_S)
-    return stage.crew.members[worker]
+    return stage.manager.handles[worker]
 
 
-def test_a_worker_that_stays_in_f_is_ended_after_the_limit_and_the_grace(stage: Stage) -> None:
-    member = begin(stage, Phase.CALLING)
+def test_a_worker_that_stays_in_f_is_ended_after_the_limit_and_the_grace(stage: Scene) -> None:
+    handle = begin(stage, Phase.CALLING)
     stage.pass_time(TIMEOUT_S + GRACE_S)
     assert stage.pool.killed == []
     stage.pass_time(WATCH_S)
     assert stage.pool.killed == [(0, True)], "it is asked what it is doing"
-    assert member.ended_for == "time"
+    assert handle.ended_for == "time"
     stage.pass_time(60)
     assert len(stage.pool.killed) == 1
     lost = stage.lose(0)
@@ -590,20 +591,20 @@ def test_a_worker_that_stays_in_f_is_ended_after_the_limit_and_the_grace(stage: 
 
 
 @pytest.mark.parametrize("phase", [Phase.READING, Phase.RECORDING, Phase.STAGING, Phase.LOADING])
-def test_only_f_has_a_time_limit(stage: Stage, phase: Phase) -> None:
+def test_only_f_has_a_time_limit(stage: Scene, phase: Phase) -> None:
     begin(stage, phase)
     stage.pass_time(10 * TIMEOUT_S)
     assert stage.pool.killed == []
 
 
-def test_without_timeout_seconds_f_has_none(made: list[Stage], tmp_path: Path) -> None:
+def test_without_timeout_seconds_f_has_none(made: list[Scene], tmp_path: Path) -> None:
     stage = make_stage(made, tmp_path, timeout_s=None)
     begin(stage, Phase.CALLING)
     stage.pass_time(10_000, step=4)
     assert stage.pool.killed == []
 
 
-def test_the_next_file_has_the_whole_time_again(stage: Stage) -> None:
+def test_the_next_file_has_the_whole_time_again(stage: Scene) -> None:
     begin(stage, Phase.CALLING)
     for _ in range(5):
         stage.pass_time(TIMEOUT_S)
@@ -611,7 +612,7 @@ def test_the_next_file_has_the_whole_time_again(stage: Stage) -> None:
     assert stage.pool.killed == []
 
 
-def test_a_file_that_came_after_the_late_one_is_not_to_blame(stage: Stage) -> None:
+def test_a_file_that_came_after_the_late_one_is_not_to_blame(stage: Scene) -> None:
     begin(stage, Phase.CALLING)
     stage.pass_time(TIMEOUT_S + GRACE_S + WATCH_S)
     assert stage.pool.killed == [(0, True)]
@@ -619,7 +620,7 @@ def test_a_file_that_came_after_the_late_one_is_not_to_blame(stage: Stage) -> No
     assert not stage.lose(0).is_overrun
 
 
-def test_a_worker_hangs_although_the_others_answer_all_the_time(stage: Stage) -> None:
+def test_a_worker_hangs_although_the_others_answer_all_the_time(stage: Scene) -> None:
     """A large machine has an answer at every wait."""
     begin(stage, Phase.CALLING)
     for _ in range(round((TIMEOUT_S + GRACE_S + 1) / 0.1)):
@@ -628,7 +629,7 @@ def test_a_worker_hangs_although_the_others_answer_all_the_time(stage: Stage) ->
     assert stage.pool.killed == [(0, True)]
 
 
-def test_whoever_answers_at_the_last_moment_is_not_late(stage: Stage) -> None:
+def test_whoever_answers_at_the_last_moment_is_not_late(stage: Scene) -> None:
     begin(stage, Phase.CALLING)
     stage.pass_time(TIMEOUT_S + GRACE_S)
     stage.now[0] += 0.5
@@ -636,34 +637,34 @@ def test_whoever_answers_at_the_last_moment_is_not_late(stage: Stage) -> None:
     assert stage.pool.killed == []
 
 
-def test_after_a_gap_of_the_driver_deadlines_begin_anew(stage: Stage) -> None:
+def test_after_a_gap_of_the_driver_deadlines_begin_anew(stage: Scene) -> None:
     begin(stage, Phase.CALLING)
     stage.pass_time(TIMEOUT_S)
     stage.now[0] += 3600.0  # the lid was closed
-    stage.crew.wait(0.1)
+    stage.manager.wait(0.1)
     stage.pass_time(TIMEOUT_S + GRACE_S)
     assert stage.pool.killed == []
     stage.pass_time(WATCH_S)
     assert stage.pool.killed == [(0, True)]
 
 
-def test_a_short_pause_is_no_gap(stage: Stage) -> None:
+def test_a_short_pause_is_no_gap(stage: Scene) -> None:
     begin(stage, Phase.CALLING)
     stage.pass_time(TIMEOUT_S + GRACE_S + GAP_S, step=GAP_S - 1)
     assert stage.pool.killed == [(0, True)]
 
 
-def test_a_worker_that_has_calls_and_never_begins_is_ended(stage: Stage) -> None:
-    member = begin(stage, Phase.IDLE)
+def test_a_worker_that_has_calls_and_never_begins_is_ended(stage: Scene) -> None:
+    handle = begin(stage, Phase.IDLE)
     stage.pass_time(SILENT_S)
     assert stage.pool.killed == []
     stage.pass_time(WATCH_S)
-    assert (stage.pool.killed, member.ended_for) == ([(0, True)], "silence")
+    assert (stage.pool.killed, handle.ended_for) == ([(0, True)], "silence")
     lost = stage.lose(0)
     assert (lost.file, lost.is_overrun, lost.death.is_known) == (None, False, False)
 
 
-def test_a_worker_that_was_idle_for_long_has_its_time_from_when_it_is_given_something(stage: Stage) -> None:
+def test_a_worker_that_was_idle_for_long_has_its_time_from_when_it_is_given_something(stage: Scene) -> None:
     stage.pass_time(5 * SILENT_S)
     stage.give(0)
     stage.pass_time(SILENT_S)
@@ -672,25 +673,25 @@ def test_a_worker_that_was_idle_for_long_has_its_time_from_when_it_is_given_some
     assert stage.pool.killed == [(0, True)]
 
 
-def test_a_worker_that_has_just_done_something_has_its_time_from_then(stage: Stage) -> None:
-    member = begin(stage, Phase.CALLING)
+def test_a_worker_that_has_just_done_something_has_its_time_from_then(stage: Scene) -> None:
+    handle = begin(stage, Phase.CALLING)
     stage.give(0)
     stage.pass_time(TIMEOUT_S)
     stage.mark(0, Phase.IDLE, -1)
     stage.pass_time(WATCH_S)
-    member.tickets.pop(0)
+    handle.in_hand.pop(0)
     stage.pass_time(SILENT_S)
     assert stage.pool.killed == []
     stage.pass_time(WATCH_S)
-    assert (stage.pool.killed, member.ended_for) == ([(0, True)], "silence")
+    assert (stage.pool.killed, handle.ended_for) == ([(0, True)], "silence")
 
 
-def test_a_worker_without_calls_may_be_silent_for_ever(stage: Stage) -> None:
+def test_a_worker_without_calls_may_be_silent_for_ever(stage: Scene) -> None:
     stage.pass_time(10 * SILENT_S)
     assert stage.pool.killed == []
 
 
-def test_a_worker_without_a_beacon_is_not_judged(stage: Stage) -> None:
+def test_a_worker_without_a_beacon_is_not_judged(stage: Scene) -> None:
     stage.lose(0)
     stage.pass_time(1)
     stage.give(3)
@@ -701,25 +702,25 @@ def test_a_worker_without_a_beacon_is_not_judged(stage: Stage) -> None:
 # The longest running file
 
 
-def test_the_file_that_has_been_running_for_longest_is_known(stage: Stage) -> None:
-    assert stage.crew.longest() is None
+def test_the_file_that_has_been_running_for_longest_is_known(stage: Scene) -> None:
+    assert stage.manager.longest() is None
     for worker, place in ((0, 10), (1, 11)):
         stage.give(worker)
         stage.mark(worker, Phase.READING, place)
         stage.pass_time(4)
-    assert stage.crew.longest() == (2, 10, 7.5)
+    assert stage.manager.longest() == (2, 10, 7.5)
     stage.mark(0, Phase.RECORDING, -1)
     stage.pass_time(1)
-    assert stage.crew.longest() == (2, 11, 4.5)
+    assert stage.manager.longest() == (2, 11, 4.5)
     stage.lose(1)
-    assert stage.crew.longest() is None
+    assert stage.manager.longest() is None
 
 
-def test_whether_there_can_be_workers_is_the_pool_s_to_say(stage: Stage) -> None:
-    assert not stage.crew.is_gone
+def test_whether_there_can_be_workers_is_the_pool_s_to_say(stage: Scene) -> None:
+    assert not stage.manager.is_gone
     stage.pool.is_gone = True
-    assert stage.crew.is_gone
+    assert stage.manager.is_gone
 
 
-def test_what_workers_wait_for_is_the_pool_s_to_say(stage: Stage) -> None:
-    assert stage.crew.shortage() == "no CPU"
+def test_what_workers_wait_for_is_the_pool_s_to_say(stage: Scene) -> None:
+    assert stage.manager.shortage() == "no CPU"

@@ -9,7 +9,6 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,10 +29,10 @@ from r3po.storage.names import show_name
 from r3po.table.columns import Columns, columns_of
 from r3po.table.outcomes import Failure
 from r3po.table.predicate import CountingRules
-from r3po.work import Span
+from r3po.work import Batch, Span
 from r3po.worker.beacon import Phase, read_beacon
 from r3po.worker.failures import TEXT_LIMIT, EnvironmentalFailure
-from r3po.worker.messages import BatchDone, Charge, Offer, WorkerSetup
+from r3po.worker.messages import BatchDone, ShardContext, WorkerSetup
 from r3po.worker.staging import StageOrder
 from r3po.worker.worker import Worker
 
@@ -119,14 +118,17 @@ class Job:
     def path(self, name: str) -> Path:
         return self.source / name
 
-    def offer(self, *places: Span, ref: ShardRef | None = None, is_last_try: bool = False) -> Offer:
+    def offer(
+        self, *places: Span, ref: ShardRef | None = None, is_last_try: bool = False
+    ) -> tuple[Batch, ShardContext]:
         self._n_attempts += 1
         ref = ref or self.ref
         places = places or ((0, ref.n_files),)
-        return Offer(JOB_ID, ref, 4, f"w{self._n_attempts}", places, self.columns, is_last_try)
+        context = ShardContext(JOB_ID, ref, 4, f"w{self._n_attempts}", self.columns)
+        return Batch(self._n_attempts, ref.shard, places, is_last_try=is_last_try), context
 
     def run(self, *places: Span, is_last_try: bool = False) -> BatchDone:
-        return self.worker.run_batch(self.offer(*places, is_last_try=is_last_try))
+        return self.worker.run_batch(*self.offer(*places, is_last_try=is_last_try))
 
     def run_twice(self) -> list[dict[str, Any]]:
         """Return the outcomes of a batch and of the last try of what it put off, by place."""
@@ -222,7 +224,7 @@ def test_a_worker_goes_from_shard_to_shard_and_back(
     job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS)
     other = job.add_shard(12, {"b": b"12", "c": b"123"})
     for ref, names in ((job.ref, ["a"]), (other, ["b", "c"]), (job.ref, ["a"])):
-        done = job.worker.run_batch(job.offer(ref=ref))
+        done = job.worker.run_batch(*job.offer(ref=ref))
         assert done.segment is not None and done.segment.shard == ref.shard
         assert [line["0.text"] for line in job.outcomes(done)] == names
     assert sum(map(len, job.worker._lines.values())) == n_kept
@@ -254,23 +256,23 @@ def test_an_outcome_has_a_look_although_nobody_had_looked_at_the_file(tmp_path: 
     """What has an outcome must be known for changed when it is there again, or another file."""
     job = Job(tmp_path, SIZE_OF, {"a": b"123"}, columns=SIZE_COLUMNS)
     ref = write_shard_file(job.folders.shards, 3, 1, Entries.listed([("a", UNSEEN, UNSEEN)], 1))
-    offer, path = replace(job.offer(ref=ref), is_last_try=True), job.source / "a"
+    offer, path = job.offer(ref=ref, is_last_try=True), job.source / "a"
     failure = Failure("WorkerDied", "", "", "")
     seen = UNKNOWN_VERSION
     match what:
         case "deleted":
             path.unlink()
-            done = job.worker.run_batch(offer)
+            done = job.worker.run_batch(*offer)
         case "a FIFO":
             path.unlink()
             os.mkfifo(path)
             seen = FileVersion(0, path.stat().st_mtime_ns)
-            done = job.worker.run_batch(offer)
+            done = job.worker.run_batch(*offer)
         case "charged":
-            done = job.worker.charge(Charge(offer, failure))
+            done = job.worker.record_failure(*offer, failure)
         case _:
             seen = FileVersion(7, 8)
-            done = job.worker.charge(Charge(offer, failure, seen))
+            done = job.worker.record_failure(*offer, failure, seen)
     (line,) = job.outcomes(done)
     assert FileVersion(line["size"], line["mtime_ns"], line["hash"]) == seen
     assert line["error_type"]
@@ -291,7 +293,7 @@ def test_a_look_that_nobody_had_is_taken_before_the_failure_that_is_recorded(
         raise MemoryError
 
     monkeypatch.setattr(worker_module, "read_file", cannot)
-    (line,) = job.outcomes(job.worker.run_batch(job.offer(ref=ref)))
+    (line,) = job.outcomes(job.worker.run_batch(*job.offer(ref=ref)))
     assert sizes == [3, 4]
     assert (line["size"], line["error_type"]) == (4, "MemoryError")
     assert (job.source / "a").stat().st_size == 5
@@ -950,7 +952,7 @@ def probe_job(folder: Path, *returned: str) -> Job:
 
 def test_the_first_row_ends_the_probe_and_sets_the_columns(tmp_path: Path) -> None:
     job = probe_job(tmp_path, "raise ValueError('a')", "return None", "return {'z': 1, 'a': None}", "return {'z': 2}")
-    probed = job.worker.probe(job.offer())
+    probed = job.worker.probe(*job.offer())
     assert probed.columns == columns_of({"z": 1, "a": None})
     assert (probed.first_row_path, probed.n_failed, probed.stopped) == ("2", 2, False)
     assert probed.not_a_dict == ("1", "NoneType", "None")
@@ -971,7 +973,7 @@ def test_the_first_row_ends_the_probe_and_sets_the_columns(tmp_path: Path) -> No
 
 def test_a_probe_without_a_row_records_failures_only(tmp_path: Path) -> None:
     job = probe_job(tmp_path, "raise ValueError('a')", "return {}", "return {1: 2}", "return {'\\ud800': 1}")
-    probed = job.worker.probe(job.offer())
+    probed = job.worker.probe(*job.offer())
     assert (probed.columns, probed.n_failed, probed.not_a_dict, probed.stopped) == (None, 4, None, False)
     done = job.worker.record_probe(None)
     assert (done.n_rows, done.n_failed, done.returned) == (0, 4, ())
@@ -988,8 +990,8 @@ def f(path):
     return Thing() if path.endswith("0") else ["x" * 100_000]
 """
     job = Job(tmp_path, source, {"0": b"", "1": b""}, columns=None)
-    assert job.worker.probe(job.offer()).not_a_dict == ("0", "Thing", "<a Thing>")
-    path, type_name, shown = job.worker.probe(job.offer((1, 2))).not_a_dict or ("", "", "")
+    assert job.worker.probe(*job.offer()).not_a_dict == ("0", "Thing", "<a Thing>")
+    path, type_name, shown = job.worker.probe(*job.offer((1, 2))).not_a_dict or ("", "", "")
     assert (path, type_name) == ("1", "list")
     assert shown.startswith("['xxx") and len(shown) < 250
 
@@ -997,7 +999,7 @@ def f(path):
 def test_a_stopped_probe_says_so_and_gives_everything_back(tmp_path: Path) -> None:
     job = probe_job(tmp_path, "return {'a': 1}", "return {'a': 2}", "return {'a': 3}")
     job.stop_file.touch()
-    probed = job.worker.probe(job.offer())
+    probed = job.worker.probe(*job.offer())
     assert (probed.columns, probed.stopped, probed.n_failed) == (None, True, 0)
     assert job.worker.record_probe(None) == BatchDone(None, 0, 0, ((0, 3),), 0.0)
     assert job.n_segments() == 0
@@ -1006,7 +1008,7 @@ def test_a_stopped_probe_says_so_and_gives_everything_back(tmp_path: Path) -> No
 def test_a_probe_that_is_stopped_on_its_way_keeps_what_it_did(tmp_path: Path) -> None:
     touch = f"open({str(tmp_path / 'stop')!r}, 'w').close(); raise ValueError"
     job = probe_job(tmp_path, "return 5", touch, "return {'a': 3}", "return {'a': 4}")
-    probed = job.worker.probe(job.offer((0, 2), (3, 4)))
+    probed = job.worker.probe(*job.offer((0, 2), (3, 4)))
     assert (probed.columns, probed.stopped, probed.n_failed) == (None, True, 2)
     done = job.worker.record_probe(None)
     assert (done.n_failed, done.returned) == (2, ((3, 4),))
@@ -1015,7 +1017,7 @@ def test_a_probe_that_is_stopped_on_its_way_keeps_what_it_did(tmp_path: Path) ->
 @pytest.mark.parametrize("value", ["1 << 70", "'\\ud800'"])
 def test_a_first_row_that_cannot_be_stored_sets_no_columns(tmp_path: Path, value: str) -> None:
     job = probe_job(tmp_path, f"return {{'x': {value}, 'extra': 1}}", "return {'x': 1}")
-    probed = job.worker.probe(job.offer())
+    probed = job.worker.probe(*job.offer())
     assert probed.columns == columns_of({"x": 1})
     assert probed.first_row_path == "1"
 
@@ -1118,7 +1120,7 @@ def test_a_disk_that_went_away_ends_the_batch_without_a_failure(tmp_path: Path) 
 
 def test_a_probe_puts_off_what_fails_by_its_environment_and_goes_on(tmp_path: Path) -> None:
     job = troubled_job(tmp_path, 5, [0, 1])
-    probed = job.worker.probe(job.offer())
+    probed = job.worker.probe(*job.offer())
     assert (probed.columns, probed.first_row_path, probed.n_failed) == (ONE, "002", 0)
     done = job.worker.record_probe(probed.columns)
     assert (done.n_rows, done.deferred, done.n_deferred_last, done.returned) == (1, (0, 1), 0, ((3, 5),))
@@ -1178,7 +1180,7 @@ def test_a_worker_is_spent_although_nothing_was_recorded(tmp_path: Path, monkeyp
 
 def test_a_probe_ends_at_a_file_that_takes_too_long(tmp_path: Path) -> None:
     job = Job(tmp_path, LATE, {"a late": b"", "b": b""}, timeout_s=0.1, columns=None)
-    probed = job.worker.probe(job.offer())
+    probed = job.worker.probe(*job.offer())
     assert (probed.columns, probed.n_failed, probed.not_a_dict, probed.stopped) == (None, 1, None, False)
     done = job.worker.record_probe(None)
     assert (done.n_failed, done.returned, done.is_spent) == (1, ((1, 2),), True)
@@ -1248,7 +1250,7 @@ def test_a_charge_records_the_failure_without_calling_f(tmp_path: Path) -> None:
     mtime_ns = os.stat(job.path("1")).st_mtime_ns
     job.path("1").write_bytes(b"new")
     died = Failure("WorkerDied", "SIGSEGV: the process died in this file, alone, twice", "f.py:3 in f", "a stack")
-    done = job.worker.charge(Charge(job.offer((1, 2)), died))
+    done = job.worker.record_failure(*job.offer((1, 2)), died)
     assert (done.n_rows, done.n_failed, done.returned, done.failures) == (0, 1, (), (("1", died),))
     (line,) = job.outcomes(done)
     assert (line["place"], line["size"], line["hash"], line["racy"]) == (1, 0, None, False)
@@ -1270,7 +1272,7 @@ def test_a_file_that_is_charged_is_neither_opened_nor_looked_at(
     looked_at: list[str] = []
     monkeypatch.setattr(os, "stat", lambda path, **how: (looked_at.append(os.fsdecode(path)), stat(path, **how))[1])
     opened.clear()
-    done = job.worker.charge(Charge(job.offer((1, 2)), Failure("WorkerDied", "SIGBUS", "", "")))
+    done = job.worker.record_failure(*job.offer((1, 2)), Failure("WorkerDied", "SIGBUS", "", ""))
     assert not any(name.startswith(str(job.source)) for name in looked_at)
     assert opened and not any(name.startswith(str(job.source)) for name in opened)
     assert not {Phase.READING, Phase.CALLING} & set(phases), "nor is this worker in it"
@@ -1281,7 +1283,7 @@ def test_of_a_file_that_went_before_its_charge_the_manifest_s_word_stands(tmp_pa
     job = Job(tmp_path, SIZE_OF, {"a": b"123"}, columns=SIZE_COLUMNS)
     mtime_ns = os.stat(job.path("a")).st_mtime_ns
     job.path("a").unlink()
-    (line,) = job.outcomes(job.worker.charge(Charge(job.offer(), Failure("Timeout", "too long", "", ""))))
+    (line,) = job.outcomes(job.worker.record_failure(*job.offer(), Failure("Timeout", "too long", "", "")))
     assert (line["size"], line["mtime_ns"], line["hash"], line["error_type"]) == (3, mtime_ns, None, "Timeout")
 
 
@@ -1294,7 +1296,7 @@ def test_a_charge_of_a_file_that_is_gone_is_recorded_all_the_same(
     job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS, input=input)
     become(job.path("a"))
     died = Failure("WorkerDied", "SIGSEGV", "", "")
-    done = job.worker.charge(Charge(job.offer(), died))
+    done = job.worker.record_failure(*job.offer(), died)
     assert (done.n_failed, done.deferred, done.failures) == (1, (), (("a", died),))
 
 
@@ -1411,5 +1413,5 @@ def test_setup_offer_and_answer_survive_pickle(tmp_path: Path) -> None:
     job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS)
     offer = job.offer()
     assert pickle.loads(pickle.dumps((job.setup, offer))) == (job.setup, offer)
-    done = job.worker.run_batch(offer)
+    done = job.worker.run_batch(*offer)
     assert pickle.loads(pickle.dumps(done)) == done
