@@ -36,6 +36,8 @@ from r3po.run.run_log import RunLog
 from r3po.run.scheduler import Scheduler
 from r3po.run.signals import START_S, StopSignals
 from r3po.run.suspects import SuspectBook
+from r3po.run.trials import Trials
+from r3po.run.watch import Watch
 from r3po.run.workers import WorkerManager
 from r3po.source.build import BuildResult, plan_build, scan_finished, tell_moved_source
 from r3po.source.new_manifest import BuildProgress, BuildStopped
@@ -123,7 +125,7 @@ class _Run:
             if self._pool is not None:
                 self._pool.close()
             if self._loop is not None:
-                self._loop.show_output()
+                self._loop.watch.show_output()
         finally:
             if self._pool is None or not self._pool.is_gone:
                 forget_workers(self.log.workers)
@@ -249,19 +251,21 @@ class _Run:
             self.emit(events.Notice(f"{files} in hand when a run was killed; these come first, one at a time"))
         # In a job that has rows, the first failures of a run are rather those of these files.
         has_rows = any(state.n_done for state in states.values())
+        manager = WorkerManager(self._pool, self._n_workers, self.config.timeout_seconds)
+        outputs = Outputs(self.log.workers, is_shown=self.options.show_output)
+        scheduler = Scheduler(pending, self._n_workers, self.config.batch_seconds, suspects)
         self._loop = RunLoop(
             publisher=self._publisher,
             states=states,
-            manager=WorkerManager(self._pool, self._n_workers, self.config.timeout_seconds),
+            manager=manager,
             budget=ErrorBudget(self.config.max_errors, is_guarded=not has_rows),
-            book=book,
-            scheduler=Scheduler(pending, self._n_workers, self.config.batch_seconds, suspects),
+            trials=Trials(scheduler, book, self.config.timeout_seconds),
+            scheduler=scheduler,
             observer=self.emit,
             stop=self.stop,
             function_name=self.spec.name,
             counts=self.counts,
-            outputs=Outputs(self.log.workers, is_shown=self.options.show_output),
-            timeout_s=self.config.timeout_seconds,
+            watch=Watch(states, self.job.folders.shards, manager, outputs, self.emit, self.spec.name),
             loaded_code=self._code,
         )
         self._loop.run()

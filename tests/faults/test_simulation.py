@@ -27,11 +27,13 @@ from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError, RunStoppedError
 from r3po.file_version import FileVersion
 from r3po.run import loop as runloop
-from r3po.run import suspects
+from r3po.run import suspects, trials, watch
 from r3po.run.budgets import ErrorBudget
-from r3po.run.loop import CAREFUL_S, Counts, RunLoop
+from r3po.run.loop import Counts, RunLoop
 from r3po.run.scheduler import DEATHS, KNOWN_DEATHS, Scheduler
 from r3po.run.suspects import SuspectBook
+from r3po.run.trials import CAREFUL_S, Trials
+from r3po.run.watch import Watch
 from r3po.run.workers import START_S, WorkerHandle, WorkerManager
 from r3po.state import shards as shardstate
 from r3po.state.commits import Commit
@@ -795,17 +797,14 @@ class Driver:
             states,
             self._manager,
             budget,
-            book,
+            Trials(self.scheduler, book, world.timeout_s),
             self.scheduler,
             lambda event: None,
             stop,
             "f",
             counts,
-            outputs,
-            world.timeout_s,
+            Watch(states, Path(), self._manager, outputs, lambda event: None, "f"),
             loaded_code=world.fingerprint,
-            _looked_at=world.now,
-            _started_at=world.now,
         )
         self.loop.run()
         self._close()
@@ -1246,14 +1245,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
     rooms: list[tuple[Any, str]] = [
         (processes, "read_beacon read_crash remove_worker_files list_workers list_names is_running end_process"),
-        (runloop, "read_shard_file"),
+        (watch, "read_shard_file"),
         (shardstate, "read_outcomes read_segment read_shard_file"),
         (suspects, "read_json write_json remove_durably"),
     ]
     for room, names in rooms:
         for name in names.split():
             monkeypatch.setattr(room, name, machine.method(name))
-    monkeypatch.setattr(runloop, "time", machine)
+    for module in (runloop, trials, watch):
+        monkeypatch.setattr(module, "time", machine)
     monkeypatch.setattr(processes, "count_oom_kills", lambda: 0)
     return machine
 

@@ -185,7 +185,7 @@ def test_a_probe_stops_at_the_first_row_and_gives_the_rest_back(pool: Pool, benc
     assert [column.name for column in probed.columns.items] == ["n", "twice"]
     assert probed.first_row_path == "000.json"
     assert list(bench.setup.folders.segments.iterdir()) == [], "nothing is recorded before the columns are"
-    done = answer_of(pool, Call("record_probe", probed.columns)).value
+    done = answer_of(pool, Call("record_probe", (probed.columns,))).value
     assert (done.n_rows, done.n_failed, done.returned) == (1, 0, ((1, 20),))
 
 

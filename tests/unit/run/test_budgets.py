@@ -17,6 +17,8 @@ from r3po.errors import FunctionError, RunStoppedError
 from r3po.run.budgets import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget
 from r3po.run.loop import Counts, RunLoop
 from r3po.run.scheduler import Scheduler, Suspect
+from r3po.run.trials import Trials
+from r3po.run.watch import Watch
 from r3po.run.workers import Lost, WorkerHandle
 from r3po.table.outcomes import Failure
 from r3po.work import Death
@@ -311,13 +313,13 @@ def loop_of(
         {},
         parts.manager,
         budget(limit),
-        book,
+        Trials(scheduler, book),
         scheduler,
         lambda event: None,
         parts.stop,
         "f",
         Counts(0, 0, 8),
-        parts.outputs,
+        Watch({}, Path(), parts.manager, parts.outputs, lambda event: None, "f"),
     )
 
 
@@ -361,9 +363,9 @@ def test_one_death_for_memory_at_the_import_proves_nothing(is_memory: bool, n_de
     losses = [Lost(WorkerHandle(number), death, said, was_alone=False) for number in range(2, 2 + n_deaths)]
     loop = loop_of(FakeCrew([]))
     for lost in losses[:-1]:
-        loop._lost(lost)
+        loop._take_loss(lost)
     with pytest.raises(FunctionError, match="ends the process"):
-        loop._lost(losses[-1])
+        loop._take_loss(losses[-1])
 
 
 @pytest.mark.parametrize("is_gone", [True, False])

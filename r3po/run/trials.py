@@ -1,0 +1,109 @@
+"""Files that workers died in, within a run: who becomes a suspect, how long the others wait, and what is recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from r3po.file_version import UNKNOWN_VERSION, FileVersion
+from r3po.run.scheduler import Scheduler
+from r3po.run.suspects import SuspectBook
+from r3po.run.workers import Lost
+from r3po.table.outcomes import Failure
+from r3po.work import Batch, RecordFailure, Work
+from r3po.worker.failures import death_failure, timeout_failure
+
+CAREFUL_S = 10.0
+"""Seconds for which a run holds everybody back for the files that a killed run was in; then only for those that died
+alone."""
+
+CAREFUL_LIMIT_S = 3600.0
+"""The most seconds of it, after many runs that died."""
+
+
+class Trials:
+    """Tells the scheduler of deaths, and the book of suspects what the scheduler makes of them.
+
+    Args:
+        timeout_s: `timeout_seconds`, for messages.
+    """
+
+    def __init__(self, scheduler: Scheduler, book: SuspectBook, timeout_s: float | None = None) -> None:
+        self._scheduler, self._book, self._timeout_s = scheduler, book, timeout_s
+        self._careful_until: float | None = None
+
+    def take_loss(self, lost: Lost) -> tuple[int, int] | None:
+        """Give back what a dead worker had in hand; the file it was in becomes a suspect.
+
+        Returns:
+            Shard and place of that file; None if it was in none.
+        """
+        in_hand, where = lost.handle.in_hand, lost.file
+        begun = next((work for work in in_hand if _holds(work, where)), None)
+        if begun is None:
+            where = None  # it died between two files, or its beacon is of another time
+            begun = in_hand[0] if in_hand and lost.has_begun else None
+        for work in in_hand:
+            if work is not begun:
+                self._scheduler.hand_back(work)
+        place = where[1] if where is not None else None
+        if isinstance(begun, Batch) and place is not None and lost.is_overrun:
+            self._scheduler.overran(begun, place, lost.death)
+        elif begun is not None and lost.handle.ended_for == "time":
+            self._scheduler.hand_back(begun)  # it had come to another file by then: our doing, and nobody's fault
+        elif begun is not None:
+            # Memory is shared: only who had it alone can be to blame.
+            self._scheduler.lost(begun, place, lost.death, counts=lost.was_alone or not lost.death.is_memory)
+        self.remember()
+        return where
+
+    def remember(self) -> None:
+        """Make durable who is mistrusted, and who is alone right now."""
+        self._book.write(self._scheduler.suspects, self._scheduler.trial_apart)
+
+    def remember_end(self, *, is_gone: bool) -> None:
+        """Make durable who is mistrusted at the end of a run.
+
+        Args:
+            is_gone: Ray ended by itself: whoever is alone on trial may have ended it. Else nobody ended anything.
+        """
+        with contextlib.suppress(OSError):
+            self._book.write(self._scheduler.suspects, self._scheduler.trial_apart if is_gone else None)
+
+    def end_caution(self) -> None:
+        """Hold the others back for a while only: most files that a killed run was in are innocent."""
+        if not self._scheduler.is_apart:
+            self._careful_until = None
+            return
+        now = time.monotonic()
+        if self._careful_until is None:
+            # Twice as long with each run that died: a file that kills them comes to its turn in the end.
+            n_runs = max(suspect.n_runs for suspect in self._scheduler.suspects if suspect.is_apart)
+            self._careful_until = now + min(CAREFUL_S * 2 ** max(0, n_runs - 1), CAREFUL_LIMIT_S)
+        elif now > self._careful_until:
+            self._scheduler.release_first_offenders()
+            self.remember()
+
+    def evidence_of(self, work: RecordFailure) -> tuple[Failure, FileVersion]:
+        """Return the failure to record of a file, and its version when it was first mistrusted."""
+        death, n = work.death, work.n_deaths
+        if not n:
+            found = death_failure("Timeout", "", death.stack)
+            failure = timeout_failure(self._timeout_s or 0.0, ())
+            return failure._replace(where=found.where, traceback=found.traceback), UNKNOWN_VERSION
+        times = {1: "once", 2: "twice"}.get(n, f"{n} times")
+        if death.is_memory:
+            kind, message = "OutOfMemory", f"the process was killed for its memory, alone, {times}"
+        else:
+            kind, message = "WorkerDied", f"{death.cause}: the process died in this file, alone, {times}"
+        return death_failure(kind, message, death.stack), self._book.version_of((work.shard, work.place))
+
+
+# Private functions
+
+
+def _holds(work: Work, where: tuple[int, int] | None) -> bool:
+    """Whether the worker that has this work calls f on this file."""
+    if where is None or not isinstance(work, Batch) or work.shard != where[0]:
+        return False
+    return any(start <= where[1] < stop for start, stop in work.places)

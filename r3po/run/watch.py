@@ -1,0 +1,94 @@
+"""What people are told while a run goes on: what f prints, the file that takes longest, who died, why nobody starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from r3po import events
+from r3po.events import Observer
+from r3po.run.workers import Lost, WorkerManager
+from r3po.state.shard_files import Entries, read_shard_file
+from r3po.state.shards import ShardState
+from r3po.storage.names import show_name
+from r3po.worker.printed import Outputs
+
+LOOK_S = 1.0
+"""Seconds between two looks at what takes long."""
+
+SHORTAGE_S = 20.0
+"""Workers that have not started for so long are told of."""
+
+
+class Watch:
+    """Tells an observer what it sees of a run.
+
+    Args:
+        states: the shards, whose files may be named.
+        folder: of the shard files.
+        function_name: of f, for messages.
+    """
+
+    def __init__(
+        self,
+        states: Mapping[int, ShardState],
+        folder: Path,
+        manager: WorkerManager,
+        outputs: Outputs,
+        observer: Observer,
+        function_name: str,
+    ) -> None:
+        self._states, self._folder, self._manager = states, folder, manager
+        self._outputs, self._observer, self._function_name = outputs, observer, function_name
+        self._looked_at = self._started_at = time.monotonic()
+        self._has_told_shortage = False
+        self._entries: tuple[int, Entries] | None = None
+
+    def look(self, *, has_loaded: bool) -> None:
+        """Tell what there is to tell, unless the last look was a moment ago.
+
+        Args:
+            has_loaded: some worker has loaded f.
+        """
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_S:
+            return
+        self._looked_at = now
+        self.show_output()
+        shard, place, seconds = self._manager.longest() or (-1, -1, 0.0)
+        path = self.path_of(shard, place) if seconds >= events.LONG_S else ""
+        self._observer(events.LongestRunning(path, seconds))
+        if not has_loaded and not self._has_told_shortage and now - self._started_at > SHORTAGE_S:
+            self._has_told_shortage = True
+            self._tell_shortage()
+
+    def show_output(self) -> None:
+        """Tell what f printed since the last look, if that was asked for; and cut what is too much."""
+        for worker, text in self._outputs.look():
+            self._observer(events.OutputSeen(worker, text))
+
+    def tell_loss(self, lost: Lost, where: tuple[int, int] | None) -> None:
+        """Tell that a worker died, and in which file, if that is known."""
+        path = "" if where is None else self.path_of(*where)
+        cause = "over timeout_seconds" if lost.handle.ended_for == "time" else lost.death.cause
+        self._observer(events.WorkerLost(cause, path, lost.n_workers))
+
+    def path_of(self, shard: int, place: int) -> str:
+        """Return a file's name for people; empty if there is no such file."""
+        if shard not in self._states:
+            return ""
+        if self._entries is None or self._entries[0] != shard:
+            self._entries = shard, read_shard_file(self._folder, self._states[shard].ref)
+        paths = self._entries[1].paths
+        return show_name(paths[place]) if 0 <= place < len(paths) else ""
+
+    # Private methods
+
+    def _tell_shortage(self) -> None:
+        shortage = self._manager.shortage()
+        if shortage:
+            text, hint = f"{shortage}: the workers wait", "wait for its other users, or give fewer with --processes"
+        else:
+            text, hint = f"still importing {self._function_name}", "--show-output shows more"
+        self._observer(events.Notice(text, hint=hint, is_warning=True))
