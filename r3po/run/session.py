@@ -14,13 +14,11 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from threading import Event as Flag
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from r3po import events
 from r3po.config.settings import Config, check_source
-from r3po.engines.pool import Pool
 from r3po.engines.ray_guard import sweep_temporary
-from r3po.engines.serial import SerialPool
 from r3po.engines.worker_processes import end_left_workers, forget_workers
 from r3po.errors import ConfigError, R3poError, RunStoppedError, StopNow
 from r3po.events import Event, Observer
@@ -39,6 +37,7 @@ from r3po.run.suspects import SuspectBook
 from r3po.run.trials import Trials
 from r3po.run.watch import Watch
 from r3po.run.workers import WorkerManager
+from r3po.run.workforce import ENGINES, Workforce
 from r3po.source.build import BuildResult, plan_build, scan_finished, tell_moved_source
 from r3po.source.new_manifest import BuildProgress, BuildStopped
 from r3po.source.read import stat_file
@@ -48,15 +47,10 @@ from r3po.state.output_folder import KINDS
 from r3po.state.segments import Segment
 from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import ShardState
-from r3po.storage.durable import check_space, list_names
+from r3po.storage.durable import list_names
 from r3po.storage.json_files import damaged
 from r3po.text import count_of
-from r3po.worker.messages import WorkerSetup
 from r3po.worker.printed import Outputs
-from r3po.worker.time_limit import is_possible
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +59,6 @@ FEW_SHARDS = 8
 
 WALK_END_S = 10.0
 """What a walk gets to end in; it may hang on a disk that does not answer."""
-
-ENGINES = ("ray", "serial")
 
 
 def find_configured(config: Config) -> FunctionSpec:
@@ -103,12 +95,10 @@ class _Run:
         self.log = RunLog(job.folders.runs)
         self._observer = observer
         self._code = fingerprint_of_file(spec)
-        self._pool: Pool | None = None
         self._loop: RunLoop | None = None
-        self._n_workers = 1 if options.engine == "serial" else self.config.processes
-        self._started_event: events.WorkersStarted | None = None
         self.counts = Counts(0, 0, 0)
         self.stop = StopSignals(self.log.stop_file, self._on_signal, interrupts=options.engine == "serial")
+        self._workforce = Workforce(self.config, spec, options.engine, self.log, self.stop, self.emit)
 
     def __enter__(self) -> Self:
         self.log.open()
@@ -121,13 +111,14 @@ class _Run:
         self.stop.close()
         if isinstance(error, R3poError) and not isinstance(error, RunStoppedError):
             self.log.write_summary({"stopped_by": str(error.args[0])})
+        pool = self._workforce.pool
         try:
-            if self._pool is not None:
-                self._pool.close()
+            if pool is not None:
+                pool.close()
             if self._loop is not None:
                 self._loop.watch.show_output()
         finally:
-            if self._pool is None or not self._pool.is_gone:
+            if pool is None or not pool.is_gone:
                 forget_workers(self.log.workers)
             self.stop.restore()
             self.log.close()
@@ -223,7 +214,7 @@ class _Run:
                 self.emit(events.ScanProgressed(progress.n_files))
             failed_already = bool(outcome) and isinstance(outcome[0], BaseException)
             if (has_pending or progress.has_work.is_set()) and not failed_already:
-                self._start_workers()
+                self._workforce.start(self.job.folders)
             while thread.is_alive():
                 thread.join(0.1)
                 self.emit(events.ScanProgressed(progress.n_files))
@@ -234,13 +225,12 @@ class _Run:
         if isinstance(built, BaseException):
             raise built
         self.emit(scan_finished(job, built))
-        self._tell_started()
+        self._workforce.tell_started()
         return built
 
     def _process(self, states: dict[int, ShardState]) -> None:
-        self._start_workers()
-        self._tell_started()
-        assert self._pool is not None
+        pool = self._workforce.start(self.job.folders)
+        self._workforce.tell_started()
         pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
         stat_place = partial(self._stat_place, states)
         book = SuspectBook(self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint, stat_place)
@@ -251,9 +241,9 @@ class _Run:
             self.emit(events.Notice(f"{files} in hand when a run was killed; these come first, one at a time"))
         # In a job that has rows, the first failures of a run are rather those of these files.
         has_rows = any(state.n_done for state in states.values())
-        manager = WorkerManager(self._pool, self._n_workers, self.config.timeout_seconds)
+        manager = WorkerManager(pool, self._workforce.n_workers, self.config.timeout_seconds)
         outputs = Outputs(self.log.workers, is_shown=self.options.show_output)
-        scheduler = Scheduler(pending, self._n_workers, self.config.batch_seconds, suspects)
+        scheduler = Scheduler(pending, self._workforce.n_workers, self.config.batch_seconds, suspects)
         self._loop = RunLoop(
             publisher=self._publisher,
             states=states,
@@ -295,48 +285,6 @@ class _Run:
                 path = read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
                 return stat_file(f"{self.config.source_path}/{path}") or UNKNOWN_VERSION
         return UNKNOWN_VERSION
-
-    def _start_workers(self) -> None:
-        if self._pool is not None:
-            return
-        started = time.monotonic()
-        config = self.config
-        for folder in (config.working_dir, config.output_path):
-            check_space(folder)
-        self.emit(events.WorkersStarting(self._n_workers, self.options.engine))
-        if config.timeout_seconds is not None and self.options.engine == "serial" and not is_possible():
-            text = "timeout_seconds does nothing here: in the serial engine it needs Python's main thread"
-            self.emit(events.Notice(text, is_warning=True))
-        setup = WorkerSetup(
-            folders=self.job.folders,
-            source_path=str(config.source_path),
-            function=self.spec,
-            input=config.input,
-            hash=config.hash,
-            batch_seconds=config.batch_seconds,
-            stop_file=self.log.stop_file,
-            workers_folder=self.log.workers,
-            timeout_s=config.timeout_seconds,
-            column_settings=config.column_settings,
-        )
-        with self.stop.interrupting():  # a start can take long, and nothing of f is in flight yet
-            self._pool = self._make_pool()
-            self._pool.start(setup, self._n_workers)
-        self.stop.install()  # Ray replaces the handler of SIGTERM
-        self._started_event = events.WorkersStarted(self._n_workers, self._pool.description, time.monotonic() - started)
-
-    def _tell_started(self) -> None:
-        """Tell that the workers are there, once: after the walk, which they were started beside."""
-        if self._started_event is not None:
-            self.emit(self._started_event)
-            self._started_event = None
-
-    def _make_pool(self) -> Pool:
-        if self.options.engine == "serial":
-            return SerialPool()
-        from r3po.engines.ray_pool import RayPool
-
-        return RayPool(self.log.folder / "ray.log", self.log.folder / "ray_folder")
 
     def _count(self, states: dict[int, ShardState]) -> None:
         values = list(states.values())

@@ -7,16 +7,13 @@ nothing; it answers with what it made durable, and gives back the places that it
 from __future__ import annotations
 
 import os
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import r3po.table.outcomes as tables
-from r3po.errors import TimedOut
 from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.function.find import fingerprint_of_file
 from r3po.function.load import load_function
@@ -26,16 +23,16 @@ from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, write_segment
 from r3po.state.shard_files import parse_entries, read_shard_lines
 from r3po.storage.names import show_name
-from r3po.table.columns import Columns, ColumnSettings, RowCollector, is_row
+from r3po.table.columns import Columns, RowCollector, is_row
 from r3po.table.outcomes import Failure, OutcomeBatch
-from r3po.table.user_objects import ends_worker, text_of, type_name
-from r3po.table.values import BadRowError
+from r3po.table.user_objects import type_name
 from r3po.work import Batch, Span
 from r3po.worker.beacon import Beacon, Phase
-from r3po.worker.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, clean, failure_of, timeout_failure
+from r3po.worker.call import Caller
+from r3po.worker.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, failure_of
 from r3po.worker.messages import FAILURES_TOLD, BatchDone, Probed, ShardContext, WorkerSetup
+from r3po.worker.rows import append_outcome, first_row, note_file, safe_repr, take_row
 from r3po.worker.staging import Staged, StageOrder, stage_shard
-from r3po.worker.time_limit import TimeLimit, is_possible
 
 BATCH_BYTES = 64 << 20
 """A batch ends early once its outcomes hold about this many bytes."""
@@ -48,18 +45,6 @@ KEPT_LINES = 30_000
 
 ENVIRONMENTAL_RUN = 50
 """So many files in a row that fail by their environment end the batch, and over all workers the run."""
-
-_n_forks = 0
-"""Between the process that first imported this and the one that this is; `os.getpid` after each file would cost more.
-Forks that do not come from Python are not among them, and are noticed a little later."""
-
-
-def _note_fork() -> None:
-    global _n_forks
-    _n_forks += 1
-
-
-os.register_at_fork(after_in_child=_note_fork)
 
 _CHANGED = Failure("FileChanged", "the file changed while it was read, twice", "", "")
 
@@ -98,8 +83,7 @@ class Worker:
     def __init__(self, setup: WorkerSetup, number: int = 0, should_stop: Callable[[], bool] | None = None) -> None:
         self._setup = setup
         self.beacon = Beacon(setup.workers_folder, number)
-        self._limit = TimeLimit(setup.timeout_s) if setup.timeout_s is not None and is_possible() else None
-        self._pid, self._n_forks = os.getpid(), _n_forks
+        self._caller = Caller(setup.timeout_s, self.beacon)
         self._umask = os.umask(0o022)
         os.umask(self._umask)
         self._should_stop = should_stop or setup.stop_file.exists
@@ -107,7 +91,6 @@ class Worker:
         self._wants_hash = setup.hash == "content"
         self._use_file = self._read_file if self._wants_data or self._wants_hash else use_file
         self._prefix = setup.source_path.rstrip("/") + "/"
-        self._function: Callable[..., Any] | None = None
         self._lines: dict[str, list[bytes]] = {}
         """Of the shard files that were worked on last, by their digest; the latest last. A batch parses its own lines
         alone: else each of many workers would parse all of every shard."""
@@ -122,7 +105,7 @@ class Worker:
             FunctionError: it cannot be imported.
         """
         self.beacon.mark(Phase.LOADING)
-        self._function = load_function(self._setup.function)
+        self._caller.function = load_function(self._setup.function)
         tables.complete_imports()  # or the first batch would seem slow, and the next batches be small
         fingerprint = fingerprint_of_file(self._setup.function)
         self.beacon.mark(Phase.IDLE)
@@ -167,8 +150,8 @@ class Worker:
             opened = self._open(batch, shard)
             for place, _, listed in opened.files:
                 # As it is now, it may be another one than f failed on.
-                _note_file(opened.batch, place, version if listed.size == UNSEEN else listed)
-                _append(opened.batch, None, failure)
+                note_file(opened.batch, place, version if listed.size == UNSEEN else listed)
+                append_outcome(opened.batch, None, failure)
             return self._record(opened, shard.columns)
 
     def stage(self, order: StageOrder) -> Staged:
@@ -213,15 +196,15 @@ class Worker:
                     break
                 continue
             if failure is None and not is_row(returned):
-                not_a_dict = not_a_dict or (path, type_name(returned), _safe_repr(returned))
-            row, failure = _first_row(returned, failure, self._setup.column_settings)
+                not_a_dict = not_a_dict or (path, type_name(returned), safe_repr(returned))
+            row, failure = first_row(returned, failure, self._setup.column_settings)
             if row is None:
-                _append(opened.batch, None, failure)
+                append_outcome(opened.batch, None, failure)
                 if opened.is_spent:
                     break
                 continue
             columns, values = row
-            _append(opened.batch, values, None)
+            append_outcome(opened.batch, values, None)
             break
         self._probe = opened
         return Probed(columns, path, len(opened.batch.failures), not_a_dict, stopped)
@@ -254,13 +237,13 @@ class Worker:
             row = None
             returned, failure = self._process(opened, place, path, listed)
             if failure is None:
-                row, failure = _take_row(returned, collector)
+                row, failure = take_row(returned, collector)
             if failure is None:
                 opened.n_deferred_last = 0
                 batch.rows.append(row)
             elif not self._is_deferred(opened, place, failure):
                 failure_bytes += len(failure.message) + len(failure.traceback)
-                _append(batch, None, failure)
+                append_outcome(batch, None, failure)
             if opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                 return
             if ahead.is_on:
@@ -269,7 +252,7 @@ class Worker:
             now = time.perf_counter()
             if now >= next_check:
                 next_check = now + STOP_CHECK_S
-                self._end_if_forked()
+                self._caller.leave_if_forked()
                 if now >= deadline or self._should_stop():
                     return
                 self.beacon.mark(Phase.RECORDING)
@@ -295,7 +278,8 @@ class Worker:
                 try:
                     version = file.version
                     started = time.perf_counter()
-                    returned, failure = self._call(opened, path, file.data)
+                    returned, failure = self._caller.call(path, file.data)
+                    opened.is_spent = self._caller.was_cut_off
                     if opened.is_spent or file.still_holds():
                         break
                 finally:
@@ -307,7 +291,7 @@ class Worker:
                 # Once more: what is recorded of a file must be older than what was found wrong with it.
                 return self._process(opened, place, name, stat_file(path) or UNKNOWN_VERSION)
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
-        _note_file(opened.batch, place, version, time.perf_counter() - started)
+        note_file(opened.batch, place, version, time.perf_counter() - started)
         return returned, failure
 
     def _read_file(self, path: str) -> FileInUse:
@@ -324,44 +308,8 @@ class Worker:
         opened.n_deferred_last += 1
         return True
 
-    def _call(self, opened: _Open, path: str, data: bytes | None) -> tuple[Any, Failure | None]:
-        function, limit = self._function, self._limit
-        assert function is not None, "load comes first"
-        returned: Any = None
-        failure: Failure | None = None
-        arguments = (path,) if data is None else (path, data)
-        try:
-            if limit is None:
-                returned = function(*arguments)
-            else:
-                self.beacon.advance(Phase.CALLING)
-                returned = limit.call(function, *arguments)
-        except TimedOut as error:
-            opened.is_spent = True
-            # Without our own frames: this one, the limit's call, and the handler that raised.
-            frames = traceback.extract_tb(error.__traceback__)[2:-1]
-            failure = timeout_failure(self._setup.timeout_s or 0.0, frames)
-        # Everything: f may raise SystemExit or KeyboardInterrupt, and that is its failure, not the worker's end.
-        except BaseException as error:
-            if ends_worker(error):
-                raise
-            tb = sys.exc_info()[2]  # an exception's own `__traceback__` may raise
-            for _ in range(1 if limit is None else 2):  # without our own frames
-                tb = tb.tb_next if tb else None
-            failure = failure_of(error, tb, ENVIRONMENTAL)
-        if limit is not None:
-            self.beacon.advance(Phase.READING)
-        if _n_forks != self._n_forks:
-            self._end_if_forked()
-        return returned, failure
-
-    def _end_if_forked(self) -> None:
-        """Leave if f forked, and this is the child: the outcome is its parent's."""
-        if os.getpid() != self._pid:
-            os._exit(0)
-
     def _record(self, opened: _Open, columns: Columns | None) -> BatchDone:
-        self._end_if_forked()
+        self._caller.leave_if_forked()
         os.umask(self._umask)  # f may have changed it, and the driver must be able to read what is written here
         self.beacon.mark(Phase.RECORDING)
         batch = opened.batch
@@ -399,71 +347,11 @@ class Worker:
         )
 
 
-# Private functions: rows and failures
-
-
-def _note_file(batch: OutcomeBatch, place: int, version: FileVersion, seconds: float = 0.0) -> None:
-    """Put a file into the batch, without its row or failure."""
-    batch.places.append(place)
-    batch.sizes.append(version.size)
-    batch.mtimes_ns.append(version.mtime_ns)
-    batch.hashes.append(version.hash)
-    batch.racy.append(version.is_racy)
-    batch.seconds.append(seconds)
+# Private functions
 
 
 def _iter_places(spans: Iterable[Span]) -> Iterator[int]:
     return (place for start, stop in spans for place in range(start, stop))
-
-
-def _take_row(returned: Any, collector: RowCollector | None) -> tuple[tuple[Any, ...] | None, Failure | None]:
-    if type(returned) is not dict and not is_row(returned):
-        return None, _no_dict(returned)
-    if collector is None:
-        return None, Failure("BadRow", "there are no columns yet", "", "")
-    try:
-        return collector.take(returned), None
-    except BaseException as error:
-        return None, _no_row(error)
-
-
-def _first_row(
-    returned: Any, failure: Failure | None, column_settings: ColumnSettings
-) -> tuple[tuple[Columns, tuple[Any, ...]] | None, Failure | None]:
-    if failure is not None:
-        return None, failure
-    if not is_row(returned):
-        return None, _no_dict(returned)
-    try:
-        columns = column_settings.first(dict(returned))
-        return (columns, RowCollector(columns).take(returned)), None
-    except BaseException as error:
-        return None, _no_row(error)
-
-
-def _append(batch: OutcomeBatch, row: tuple[Any, ...] | None, failure: Failure | None) -> None:
-    if failure is not None:
-        batch.failures[len(batch.rows)] = failure
-        row = None
-    batch.rows.append(row)
-
-
-def _no_dict(returned: Any) -> Failure:
-    return Failure("NoDict", f"f returned a {type_name(returned)}; r3po needs one dict a file", "", "")
-
-
-def _no_row(error: BaseException) -> Failure:
-    """Return why a dict is no row: f's own dict class, or a value's own methods, may raise anything."""
-    if ends_worker(error):
-        raise error
-    if type(error) is BadRowError:
-        return Failure("BadRow", clean(str(error)), "", "")
-    return failure_of(error, None)
-
-
-def _safe_repr(value: Any) -> str:
-    text = text_of(repr, value, f"<a {type_name(value)}>")
-    return clean(text if len(text) <= 200 else text[:200] + "...")
 
 
 def _spans(places: list[int]) -> Iterator[Span]:

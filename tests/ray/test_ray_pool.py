@@ -141,7 +141,7 @@ def started(pool: Pool, bench: Bench) -> Columns:
     assert isinstance(loaded, Answer)
     assert (loaded.call.method, loaded.error) == ("load", None)
     columns = answer_of(pool, Call("probe", bench.offer(0, 1))).value.columns
-    answer_of(pool, Call("record_probe", columns))
+    answer_of(pool, Call("record_probe", (columns,)))
     assert isinstance(columns, Columns)
     return columns
 
@@ -346,7 +346,7 @@ def test_a_worker_that_dies_is_told_and_the_other_goes_on(cluster: None, tmp_pat
             pool.start(bench.setup, 2)
             wait_for(pool, 2)
             columns = answer_of(pool, Call("probe", bench.offer(0, 1))).value.columns
-            answer_of(pool, Call("record_probe", columns))
+            answer_of(pool, Call("record_probe", (columns,)))
             pool.submit(0, Call("run_batch", bench.offer(5, 10, columns)))
             (lost,) = wait_for(pool, 1)
             assert isinstance(lost, WorkerLost)

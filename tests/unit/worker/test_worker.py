@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import r3po.source.read as reading
+import r3po.worker.call
 import r3po.worker.worker as worker_module
 from r3po.errors import DamagedStateError, FunctionError
 from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
@@ -1173,7 +1174,7 @@ def test_f_is_not_called_again_once_it_took_too_long(tmp_path: Path, change: str
 
 def test_a_worker_is_spent_although_nothing_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = EnvironmentalFailure("OSError", "EIO", "", "")
-    monkeypatch.setattr(worker_module, "timeout_failure", lambda *_: disk)
+    monkeypatch.setattr(r3po.worker.call, "timeout_failure", lambda *_: disk)
     done = Job(tmp_path, LATE, {"late": b"12", "z": b""}, timeout_s=0.1).run()
     assert (done.segment, done.deferred, done.returned, done.is_spent) == (None, (0,), ((1, 2),), True)
 

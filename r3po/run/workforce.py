@@ -1,0 +1,91 @@
+"""The start of a run's workers, by whatever engine: once, as soon as there is work for them."""
+
+from __future__ import annotations
+
+import time
+
+from r3po import events
+from r3po.config.settings import Config
+from r3po.engines.pool import Pool
+from r3po.engines.serial import SerialPool
+from r3po.events import Observer
+from r3po.function.find import FunctionSpec
+from r3po.run.run_log import RunLog
+from r3po.run.signals import StopSignals
+from r3po.state.folders import JobFolders
+from r3po.storage.durable import check_space
+from r3po.worker.messages import WorkerSetup
+from r3po.worker.time_limit import is_possible
+
+ENGINES = ("ray", "serial")
+
+
+class Workforce:
+    """Starts the workers of a run, and has their pool from then on.
+
+    Args:
+        engine: one of `ENGINES`.
+    """
+
+    def __init__(
+        self, config: Config, spec: FunctionSpec, engine: str, log: RunLog, stop: StopSignals, observer: Observer
+    ) -> None:
+        self._config, self._spec, self._log, self._stop, self._observer = config, spec, log, stop, observer
+        self.is_serial = engine == "serial"
+        self._engine = engine
+        self.n_workers = 1 if self.is_serial else config.processes
+        self.pool: Pool | None = None
+        self._started: events.WorkersStarted | None = None
+
+    def start(self, folders: JobFolders) -> Pool:
+        """Return the pool, whose workers are loading f; they are started if they have not been.
+
+        Raises:
+            RunStoppedError: a disk is full, or Ray does not start.
+            StopNow: the run is to stop.
+        """
+        if self.pool is not None:
+            return self.pool
+        began = time.monotonic()
+        for folder in (self._config.working_dir, self._config.output_path):
+            check_space(folder)
+        self._observer(events.WorkersStarting(self.n_workers, self._engine))
+        if self._config.timeout_seconds is not None and self.is_serial and not is_possible():
+            text = "timeout_seconds does nothing here: in the serial engine it needs Python's main thread"
+            self._observer(events.Notice(text, is_warning=True))
+        with self._stop.interrupting():  # a start can take long, and nothing of f is in flight yet
+            self.pool = self._make_pool()
+            self.pool.start(self._setup(folders), self.n_workers)
+        self._stop.install()  # Ray replaces the handler of SIGTERM
+        self._started = events.WorkersStarted(self.n_workers, self.pool.description, time.monotonic() - began)
+        return self.pool
+
+    def tell_started(self) -> None:
+        """Tell that the workers are there, once: after the walk, which they were started beside."""
+        if self._started is not None:
+            self._observer(self._started)
+            self._started = None
+
+    # Private methods
+
+    def _setup(self, folders: JobFolders) -> WorkerSetup:
+        config = self._config
+        return WorkerSetup(
+            folders=folders,
+            source_path=str(config.source_path),
+            function=self._spec,
+            input=config.input,
+            hash=config.hash,
+            batch_seconds=config.batch_seconds,
+            stop_file=self._log.stop_file,
+            workers_folder=self._log.workers,
+            timeout_s=config.timeout_seconds,
+            column_settings=config.column_settings,
+        )
+
+    def _make_pool(self) -> Pool:
+        if self.is_serial:
+            return SerialPool()
+        from r3po.engines.ray_pool import RayPool  # slow, and needed by nobody else
+
+        return RayPool(self._log.folder / "ray.log", self._log.folder / "ray_folder")

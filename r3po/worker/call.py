@@ -1,0 +1,88 @@
+"""One call of f, and whatever it does to this process: it raises anything, takes too long, or forks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from r3po.errors import TimedOut
+from r3po.table.outcomes import Failure
+from r3po.table.user_objects import ends_worker
+from r3po.worker.beacon import Beacon, Phase
+from r3po.worker.failures import ENVIRONMENTAL, failure_of, timeout_failure
+from r3po.worker.time_limit import TimeLimit, is_possible
+
+_n_forks = 0
+"""Between the process that first imported this and the one that this is; `os.getpid` after each file would cost more.
+Forks that do not come from Python are not among them, and are noticed a little later."""
+
+
+def _note_fork() -> None:
+    global _n_forks
+    _n_forks += 1
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+class Caller:
+    """Calls f on one file after the other.
+
+    Args:
+        timeout_s: `timeout_seconds`; it holds where this thread can have a time limit.
+        beacon: told when f begins under a time limit, and when it has ended.
+    """
+
+    def __init__(self, timeout_s: float | None, beacon: Beacon) -> None:
+        self._timeout_s, self._beacon = timeout_s, beacon
+        self._limit = TimeLimit(timeout_s) if timeout_s is not None and is_possible() else None
+        self._pid, self._n_forks = os.getpid(), _n_forks
+        self.function: Callable[..., Any] | None = None
+        """f, once it is loaded."""
+        self.was_cut_off = False
+        """The last call was ended in its middle: this process is not to be trusted any more."""
+
+    def call(self, path: str, data: bytes | None) -> tuple[Any, Failure | None]:
+        """Return what f returned for a file, or why it gave nothing.
+
+        Args:
+            data: the content of the file, with `input: bytes`.
+        """
+        function, limit = self.function, self._limit
+        assert function is not None, "load comes first"
+        returned: Any = None
+        failure: Failure | None = None
+        arguments = (path,) if data is None else (path, data)
+        self.was_cut_off = False
+        try:
+            if limit is None:
+                returned = function(*arguments)
+            else:
+                self._beacon.advance(Phase.CALLING)
+                returned = limit.call(function, *arguments)
+        except TimedOut as error:
+            self.was_cut_off = True
+            # Without our own frames: this one, the limit's call, and the handler that raised.
+            frames = traceback.extract_tb(error.__traceback__)[2:-1]
+            failure = timeout_failure(self._timeout_s or 0.0, frames)
+        # Everything: f may raise SystemExit or KeyboardInterrupt, and that is its failure, not the worker's end.
+        except BaseException as error:
+            if ends_worker(error):
+                raise
+            tb = sys.exc_info()[2]  # an exception's own `__traceback__` may raise
+            for _ in range(1 if limit is None else 2):  # without our own frames
+                tb = tb.tb_next if tb else None
+            failure = failure_of(error, tb, ENVIRONMENTAL)
+        if limit is not None:
+            self._beacon.advance(Phase.READING)
+        if _n_forks != self._n_forks:
+            self.leave_if_forked()
+        return returned, failure
+
+    def leave_if_forked(self) -> None:
+        """Leave if f forked, and this is the child: the outcome is its parent's."""
+        if os.getpid() != self._pid:
+            os._exit(0)
