@@ -1,4 +1,4 @@
-"""What happened, as plain data. Rooms emit events; bars, logs and tests listen. Nothing here writes anywhere.
+"""What happened, as plain data. Packages emit events; bars, logs and tests listen. Nothing here writes anywhere.
 
 Times are seconds, sizes bytes, paths relative to the source.
 """
@@ -43,7 +43,7 @@ class ScanFinished:
     suffix: str
     n_files: int
     size_bytes: int | None
-    """Of the files; None: a long first walk has only listed most of them."""
+    """Bytes of the files; None: a long first walk has only listed most of them."""
     n_new: int
     n_changed: int = 0
     n_touched: int = 0

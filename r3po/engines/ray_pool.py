@@ -1,4 +1,4 @@
-"""Workers as Ray actors. The only room that imports Ray; it knows nothing of shards, files or outcomes.
+"""Workers as Ray actors. This module knows nothing of shards, files or outcomes.
 
 What Ray says of a call is a hint: a call that failed may have done its work. r3po therefore owns retries
 (`max_restarts=0`, `max_task_retries=0`), and an actor that is in doubt is never asked again.
@@ -74,7 +74,7 @@ CHECK_S = 1.0
 """Between two looks whether the processes of our Ray are alive; it says so itself only after many seconds."""
 
 CONNECT_S = 5.0
-"""The same for a Ray elsewhere, by a connection."""
+"""Seconds between two looks whether a Ray on another machine is there, by a connection to it."""
 
 
 class RayPool:

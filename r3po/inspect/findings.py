@@ -25,7 +25,7 @@ class Finding:
     where: str
     what: str
     hint: str
-    """What mends it."""
+    """What to do to fix it."""
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Findings:
             self.add(kind, str(error.where), str(error.args[0]), error.hint or "")
         else:
             where = error.filename if isinstance(error.filename, str) else "a file of the job"
-            self.add(kind, where, f"cannot be read: {error.strerror or error}", "mend its permissions or its disk")
+            self.add(kind, where, f"cannot be read: {error.strerror or error}", "fix its permissions or its disk")
 
     def note(self, text: str) -> None:
         if len(self.notes) < MOST_KEPT:

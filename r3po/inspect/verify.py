@@ -34,7 +34,7 @@ READ_TRIES = 5
 """How often something is looked at again because a run decided something in the middle of it."""
 
 SETTLE_S = 0.1
-"""What a run gets to complete a step in the middle of which it was looked at."""
+"""Seconds that a run gets to complete a step in whose middle it was looked at."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class VerifyResult:
     parts: int
     """CSV and Parquet files that are there."""
     size_bytes: int
-    """Of the parts."""
+    """Bytes of the parts."""
     findings: tuple[Finding, ...]
-    """What is wrong: kind, where, what, and hint, which is what mends it. The first 1,000 of each kind."""
+    """What is wrong: kind, where, what, and hint, which fixes it. The first 1,000 of each kind."""
     counts: dict[str, int]
     """All findings, by kind."""
     notes: tuple[str, ...]
@@ -163,7 +163,7 @@ class _Verify:
         check_identity(self.config, manifest)
         if self.job.manifest is not None and manifest.job_id != self.job.built.job_id:
             raise DamagedStateError(
-                "the job was made anew while it was checked", where=self.folders.manifest, hint="r3po verify, again"
+                "the job was made again while it was checked", where=self.folders.manifest, hint="r3po verify, again"
             )
         self.job = Job(self.config, self.folders, manifest, dict(self._iter_commits(manifest, found)))
 
@@ -243,7 +243,7 @@ class _Verify:
 
     def _check_source(self) -> None:
         if {"manifest", "shard_file"} & self.findings.counts.keys():
-            what = "was not looked at: the manifest has to be mended first"
+            what = "was not looked at: the manifest has to be fixed first"
             self.findings.add("source", self.config.source_path, what, "see the other findings")
             return
         self.source_files = check_source_files(self.job, self.findings)

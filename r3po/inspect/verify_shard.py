@@ -51,7 +51,7 @@ class ShardReport:
     n_pending: int = 0
     n_parts: int = 0
     size_bytes: int = 0
-    """Of the parts."""
+    """Bytes of the parts."""
     is_committed: bool = False
     """Whether a commit says all there is to say."""
 

@@ -57,7 +57,7 @@ class _SourceCheck:
             for result in hashed:
                 known = self._hashed.popleft()
                 if isinstance(result, OSError):
-                    self._say(known.path, f"cannot be read: {result.strerror}", "mend its permissions or its disk")
+                    self._say(known.path, f"cannot be read: {result.strerror}", "fix its permissions or its disk")
                 elif result.hash != known.version.hash:
                     is_shown = not result.is_like(known.version)
                     # A run looks into a file only if its size or mtime moved.

@@ -15,7 +15,7 @@ GUARD = 100
 """A run stops if its first outcomes, so many, are failures of one kind."""
 
 COSTLY_GUARD = 10
-"""The same for kinds that cost a worker each."""
+"""First outcomes that stop a run if they all fail alike by a kind that costs a worker each."""
 
 COSTLY = frozenset({"WorkerDied", "OutOfMemory", "Timeout"})
 
@@ -96,7 +96,7 @@ class ErrorBudget:
             f"the first {n} files all failed with {failure.error_type}: {first_line(failure.message)}; "
             "the rest was not tried",
             evidence=f"{path}\n{failure.traceback or failure.where}".rstrip(),
-            hint=f"mend the function and run again{_OTHERWISE.get(failure.error_type, '')}; "
+            hint=f"fix the function and run again{_OTHERWISE.get(failure.error_type, '')}; "
             "--max-errors none goes on all the same\n(these files, if it was not the code: r3po run --retry-failed)",
         )
 
@@ -113,7 +113,7 @@ class ErrorBudget:
         raise RunStoppedError(
             f"{self._n_failed:,} of {self._n_finished:,} files of this run failed; max_errors is {self._limit}",
             evidence=f"the latest  {path}  {failure.error_type}: {first_line(failure.message)}",
-            hint="r3po errors shows them; mend the function and run again, or allow more with --max-errors",
+            hint="r3po errors shows them; fix the function and run again, or allow more with --max-errors",
         )
 
 
@@ -132,7 +132,7 @@ class LossBudget:
         self._n_starting = 0
 
     def worked(self) -> None:
-        """Note that a worker has answered a work."""
+        """Note that a worker has done some work."""
         self._n_fruitless = 0
 
     def take(self, lost: Lost) -> None:

@@ -59,7 +59,7 @@ def _unfit(job: Job, found: dict[str, str]) -> ConfigError:
     return ConfigError(
         f"{job.config.path.name} and the rows that are there do not go together; nothing was changed",
         evidence="\n".join(f"{name:{width}}   {why}" for name, why in found.items()),
-        hint=f"change `columns` or `source_column`, or make all rows anew: r3po run {redo}",
+        hint=f"change `columns` or `source_column`, or make all rows again: r3po run {redo}",
     )
 
 

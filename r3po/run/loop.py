@@ -32,7 +32,7 @@ from r3po.worker.messages import BatchDone, Probed, ShardContext
 from r3po.worker.staging import Staged
 
 QUEUE_DEPTH = 2
-"""Tickets that a worker has at most: the one it works on, and the next."""
+"""Pieces of work that a worker has at most: what it works on, and the next."""
 
 WAIT_S = 0.1
 """How long the loop waits for an answer before it looks whether it was asked to stop."""
@@ -246,7 +246,7 @@ class RunLoop:
                 raise RunStoppedError(
                     f"a worker that was started again cannot load {self.function_name}: {answer.error.args[0]}",
                     evidence=answer.error.evidence,
-                    hint="what was done is saved; mend the function, then run again",
+                    hint="what was done is saved; fix the function, then run again",
                 ) from answer.error
             raise answer.error
         if isinstance(answer.error, OSError):

@@ -29,14 +29,14 @@ SHORTEST_S = 0.1
 """Batches shrink towards the end, but not below so many seconds of work: a batch has a price, too."""
 
 TAIL = 4
-"""With fewer full offers than this left for each worker, nobody gets a work while it has one in hand: that could
-wait behind a slow file while others have nothing to do."""
+"""When fewer than this many full batches per worker remain, no worker gets a second one: it could get stuck behind a
+slow file while others have nothing to do."""
 
 KNOWN_DEATHS = 2
-"""So many deaths alone of a cause that is known (a signal, an exit code, memory) are the file's failure."""
+"""Deaths alone, of a cause that is known (a signal, an exit code, memory), after which a file has failed."""
 
 DEATHS = 3
-"""So many deaths alone are the file's failure, whatever is known of them."""
+"""Deaths alone after which a file has failed, whatever is known of them."""
 
 LAST_TRIES = 10
 """Files of one batch that tries once more what failed by no fault of the files."""
@@ -108,10 +108,10 @@ class Scheduler:
         self._doubts: deque[_Doubt] = deque()
         self._suspects: deque[Suspect] = deque()
         self._on_trial: dict[int, Suspect] = {}
-        """By the work's number."""
+        """By the number of their work."""
         self._to_record: deque[Suspect] = deque()
         self._recording: dict[int, Suspect] = {}
-        """By the work's number."""
+        """By the number of their work."""
         self._to_stage: deque[int] = deque()
         self._deferred: dict[int, list[int]] = {}
         """Places by shard that failed by no fault of theirs, and are tried once more."""
@@ -168,7 +168,7 @@ class Scheduler:
         Args:
             limit: the most files of a batch, instead of what the measured speed suggests.
             is_fresh: the worker has called f on no file yet and has nothing else to do, so it may hold a trial.
-            is_ahead: the worker still has a work in hand; None towards the end of the job.
+            is_ahead: the worker still has work in hand; None towards the end of the job.
         """
         if is_ahead and self.n_pending < TAIL * self._n_workers * self._full_batch():
             return None
@@ -212,7 +212,7 @@ class Scheduler:
         self._settle(work.shard, n_done)
 
     def hand_back(self, work: Work) -> None:
-        """Take a work back that its worker has not begun."""
+        """Take work back that its worker has not begun."""
         self._in_flight.pop(work.number)
         match work:
             case Stage():
@@ -227,7 +227,7 @@ class Scheduler:
                 self._requeue(work.shard, list(work.places), work.limit)
 
     def lost(self, work: Work, place: int | None, death: Death, *, counts: bool = True) -> None:
-        """Take a work back whose worker died over it.
+        """Take work back whose worker died over it.
 
         Args:
             place: the file that it died in; None: between two files, or it is not known.
@@ -255,7 +255,7 @@ class Scheduler:
         self._requeue(work.shard, rest, max(1, math.ceil(n_files / 2)))
 
     def overran(self, work: Batch, place: int, death: Death) -> None:
-        """Take a work back whose worker was ended because this file took too long: that is its failure."""
+        """Take a batch back whose worker was ended because this file took too long: that is its failure."""
         self._in_flight.pop(work.number)
         self._on_trial.pop(work.number, None)
         self._to_record.append(Suspect(work.shard, place, death=death))

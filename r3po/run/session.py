@@ -55,10 +55,10 @@ from r3po.worker.printed import Outputs
 log = logging.getLogger(__name__)
 
 FEW_SHARDS = 8
-"""So many shards are staged here, where no file is to be done: a start of Ray would take longer."""
+"""Most shards that the driver stages itself where no file is to be done: a start of Ray would take longer."""
 
 WALK_END_S = 10.0
-"""What a walk gets to end in; it may hang on a disk that does not answer."""
+"""Seconds that a walk gets to end in; it may hang on a disk that does not answer."""
 
 
 def find_configured(config: Config) -> FunctionSpec:

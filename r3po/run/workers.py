@@ -53,11 +53,11 @@ class WorkerHandle:
     is_leaving: bool = False
     """It gets nothing more, and is replaced once it has nothing in hand."""
     in_hand: list[Work] = field(default_factory=list)
-    """What it has been given, in order; the first is what it works on."""
+    """The work that it has been given, in order; it does the first."""
     ended_for: Literal["", "time", "silence"] = ""
     """Why we ended it."""
     counter_before: int = -1
-    """What its beacon counted when it was given the first of these, having nothing in hand."""
+    """The counter of its beacon when it was given the first of these, having nothing in hand."""
     given_at: float = 0.0
     """When that was."""
     seen: Sighting | None = None
@@ -76,7 +76,7 @@ class Lost:
     handle: WorkerHandle
     death: Death
     last: Sighting | None
-    """What its beacon says for ever."""
+    """The last word of its beacon."""
     was_alone: bool
     """Nobody else had a file in hand."""
     n_workers: int | None = None
@@ -142,7 +142,7 @@ class WorkerManager:
         return any(handle.in_hand for handle in self.handles.values())
 
     def iter_free(self, depth: int) -> Iterator[WorkerHandle]:
-        """Yield the handles that may be given work while they have fewer than `depth` in_hand."""
+        """Yield the workers that may be given work while they have fewer than `depth` pieces in hand."""
         for handle in list(self.handles.values()):
             if handle.is_ready and not handle.is_leaving and not handle.has_trial and len(handle.in_hand) < depth:
                 yield handle
@@ -152,7 +152,7 @@ class WorkerManager:
         return not handle.in_hand and (handle.is_fresh or not self._pool.can_replace)
 
     def submit(self, handle: WorkerHandle, work: Work, call: Call) -> None:
-        """Give a handle a work, which its answer settles."""
+        """Give a worker work, which its answer settles."""
         if not handle.in_hand:
             now = self._pool.sighting(handle.number)
             handle.counter_before = -1 if now is None else now.counter
@@ -162,7 +162,7 @@ class WorkerManager:
         self._pool.submit(handle.number, call)
 
     def submit_more(self, worker: int, call: Call) -> None:
-        """Give a handle a further call of the work that it has in hand."""
+        """Give a worker a further call of the work that it has in hand."""
         if worker in self.handles:
             self._pool.submit(worker, call)
 
@@ -196,13 +196,13 @@ class WorkerManager:
         return found
 
     def dismiss(self, handle: WorkerHandle) -> None:
-        """Let a handle leave once it has nothing in hand, and have it replaced."""
+        """Let a worker leave once it has nothing in hand, and have it replaced."""
         if self._pool.can_replace:
             handle.is_leaving = True
             self.release(handle.number)
 
     def release(self, worker: int) -> None:
-        """End a handle that is leaving, if it has nothing in hand any more."""
+        """End a worker that is leaving, if it has nothing in hand any more."""
         handle = self.handles.get(worker)
         if handle is not None and handle.is_leaving and not handle.in_hand:
             del self.handles[worker]
@@ -210,7 +210,7 @@ class WorkerManager:
             self._replace(0.0)
 
     def need_fresh(self) -> None:
-        """See that there is, or will be, a fresh handle for a trial."""
+        """See that there is, or will be, a fresh worker for a trial."""
         handles = list(self.handles.values())
         if self._due or not self._pool.can_replace:
             return
@@ -238,7 +238,7 @@ class WorkerManager:
     # Private methods
 
     def _is_coming(self, handle: WorkerHandle) -> bool:
-        """Whether a handle that is starting can be counted on: on a busy cluster some never start."""
+        """Whether a worker that is starting can be counted on: on a busy cluster some never start."""
         return not handle.is_ready and self._clock() - handle.started_at < START_S
 
     def _lose(self, message: WorkerLost, *, was_alone: bool) -> Lost:

@@ -172,7 +172,7 @@ def tell_moved_source(job: Job, observer: Observer) -> None:
         text += "their rows, and whatever these say of the old path"
     else:
         text = f'source_file_part was "{known.source_file_part}"; files that end otherwise are gone from the job'
-    observer(events.Notice(text, hint="r3po run --redo makes all rows anew"))
+    observer(events.Notice(text, hint="r3po run --redo makes all rows again"))
 
 
 def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
@@ -254,7 +254,7 @@ def _check_found(job: Job, comparison: Comparison, accept_deletions: bool) -> No
 
 
 def _check_redo(job: Job, built: Manifest) -> None:
-    """Refuse to drop what `on_deleted: keep` would keep, if a redo had not begun to make all rows anew."""
+    """Refuse to drop what `on_deleted: keep` would keep, if a redo had not begun to make all rows again."""
     if job.manifest is None or not job.built.is_redoing or job.config.on_deleted != "keep":
         return
     lost: list[str] = []

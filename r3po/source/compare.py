@@ -26,7 +26,7 @@ SHOWN = 5
 """How many of the files that are gone are named."""
 
 ABSENT, SAME, MOVED = 0, 1, 2
-"""What the walk said of a file of the manifest: nothing; that it is as listed; that it may have changed or is back."""
+"""The walk's word on a file of the manifest: it is absent, as listed, or to be compared (changed, or back)."""
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Comparison:
     shards: dict[int, ShardChanges] = field(init=False)
     n_found: int = 0
     size_bytes: int = 0
-    """Of the files that were found, without the `n_unseen` whose size the walk did not ask for."""
+    """Bytes of the files that were found, but for the `n_unseen` whose size the walk did not ask for."""
     n_unseen: int = 0
     n_deleted: int = 0
     """Files that the manifest has and the walk did not meet; those that were gone before do not count."""

@@ -24,7 +24,7 @@ _CHUNK_FILES = 256
 """Files that a hashing process gets in one call."""
 
 LATEST_NS = (1 << 63) - 1
-"""What every mtime after the year 2262 counts as, and its negative every one before 1677: outcomes have 64 bits."""
+"""The mtime that stands for every one after the year 2262; its negative stands for those before 1677 (64 bits)."""
 
 RACY_NS = 2_000_000_000
 """A file whose mtime is younger than this when it is looked at may change again within the same mtime (git's rule)."""
@@ -119,4 +119,4 @@ def _hash_chunk(paths: list[str]) -> list[FileVersion | OSError]:
 
 
 _ahead = ReadAhead()
-"""Of this process, from chunk to chunk."""
+"""Reads ahead in this process, from chunk to chunk."""

@@ -24,10 +24,10 @@ BURST = 32
 """Files that it is told of one right after the other: a disk that has something to do already is not woken for each."""
 
 TOLD_BYTES = 1 << 20
-"""Of each file that is read whole; of a larger one the kernel itself reads ahead."""
+"""Bytes hinted per file that is read whole; in a larger one the kernel itself reads ahead."""
 
 LITTLE_BYTES = 64 << 10
-"""Of each file that f may read a part of, or nothing: what costs little for nothing."""
+"""Bytes hinted per file with `input: path`, where f may read only part of it."""
 
 WAITS_S = 20e-6
 """A process that waits for longer a file, on average, may wait for the disk."""
@@ -53,7 +53,7 @@ class ReadAhead:
         self._waiting_since = 0.0
         self._not_before = 0.0
         self._n_in_memory = 0
-        """Of the files told of last, one after the other."""
+        """Paths of the files that were hinted last, in their order."""
         self._is_of_use = IS_POSSIBLE
 
     def begin(self, upcoming: Iterator[str]) -> None:

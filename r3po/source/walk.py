@@ -288,7 +288,7 @@ def _folder_errors_told(source: Path, prefix: str) -> Iterator[None]:
         raise SourceError(
             f"cannot be read: {error.strerror}; nothing was changed",
             where=show_name(os.path.join(source, prefix).rstrip("/")),
-            hint="mend the permissions, or move the folder out of the source; then run again",
+            hint="fix the permissions, or move the folder out of the source; then run again",
         ) from error
 
 

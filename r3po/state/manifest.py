@@ -35,7 +35,7 @@ class ShardRef:
     last_build: int
     """The highest build among its entries: outcomes that are not older count for all of them."""
     size_bytes: int
-    """Of the source files together; those that are gone have none, nor have those that nobody has looked at."""
+    """Bytes of the source files together, but for those that were deleted or that nobody has looked at."""
     n_deleted: int = 0
     """How many of its files are not in the source any more."""
 

@@ -206,11 +206,11 @@ def iter_entries(
 
 
 _LINES_AT_ONCE = 1000
-"""Of a shard file, given to the disk's stream in one piece: a call for each would cost more than the line."""
+"""Lines of a shard file that are written in one call; a call for each would cost more than the line."""
 
 
 _PIECE_BYTES = 128 << 10
-"""Of a shard file that is read piece by piece: about 800 entries."""
+"""Bytes of a shard file that are read at once: about 800 entries."""
 
 
 def _places_of_span(shards: tuple[ShardRef, ...], start: int, stop: int) -> Iterator[tuple[ShardRef, int, int]]:

@@ -230,7 +230,7 @@ def make_folder(folder: Path) -> None:
         raise FolderError(
             f"cannot write here: {error.strerror}",
             where=folder,
-            hint="give this job another folder in its config, or mend the permissions",
+            hint="give this job another folder in its config, or fix the permissions",
         ) from error
 
 

@@ -43,7 +43,7 @@ def read_json(path: Path, *, kind: str, newest_format: int) -> dict[str, Any]:
         raise DamagedStateError(
             f"format {content['format']} is of a r3po before 0.3.0, and is not read any more ({newest_format} is)",
             where=path,
-            hint="make the job anew: r3po reset --all, then r3po run",
+            hint="make the job again: r3po reset --all, then r3po run",
         )
     digest = content.pop("digest", None)
     if digest != _digest_of(content):
@@ -64,5 +64,5 @@ def _digest_of(content: dict[str, Any]) -> str:
 def damaged(path: Path, what: str) -> DamagedStateError:
     """Return the error for a file of the job's state that cannot be trusted."""
     return DamagedStateError(
-        what, where=path, hint="put the file back from a copy, or make the job anew: r3po reset --all"
+        what, where=path, hint="put the file back from a copy, or make the job again: r3po reset --all"
     )

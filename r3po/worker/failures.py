@@ -30,7 +30,7 @@ ENVIRONMENTAL = frozenset(getattr(errno, name) for name in _ENVIRONMENTAL_NAMES.
 """What the system says when a disk, a network or this machine is at fault rather than the file."""
 
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM})
-"""The same from our own look at a file that was listed: one is a file that went, many are a disk that did."""
+"""Error numbers of our own look at a file that was listed: one such file was deleted, many are a disk that is gone."""
 
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep

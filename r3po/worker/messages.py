@@ -16,7 +16,7 @@ from r3po.work import Span
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """What is the same for every batch of a run."""
+    """What every batch of a run has in common."""
 
     folders: JobFolders
     source_path: str
@@ -61,7 +61,7 @@ class BatchDone:
     returned: tuple[Span, ...]
     """Places that were not tried."""
     seconds: float
-    """That the batch took, from the first file to the durable segment."""
+    """Seconds from the first file of the batch to the durable segment."""
     failures: tuple[tuple[str, Failure], ...] = ()
     """Path and reason of the first failures of the batch, at most `FAILURES_TOLD`."""
     deferred: tuple[int, ...] = ()

@@ -44,7 +44,7 @@ KEPT_LINES = 30_000
 """Most that a worker keeps, of shard files that it comes back to: for its next batch, or to stage one meanwhile."""
 
 ENVIRONMENTAL_RUN = 50
-"""So many files in a row that fail by their environment end the batch, and over all workers the run."""
+"""Files in a row that fail by their environment and so end the batch; over all workers, the run."""
 
 _CHANGED = Failure("FileChanged", "the file changed while it was read, twice", "", "")
 
@@ -57,7 +57,7 @@ class _Open:
     is_last_try: bool
     shard: ShardContext
     paths: list[str]
-    """Of all files of the batch."""
+    """Paths of all files of the batch, in the order of its places."""
     files: Iterator[tuple[int, str, FileVersion]]
     """Place, path and version in the shard file of those that are still to be done."""
     started: float
@@ -92,7 +92,7 @@ class Worker:
         self._use_file = self._read_file if self._wants_data or self._wants_hash else use_file
         self._prefix = setup.source_path.rstrip("/") + "/"
         self._lines: dict[str, list[bytes]] = {}
-        """Of the shard files that were worked on last, by their digest; the latest last. A batch parses its own lines
+        """Lines of the shard files that were worked on last, by their digest; the latest last. A batch parses its own
         alone: else each of many workers would parse all of every shard."""
         is_read_whole = self._wants_data or self._wants_hash
         self._ahead = ReadAhead(TOLD_BYTES if is_read_whole else LITTLE_BYTES)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import r3po.run.signals as room
+import r3po.run.signals as signals_module
 from r3po.errors import StopNow
 from r3po.run.signals import StopSignals
 
@@ -31,7 +31,7 @@ def stop(tmp_path: Path, told: list[str]) -> Iterator[StopSignals]:
 def test_a_start_that_goes_on_for_too_long_after_a_signal_is_cut_off(
     stop: StopSignals, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "START_S", 0.05)
+    monkeypatch.setattr(signals_module, "START_S", 0.05)
     with pytest.raises(StopNow), stop.interrupting():
         os.kill(os.getpid(), signal.SIGTERM)
         assert told == ["SIGTERM"]
@@ -50,7 +50,7 @@ def test_a_second_signal_cuts_a_start_off_at_once(stop: StopSignals) -> None:
 def test_a_start_that_ends_in_time_is_only_followed_by_an_orderly_end(
     stop: StopSignals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "START_S", 0.2)
+    monkeypatch.setattr(signals_module, "START_S", 0.2)
     with stop.interrupting():
         os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.5)
@@ -66,7 +66,7 @@ def test_nothing_is_started_after_a_signal(stop: StopSignals) -> None:
 
 def test_what_cuts_a_start_off_is_no_sigterm(stop: StopSignals, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray puts a handler of its own for that one while it starts."""
-    monkeypatch.setattr(room, "START_S", 0.05)
+    monkeypatch.setattr(signals_module, "START_S", 0.05)
     sent: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
     with stop.interrupting():

@@ -408,7 +408,7 @@ def test_damage_names_the_file_and_a_way_on(tmp_path: Path) -> None:
         read(tmp_path / "a.json")
     first, hint = str(caught.value).splitlines()
     assert first.startswith(f"{tmp_path}/a.json: is damaged: no valid JSON")
-    assert hint == "hint:  put the file back from a copy, or make the job anew: r3po reset --all"
+    assert hint == "hint:  put the file back from a copy, or make the job again: r3po reset --all"
 
 
 # Names
