@@ -36,7 +36,7 @@ _SOCKET_PATH_LIMIT = 107
 
 
 def global_node() -> Any:
-    return getattr(sys.modules["ray._private.worker"], "global_node", None)
+    return getattr(sys.modules["ray._private.worker"], "_global_node", None)
 
 
 def resources(name: str) -> dict[str, float]:
