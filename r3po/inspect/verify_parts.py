@@ -57,15 +57,11 @@ def differing_parts(
 # Private
 
 
-class _PublishedPart(io.RawIOBase):
-    """A sink for what a part has to hold: it compares every byte with the file that is there."""
+class _Sink(io.RawIOBase):
+    """A stream that keeps nothing of what is written, and says where it stands."""
 
-    def __init__(self, path: Path, kind: str) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by `close`
-        self._is_text = kind == "csv"
+    def __init__(self) -> None:
         self._size = 0
-        self._line = 1
-        self._where = ""
 
     def writable(self) -> bool:
         return True
@@ -75,16 +71,23 @@ class _PublishedPart(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         wanted = memoryview(data).cast("B")
-        if not self._where:
-            found = self._file.read(len(wanted))
-            if found != wanted:
-                n_same = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(found))
-                line = self._line + found[:n_same].count(b"\n")
-                self._where = f"line {line:,}" if self._is_text else f"byte {self._size + n_same:,}"
-            elif self._is_text:
-                self._line += found.count(b"\n")
+        self._take(wanted)
         self._size += len(wanted)
         return len(wanted)
+
+    def _take(self, wanted: memoryview) -> None:
+        raise NotImplementedError
+
+
+class _PublishedPart(_Sink):
+    """Compares every byte that is written with the part that is there."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        super().__init__()
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by `close`
+        self._is_text = kind == "csv"
+        self._line = 1
+        self._where = ""
 
     def difference(self) -> str:
         """Return where the file differs from all that was written here, in words; empty if it does not."""
@@ -97,26 +100,28 @@ class _PublishedPart(io.RawIOBase):
             self._file.close()
         super().close()
 
+    def _take(self, wanted: memoryview) -> None:
+        if self._where:
+            return
+        found = self._file.read(len(wanted))
+        if found != wanted:
+            n_same = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(found))
+            line = self._line + found[:n_same].count(b"\n")
+            self._where = f"line {line:,}" if self._is_text else f"byte {self._size + n_same:,}"
+        elif self._is_text:
+            self._line += found.count(b"\n")
 
-class _Digest(io.RawIOBase):
-    """A sink that keeps the digest of what is written."""
+
+class _Digest(_Sink):
+    """Keeps the digest of what is written."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._digest = hashlib.sha256()
-        self._size = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._size
-
-    def write(self, data: Any) -> int:
-        wanted = memoryview(data).cast("B")
-        self._digest.update(wanted)
-        self._size += len(wanted)
-        return len(wanted)
 
     @property
     def sha256(self) -> str:
         return self._digest.hexdigest()
+
+    def _take(self, wanted: memoryview) -> None:
+        self._digest.update(wanted)
