@@ -20,6 +20,7 @@ __all__ = ["RunOptions", "RunResult", "run_jobs"]
 log = logging.getLogger(__name__)
 
 
+# Long by its options and what is said of them.
 def run_jobs(
     config: str | os.PathLike[str],
     f: Callable[..., Any] | None = None,

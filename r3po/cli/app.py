@@ -51,6 +51,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+# Long by its options, which Typer reads from the signature.
 @app.command()
 def run(
     config: ConfigArgument = CONFIG,

@@ -74,6 +74,7 @@ class Display:
 
     # Private methods
 
+    # Complex by count: one case an event, each of a line or two.
     def _show(self, event: Event) -> None:
         match event:
             case events.Notice():
@@ -199,6 +200,7 @@ class Display:
             self._live.stop()
             self._live = None
 
+    # Complex by count: the last lines of a run, which differ with how it ended.
     def _finished(self, event: events.RunFinished) -> None:
         if event.is_stopped:
             done = count_of(event.n_done, "file has its row", "files have their rows")

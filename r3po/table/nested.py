@@ -81,6 +81,7 @@ def show(text: str) -> str:
 # Private functions: encoding
 
 
+# Complex by count: one branch a kind of value; a table of functions costs a call for each item of a list.
 def _encoded(value: Any, plain: Callable[[Any], Any], depth: int) -> Any:
     kind = type(value)
     if kind in _EASY:

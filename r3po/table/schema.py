@@ -285,6 +285,7 @@ def _join_types(a: Any, b: Any) -> Any:
     return MIXED if _count_fields(joined) > MOST_FIELDS else joined
 
 
+# Complex by count: the lattice of types, one branch an edge.
 def _joined(a: Any, b: Any) -> Any:
     """Return the least type that holds what both do, or raise _MixedError."""
     if a == b or pa.types.is_null(b):
