@@ -1,4 +1,4 @@
-"""The middle of a run: in_hand from the scheduler to the workers, answers back, decisions made.
+"""The middle of a run: work from the scheduler to the workers, answers back, decisions made.
 
 One thread, one loop. Everything that is decided (columns, commits) is decided here, by the process that holds the lock.
 """
@@ -189,7 +189,7 @@ class RunLoop:
                 call = Call("probe" if self._is_probing else "run_batch", (work, self._context_of(ref)))
                 if work.kind == "trial":
                     self.trials.remember()  # before it begins: it may end this process, too
-                    alone = self.scheduler.trial_apart
+                    alone = self.scheduler.suspects.trial_apart
                     if alone is not None and alone.death.is_memory:
                         self.manager.free_memory(handle)
         self.manager.submit(handle, work, call)

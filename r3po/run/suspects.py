@@ -14,7 +14,7 @@ from pathlib import Path
 from r3po.engines.worker_processes import end_left_workers, forget_left_workers, iter_left_workers
 from r3po.errors import R3poError
 from r3po.file_version import FileVersion
-from r3po.run.scheduler import Suspect
+from r3po.run.suspect_list import Suspect
 from r3po.storage.durable import remove_durably
 from r3po.storage.json_files import read_json, write_json
 from r3po.work import Death

@@ -59,7 +59,7 @@ class Trials:
 
     def remember(self) -> None:
         """Make durable who is mistrusted, and who is alone right now."""
-        self._book.write(self._scheduler.suspects, self._scheduler.trial_apart)
+        self._book.write(self._scheduler.suspects.all, self._scheduler.suspects.trial_apart)
 
     def remember_end(self, *, is_gone: bool) -> None:
         """Make durable who is mistrusted at the end of a run.
@@ -68,20 +68,20 @@ class Trials:
             is_gone: Ray ended by itself: whoever is alone on trial may have ended it. Else nobody ended anything.
         """
         with contextlib.suppress(OSError):
-            self._book.write(self._scheduler.suspects, self._scheduler.trial_apart if is_gone else None)
+            self._book.write(self._scheduler.suspects.all, self._scheduler.suspects.trial_apart if is_gone else None)
 
     def end_caution(self) -> None:
         """Hold the others back for a while only: most files that a killed run was in are innocent."""
-        if not self._scheduler.is_apart:
+        if not self._scheduler.suspects.is_apart:
             self._careful_until = None
             return
         now = time.monotonic()
         if self._careful_until is None:
             # Twice as long with each run that died: a file that kills them comes to its turn in the end.
-            n_runs = max(suspect.n_runs for suspect in self._scheduler.suspects if suspect.is_apart)
+            n_runs = max(suspect.n_runs for suspect in self._scheduler.suspects.all if suspect.is_apart)
             self._careful_until = now + min(CAREFUL_S * 2 ** max(0, n_runs - 1), CAREFUL_LIMIT_S)
         elif now > self._careful_until:
-            self._scheduler.release_first_offenders()
+            self._scheduler.suspects.release_first_offenders()
             self.remember()
 
     def evidence_of(self, work: RecordFailure) -> tuple[Failure, FileVersion]:

@@ -30,7 +30,8 @@ from r3po.run import loop as runloop
 from r3po.run import suspects, trials, watch
 from r3po.run.budgets import ErrorBudget
 from r3po.run.loop import Counts, RunLoop
-from r3po.run.scheduler import DEATHS, KNOWN_DEATHS, Scheduler
+from r3po.run.scheduler import Scheduler
+from r3po.run.suspect_list import DEATHS, KNOWN_DEATHS
 from r3po.run.suspects import SuspectBook
 from r3po.run.trials import CAREFUL_S, Trials
 from r3po.run.watch import Watch
@@ -833,7 +834,7 @@ class Driver:
         self.is_dead = True
         self.world.n_driver_ends += 1
         self.world.happened["driver killed"] += 1
-        alone = getattr(self, "scheduler", None) and self.scheduler.trial_apart
+        alone = getattr(self, "scheduler", None) and self.scheduler.suspects.trial_apart
         if alone:
             self.world.deaths_alone[alone.key] += 1
 
@@ -843,7 +844,7 @@ class Driver:
             return
         self.is_gone = True
         self.world.happened["Ray ended"] += 1
-        alone = self.scheduler.trial_apart
+        alone = self.scheduler.suspects.trial_apart
         if alone:
             self.world.deaths_alone[alone.key] += 1
         for process in self.processes.values():
@@ -965,14 +966,14 @@ class Driver:
             assert process.n_called == 0, "a trial is held on a fresh worker"
             process.trial = (work.shard, place)
             self.world.happened["trial"] += 1
-            if self.scheduler.is_apart:
+            if self.scheduler.suspects.is_apart:
                 self.world.happened["trial apart"] += 1
                 assert not others, "a trial apart has no company"
         elif isinstance(work, RecordFailure):
-            assert self.scheduler.trial_apart is None, "nothing is recorded while a trial apart is going on"
-            self.world.happened["charge while a trial apart waits"] += self.scheduler.is_apart
+            assert self.scheduler.suspects.trial_apart is None, "nothing is recorded while a trial apart is going on"
+            self.world.happened["charge while a trial apart waits"] += self.scheduler.suspects.is_apart
         else:
-            assert not self.scheduler.is_apart, "nobody begins while a trial apart waits"
+            assert not self.scheduler.suspects.is_apart, "nobody begins while a trial apart waits"
         if isinstance(work, Batch) and work.kind == "last try":
             self.world.happened["last try"] += 1
         if isinstance(work, Batch) and work.is_last_try:

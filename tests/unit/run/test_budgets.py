@@ -16,7 +16,8 @@ from r3po.engines.pool import Answer, Call
 from r3po.errors import FunctionError, RunStoppedError
 from r3po.run.budgets import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget
 from r3po.run.loop import Counts, RunLoop
-from r3po.run.scheduler import Scheduler, Suspect
+from r3po.run.scheduler import Scheduler
+from r3po.run.suspect_list import Suspect
 from r3po.run.trials import Trials
 from r3po.run.watch import Watch
 from r3po.run.workers import Lost, WorkerHandle

@@ -12,17 +12,9 @@ from typing import Any
 
 import pytest
 
-from r3po.run.scheduler import (
-    DEATHS,
-    FIRST_BATCH,
-    GROWTH,
-    KNOWN_DEATHS,
-    LAST_TRIES,
-    SHORTEST_S,
-    TAIL,
-    Scheduler,
-    Suspect,
-)
+from r3po.run.backlog import FIRST_BATCH, GROWTH, LAST_TRIES, SHORTEST_S, TAIL
+from r3po.run.scheduler import Scheduler
+from r3po.run.suspect_list import DEATHS, KNOWN_DEATHS, Suspect
 from r3po.work import Batch, Death, RecordFailure, Span, Stage, Work
 
 Place = tuple[int, int]
@@ -690,21 +682,21 @@ def test_a_suspect_goes_only_to_a_fresh_worker_and_alone() -> None:
     trial = next_batch(scheduler, is_fresh=True)
     assert (trial.kind, trial.places) == ("trial", ((2, 3),))
     assert not scheduler.has_suspects and scheduler.n_pending == 0
-    assert [suspect.key for suspect in scheduler.suspects] == [(0, 2)]
+    assert [suspect.key for suspect in scheduler.suspects.all] == [(0, 2)]
 
 
 def test_a_suspect_with_an_outcome_is_a_suspect_no_more() -> None:
     scheduler = scheduler_with_suspect()
     trial = next_batch(scheduler, is_fresh=True)
     scheduler.batch_done(trial, [], 1.0)
-    assert scheduler.suspects == []
+    assert scheduler.suspects.all == []
     assert staged_of(take_all(scheduler)) == [0]
 
 
 @pytest.mark.parametrize(("death", "n_deaths"), [(SEGFAULT, KNOWN_DEATHS), (KILLED, DEATHS)])
 def test_so_many_deaths_alone_are_a_charge_and_the_first_in_a_batch_does_not_count(death: Death, n_deaths: int) -> None:
     scheduler = scheduler_with_suspect(death=death)
-    assert [suspect.n_deaths for suspect in scheduler.suspects] == [0]
+    assert [suspect.n_deaths for suspect in scheduler.suspects.all] == [0]
     for n in range(1, n_deaths + 1):
         assert scheduler.has_suspects, f"{n - 1} deaths are not enough"
         die_alone(scheduler, death)
@@ -744,16 +736,16 @@ def test_a_charge_that_was_handed_back_is_handed_out_again() -> None:
 def test_a_batch_of_one_file_makes_it_a_suspect_though_its_worker_died_between_files() -> None:
     scheduler = Scheduler([(0, [(0, 1)])], 1, 1.0)
     scheduler.lost(next_batch(scheduler), None, KILLED)
-    assert [suspect.key for suspect in scheduler.suspects] == [(0, 0)]
+    assert [suspect.key for suspect in scheduler.suspects.all] == [(0, 0)]
     trial = die_alone(scheduler, KILLED)
     assert trial.places == ((0, 1),)
-    assert [suspect.n_deaths for suspect in scheduler.suspects] == [1]
+    assert [suspect.n_deaths for suspect in scheduler.suspects.all] == [1]
 
 
 def test_a_death_between_the_files_of_a_larger_batch_makes_no_suspect() -> None:
     scheduler = Scheduler([(0, [(0, 8)])], 1, 1.0)
     scheduler.lost(next_batch(scheduler, 8), None, SEGFAULT)
-    assert (scheduler.suspects, scheduler.n_pending) == ([], 8)
+    assert (scheduler.suspects.all, scheduler.n_pending) == ([], 8)
 
 
 def test_the_rest_of_a_lost_batch_comes_back_in_batches_half_as_large_until_the_culprit_is_alone() -> None:
@@ -770,7 +762,7 @@ def test_the_rest_of_a_lost_batch_comes_back_in_batches_half_as_large_until_the_
         if scheduler.has_suspects:
             break
     assert sizes == [16, 8, 8, 4, 4, 2, 2, 1, 1]
-    assert [suspect.key for suspect in scheduler.suspects] == [(0, 15)]
+    assert [suspect.key for suspect in scheduler.suspects.all] == [(0, 15)]
 
 
 def test_the_rest_of_a_batch_is_without_the_file_that_its_worker_died_in() -> None:
@@ -814,7 +806,7 @@ def test_queued_tickets_that_are_handed_back_are_no_suspects() -> None:
     scheduler.hand_back(queued)
     scheduler.hand_back(single)
     scheduler.lost(begun, 1, SEGFAULT)
-    assert [suspect.key for suspect in scheduler.suspects] == [(0, 1)]
+    assert [suspect.key for suspect in scheduler.suspects.all] == [(0, 1)]
     assert scheduler.n_pending == 9
 
 
@@ -823,7 +815,7 @@ def test_a_lost_stage_ticket_is_staged_again() -> None:
     stage = scheduler.next_work()
     assert isinstance(stage, Stage)
     scheduler.lost(stage, None, SEGFAULT)
-    assert scheduler.suspects == []
+    assert scheduler.suspects.all == []
     assert staged_of(take_all(scheduler)) == [0]
 
 
@@ -833,10 +825,10 @@ def test_a_trial_that_its_worker_did_not_come_to_waits_for_another() -> None:
     for _ in range(5):
         trial = next_batch(scheduler, is_fresh=True)
         scheduler.batch_done(trial, trial.places, 0.0)
-        assert [(s.key, s.n_deaths) for s in scheduler.suspects] == [((0, 2), 1)]
+        assert [(s.key, s.n_deaths) for s in scheduler.suspects.all] == [((0, 2), 1)]
         trial = next_batch(scheduler, is_fresh=True)
         scheduler.hand_back(trial)
-        assert [(s.key, s.n_deaths) for s in scheduler.suspects] == [((0, 2), 1)]
+        assert [(s.key, s.n_deaths) for s in scheduler.suspects.all] == [((0, 2), 1)]
         assert scheduler.n_pending == 8
     assert staged_of(take_all(scheduler)) == [0]
 
@@ -847,15 +839,15 @@ def test_a_trial_that_its_worker_did_not_come_to_waits_for_another() -> None:
 def test_nobody_gets_anything_while_a_trial_apart_waits_or_runs() -> None:
     pending = [(0, [(0, 8)]), (1, [])]
     scheduler = Scheduler(pending, 2, 1.0, [Suspect(0, 3, is_apart=True)])
-    assert scheduler.is_apart
+    assert scheduler.suspects.is_apart
     assert scheduler.next_work() is None
     trial = next_batch(scheduler, is_fresh=True)
     assert (trial.kind, trial.places) == ("trial", ((3, 4),))
-    assert scheduler.trial_apart is not None and scheduler.trial_apart.key == (0, 3)
-    assert scheduler.is_apart
+    assert scheduler.suspects.trial_apart is not None and scheduler.suspects.trial_apart.key == (0, 3)
+    assert scheduler.suspects.is_apart
     assert scheduler.next_work() is None and scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(trial, [], 1.0)
-    assert not scheduler.is_apart and scheduler.trial_apart is None
+    assert not scheduler.suspects.is_apart and scheduler.suspects.trial_apart is None
     assert isinstance(scheduler.next_work(), Stage)
 
 
@@ -863,7 +855,7 @@ def test_a_trial_apart_waits_until_nobody_works() -> None:
     scheduler = Scheduler([(0, [(0, 8)]), (1, [(0, 4)])], 2, 1.0)
     one, two, other = next_batch(scheduler, 4), next_batch(scheduler, 4), next_batch(scheduler, 4)
     scheduler.lost(one, 1, OUT_OF_MEMORY)
-    assert scheduler.is_apart
+    assert scheduler.suspects.is_apart
     assert scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(two, [], 1.0)
     assert scheduler.next_work(is_fresh=True) is None
@@ -875,7 +867,7 @@ def test_several_trials_apart_come_one_after_the_other_and_before_all_else() -> 
     mistrusted = [Suspect(0, 1), Suspect(0, 5, is_apart=True), Suspect(0, 3, is_apart=True)]
     scheduler = Scheduler([(0, [(0, 8)])], 3, 1.0, mistrusted)
     found = []
-    while scheduler.is_apart:
+    while scheduler.suspects.is_apart:
         trial = next_batch(scheduler, is_fresh=True)
         assert scheduler.next_work(is_fresh=True) is None
         found += places_of(0, trial.places)
@@ -904,8 +896,8 @@ def test_what_becomes_due_while_a_trial_apart_runs_waits_for_its_end() -> None:
     slow = next_batch(scheduler, 4)
     scheduler.lost(next_batch(scheduler, 1), 4, SEGFAULT)
     trial = next_batch(scheduler, is_fresh=True)
-    assert (trial.kind, scheduler.trial_apart) == ("trial", None)
-    scheduler.suspects[0].is_apart = True
+    assert (trial.kind, scheduler.suspects.trial_apart) == ("trial", None)
+    scheduler.suspects.all[0].is_apart = True
     scheduler.overran(slow, 0, TOO_LONG)
     assert scheduler.next_work() is None and scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(trial, [], 1.0)
@@ -924,15 +916,15 @@ def test_only_who_died_alone_is_not_released_however_many_runs_died(
     scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, [suspect])
     if is_on_trial:
         next_batch(scheduler, is_fresh=True)
-    scheduler.release_first_offenders()
-    assert (scheduler.is_apart, suspect.is_apart) == (is_kept, is_kept)
+    scheduler.suspects.release_first_offenders()
+    assert (scheduler.suspects.is_apart, suspect.is_apart) == (is_kept, is_kept)
 
 
 def test_only_files_with_no_deaths_are_released_to_have_company() -> None:
     mistrusted = [Suspect(0, 1, is_apart=True), Suspect(0, 2, n_deaths=1, is_apart=True)]
     scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, mistrusted)
-    scheduler.release_first_offenders()
-    assert {suspect.place: suspect.is_apart for suspect in scheduler.suspects} == {1: False, 2: True}
+    scheduler.suspects.release_first_offenders()
+    assert {suspect.place: suspect.is_apart for suspect in scheduler.suspects.all} == {1: False, 2: True}
     trial = next_batch(scheduler, is_fresh=True)
     assert trial.places == ((2, 3),)
     assert scheduler.next_work(is_fresh=True) is None
@@ -945,8 +937,8 @@ def test_the_file_on_trial_is_released_too() -> None:
     scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, [Suspect(0, 1, is_apart=True)])
     next_batch(scheduler, is_fresh=True)
     assert scheduler.next_work() is None
-    scheduler.release_first_offenders()
-    assert scheduler.trial_apart is None
+    scheduler.suspects.release_first_offenders()
+    assert scheduler.suspects.trial_apart is None
     assert next_batch(scheduler).kind == "batch"
 
 
@@ -958,7 +950,7 @@ def test_memory_deaths_that_do_not_count_are_repeated_without_a_count() -> None:
     scheduler.lost(next_batch(scheduler, 4), 1, OUT_OF_MEMORY, counts=False)
     for _ in range(2 * DEATHS):
         die_alone(scheduler, OUT_OF_MEMORY, counts=False)
-        assert [(suspect.key, suspect.n_deaths) for suspect in scheduler.suspects] == [((0, 1), 0)]
+        assert [(suspect.key, suspect.n_deaths) for suspect in scheduler.suspects.all] == [((0, 1), 0)]
         assert scheduler.n_pending == 4
     for _ in range(KNOWN_DEATHS):
         die_alone(scheduler, OUT_OF_MEMORY)
@@ -970,23 +962,23 @@ def test_memory_deaths_that_do_not_count_are_repeated_without_a_count() -> None:
 def test_a_file_that_took_too_long_is_charged_with_no_deaths_and_the_rest_is_done_again() -> None:
     scheduler = Scheduler([(0, [(0, 8)])], 1, 1.0)
     scheduler.overran(next_batch(scheduler, 6), 2, TOO_LONG)
-    assert (scheduler.suspects, scheduler.n_pending) == ([Suspect(0, 2, death=TOO_LONG)], 7)
+    assert (scheduler.suspects.all, scheduler.n_pending) == ([Suspect(0, 2, death=TOO_LONG)], 7)
     assert not scheduler.has_suspects, "it needs no trial"
     charge = scheduler.next_work()
     assert isinstance(charge, RecordFailure)
     assert (charge.place, charge.n_deaths, charge.death) == (2, 0, TOO_LONG)
     scheduler.failure_recorded(charge)
-    assert scheduler.suspects == []
+    assert scheduler.suspects.all == []
     assert places_of(0, next_batch(scheduler, 8).places) == [(0, place) for place in (0, 1, 3, 4, 5, 6, 7)]
 
 
 def test_a_trial_that_took_too_long_is_over() -> None:
     scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, is_apart=True)])
     scheduler.overran(next_batch(scheduler, is_fresh=True), 1, TOO_LONG)
-    assert (scheduler.has_suspects, scheduler.is_apart, scheduler.n_pending) == (False, False, 3)
-    assert scheduler.suspects == [Suspect(0, 1, death=TOO_LONG)]
+    assert (scheduler.has_suspects, scheduler.suspects.is_apart, scheduler.n_pending) == (False, False, 3)
+    assert scheduler.suspects.all == [Suspect(0, 1, death=TOO_LONG)]
     in_hand = take_all(scheduler)
-    assert scheduler.suspects == []
+    assert scheduler.suspects.all == []
     assert [(t.place, t.n_deaths) for t in in_hand if isinstance(t, RecordFailure)] == [(1, 0)]
     assert staged_of(in_hand) == [0]
 
@@ -1084,8 +1076,8 @@ def test_a_suspect_whose_trial_fails_by_the_environment_stays_one_and_has_its_la
     trial = next_batch(scheduler, is_fresh=True)
     assert (trial.kind, trial.is_last_try) == ("trial", False)
     scheduler.batch_done(trial, [], 1.0, deferred=[1])
-    assert [(one.key, one.n_deaths, one.is_last_try) for one in scheduler.suspects] == [((0, 1), 1, True)]
-    assert (scheduler.is_apart, scheduler.has_suspects, scheduler.n_pending) == (False, False, 4)
+    assert [(one.key, one.n_deaths, one.is_last_try) for one in scheduler.suspects.all] == [((0, 1), 1, True)]
+    assert (scheduler.suspects.is_apart, scheduler.has_suspects, scheduler.n_pending) == (False, False, 4)
     others = next_batch(scheduler, 4, is_fresh=True)
     assert (others.kind, others.places) == ("batch", ((0, 1), (2, 4))), "it waits for the disk to work again"
     assert scheduler.next_work(is_fresh=True) is None
@@ -1098,7 +1090,7 @@ def test_a_suspect_whose_trial_fails_by_the_environment_stays_one_and_has_its_la
     scheduler.hand_back(trial)
     trial = die_alone(scheduler, KILLED)
     assert trial.is_last_try
-    assert [(one.n_deaths, one.is_last_try) for one in scheduler.suspects] == [(2, True)]
+    assert [(one.n_deaths, one.is_last_try) for one in scheduler.suspects.all] == [(2, True)]
     trial = next_batch(scheduler, is_fresh=True)
     assert trial.is_last_try
     scheduler.batch_done(trial, [], 1.0)
@@ -1119,7 +1111,7 @@ def test_a_suspect_s_last_try_costs_one_of_the_files_that_came_to_an_outcome() -
         assert (trial.kind, trial.places, trial.is_last_try) == ("trial", ((place, place + 1),), True)
         assert next_batch(scheduler, 1, is_fresh=True).kind == "batch"
         scheduler.batch_done(trial, [], 1.0)
-    assert scheduler.suspects == []
+    assert scheduler.suspects.all == []
 
 
 def test_a_suspect_s_last_try_waits_while_another_suspect_has_not_been_tried() -> None:
@@ -1173,14 +1165,14 @@ def test_suspects_of_an_earlier_run_are_taken_out_of_the_pending_places() -> Non
 def test_suspects_that_are_not_pending_are_ignored() -> None:
     mistrusted = [Suspect(0, 4), Suspect(0, 9, n_deaths=DEATHS), Suspect(1, 0, is_apart=True), Suspect(7, 0)]
     scheduler = Scheduler([(0, [(0, 4)]), (1, [])], 1, 1.0, mistrusted)
-    assert (scheduler.suspects, scheduler.is_apart, scheduler.n_pending) == ([], False, 4)
+    assert (scheduler.suspects.all, scheduler.suspects.is_apart, scheduler.n_pending) == ([], False, 4)
     assert len(batches_of(take_all(scheduler))) > 0
 
 
 @pytest.mark.parametrize("deaths", [{"n_deaths": DEATHS}, {"n_deaths": KNOWN_DEATHS, "n_known": KNOWN_DEATHS}])
 def test_a_suspect_that_died_often_enough_is_charged_at_once(deaths: dict[str, int]) -> None:
     scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, is_apart=True, death=KILLED, **deaths)])
-    assert (scheduler.has_suspects, scheduler.is_apart, scheduler.n_pending) == (False, False, 3)
+    assert (scheduler.has_suspects, scheduler.suspects.is_apart, scheduler.n_pending) == (False, False, 3)
     charge = scheduler.next_work()
     assert isinstance(charge, RecordFailure)
     assert (charge.place, charge.n_deaths) == (1, deaths["n_deaths"])
@@ -1199,7 +1191,7 @@ def test_a_file_that_is_to_be_charged_is_mistrusted_until_its_failure_is_durable
     scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, mistrusted)
 
     def remembered() -> dict[int, int]:
-        return {suspect.place: suspect.n_deaths for suspect in scheduler.suspects}
+        return {suspect.place: suspect.n_deaths for suspect in scheduler.suspects.all}
 
     assert remembered() == {1: DEATHS, 2: 0}
     charge = scheduler.next_work()

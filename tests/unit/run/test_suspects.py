@@ -14,7 +14,7 @@ import pytest
 from jobs import DOUBLE, HAS_PROC, doubled, environment, make_job, run_process, wait_until
 from r3po.engines.worker_processes import forget_workers
 from r3po.file_version import FileVersion
-from r3po.run.scheduler import Suspect
+from r3po.run.suspect_list import Suspect
 from r3po.run.suspects import SuspectBook
 from r3po.work import Death
 from r3po.worker.beacon import Beacon, Phase, list_workers, read_beacon, worker_file

@@ -1,0 +1,190 @@
+"""Places that wait for a worker, and how many of them make a batch. Pure logic, like the scheduler's.
+
+Batches take about `batch_seconds` by the speed that was measured, grow by a factor at most, and shrink towards the end.
+What is left of a batch whose worker died goes out first, in batches half as large: if the true culprit is among it, it
+ends up in a batch of its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from r3po.work import Span
+
+FIRST_BATCH = 4
+"""Files of a batch while the speed of f is unknown."""
+
+GROWTH = 16
+"""A batch is at most this many times as large as the largest that was answered."""
+
+SHORTEST_S = 0.1
+"""Batches shrink towards the end, but not below so many seconds of work: a batch has a price, too."""
+
+TAIL = 4
+"""When fewer than this many full batches per worker remain, no worker gets a second one: it could get stuck behind a
+slow file while others have nothing to do."""
+
+LAST_TRIES = 10
+"""Files of one batch that tries once more what failed by no fault of the files."""
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """The rest of a batch that was lost."""
+
+    shard: int
+    places: deque[Span]
+    limit: int
+    """The most files of a batch made of it."""
+
+
+class Backlog:
+    """The places that no worker has, lowest shard first, those of lost batches before all others.
+
+    Args:
+        n_workers: how many workers share the work; the last batches are cut so that all of them stay busy.
+        batch_seconds: how long a batch should take.
+    """
+
+    def __init__(self, n_workers: int, batch_seconds: float) -> None:
+        self._n_workers, self._batch_seconds = n_workers, batch_seconds
+        self._pending: dict[int, deque[Span]] = {}
+        self._queue: list[int] = []
+        """A heap of the shards that have pending places: the lowest comes first, so few are open at a time."""
+        self._doubts: deque[_Doubt] = deque()
+        self.n_places = 0
+        self._files_per_second = 0.0
+        self._largest_answered = 0
+
+    def add(self, shard: int, spans: Iterable[Span], limit: int = 0) -> None:
+        """Take places that are to be done.
+
+        Args:
+            limit: the most files of a batch made of them, which are of a lost one; 0: as many as fit.
+        """
+        places = deque(spans)
+        if not places:
+            return
+        self.n_places += count_places(places)
+        if limit:
+            self._doubts.append(_Doubt(shard, places, limit))
+            return
+        if shard not in self._pending:
+            heapq.heappush(self._queue, shard)
+        places.extend(self._pending.get(shard, ()))
+        self._pending[shard] = places
+
+    def take(self, n_pending: int, limit: int | None = None) -> tuple[int, list[Span], int] | None:
+        """Return the shard, places and `limit` of the next batch, or None if there is none.
+
+        Args:
+            n_pending: places that are neither in flight nor done, here and elsewhere.
+            limit: the most files of the batch, instead of what the measured speed suggests.
+        """
+        n_files = limit or self._batch_size(n_pending)
+        if self._doubts:
+            doubt = self._doubts[0]
+            taken = self._take(doubt.places, min(doubt.limit, n_files))
+            if not doubt.places:
+                self._doubts.popleft()
+            return doubt.shard, taken, doubt.limit
+        if not self._queue:
+            return None
+        shard = self._queue[0]
+        taken = self._take(self._pending[shard], n_files)
+        if not self._pending[shard]:
+            del self._pending[heapq.heappop(self._queue)]
+        return shard, taken, 0
+
+    def learn(self, n_files: int, seconds: float) -> None:
+        """Take note of how long a batch of `n_files` took."""
+        if seconds > 0 and n_files > 0:
+            rate = n_files / seconds
+            self._files_per_second = (self._files_per_second + rate) / 2 if self._files_per_second else rate
+            self._largest_answered = max(self._largest_answered, n_files)
+
+    def is_ending(self, n_pending: int) -> bool:
+        """Whether so few places remain that a worker should have one batch only."""
+        return n_pending < TAIL * self._n_workers * self._full_batch()
+
+    # Private methods
+
+    def _full_batch(self) -> int:
+        """Return how many files take `batch_seconds`, as far as that is known."""
+        if not self._files_per_second:
+            return FIRST_BATCH
+        n_files = math.ceil(self._files_per_second * self._batch_seconds)
+        return max(1, min(n_files, GROWTH * self._largest_answered))
+
+    def _batch_size(self, n_pending: int) -> int:
+        share = n_pending / self._n_workers
+        shortest = min(self._files_per_second * SHORTEST_S, share)
+        return min(self._full_batch(), max(1, math.ceil(share / 2), math.ceil(shortest)))
+
+    def _take(self, places: deque[Span], n_files: int) -> list[Span]:
+        """Remove up to `n_files` places from the front of `places` and return them."""
+        taken: list[Span] = []
+        while places and n_files > 0:
+            start, stop = places.popleft()
+            if stop - start > n_files:
+                places.appendleft((start + n_files, stop))
+                stop = start + n_files
+            taken.append((start, stop))
+            n_files -= stop - start
+        self.n_places -= count_places(taken)
+        return taken
+
+
+class Deferred:
+    """Places that failed by no fault of theirs (a disk that does not answer), and wait to be tried once more.
+
+    One is tried again once the disk has been seen to work, by a file that came to an outcome since: as many as came.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[int, list[int]] = {}
+        """By shard."""
+        self.credit = 0
+        """Files that came to an outcome since one was deferred."""
+
+    @property
+    def n_places(self) -> int:
+        return sum(map(len, self._places.values()))
+
+    def add(self, shard: int, places: Iterable[int]) -> None:
+        """Take places of a shard."""
+        for place in places:
+            self._places.setdefault(shard, []).append(place)
+
+    def take(self, n_left: Mapping[int, int], *, is_all: bool) -> tuple[int, list[int]] | None:
+        """Return the shard and places to try again now, or None.
+
+        Args:
+            n_left: by shard, its places without an outcome.
+            is_all: there is nothing left to do but this.
+        """
+        limit = LAST_TRIES if is_all else min(LAST_TRIES, self.credit)
+        for shard, places in self._places.items() if limit else ():
+            # As late as its shard can wait: what ails the disk may be over by then.
+            if is_all or len(places) == n_left[shard]:
+                taken, rest = places[:limit], places[limit:]
+                if rest:
+                    self._places[shard] = rest
+                else:
+                    del self._places[shard]
+                self.spend(len(taken))
+                return shard, taken
+        return None
+
+    def spend(self, n_files: int) -> None:
+        """Take note that so many files are tried again."""
+        self.credit = max(0, self.credit - n_files)
+
+
+def count_places(spans: Iterable[Span]) -> int:
+    """Return how many places the spans have together."""
+    return sum(stop - start for start, stop in spans)

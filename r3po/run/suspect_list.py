@@ -1,0 +1,94 @@
+"""Files that a worker died in, within a run: who waits for a trial, who has one, whose failure is to be recorded.
+
+Pure logic, like the scheduler's. A suspect's trial is the only file of a fresh worker; it ends with an outcome, or the
+file has died too often, which is its failure.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from r3po.work import Death
+
+KNOWN_DEATHS = 2
+"""Deaths alone, of a cause that is known (a signal, an exit code, memory), after which a file has failed."""
+
+DEATHS = 3
+"""Deaths alone after which a file has failed, whatever is known of them."""
+
+
+@dataclass(slots=True)
+class Suspect:
+    """A file that a worker died in, until it has an outcome."""
+
+    shard: int
+    place: int
+    n_deaths: int = 0
+    """In trials: alone."""
+    n_known: int = 0
+    """Those of them whose cause is known."""
+    is_apart: bool = False
+    """Its trial waits until nobody else works, and nobody begins before it is over: the whole run may die of it."""
+    death: Death = field(default_factory=lambda: Death("killed"))
+    """The latest."""
+    n_runs: int = 0
+    """Runs that died while it was in flight, alone or not."""
+    is_last_try: bool = False
+    """A trial of it failed by no fault of the file."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.shard, self.place
+
+
+class SuspectList:
+    """The suspects of a run, each in one of four states: waiting, on trial, to be recorded, being recorded."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Suspect] = deque()
+        self.on_trial: dict[int, Suspect] = {}
+        """By the number of their work."""
+        self.to_record: deque[Suspect] = deque()
+        self.recording: dict[int, Suspect] = {}
+        """By the number of their work."""
+
+    @property
+    def all(self) -> list[Suspect]:
+        """Every file that is mistrusted now, those on trial first; until its failure is durable, it is among them."""
+        return [*self.on_trial.values(), *self.waiting, *self.recording.values(), *self.to_record]
+
+    @property
+    def trial_apart(self) -> Suspect | None:
+        """The file that is on trial while nobody else works."""
+        return next((suspect for suspect in self.on_trial.values() if suspect.is_apart), None)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether a trial that must not have company is going on or is to come first."""
+        return self.trial_apart is not None or any(suspect.is_apart for suspect in self.waiting)
+
+    def ready(self, *, may_try_last: bool) -> Suspect | None:
+        """Return the suspect whose trial comes next, if one may be held now; it goes on waiting.
+
+        Args:
+            may_try_last: False: what failed by its environment waits, unless everybody else waits for it.
+        """
+        ready = [one for one in self.waiting if may_try_last or one.is_apart or not one.is_last_try]
+        # Those that must not have company first: nothing else begins before they are over.
+        return next((suspect for suspect in ready if suspect.is_apart), ready[0] if ready else None)
+
+    def begin_trial(self, suspect: Suspect, number: int) -> None:
+        """Let the work of this number be the trial of a suspect that waits."""
+        self.waiting.remove(suspect)
+        self.on_trial[number] = suspect
+
+    def judge(self, suspect: Suspect) -> None:
+        """Let a suspect wait for its next trial, or have its failure recorded if it has died often enough."""
+        is_failed = suspect.n_known >= KNOWN_DEATHS or suspect.n_deaths >= DEATHS
+        (self.to_record if is_failed else self.waiting).append(suspect)
+
+    def release_first_offenders(self) -> None:
+        """Let trials have company, but for files that died alone before: they take longer than the others can wait."""
+        for suspect in self.all:
+            suspect.is_apart = suspect.is_apart and suspect.n_deaths > 0
