@@ -34,7 +34,7 @@ check: $(VENV)/.installed-dev  ## format, lint, types, import contract, shape, t
 shape: $(BIN)/python  ## the largest modules, classes and functions: it shows, and judges nothing
 	@$(BIN)/python tools/shape.py r3po
 
-format: $(VENV)/.installed-dev  ## format the code, mend what the linter can
+format: $(VENV)/.installed-dev  ## format the code, fix what the linter can
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 

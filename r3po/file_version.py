@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 UNSEEN = -1
-"""Stands for size and mtime of a file that was listed and that nobody has looked at since."""
+"""Stands for size and mtime of a file that was listed, and not looked at since."""
 
 UNKNOWN = -2
 """Stands for size and mtime of the content that f saw where these are unknown; the next build treats the file as

@@ -48,8 +48,8 @@ def run_jobs(
         progress: show it on stderr; None: if stderr is a terminal.
         function: `file.py:name` or `package.module:name`, instead of the config's.
         retry_failed: try every failed file again.
-        redo: make every row again, with columns set anew; one that was cut short goes on.
-        restart: with `redo`: begin anew what a redo that was cut short has made.
+        redo: make every row again, with columns set again; one that was cut short goes on.
+        restart: with `redo`: make again also what a redo that was cut short has made.
         accept_deletions: go on although more than half of the job's files are gone, or rows that `on_deleted: keep`
             kept would go with a redo.
         processes: workers, instead of the config's.

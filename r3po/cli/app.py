@@ -232,7 +232,10 @@ def reset(
         return
     if not yes:
         if not sys.stdin.isatty():
-            _fail("reset --all removes the job's state and its parts, and there is nobody to ask", "add --yes")
+            _fail(
+                "reset --all removes the job's state and its parts, and it cannot ask: stdin is no terminal",
+                "add --yes",
+            )
         if not typer.confirm(f"Remove all state and parts of {loaded.job_name} ({loaded.output_path})?", err=True):
             print("Nothing was removed.", file=sys.stderr)
             raise typer.Exit(EXIT_USAGE)  # not 1, which says that files failed

@@ -25,15 +25,15 @@ from r3po.storage.names import show_name, show_text
 from r3po.text import count_of, first_line, shorten
 
 PLAIN_EVERY_S = 30.0
-"""Between two plain lines, where stderr is no terminal."""
+"""Seconds between two plain lines, where stderr is no terminal."""
 
 RATE_OVER_S = 30.0
-"""The shown speed is that of the last so many seconds."""
+"""Seconds over which the shown speed is measured."""
 
 UPDATES_PER_SECOND = 10
 
 LOSSES_SHOWN = 5
-"""Workers that are lost are told of one by one, up to so many."""
+"""Most lost workers that are told of one by one."""
 
 
 class Display:

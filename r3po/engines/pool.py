@@ -1,4 +1,4 @@
-"""The pool's protocol, and `SerialPool`: one worker in the driver's own process, for debuggers, tests and small jobs.
+"""The pool's protocol: what an engine has to do for the driver.
 
 A pool carries calls to workers and answers back. What a worker answers is a hint; what is on disk is the truth.
 """

@@ -22,9 +22,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # At its end Ray waits 5 s for a GCS that may be gone, to tell it of tasks that nobody will look at.
 os.environ.setdefault("RAY_task_events_shutdown_flush_timeout_ms", "200")
 
-import ray
+import ray as ray  # by this name for the pool, too: who imports it by itself may come before the lines above
 import ray.cloudpickle
-from ray.exceptions import RayError
+import ray.exceptions
 
 from r3po.engines.ray_guard import TEMPORARY_PREFIX
 from r3po.worker.processes import descendants_of, start_of
@@ -56,7 +56,7 @@ def answers() -> bool:
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
         sys.modules["ray._private.worker"].global_worker.gcs_client.internal_kv_get(b"r3po", None, timeout=5)
-    except (OSError, RayError):
+    except (OSError, ray.exceptions.RayError):
         return False
     except Exception as error:  # these are not Ray's public functions
         log.info("cannot ask Ray whether it is there: %s", error)

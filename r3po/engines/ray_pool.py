@@ -12,7 +12,6 @@ import faulthandler
 import gc
 import logging
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -20,19 +19,6 @@ import time
 import traceback
 from pathlib import Path
 from typing import IO, Any, NoReturn
-
-# Before `import ray`, which reads them once. A random token keeps Ray from writing one into the home folder.
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
-# `uv run` would upload the working directory to each worker.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# At its end Ray waits 5 s for a GCS that may be gone, to tell it of tasks that nobody will look at.
-os.environ.setdefault("RAY_task_events_shutdown_flush_timeout_ms", "200")
-
-import ray
-import ray.cloudpickle
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError
 
 from r3po.engines.pool import Answer, Call, WorkerLost, answer
 from r3po.engines.ray_guard import end_users_of
@@ -43,6 +29,7 @@ from r3po.engines.ray_node import (
     make_temporary,
     no_grace,
     one_thread_each,
+    ray,
     resources,
     signals_kept,
     started_by_raylet,
@@ -52,11 +39,7 @@ from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.function.load import extend_sys_path
 from r3po.work import Death
-from r3po.worker.beacon import (
-    Beacon,
-    Sighting,
-    watch_for_crashes,
-)
+from r3po.worker.beacon import Beacon, Sighting, watch_for_crashes
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.printed import redirect_output, restore_streams
 from r3po.worker.processes import start_of
@@ -68,10 +51,10 @@ OBJECT_STORE_BYTES = 80 << 20
 """Ray's least is about 75 MiB; answers are small and never go through it."""
 
 START_TRIES = 3
-"""Two starts on one machine can race for a port."""
+"""How often a start of Ray is tried: two on one machine can race for a port."""
 
 CHECK_S = 1.0
-"""Between two looks whether the processes of our Ray are alive; it says so itself only after many seconds."""
+"""Seconds between two looks whether the processes of our Ray are alive; it says so itself only after many seconds."""
 
 CONNECT_S = 5.0
 """Seconds between two looks whether a Ray on another machine is there, by a connection to it."""
@@ -153,7 +136,7 @@ class RayPool:
         return [self._collect(ref) for ref in done]
 
     def shortage(self) -> str:
-        with contextlib.suppress(RayError):
+        with contextlib.suppress(ray.exceptions.RayError):
             if self._is_local:
                 return ""  # its CPUs are the workers' own
             free, there = (resources(name).get("CPU", 0) for name in ("available_resources", "cluster_resources"))
@@ -194,7 +177,7 @@ class RayPool:
             self._known_processes.end(worker, ask_first=ask_first)
         actor = self._actors.pop(worker, None)
         if actor is not None:
-            with contextlib.suppress(RayError):
+            with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(actor)
 
     def _collect(self, ref: Any) -> Answer | WorkerLost:
@@ -202,16 +185,16 @@ class RayPool:
         try:
             value: Answer = ray.get(ref)
             return value
-        except RayError as error:
+        except ray.exceptions.RayError as error:
             log.info("worker %d: %s", worker, error)
-            if isinstance(error, ActorDiedError) and "owner has died" in str(error):
+            if isinstance(error, ray.exceptions.ActorDiedError) and "owner has died" in str(error):
                 raise self._gone("its raylet ended") from error  # the owner is this process, which has not
             self._check(is_due=True)
             actor = self._actors.pop(worker, None)
             if actor is not None:  # whatever is left of it must not go on beside its replacement
-                with contextlib.suppress(RayError):
+                with contextlib.suppress(ray.exceptions.RayError):
                     ray.kill(actor)
-            return WorkerLost(worker, type(error).__name__, isinstance(error, OutOfMemoryError))
+            return WorkerLost(worker, type(error).__name__, isinstance(error, ray.exceptions.OutOfMemoryError))
 
     @property
     def _is_local(self) -> bool:

@@ -1,6 +1,6 @@
 """Looks after the processes of a private Ray: a guard for what would outlive us, a watchdog for ourselves.
 
-It knows processes, not Ray: `raypool` tells it what to ask.
+It knows processes, not Ray: `ray_pool` tells it what to ask.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VITAL = ("raylet", "gcs_server")
 LOOK_S = 1.0
 
 STUCK_S = 15.0
-"""A process that has not noticed for so long that its Ray is dead waits inside of it."""
+"""Seconds after which a process that has not noticed the death of its Ray is taken to wait inside of it."""
 
 _guards: list[Guard] = []
 """Guards that may still be looking; kept, so that each is waited for once it is done."""

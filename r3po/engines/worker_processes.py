@@ -21,13 +21,13 @@ from r3po.worker.beacon import Sighting, list_workers, read_beacon, read_crash, 
 from r3po.worker.processes import name_and_state, start_of
 
 ASK_S = 2.0
-"""How long a worker that is to be ended may take to write down what it is doing."""
+"""Seconds that a worker that is to be ended may take to write down what it is doing."""
 
 END_S = 2.0
-"""How long to wait until a worker that was killed has ended. One that takes longer hangs in a call of the kernel."""
+"""Seconds to wait until a worker that was killed has ended. One that takes longer hangs in a call of the kernel."""
 
 OOM_S = 3.0
-"""A worker that dies so soon after the kernel ended some process for memory was that process."""
+"""Seconds after the kernel ended a process for its memory within which a worker that died was that process."""
 
 LOOK_S = 0.5
 """Seconds between two looks at how many processes the kernel has ended for memory."""

@@ -37,7 +37,7 @@ _HELD: dict[type, tuple[str, ...]] = {
     property: ("fget", "fset", "fdel"),
     types.ModuleType: ("__name__",),
 }
-"""By which attributes an object of a kind is told from others of its kind."""
+"""Attributes that tell an object of a type from others of its type."""
 
 _STANDARD_LIBRARY = Path(os.__file__).resolve().parent
 

@@ -1,4 +1,4 @@
-"""What a check found: each finding says where, what is wrong and what mends it. Only the first of a kind are kept."""
+"""What a check found: each finding says where, what is wrong and what fixes it. Only the first of a kind are kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Findings:
-    """Collects findings and notes; a note is about what the next run mends by itself."""
+    """Collects findings and notes; a note is about what the next run fixes by itself."""
 
     counts: dict[str, int] = field(default_factory=dict)
     """All findings, by kind."""

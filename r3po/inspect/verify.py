@@ -73,7 +73,7 @@ class VerifyResult:
 
 
 def verify_jobs(config: str | os.PathLike[str], source: bool = False) -> VerifyResult:
-    """Check all that a job left on disk, and return what is wrong with it and what mends that.
+    """Check all that a job left on disk, and return what is wrong with it and what fixes that.
 
     Equal to `r3po verify CONFIG`. No Ray is started, f is not needed, and nothing is changed; a run may be going on.
 

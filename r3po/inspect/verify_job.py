@@ -25,7 +25,7 @@ from r3po.table.columns import Columns
 _OTHER_OUTPUT = "give this job another output_path, then: r3po run"
 
 _UNKNOWN = {"commit", "outcomes", "shard_file"}
-"""Kinds of findings with which nobody knows what is to do."""
+"""Kinds of findings that leave unknown what is done and what is to do."""
 
 
 def shown_columns(job: Job) -> Columns | None:

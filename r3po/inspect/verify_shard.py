@@ -240,7 +240,7 @@ class _ShardCheck:
         return parts.shown_table(table, columns, paths)
 
     def _part_problem(self, part: Part, path: Path) -> tuple[str, str] | None:
-        """Return what is wrong with the file of a part, and what mends it."""
+        """Return what is wrong with the file of a part, and what fixes it."""
         if part.staged is None:
             return ("is there, but the shard has no such part", RUN) if path.exists() else None
         if has_size(self.folders.output.staging / part.staged.name, part.staged.size_bytes):

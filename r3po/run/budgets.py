@@ -9,10 +9,10 @@ from r3po.table.outcomes import Failure
 from r3po.text import first_line
 from r3po.worker.beacon import Phase
 from r3po.worker.messages import BatchDone
-from r3po.worker.worker import ENVIRONMENTAL_RUN
+from r3po.worker.open_batch import ENVIRONMENTAL_RUN
 
 GUARD = 100
-"""A run stops if its first outcomes, so many, are failures of one kind."""
+"""Number of first outcomes that stop a run if all are failures of one kind."""
 
 COSTLY_GUARD = 10
 """First outcomes that stop a run if they all fail alike by a kind that costs a worker each."""
@@ -22,7 +22,7 @@ COSTLY = frozenset({"WorkerDied", "OutOfMemory", "Timeout"})
 _OTHERWISE = {"Timeout": ", or raise timeout_seconds", "OutOfMemory": ", or use fewer --processes"}
 
 PERCENT_AFTER = 100
-"""A share of failures is looked at once so many files have finished."""
+"""Finished files from which on the share of failures is looked at."""
 
 START_LOSSES = 3
 """Number of workers that die in a row before they have loaded f, which stops the run."""
@@ -109,10 +109,9 @@ class ErrorBudget:
             is_over = 100 * self._n_failed > percent * self._n_finished
         if not is_over:
             return
-        path, failure = done.failures[-1]
         raise RunStoppedError(
             f"{self._n_failed:,} of {self._n_finished:,} files of this run failed; max_errors is {self._limit}",
-            evidence=f"the latest  {path}  {failure.error_type}: {first_line(failure.message)}",
+            evidence=f"the latest  {done.last_failure}",
             hint="r3po errors shows them; fix the function and run again, or allow more with --max-errors",
         )
 

@@ -1,7 +1,7 @@
 """Whether the rows that are there fit what the config says of the columns now: asked before anything is changed for it.
 
 Parts are made from the outcomes, without f; so another order, fewer columns and other types cost no call of f, as long
-as every value fits. What does not fit is told, column by column; making rows anew is somebody else's decision.
+as every value fits. What does not fit is told, column by column; whether rows are made again is not decided here.
 """
 
 from __future__ import annotations

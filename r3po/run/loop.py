@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from r3po import events
 from r3po.engines.pool import Answer, Call
-from r3po.errors import FunctionError, R3poError, RunStoppedError, StopNow
+from r3po.errors import R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
 from r3po.run.budgets import ErrorBudget, LossBudget
+from r3po.run.first_row import FirstRow
 from r3po.run.publisher import Publisher
 from r3po.run.scheduler import Scheduler
 from r3po.run.signals import StopSignals
@@ -25,26 +26,18 @@ from r3po.state.job import disk_error
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
 from r3po.state.shards import ShardState
-from r3po.storage.names import show_name
-from r3po.text import first_line
 from r3po.work import Batch, RecordFailure, Stage, Work
-from r3po.worker.messages import BatchDone, Probed, ShardContext
+from r3po.worker.messages import BatchDone, ShardContext
 from r3po.worker.staging import Staged
 
 QUEUE_DEPTH = 2
 """Pieces of work that a worker has at most: what it works on, and the next."""
 
 WAIT_S = 0.1
-"""How long the loop waits for an answer before it looks whether it was asked to stop."""
+"""Seconds that the loop waits for an answer before it looks whether it was asked to stop."""
 
 DRAIN_S = 10.0
-"""How long a stopped run waits for the batches in flight."""
-
-FIRST_PROBE = 10
-"""Files of the first probe: if none of them gives a dict, f is not a function for r3po."""
-
-NEXT_PROBE = 90
-"""Files of a later one."""
+"""Seconds that a stopped run waits for the batches in flight."""
 
 
 @dataclass(slots=True)
@@ -54,6 +47,12 @@ class Counts:
     n_done: int
     n_failed: int
     n_pending: int
+
+    def add(self, n_rows: int, n_failed: int) -> None:
+        """Count files that were pending and have a row or a failure now; negative: that lost it."""
+        self.n_done += n_rows
+        self.n_failed += n_failed
+        self.n_pending -= n_rows + n_failed
 
 
 @dataclass(slots=True)
@@ -85,13 +84,13 @@ class RunLoop:
     watch: Watch
     loaded_code: str | None = None
     _segments: dict[int, list[Segment]] = field(init=False)
-    _is_probing: bool = False
     _is_draining: bool = False
-    _n_probes: int = 0
+    _first_row: FirstRow = field(init=False)
     _losses: LossBudget = field(init=False)
 
     def __post_init__(self) -> None:
         self._losses = LossBudget(self.function_name)
+        self._first_row = FirstRow(self.publisher, self.observer, self.function_name)
         open_states = [state for state in self.states.values() if not state.is_committed]
         self._segments = {state.ref.shard: list(state.segments) for state in open_states}
 
@@ -139,7 +138,7 @@ class RunLoop:
                 if isinstance(message, Lost):
                     lost = [in_flight.pop(work.shard) for work in message.handle.in_hand]
                     waiting |= {ref: shards[ref] for ref in lost}
-                    self._check_losses(message)
+                    self._losses.take(message)
                     continue
                 work = self._settle(message)
                 if work is not None:
@@ -150,9 +149,8 @@ class RunLoop:
     def _hand_out(self) -> None:
         if self.scheduler.has_suspects:
             self.manager.need_fresh()
-        if self.publisher.columns is None and (self.scheduler.n_pending or self._is_probing):
-            if not self._is_probing:
-                self._hand_out_probe()
+        if self.publisher.columns is None and (self.scheduler.n_pending or self._first_row.is_sought):
+            self._hand_out_probe()
             return  # the first row comes before everything else
         self.trials.end_caution()
         for depth in range(1, QUEUE_DEPTH + 1):
@@ -163,19 +161,16 @@ class RunLoop:
                     self._submit(handle, work)
 
     def _hand_out_probe(self) -> None:
-        if self.scheduler.n_in_flight:
+        if self._first_row.is_sought or self.scheduler.n_in_flight:
             return
         # A fresh worker first: whatever is next, it may have it.
         for handle in sorted(self.manager.iter_free(1), key=lambda handle: not self.manager.is_fresh(handle)):
-            limit = FIRST_PROBE if self._n_probes == 0 else NEXT_PROBE
-            work = self.scheduler.next_work(limit, is_fresh=self.manager.is_fresh(handle))
-            if work is None:
-                continue
-            if isinstance(work, Batch):
-                self._is_probing = True
-                self._n_probes += 1
-            self._submit(handle, work)
-            return
+            work = self.scheduler.next_work(self._first_row.probe_size, is_fresh=self.manager.is_fresh(handle))
+            if work is not None:
+                if isinstance(work, Batch):
+                    self._first_row.begin_probe()
+                self._submit(handle, work)
+                return
 
     def _submit(self, handle: WorkerHandle, work: Work) -> None:
         ref, publisher = self.states[work.shard].ref, self.publisher
@@ -186,7 +181,7 @@ class RunLoop:
                 batch = Batch(work.number, work.shard, ((work.place, work.place + 1),))
                 call = Call("record_failure", (batch, self._context_of(ref), *self.trials.evidence_of(work)))
             case Batch():
-                call = Call("probe" if self._is_probing else "run_batch", (work, self._context_of(ref)))
+                call = Call("probe" if self._first_row.is_sought else "run_batch", (work, self._context_of(ref)))
                 if work.kind == "trial":
                     self.trials.remember()  # before it begins: it may end this process, too
                     alone = self.scheduler.suspects.trial_apart
@@ -213,10 +208,14 @@ class RunLoop:
 
     def _handle(self, message: Answer | Lost) -> None:
         if isinstance(message, Lost):
-            self._take_loss(message)
+            self._first_row.is_sought = False  # by nobody any more
+            self.watch.tell_loss(message, self.trials.take_loss(message))
+            self._losses.take(message)
             return
         if message.call.method == "probe" and message.error is None:
-            self._probed(message)
+            columns = self._first_row.take(message.value, is_first=not (self.counts.n_done or self.counts.n_failed))
+            # The work stays: the answer to this call settles it.
+            self.manager.submit_more(message.worker, Call("record_probe", (columns,)))
             return
         work = self._settle(message)
         match work:
@@ -263,26 +262,6 @@ class RunLoop:
                 hint="what was done is saved; run again, with the new code",
             )
 
-    def _probed(self, answer: Answer) -> None:
-        probed: Probed = answer.value
-        is_first = not (self.counts.n_done or self.counts.n_failed)
-        if is_first and probed.columns is None and probed.not_a_dict is not None and not probed.stopped:
-            path, type_name, shown = probed.not_a_dict
-            raise FunctionError(
-                f"{self.function_name} returned {_with_article(type_name)} for {show_name(path)}; "
-                "r3po needs one dict a file",
-                evidence=f"returned  {shown}",
-                hint="return a dict, such as {'name': value}; nothing was recorded",
-            )
-        if probed.columns is not None:
-            # Durable before anything else is handed out: every row of the job is held against these columns.
-            self.publisher.set_columns(probed.columns, probed.first_row_path)
-            named = tuple((column.name, column.kind) for column in probed.columns.items)
-            self.observer(events.ColumnsSet(named, show_name(probed.first_row_path)))
-        self._is_probing = False
-        # The work stays: the answer to this call settles it.
-        self.manager.submit_more(answer.worker, Call("record_probe", (probed.columns,)))
-
     def _batch_done(self, worker: int, work: Batch, done: BatchDone) -> None:
         self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred)
         handle = self.manager.handles[worker]
@@ -295,12 +274,8 @@ class RunLoop:
     def _record(self, shard: int, done: BatchDone) -> None:
         if done.segment is not None:
             self._segments[shard].append(done.segment)
-        self.counts.n_done += done.n_rows
-        self.counts.n_failed += done.n_failed
-        self.counts.n_pending -= done.n_rows + done.n_failed
-        last = done.failures[-1] if done.failures else None
-        shown = "" if last is None else f"{last[0]}  {last[1].error_type}: {first_line(last[1].message)}"
-        self.observer(events.BatchFinished(done.n_rows, done.n_failed, shown))
+        self.counts.add(done.n_rows, done.n_failed)
+        self.observer(events.BatchFinished(done.n_rows, done.n_failed, done.last_failure))
         if not self._is_draining:
             self.budget.take(done)
 
@@ -309,26 +284,13 @@ class RunLoop:
             n_missing = sum(stop - start for start, stop in staged.missing)
             text = f"{n_missing} files lost their outcome (a damaged file in segments/); they are done again"
             self.observer(events.Notice(text, is_warning=True))
-            self.counts.n_pending += n_missing
-            self.counts.n_done -= n_missing
+            self.counts.add(-n_missing, 0)
             self.scheduler.stage_incomplete(work, staged.missing)
             return
         tally = self.publisher.commit(self.states[work.shard].ref, staged).tally
         self.scheduler.stage_done(work)
         self._segments.pop(work.shard)
         self.observer(events.ShardCommitted(work.shard, tally.n_rows, tally.n_failed))
-
-    # Private methods: deaths
-
-    def _take_loss(self, lost: Lost) -> None:
-        self._is_probing = False
-        self.watch.tell_loss(lost, self.trials.take_loss(lost))
-        self._check_losses(lost)
-
-    def _check_losses(self, lost: Lost) -> None:
-        """Stop where replacing workers does not help."""
-        if self.manager.can_replace:
-            self._losses.take(lost)
 
     def _drain(self) -> None:
         """Wait for the batches in flight, which end at their next file, and keep what they did."""
@@ -340,12 +302,3 @@ class RunLoop:
             # Who dies now, or cannot load f, is nobody's concern any more: the next run does its files.
             answers = [message for message in self.manager.wait(WAIT_S) if isinstance(message, Answer)]
             self._handle_all(answer for answer in answers if answer.call.method != "load" or answer.error is None)
-
-
-# Private functions
-
-
-def _with_article(type_name: str) -> str:
-    if type_name == "NoneType":
-        return "None"
-    return f"{'an' if type_name[:1].lower() in 'aeiou' else 'a'} {type_name}"

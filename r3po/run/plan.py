@@ -1,7 +1,7 @@
 """What a run is going to do, decided before anything on disk changes: the next manifest, and how each shard stands.
 
-It reads, and it may let a walk write shard files that nobody names yet. Until the plan is put in force the run may be
-refused, and then nothing has changed. FORMAT.md, "A run, step by step", 2 to 3a.
+It reads, and it may let a walk write shard files that no manifest names yet. Until the plan is put in force the run may
+be refused, and then nothing has changed. FORMAT.md, "A run, step by step", 2 to 3a.
 """
 
 from __future__ import annotations

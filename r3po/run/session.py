@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
-from threading import Event as Flag
 from typing import Self
 
 from r3po import events
@@ -35,11 +33,11 @@ from r3po.run.scheduler import Scheduler
 from r3po.run.signals import START_S, StopSignals
 from r3po.run.suspects import SuspectBook
 from r3po.run.trials import Trials
+from r3po.run.walk_and_start import walk_and_start
 from r3po.run.watch import Watch
 from r3po.run.workers import WorkerManager
 from r3po.run.workforce import ENGINES, Workforce
-from r3po.source.build import BuildResult, plan_build, scan_finished, tell_moved_source
-from r3po.source.new_manifest import BuildProgress, BuildStopped
+from r3po.source.new_manifest import BuildStopped
 from r3po.source.read import stat_file
 from r3po.state.job import Job, disk_error, open_job
 from r3po.state.manifest import ShardRef, columns_path
@@ -56,9 +54,6 @@ log = logging.getLogger(__name__)
 
 FEW_SHARDS = 8
 """Most shards that the driver stages itself where no file is to be done: a start of Ray would take longer."""
-
-WALK_END_S = 10.0
-"""Seconds that a walk gets to end in; it may hang on a disk that does not answer."""
 
 
 def find_configured(config: Config) -> FunctionSpec:
@@ -145,7 +140,8 @@ class _Run:
     def go(self) -> bool:
         """Carry out the run. Returns whether there was something to do."""
         self._open()
-        plan = plan_run(self.job, self.spec, self.options, self._walk)
+        walk = partial(walk_and_start, self._workforce, self.job.folders, self.options, self.stop, self.emit)
+        plan = plan_run(self.job, self.spec, self.options, walk)
         self._put_in_force(plan)
         to_do = [state for state in plan.states.values() if not state.is_committed]
         if any(state.pending for state in to_do) or len(to_do) > FEW_SHARDS:
@@ -185,48 +181,6 @@ class _Run:
         if self._loop is not None and self._loop.manager.n_lost:
             self.job.sweep()  # after the end, which may have lost workers, too
         return ended
-
-    def _walk(self, job: Job, has_pending: bool) -> BuildResult:
-        """Walk in a helper thread and start the workers on this one as soon as there is work for them.
-
-        Args:
-            job: as it is planned so far.
-            has_pending: there is work already, whatever the walk finds.
-        """
-        tell_moved_source(job, self.emit)
-        is_over = Flag()
-        progress = BuildProgress(stop=lambda: self.stop.is_requested or is_over.is_set())
-        outcome: list[BuildResult | BaseException] = []
-        processes = 0 if self.options.engine == "serial" else self.config.processes
-        accepts = self.options.accept_deletions
-
-        def build() -> None:
-            try:
-                found = plan_build(job, progress, walk_processes=processes, stats_all=False, accept_deletions=accepts)
-                outcome.append(found)
-            except BaseException as error:
-                outcome.append(error)
-
-        thread = threading.Thread(target=build, name="r3po-walk", daemon=True)
-        thread.start()
-        try:
-            while not has_pending and thread.is_alive() and not progress.has_work.wait(0.01):
-                self.emit(events.ScanProgressed(progress.n_files))
-            failed_already = bool(outcome) and isinstance(outcome[0], BaseException)
-            if (has_pending or progress.has_work.is_set()) and not failed_already:
-                self._workforce.start(self.job.folders)
-            while thread.is_alive():
-                thread.join(0.1)
-                self.emit(events.ScanProgressed(progress.n_files))
-        finally:
-            is_over.set()
-            thread.join(WALK_END_S)  # it must write nothing any more once the lock is free
-        built = outcome[0]
-        if isinstance(built, BaseException):
-            raise built
-        self.emit(scan_finished(job, built))
-        self._workforce.tell_started()
-        return built
 
     def _process(self, states: dict[int, ShardState]) -> None:
         pool = self._workforce.start(self.job.folders)

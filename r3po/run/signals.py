@@ -14,7 +14,7 @@ from typing import Any
 from r3po.errors import StopNow
 
 START_S = 8.0
-"""How long a start that was asked to stop may go on."""
+"""Seconds for which a start that was asked to stop may go on."""
 
 
 class StopSignals:
@@ -65,7 +65,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let the second signal raise StopNow within this block, wherever this process is, and the first one in time.
+        """Inside this block a second signal raises StopNow at once, a first one after START_S seconds.
 
         At once would be too early: a library that is interrupted while it starts may crash when it ends.
 

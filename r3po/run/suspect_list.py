@@ -29,7 +29,7 @@ class Suspect:
     n_known: int = 0
     """Those of them whose cause is known."""
     is_apart: bool = False
-    """Its trial waits until nobody else works, and nobody begins before it is over: the whole run may die of it."""
+    """Its trial waits until no other worker is busy, and none begins before it is over: the whole run may die of it."""
     death: Death = field(default_factory=lambda: Death("killed"))
     """The latest."""
     n_runs: int = 0
@@ -60,7 +60,7 @@ class SuspectList:
 
     @property
     def trial_apart(self) -> Suspect | None:
-        """The file that is on trial while nobody else works."""
+        """The file that is on trial while no other worker is busy."""
         return next((suspect for suspect in self.on_trial.values() if suspect.is_apart), None)
 
     @property

@@ -70,7 +70,7 @@ class SuspectBook:
         """Make the book durable, if it says something else than before; without suspects there is none.
 
         Args:
-            alone: the file that is about to run while nobody else works: if the run dies now, it died of this file.
+            alone: the file that is about to run while no other worker is busy: if the run dies now, it is of this file.
         """
         files = [
             {

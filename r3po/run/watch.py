@@ -1,4 +1,4 @@
-"""What people are told while a run goes on: what f prints, the file that takes longest, who died, why nobody starts."""
+"""What people are told during a run: what f prints, the file that takes longest, who died, why no worker starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOK_S = 1.0
 """Seconds between two looks at what takes long."""
 
 SHORTAGE_S = 20.0
-"""Workers that have not started for so long are told of."""
+"""Seconds after which people are told that no worker has started."""
 
 
 class Watch:

@@ -19,25 +19,25 @@ from r3po.worker.beacon import Phase, Sighting
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.5
-"""Between two looks at the beacons."""
+"""Seconds between two looks at the beacons."""
 
 GAP_S = 5.0
-"""A driver that did not come to look for so long was stopped itself, or its machine slept: deadlines begin anew."""
+"""Seconds without a look after which the driver itself was stopped, or its machine slept: deadlines begin again."""
 
 START_S = 30.0
-"""A worker that has not loaded f by then is not waited for by a trial."""
+"""Seconds after which no trial waits for a worker that has not loaded f."""
 
 GRACE_S = 3.0
-"""After `timeout_seconds` the worker ends f itself; so much later, the driver ends the worker."""
+"""Seconds after `timeout_seconds` at which the driver ends a worker that has not ended f itself."""
 
 SILENT_S = 60.0
-"""A worker that has calls and has been idle for so long does not hear them any more."""
+"""Seconds of idleness after which a worker that has calls does not hear them any more, and is ended."""
 
 RECOVER_S = 300.0
-"""After a worker died for want of memory there is one fewer for so long."""
+"""Seconds for which there is one worker fewer after one died for want of memory."""
 
 PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
-"""Before the next replacement, by the number of workers lost since something was last answered."""
+"""Seconds before the next replacement, by the number of workers lost since something was last answered."""
 
 
 @dataclass(slots=True)
@@ -129,10 +129,6 @@ class WorkerManager:
         self._watched_at = clock()
 
     @property
-    def can_replace(self) -> bool:
-        return self._pool.can_replace
-
-    @property
     def is_gone(self) -> bool:
         """Whether there can be no workers any more."""
         return self._pool.is_gone
@@ -222,7 +218,7 @@ class WorkerManager:
             self.dismiss(min(ready, key=lambda handle: len(handle.in_hand)))
 
     def free_memory(self, trial: WorkerHandle) -> None:
-        """Let everybody else who has called f begin anew: what they still hold must not be charged to a trial."""
+        """Replace all other workers that have called f: the memory that they hold must not be blamed on a trial."""
         for handle in list(self.handles.values()):
             if handle is not trial and handle.is_ready and not handle.is_fresh and not handle.in_hand:
                 self.dismiss(handle)

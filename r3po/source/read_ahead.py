@@ -21,7 +21,7 @@ WINDOW = 64
 """Most files between the one that f has and the last that the kernel was told of."""
 
 BURST = 32
-"""Files that it is told of one right after the other: a disk that has something to do already is not woken for each."""
+"""Files that the kernel is told of at once: a disk that has something to do already is not woken for each."""
 
 TOLD_BYTES = 1 << 20
 """Bytes hinted per file that is read whole; in a larger one the kernel itself reads ahead."""
@@ -30,13 +30,13 @@ LITTLE_BYTES = 64 << 10
 """Bytes hinted per file with `input: path`, where f may read only part of it."""
 
 WAITS_S = 20e-6
-"""A process that waits for longer a file, on average, may wait for the disk."""
+"""Average seconds of waiting per file from which on a process may be waiting for the disk."""
 
 PAUSE_S = 10.0
-"""Once it was found not to pay, until it is tried again."""
+"""Seconds until reading ahead is tried again, once it was found not to pay."""
 
 IS_POSSIBLE = hasattr(os, "posix_fadvise") and hasattr(os, "RWF_NOWAIT")
-"""On Linux."""
+"""Whether the system has the calls for it: Linux."""
 
 
 class ReadAhead:
@@ -65,7 +65,7 @@ class ReadAhead:
             self._tell(WINDOW)
 
     def look(self, n_files: int) -> None:
-        """Decide anew; f has come to the end of `n_files` files of the batch by now."""
+        """Decide again; f has come to the end of `n_files` files of the batch by now."""
         waited, n_more = _waited() - self._waiting_since, n_files - self._n_files
         self._waiting_since += waited
         self._n_files = n_files

@@ -1,4 +1,4 @@
-"""Walking the source folder and hashing files. It reads the source and nothing else, and writes nothing at all.
+"""Walking the source folder. It reads the source and nothing else, and writes nothing at all.
 
 The order of `walk` is the order of the rows: names in byte order, the files of a folder before its subfolders, depth
 first. Paths are str relative to the source, with surrogates for bytes that are not UTF-8 (`os.fsdecode`).
@@ -29,10 +29,10 @@ Block = list[tuple[str, int, int]]
 """Files of a walk: path, size in bytes, mtime_ns; the last two `UNSEEN` where the file was listed only."""
 
 LONG_WALK_FILES = 200_000
-"""After this many files a walk has helpers, or only lists; a shorter one is over before Ray has started."""
+"""Files after which a walk has helpers, or only lists; a shorter one is over before Ray has started."""
 
 MOST_HELPERS = 3
-"""More than the driver can keep busy: it reads the folders."""
+"""Most helpers of a walk: the driver, which reads the folders, can keep no more of them busy."""
 
 _TASK_FILES = 2000
 """The least number of files that a helper asks size and mtime of in one call."""

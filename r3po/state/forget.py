@@ -1,6 +1,6 @@
 """Forgetting a job: its state, and the parts that its commits name; nothing else.
 
-A marker is made first and removed last, so that a reset that was killed is completed by whoever opens the job next.
+A marker is made first and removed last, so that a reset that was killed is completed when the job is opened next.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Job:
         return CountingRules(self.built.redo_since, self.built.retry_since, fingerprint, keeps_deleted)
 
     def with_manifest(self, manifest: Manifest) -> Job:
-        """Return the job as it would be with another manifest, for a plan or a preview: nobody writes through it."""
+        """Return the job as it would be with another manifest, for a plan or a preview; not for writing."""
         return dataclasses.replace(self, manifest=manifest)
 
     def put_in_force(self, manifest: Manifest) -> None:
@@ -124,7 +124,7 @@ class Job:
     def entries_seen_since(self) -> dict[int, Entries]:
         """Return the entries of shards of which a run that was cut short did files that their entries do not know.
 
-        The first build may list files that nobody has looked at. What f saw of them is with their outcomes; until these
+        The first build may list files without looking at them. What f saw of them is with their outcomes; until these
         are committed, only they can tell whether a file has changed since. All outcomes are asked, also those that do
         not count today: a failure that is tried again still tells of the content that it was of.
         """

@@ -1,6 +1,6 @@
 """The manifest: the job's shards and, in shard files, every file with its place, size, mtime and hash.
 
-It owns the model and its files, not the decisions: `builder` says what a build changes.
+It owns the model and its files, not the decisions: `source.build` says what a build changes.
 Source of the fields and of the write order: FORMAT.md, "Manifest" and "Shard files".
 """
 
@@ -200,5 +200,5 @@ def read_former_columns(working_dir: Path, manifest: Manifest) -> Columns | None
 
 
 def columns_path(working_dir: Path, manifest: Manifest) -> Path:
-    """Columns belong to the build since which every row counts: a redo sets them anew."""
+    """Columns belong to the build since which every row counts: a redo sets them again."""
     return working_dir / f"columns.b{max(1, manifest.redo_since)}.json"

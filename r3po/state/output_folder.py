@@ -102,7 +102,7 @@ class OutputFolder:
             write_json(self.claim, {**content, "working_dir": name_to_json(str(self.working_dir))})
 
     def claimed_by(self, *, from_here: bool = False) -> str | None:
-        """Return the id of the job that claims the folder, or None if nobody does, legibly.
+        """Return the id of the job that claims the folder, or None if no claim can be read.
 
         Args:
             from_here: return only the id of a job in this very working folder.

@@ -49,7 +49,7 @@ def reset_all_tracking(config: str | os.PathLike[str]) -> int:
 
 
 def _refuse_unknown_parts(folders: JobFolders) -> None:
-    """Without commits nobody knows whose the parts are; to forget the claim, too, would leave them in the way."""
+    """Without commits it is not known whose the parts are; to forget the claim, too, would leave them in the way."""
     if any(name.endswith(".json") for name in list_names(folders.commits)) or folders.manifest.exists():
         return
     if any(name.startswith("part-") for _, name in folders.output.list_files()):

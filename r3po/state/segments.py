@@ -1,7 +1,7 @@
 """Segments: the durable outcomes of one batch. Written once, never changed, named with their own digest.
 
 A segment whose digest is wrong is absent: its places are simply done again. Which outcomes of a good segment count is
-not decided here, but by the predicate (`tables.choose`).
+not decided here, but by the predicate (`table.predicate.choose`).
 Source: FORMAT.md, "Segments".
 """
 

@@ -27,7 +27,7 @@ class Entries:
     paths: list[str] = field(default_factory=list)
     """Relative to the source."""
     sizes: list[int] = field(default_factory=list)
-    """`UNSEEN`: the first build listed the file and nobody has looked at it since; then no outcome counts for it.
+    """`UNSEEN`: the first build listed the file, and it was not looked at since; then no outcome counts for it.
     `UNKNOWN`: f failed on it, and it is not known on what."""
     mtimes_ns: list[int] = field(default_factory=list)
     hashes: list[bytes | None] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Entries:
 
     @classmethod
     def listed(cls, files: Sequence[tuple[str, int, int]], build: int) -> Self:
-        """Return entries for files that nobody has read yet: of path, size and mtime_ns."""
+        """Return entries for files that were not read yet: of path, size and mtime_ns."""
         n = len(files)
         paths, sizes, mtimes_ns = map(list, zip(*files, strict=True)) if n else ([], [], [])
         return cls(paths, sizes, mtimes_ns, [None] * n, [build] * n, [False] * n, [False] * n)

@@ -1,4 +1,4 @@
-"""Durable files, JSON with a digest, the job's folders and lock, and names that are bytes.
+"""Durable files: there whole or not at all, whatever is killed, and after a power cut.
 
 Every file that r3po leaves behind goes through `NewFile`: written under another name in the target's folder, fsynced,
 renamed, the folder fsynced. The module variables `_fsync`, `_replace`, `_unlink` and `_create` are the seams at which
@@ -264,15 +264,6 @@ def has_size(path: Path, size_bytes: int) -> bool:
         return os.stat(path).st_size == size_bytes
     except OSError:
         return False
-
-
-# JSON files of the job
-
-
-# Names: bytes on disk, text on screen
-
-
-# The lock
 
 
 def list_names(folder: Path) -> Iterator[str]:

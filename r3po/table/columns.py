@@ -35,8 +35,8 @@ from r3po.table.values import (
     NULL,
     BadRowError,
     Nested,
+    _as_given_type,
     _is_unicode,
-    _pinned,
     _shown,
     family_of,
     plain_value,
@@ -251,14 +251,14 @@ def check_value(value: Any, column: Column) -> Any:
     """Return a value as `column` keeps it, or raise.
 
     Raises:
-        BadRowError: the value is of another family or does not fit the pinned type, is an int beyond 64 bit, or text
-            that is no Unicode.
+        BadRowError: the value is of another family or does not fit the type that the config gives, is an int beyond 64
+            bit, or text that is no Unicode.
     """
     value = plain_value(value, column.name)
     if value is None:
         return None
     if column.column_type is not None:
-        value = _pinned(value, column.name, column.column_type)
+        value = _as_given_type(value, column.name, column.column_type)
     variant = variant_of(value)
     if column.column_type is None and column.family not in (NULL, family_of(variant)):
         found = _shown(value.text if type(value) is Nested else value)

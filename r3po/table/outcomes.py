@@ -277,7 +277,7 @@ def read_table(path: Path, *, with_values: bool = True) -> tuple[Table, dict[str
 
 
 def unpack_table(path: Path, sink: Any) -> None:
-    """Write a compressed outcome table anew without compression, so that it can be mapped; one record batch at a time.
+    """Write a compressed outcome table without compression, so that it can be mapped; one record batch at a time.
 
     Raises:
         FileNotFoundError: it is not there.

@@ -64,12 +64,12 @@ def join_schemas(schemas: Sequence[Schema]) -> Schema:
 
 
 def part_schema(joined: Schema, columns: Columns) -> Schema:
-    """Return the names and types that parts have: those that the job shows, pinned or as the join says."""
+    """Return the names and types that parts have: those that the job shows, as `columns:` or the join says."""
     fields = [] if columns.source is None else [(columns.source, pa.string())]
     for i in columns.in_parts:
         column = columns.items[i]
-        pinned = None if column.column_type is None else _arrow_type_of(column.column_type)
-        fields.append((column.name, pinned or _part_type(joined.field(i).type)))
+        given = None if column.column_type is None else _arrow_type_of(column.column_type)
+        fields.append((column.name, given or _part_type(joined.field(i).type)))
     return pa.schema(fields)
 
 
@@ -115,16 +115,16 @@ def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType
 
 
 def surely_fits(type_: Any, column_type: ColumnType) -> bool:
-    """Whether values of a type of the lattice all fit a pinned type; False: they have to be looked at."""
-    pinned = _arrow_type_of(column_type)
-    if pinned is None:
+    """Whether values of a type of the lattice all fit a type of `columns:`; False: they have to be looked at."""
+    given = _arrow_type_of(column_type)
+    if given is None:
         return bool(
             pa.types.is_null(type_) or (pa.types.is_list if column_type.kind == "list" else pa.types.is_struct)(type_)
         )
     if column_type.innermost.kind in ("uint64", "float32"):
         return False  # Arrow's types of these mean something else in the lattice
     try:
-        return bool(_joined(type_, pinned) == pinned)
+        return bool(_joined(type_, given) == given)
     except _MixedError:
         return False
 
@@ -345,15 +345,15 @@ def _has_empty_struct(type_: Any) -> bool:
 
 
 def _arrow_type_of(column_type: ColumnType) -> Any:
-    """Return the type of a pinned column, or None for lists and dicts of whatever they hold."""
+    """Return the Arrow type of a column type, or None for lists and dicts of whatever they hold."""
     if column_type.kind == "decimal":
         return pa.decimal128(column_type.precision, column_type.scale)
     if column_type.item is not None:
         return pa.list_(_arrow_type_of(column_type.item))
-    return _PINNED.get(column_type.kind)
+    return _GIVEN_TYPES.get(column_type.kind)
 
 
-_PINNED: dict[str, Any] = {
+_GIVEN_TYPES: dict[str, Any] = {
     **{f"{sign}int{bits}": getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)},
     "float32": pa.float32(),
     "float64": pa.float64(),

@@ -36,7 +36,7 @@ class _CannotStoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """A list or dict as text (see `nested`): frozen, exact, and free of pickle."""
+    """A list or dict as text (see `table.nested`): frozen, exact, and free of pickle."""
 
     text: str
     variant: str
@@ -184,7 +184,7 @@ def _plain_item(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value)
 
 
-def _pinned(value: Any, name: str, column_type: ColumnType) -> Any:
+def _as_given_type(value: Any, name: str, column_type: ColumnType) -> Any:
     why = why_unfit(
         decode(value.text) if type(value) is Nested and column_type.item is not None else _bare(value), column_type
     )

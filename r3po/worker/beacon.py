@@ -25,7 +25,7 @@ from typing import IO
 from r3po.worker.processes import start_of
 
 _DOING = struct.Struct("<qqqq")
-"""counter, phase, shard, place"""
+"""Layout of counter, phase, shard, place."""
 
 _PHASE = struct.Struct("<qq")
 """The first two of them."""

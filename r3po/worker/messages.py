@@ -11,6 +11,7 @@ from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
 from r3po.table.columns import Columns, ColumnSettings
 from r3po.table.outcomes import Failure
+from r3po.text import first_line
 from r3po.work import Span
 
 
@@ -32,7 +33,7 @@ class WorkerSetup:
     workers_folder: Path
     """Where each worker keeps its beacon."""
     timeout_s: float | None = None
-    """For one call of f."""
+    """Seconds that one call of f may take; None: as long as it likes."""
     column_settings: ColumnSettings = field(default_factory=ColumnSettings)
     """What the config says of the columns."""
 
@@ -74,6 +75,14 @@ class BatchDone:
     """Path and reason of the last of them."""
     is_spent: bool = False
     """The worker's process is not to be trusted any more: f was ended in the middle."""
+
+    @property
+    def last_failure(self) -> str:
+        """Path and error of the last failure that is told, for people; empty without one."""
+        if not self.failures:
+            return ""
+        path, failure = self.failures[-1]
+        return f"{path}  {failure.error_type}: {first_line(failure.message)}"
 
 
 FAILURES_TOLD = 100

@@ -66,7 +66,7 @@ class Staged:
 
 
 def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
-    """Make the outcomes file and the parts of one shard durable, under names that nobody looks at yet.
+    """Make the outcomes file and the parts of one shard durable, under names that no commit has yet.
 
     Args:
         entries: what the shard file holds, if it was read already; they will be changed.

@@ -14,7 +14,7 @@ from typing import Any
 from r3po.errors import TimedOut
 
 REPEAT_S = 1.0
-"""An f that catches everything is interrupted again after so long."""
+"""Seconds after which an f that caught the interruption is interrupted again."""
 
 
 class TimeLimit:

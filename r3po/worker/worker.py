@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import r3po.table.outcomes as tables
@@ -22,15 +21,15 @@ from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, write_segment
 from r3po.state.shard_files import parse_entries, read_shard_lines
-from r3po.storage.names import show_name
 from r3po.table.columns import Columns, RowCollector, is_row
-from r3po.table.outcomes import Failure, OutcomeBatch
+from r3po.table.outcomes import Failure
 from r3po.table.user_objects import type_name
-from r3po.work import Batch, Span
+from r3po.work import Batch
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.call import Caller
-from r3po.worker.failures import ENVIRONMENTAL, GONE, EnvironmentalFailure, failure_of
-from r3po.worker.messages import FAILURES_TOLD, BatchDone, Probed, ShardContext, WorkerSetup
+from r3po.worker.failures import ENVIRONMENTAL, GONE, failure_of
+from r3po.worker.messages import BatchDone, Probed, ShardContext, WorkerSetup
+from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch, iter_places
 from r3po.worker.rows import append_outcome, first_row, note_file, safe_repr, take_row
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 
@@ -41,35 +40,9 @@ STOP_CHECK_S = 0.1
 """How often a worker looks whether the run is to stop."""
 
 KEPT_LINES = 30_000
-"""Most that a worker keeps, of shard files that it comes back to: for its next batch, or to stage one meanwhile."""
-
-ENVIRONMENTAL_RUN = 50
-"""Files in a row that fail by their environment and so end the batch; over all workers, the run."""
+"""Most lines of shard files that a worker keeps: for its next batch, or to stage a shard meanwhile."""
 
 _CHANGED = Failure("FileChanged", "the file changed while it was read, twice", "", "")
-
-
-@dataclass(slots=True)
-class _Open:
-    """A batch between its first file and its segment."""
-
-    places: tuple[Span, ...]
-    is_last_try: bool
-    shard: ShardContext
-    paths: list[str]
-    """Paths of all files of the batch, in the order of its places."""
-    files: Iterator[tuple[int, str, FileVersion]]
-    """Place, path and version in the shard file of those that are still to be done."""
-    started: float
-    batch: OutcomeBatch = field(default_factory=OutcomeBatch)
-    left_over: list[int] = field(default_factory=list)
-    deferred: list[tuple[int, Failure]] = field(default_factory=list)
-    """Place and reason."""
-    n_deferred_first: int = 0
-    """How many of them came before the first outcome."""
-    n_deferred_last: int = 0
-    """How many of them came after the last outcome."""
-    is_spent: bool = False
 
 
 class Worker:
@@ -96,7 +69,7 @@ class Worker:
         alone: else each of many workers would parse all of every shard."""
         is_read_whole = self._wants_data or self._wants_hash
         self._ahead = ReadAhead(TOLD_BYTES if is_read_whole else LITTLE_BYTES)
-        self._probe: _Open | None = None
+        self._probe: OpenBatch | None = None
 
     def load(self) -> str | None:
         """Import the user's function and return the fingerprint of its file as it is now, if it has one.
@@ -123,7 +96,7 @@ class Worker:
             collector = RowCollector(shard.columns) if shard.columns is not None else None
             if not self._should_stop():
                 self._fill(opened, collector)
-                self._ahead.look(len(opened.batch.places) + len(opened.deferred))
+                self._ahead.look(len(opened.outcomes.places) + len(opened.deferred))
             return self._record(opened, shard.columns)
 
     def probe(self, batch: Batch, shard: ShardContext) -> Probed:
@@ -144,18 +117,18 @@ class Worker:
         """Record the failure of files that ended their worker, or would not end; f is not called.
 
         Args:
-            version: of the file before f was called the last time; recorded if nobody had looked at the file.
+            version: of the file before f was called the last time; recorded if the file was only listed before.
         """
         with self._busy(Phase.RECORDING):
             opened = self._open(batch, shard)
             for place, _, listed in opened.files:
                 # As it is now, it may be another one than f failed on.
-                note_file(opened.batch, place, version if listed.size == UNSEEN else listed)
-                append_outcome(opened.batch, None, failure)
+                note_file(opened.outcomes, place, version if listed.size == UNSEEN else listed)
+                append_outcome(opened.outcomes, None, failure)
             return self._record(opened, shard.columns)
 
     def stage(self, order: StageOrder) -> Staged:
-        """Stage a shard; see `staging`."""
+        """Stage a shard; see `stage_shard`."""
         with self._busy(Phase.STAGING):
             lines = self._lines.pop(order.ref.file.sha256, None)
             return stage_shard(order, None if lines is None else parse_entries(lines))
@@ -180,7 +153,7 @@ class Worker:
         # Not after what ends this process (Ray, whose driver died): the file at hand stays named.
         self.beacon.mark(Phase.IDLE)
 
-    def _probe_files(self, opened: _Open) -> Probed:
+    def _probe_files(self, opened: OpenBatch) -> Probed:
         not_a_dict: tuple[str, str, str] | None = None
         columns: Columns | None = None
         path = ""
@@ -191,7 +164,7 @@ class Worker:
                 stopped = True
                 break
             returned, failure = self._process(opened, place, path, listed)
-            if self._is_deferred(opened, place, failure):
+            if opened.defers(place, failure):
                 if opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                     break
                 continue
@@ -199,23 +172,23 @@ class Worker:
                 not_a_dict = not_a_dict or (path, type_name(returned), safe_repr(returned))
             row, failure = first_row(returned, failure, self._setup.column_settings)
             if row is None:
-                append_outcome(opened.batch, None, failure)
+                append_outcome(opened.outcomes, None, failure)
                 if opened.is_spent:
                     break
                 continue
             columns, values = row
-            append_outcome(opened.batch, values, None)
+            append_outcome(opened.outcomes, values, None)
             break
         self._probe = opened
-        return Probed(columns, path, len(opened.batch.failures), not_a_dict, stopped)
+        return Probed(columns, path, len(opened.outcomes.failures), not_a_dict, stopped)
 
-    def _open(self, batch: Batch, shard: ShardContext) -> _Open:
+    def _open(self, batch: Batch, shard: ShardContext) -> OpenBatch:
         started = time.perf_counter()
         lines = self._read_lines(shard.ref)
         entries = parse_entries([line for start, stop in batch.places for line in lines[start:stop]])
         versions = map(FileVersion, entries.sizes, entries.mtimes_ns)
-        files = zip(_iter_places(batch.places), entries.paths, versions, strict=True)
-        return _Open(batch.places, batch.is_last_try, shard, entries.paths, files, started)
+        files = zip(iter_places(batch.places), entries.paths, versions, strict=True)
+        return OpenBatch(batch, shard, entries.paths, files, started)
 
     def _read_lines(self, ref: ShardRef) -> list[bytes]:
         lines = self._lines.pop(ref.file.sha256, None)
@@ -226,9 +199,9 @@ class Worker:
         self._lines[ref.file.sha256] = lines
         return lines
 
-    def _fill(self, opened: _Open, collector: RowCollector | None) -> None:
+    def _fill(self, opened: OpenBatch, collector: RowCollector | None) -> None:
         """Call f on one file after the other until the batch is full, the time is up or the run is to stop."""
-        batch, ahead = opened.batch, self._ahead
+        batch, ahead = opened.outcomes, self._ahead
         ahead.begin(self._prefix + path for path in opened.paths)
         deadline = opened.started + self._setup.batch_seconds
         next_check = opened.started + STOP_CHECK_S
@@ -241,7 +214,7 @@ class Worker:
             if failure is None:
                 opened.n_deferred_last = 0
                 batch.rows.append(row)
-            elif not self._is_deferred(opened, place, failure):
+            elif not opened.defers(place, failure):
                 failure_bytes += len(failure.message) + len(failure.traceback)
                 append_outcome(batch, None, failure)
             if opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
@@ -260,7 +233,7 @@ class Worker:
             if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
                 return
 
-    def _process(self, opened: _Open, place: int, name: str, version: FileVersion) -> tuple[Any, Failure | None]:
+    def _process(self, opened: OpenBatch, place: int, name: str, version: FileVersion) -> tuple[Any, Failure | None]:
         """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch.
 
         Args:
@@ -291,49 +264,21 @@ class Worker:
                 # Once more: what is recorded of a file must be older than what was found wrong with it.
                 return self._process(opened, place, name, stat_file(path) or UNKNOWN_VERSION)
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
-        note_file(opened.batch, place, version, time.perf_counter() - started)
+        note_file(opened.outcomes, place, version, time.perf_counter() - started)
         return returned, failure
 
     def _read_file(self, path: str) -> FileInUse:
         return read_file(path, wants_data=self._wants_data, wants_hash=self._wants_hash)
 
-    def _is_deferred(self, opened: _Open, place: int, failure: Failure | None) -> bool:
-        """Take a failure of the environment out of the batch again, unless this is the file's last try."""
-        if not isinstance(failure, EnvironmentalFailure) or opened.is_last_try:
-            opened.n_deferred_last = 0
-            return False
-        opened.batch.forget_last()
-        opened.deferred.append((place, failure))
-        opened.n_deferred_first += not opened.batch.places
-        opened.n_deferred_last += 1
-        return True
-
-    def _record(self, opened: _Open, columns: Columns | None) -> BatchDone:
+    def _record(self, opened: OpenBatch, columns: Columns | None) -> BatchDone:
         self._caller.leave_if_forked()
         os.umask(self._umask)  # f may have changed it, and the driver must be able to read what is written here
         self.beacon.mark(Phase.RECORDING)
-        batch = opened.batch
-        segment = self._write(opened, columns) if batch.places else None  # which may turn rows into failures
-        last = opened.deferred[-1] if opened.deferred else None
-        names = dict(zip(_iter_places(opened.places), opened.paths, strict=True)) if batch.failures or last else {}
-        told = [(show_name(names[batch.places[i]]), batch.failures[i]) for i in sorted(batch.failures)[:FAILURES_TOLD]]
-        n_failed = len(batch.failures)
-        return BatchDone(
-            segment=segment,
-            n_rows=len(batch.places) - n_failed,
-            n_failed=n_failed,
-            returned=tuple(_spans([*opened.left_over, *(place for place, *_ in opened.files)])),
-            seconds=time.perf_counter() - opened.started if segment is not None else 0.0,
-            failures=tuple(told),
-            deferred=tuple(place for place, _ in opened.deferred),
-            n_deferred_first=opened.n_deferred_first,
-            n_deferred_last=opened.n_deferred_last,
-            deferral=(show_name(names[last[0]]), last[1]) if last else None,
-            is_spent=opened.is_spent,
-        )
+        segment = self._write(opened, columns) if opened.outcomes.places else None  # may turn rows into failures
+        return opened.done(segment)
 
-    def _write(self, opened: _Open, columns: Columns | None) -> Segment:
-        shard, batch = opened.shard, opened.batch
+    def _write(self, opened: OpenBatch, columns: Columns | None) -> Segment:
+        shard, batch = opened.shard, opened.outcomes
         table = tables.outcome_table(batch, columns)
         return write_segment(
             self._setup.folders.segments,
@@ -345,23 +290,3 @@ class Worker:
             fingerprint=self._setup.function.fingerprint,
             n_failed=len(batch.failures),
         )
-
-
-# Private functions
-
-
-def _iter_places(spans: Iterable[Span]) -> Iterator[int]:
-    return (place for start, stop in spans for place in range(start, stop))
-
-
-def _spans(places: list[int]) -> Iterator[Span]:
-    start = previous = None
-    for place in places:
-        if start is None or previous is None:
-            start = place
-        elif place != previous + 1:
-            yield start, previous + 1
-            start = place
-        previous = place
-    if start is not None and previous is not None:
-        yield start, previous + 1

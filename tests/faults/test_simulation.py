@@ -50,8 +50,8 @@ from r3po.work import Batch, Death, RecordFailure, Work
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.messages import BatchDone, Probed, ShardContext
+from r3po.worker.open_batch import ENVIRONMENTAL_RUN
 from r3po.worker.staging import Staged
-from r3po.worker.worker import ENVIRONMENTAL_RUN
 
 if TYPE_CHECKING:
     from conftest import Draw

@@ -14,7 +14,7 @@ from jobs import make_job
 from r3po.config.settings import MaxErrors
 from r3po.engines.pool import Answer, Call
 from r3po.errors import FunctionError, RunStoppedError
-from r3po.run.budgets import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget
+from r3po.run.budgets import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget, LossBudget
 from r3po.run.loop import Counts, RunLoop
 from r3po.run.scheduler import Scheduler
 from r3po.run.suspect_list import Suspect
@@ -25,7 +25,7 @@ from r3po.table.outcomes import Failure
 from r3po.work import Death
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.messages import FAILURES_TOLD, BatchDone
-from r3po.worker.worker import ENVIRONMENTAL_RUN
+from r3po.worker.open_batch import ENVIRONMENTAL_RUN
 
 NONE = MaxErrors()
 BROKE = Failure("ValueError", "broke\nin two", "count.py:3 in f", "Traceback ...")
@@ -266,7 +266,6 @@ class FakeCrew:
     handles: dict[int, WorkerHandle] = field(
         default_factory=lambda: {number: WorkerHandle(number) for number in range(2)}
     )
-    can_replace: bool = True
     is_gone: bool = False
 
     @property
@@ -362,11 +361,11 @@ def test_one_death_for_memory_at_the_import_proves_nothing(is_memory: bool, n_de
     death = Death("out of memory" if is_memory else "SIGSEGV", True, is_memory=is_memory)
     said = Sighting(counter=1, phase=Phase.LOADING, shard=-1, place=-1, pid=1, pid_started=1, exit_code=None)
     losses = [Lost(WorkerHandle(number), death, said, was_alone=False) for number in range(2, 2 + n_deaths)]
-    loop = loop_of(FakeCrew([]))
+    budget_of_losses = LossBudget("f")
     for lost in losses[:-1]:
-        loop._take_loss(lost)
+        budget_of_losses.take(lost)
     with pytest.raises(FunctionError, match="ends the process"):
-        loop._take_loss(losses[-1])
+        budget_of_losses.take(losses[-1])
 
 
 @pytest.mark.parametrize("is_gone", [True, False])

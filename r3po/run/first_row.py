@@ -1,0 +1,72 @@
+"""The first row of a job, which sets its columns: one worker calls f on a few files, while all others wait."""
+
+from __future__ import annotations
+
+from r3po.errors import FunctionError
+from r3po.events import ColumnsSet, Observer
+from r3po.run.publisher import Publisher
+from r3po.storage.names import show_name
+from r3po.table.columns import Columns
+from r3po.worker.messages import Probed
+
+FIRST_PROBE = 10
+"""Files of the first probe: if none of them gives a dict, f is not a function for r3po."""
+
+NEXT_PROBE = 90
+"""Files of a later one."""
+
+
+class FirstRow:
+    """Says how many files to probe, and makes the columns durable that a probe found.
+
+    Args:
+        function_name: of f, for messages.
+    """
+
+    def __init__(self, publisher: Publisher, observer: Observer, function_name: str) -> None:
+        self._publisher, self._observer, self._function_name = publisher, observer, function_name
+        self._n_probes = 0
+        self.is_sought = False
+        """A probe is in flight."""
+
+    @property
+    def probe_size(self) -> int:
+        """The most files of the next probe."""
+        return NEXT_PROBE if self._n_probes else FIRST_PROBE
+
+    def begin_probe(self) -> None:
+        """Note that a probe is handed out."""
+        self.is_sought = True
+        self._n_probes += 1
+
+    def take(self, probed: Probed, *, is_first: bool) -> Columns | None:
+        """Take what a probe found; return the columns that it set, which are durable then.
+
+        They are durable before anything else is handed out: every row of the job is held against them.
+
+        Args:
+            is_first: no file of the job has an outcome yet.
+
+        Raises:
+            FunctionError: no file gave a row, and f returned something else than a dict; nothing was recorded.
+        """
+        if is_first and probed.columns is None and probed.not_a_dict is not None and not probed.stopped:
+            path, type_name, shown = probed.not_a_dict
+            raise FunctionError(
+                f"{self._function_name} returned {_with_article(type_name)} for {show_name(path)}; "
+                "r3po needs one dict a file",
+                evidence=f"returned  {shown}",
+                hint="return a dict, such as {'name': value}; nothing was recorded",
+            )
+        if probed.columns is not None:
+            self._publisher.set_columns(probed.columns, probed.first_row_path)
+            named = tuple((column.name, column.kind) for column in probed.columns.items)
+            self._observer(ColumnsSet(named, show_name(probed.first_row_path)))
+        self.is_sought = False
+        return probed.columns
+
+
+def _with_article(type_name: str) -> str:
+    if type_name == "NoneType":
+        return "None"
+    return f"{'an' if type_name[:1].lower() in 'aeiou' else 'a'} {type_name}"

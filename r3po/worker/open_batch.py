@@ -1,0 +1,97 @@
+"""A batch between its first file and its segment: its outcomes so far, and what it gives back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from r3po.file_version import FileVersion
+from r3po.state.segments import Segment
+from r3po.storage.names import show_name
+from r3po.table.outcomes import Failure, OutcomeBatch
+from r3po.work import Batch, Span
+from r3po.worker.failures import EnvironmentalFailure
+from r3po.worker.messages import FAILURES_TOLD, BatchDone, ShardContext
+
+ENVIRONMENTAL_RUN = 50
+"""Files in a row that fail by their environment and so end the batch; over all workers, the run."""
+
+
+@dataclass(slots=True)
+class OpenBatch:
+    """A batch that a worker has begun."""
+
+    batch: Batch
+    shard: ShardContext
+    paths: list[str]
+    """Paths of all files of the batch, in the order of its places."""
+    files: Iterator[tuple[int, str, FileVersion]]
+    """Place, path and version in the shard file of those that are still to be done."""
+    started: float
+    """By `time.perf_counter`."""
+    outcomes: OutcomeBatch = field(default_factory=OutcomeBatch)
+    left_over: list[int] = field(default_factory=list)
+    """Places that were taken from `files` and not tried."""
+    deferred: list[tuple[int, Failure]] = field(default_factory=list)
+    """Place and reason of the files that failed by their environment, of which nothing is recorded."""
+    n_deferred_first: int = 0
+    """How many of them came before the first outcome."""
+    n_deferred_last: int = 0
+    """How many of them came after the last outcome."""
+    is_spent: bool = False
+    """f was ended in the middle of a file: the worker's process is not to be trusted any more."""
+
+    def defers(self, place: int, failure: Failure | None) -> bool:
+        """Take a failure of the environment out of the batch again, unless this is the file's last try.
+
+        Returns:
+            Whether it did.
+        """
+        if not isinstance(failure, EnvironmentalFailure) or self.batch.is_last_try:
+            self.n_deferred_last = 0
+            return False
+        self.outcomes.forget_last()
+        self.deferred.append((place, failure))
+        self.n_deferred_first += not self.outcomes.places
+        self.n_deferred_last += 1
+        return True
+
+    def done(self, segment: Segment | None) -> BatchDone:
+        """Return the answer to the batch, whose outcomes are in `segment`; None: there are none."""
+        outcomes = self.outcomes
+        last = self.deferred[-1] if self.deferred else None
+        is_told = outcomes.failures or last
+        names = dict(zip(iter_places(self.batch.places), self.paths, strict=True)) if is_told else {}
+        failed = [(outcomes.places[i], outcomes.failures[i]) for i in sorted(outcomes.failures)[:FAILURES_TOLD]]
+        return BatchDone(
+            segment=segment,
+            n_rows=len(outcomes.places) - len(outcomes.failures),
+            n_failed=len(outcomes.failures),
+            returned=tuple(_spans([*self.left_over, *(place for place, *_ in self.files)])),
+            seconds=time.perf_counter() - self.started if segment is not None else 0.0,
+            failures=tuple((show_name(names[place]), failure) for place, failure in failed),
+            deferred=tuple(place for place, _ in self.deferred),
+            n_deferred_first=self.n_deferred_first,
+            n_deferred_last=self.n_deferred_last,
+            deferral=(show_name(names[last[0]]), last[1]) if last else None,
+            is_spent=self.is_spent,
+        )
+
+
+def iter_places(spans: Iterable[Span]) -> Iterator[int]:
+    """Yield the places of the spans, one after the other."""
+    return (place for start, stop in spans for place in range(start, stop))
+
+
+def _spans(places: list[int]) -> Iterator[Span]:
+    start = previous = None
+    for place in places:
+        if start is None or previous is None:
+            start = place
+        elif place != previous + 1:
+            yield start, previous + 1
+            start = place
+        previous = place
+    if start is not None and previous is not None:
+        yield start, previous + 1
