@@ -7,6 +7,7 @@ of the workers and what the disk keeps: segments, commits, suspects and beacons.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import math
 import random
@@ -25,7 +26,7 @@ from r3po.engines import worker_processes as processes
 from r3po.engines.pool import Answer, Call, WorkerLost
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError, RunStoppedError
-from r3po.file_version import FileVersion
+from r3po.file_version import UNKNOWN_VERSION, FileVersion
 from r3po.run import loop as runloop
 from r3po.run import suspects, trials, watch
 from r3po.run.budgets import ErrorBudget
@@ -50,7 +51,8 @@ from r3po.work import Batch, Death, RecordFailure, Work
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.messages import BatchDone, Probed, ShardContext
-from r3po.worker.open_batch import ENVIRONMENTAL_RUN
+from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch
+from r3po.worker.rows import append_outcome, note_file
 from r3po.worker.staging import Staged
 
 if TYPE_CHECKING:
@@ -383,13 +385,7 @@ class Process:
         self.counter, self.phase, self.where = 1, Phase.IDLE, (-1, -1)
         self._cause = ""
         self._is_busy = False
-        self._work: Batch
-        self._context: ShardContext
-        self._places: deque[int]
-        self._batch: OutcomeBatch
-        self._deferred: list[int]
-        self._n_deferred_first = self._n_deferred_last = 0
-        self._is_spent = False
+        self._opened: OpenBatch | None = None
         self._is_probe = False
         self._has_row = False
         self._started = 0.0
@@ -424,7 +420,13 @@ class Process:
         """Return of how many files f may have been called in vain if this worker is lost now."""
         batches = [call.arguments[0] for call in self.calls if call.method in ("run_batch", "probe")]
         n_files = sum(stop - start for batch in batches for start, stop in batch.places)
-        return n_files + (len(self._batch.places) if self._is_probe and not batches and hasattr(self, "_batch") else 0)
+        is_probed = self._is_probe and not batches and self._opened is not None
+        return n_files + (len(self._open_batch.outcomes.places) if is_probed else 0)
+
+    @property
+    def _open_batch(self) -> OpenBatch:
+        assert self._opened is not None
+        return self._opened
 
     # Private methods
 
@@ -486,18 +488,16 @@ class Process:
 
     def _open(self, batch: Batch, context: ShardContext) -> None:
         self._mark(Phase.RECORDING)
-        self._work, self._context = batch, context
-        self._places = deque(place for start, stop in batch.places for place in range(start, stop))
-        self._batch, self._deferred = OutcomeBatch(), []
-        self._n_deferred_first = self._n_deferred_last = 0
-        self._is_spent = False
-        self._started = self.world.now
+        files = ((place, "file", UNKNOWN_VERSION) for start, stop in batch.places for place in range(start, stop))
+        n_files = sum(stop - start for start, stop in batch.places)
+        self._opened = OpenBatch(batch, context, ["file"] * n_files, files, self.world.now)
 
     def _next_file(self) -> None:
-        if not self._places:
+        file_at = next(self._open_batch.files, None)
+        if file_at is None:
             self._end_batch()
             return
-        world, shard, place = self.world, self._work.shard, self._places.popleft()
+        world, shard, place = self.world, self._open_batch.batch.shard, file_at[0]
         file, key = world.files[shard][place], (shard, place)
         self._mark(Phase.READING, *key)
         if world.timeout_s is not None:
@@ -524,7 +524,7 @@ class Process:
                 pass
             case "stops":
                 assert world.timeout_s is not None
-                self._is_spent = True
+                self._open_batch.is_spent = True
                 self._after(world.timeout_s, lambda: self._returned(place, version, "Timeout"))
             case "environment" | "environment once":
                 is_ill = file.kind == "environment" or file.n_times > 0
@@ -552,60 +552,43 @@ class Process:
         self.die("kill")
 
     def _returned_ill(self, place: int, version: int) -> None:
-        shard = self._work.shard
-        if self._work.is_last_try or self.world.files[shard][place].kind == "environment once":
+        shard = self._open_batch.batch.shard
+        if self._open_batch.batch.is_last_try or self.world.files[shard][place].kind == "environment once":
             self.world.may_fail.add((shard, place))
         self._returned(place, version, "OSError")
 
     def _returned(self, place: int, version: int, error_type: str) -> None:
-        world, batch = self.world, self._batch
-        if error_type == "OSError" and not self._work.is_last_try:
-            self._deferred.append(place)
-            self.driver.deferred.add((self._work.shard, place))
-            self._n_deferred_first += not batch.places
-            self._n_deferred_last += 1
+        world, opened = self.world, self._open_batch
+        kind = EnvironmentalFailure if error_type == "OSError" else Failure
+        failure = kind(error_type, error_type, "", "") if error_type else None
+        note_file(opened.outcomes, place, FileVersion(version, 0))
+        if opened.defers(place, failure):
+            self.driver.deferred.add((opened.batch.shard, place))
             world.n_deferred += 1
         else:
-            self._append(place, version, Failure(error_type, error_type, "", "") if error_type else None)
-            self._n_deferred_last = 0
+            append_outcome(opened.outcomes, (), failure)
             self._has_row = self._has_row or not error_type
         if self._is_probe:
-            is_over = self._has_row or self._is_spent or self._n_deferred_last >= ENVIRONMENTAL_RUN
+            is_over = self._has_row or opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN
         else:
-            is_over = self._is_spent or self._n_deferred_last >= ENVIRONMENTAL_RUN
-            is_over = is_over or world.now >= self._started + world.batch_seconds
+            is_over = opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN
+            is_over = is_over or world.now >= opened.started + world.batch_seconds
         if is_over or self.driver.stop.is_requested:
             self._end_batch()
         else:
             self._next_file()
-        assert len(batch.places) == len(batch.rows)
-
-    def _append(self, place: int, version: int, failure: Failure | None) -> None:
-        batch = self._batch
-        if failure is not None:
-            batch.failures[len(batch.rows)] = failure
-        for items, item in (
-            (batch.places, place),
-            (batch.sizes, version),
-            (batch.mtimes_ns, 0),
-            (batch.hashes, None),
-            (batch.racy, False),
-            (batch.seconds, 0.0),
-            (batch.rows, None if failure is not None else ()),
-        ):
-            items.append(item)
 
     def _record_failure(self, failure: Failure) -> None:
-        shard = self._work.shard
-        for place in list(self._places):
-            self._append(place, self.world.files[shard][place].version, failure)
-        self._places.clear()
+        opened = self._open_batch
+        for place, _, _ in opened.files:
+            note_file(opened.outcomes, place, FileVersion(self.world.files[opened.batch.shard][place].version, 0))
+            append_outcome(opened.outcomes, None, failure)
         self._record()
 
     def _end_batch(self) -> None:
         if self._is_probe:
             columns = Columns(()) if self._has_row else None
-            n_failed = len(self._batch.failures)
+            n_failed = len(self._open_batch.outcomes.failures)
             self._answer(Probed(columns, "first", n_failed, None, self.driver.stop.is_requested))
         else:
             self._record()
@@ -615,22 +598,9 @@ class Process:
         self._after(self.world.rng.uniform(0.002, 0.03), self._recorded)
 
     def _recorded(self) -> None:
-        world, batch = self.world, self._batch
-        segment = world.write_segment(self._context, batch) if batch.places else None
-        failures = [("file", failure) for _, failure in sorted(batch.failures.items())]
-        done = BatchDone(
-            segment=segment,
-            n_rows=len(batch.places) - len(batch.failures),
-            n_failed=len(batch.failures),
-            returned=tuple((place, place + 1) for place in self._places),
-            seconds=world.now - self._started,
-            failures=tuple(failures),
-            deferred=tuple(self._deferred),
-            n_deferred_first=self._n_deferred_first,
-            n_deferred_last=self._n_deferred_last,
-            deferral=("file", EnvironmentalFailure("OSError", "EIO", "", "")) if self._deferred else None,
-            is_spent=self._is_spent,
-        )
+        world, opened = self.world, self._open_batch
+        segment = world.write_segment(opened.shard, opened.outcomes) if opened.outcomes.places else None
+        done = dataclasses.replace(opened.done(segment), seconds=world.now - opened.started)
         chance = world.rng.random()
         if chance < world.chances.answer_lost:
             world.happened["answer lost"] += 1
