@@ -7,6 +7,8 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
+from r3po.errors import ConfigError
+
 
 def expand(written: str) -> str:
     """Return the path with `${VAR}` and a leading `~` filled in; an empty VAR would turn `${VAR}/x` into `/x`."""
@@ -21,6 +23,18 @@ def expand(written: str) -> str:
     if expanded.startswith("~"):
         raise ValueError("there is no such user's home; ./~ starts a folder of that name")
     return expanded
+
+
+def check_current_folder() -> None:
+    """Make sure that there is a current folder: relative names, Ray and f need one.
+
+    Raises:
+        ConfigError: it was removed.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the current folder was removed", hint="cd to a folder that is there, then again") from error
 
 
 def holds(outer: Path, inner: Path) -> bool:

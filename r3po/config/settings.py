@@ -37,7 +37,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from r3po.config.folders import expand, hint_of_missing, holds
+from r3po.config.folders import check_current_folder, expand, hint_of_missing, holds
 from r3po.config.yaml_file import README_HINT, Entry, Problem, read_entries, read_text, short
 from r3po.errors import ConfigError, SourceError
 from r3po.table.column_types import ColumnType, parse_column_type
@@ -286,8 +286,10 @@ def load_config(path: str | os.PathLike[str]) -> Config:
         path: the YAML file. Relative folders in it start at its own folder, not at the current one.
 
     Raises:
-        ConfigError: the file cannot be read or is no YAML; or, all at once, every problem with its keys.
+        ConfigError: the file cannot be read or is no YAML; or, all at once, every problem with its keys; or the
+            current folder was removed.
     """
+    check_current_folder()
     file = Path(os.path.abspath(path))
     problems: list[Problem] = []
     entries = read_entries(file, read_text(file), _required(), problems)

@@ -40,6 +40,7 @@ from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.function.load import extend_sys_path
 from r3po.work import Death
 from r3po.worker.beacon import Beacon, Sighting, watch_for_crashes
+from r3po.worker.forks import ignore_interrupts, shed_handlers_in_children
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.printed import redirect_output, restore_streams
 from r3po.worker.processes import start_of
@@ -100,7 +101,9 @@ class RayPool:
         self._setup = _without_value(setup)
         self._processes = WorkerProcesses(setup.workers_folder)
         # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.
-        self._actor_class = ray.remote(_Actor).options(num_cpus=1, max_restarts=0, max_task_retries=0)
+        # In a Ray of our own the CPUs are left to the tasks that f itself may start; it would wait for one for ever.
+        num_cpus = 0 if self._is_local else 1
+        self._actor_class = ray.remote(_Actor).options(num_cpus=num_cpus, max_restarts=0, max_task_retries=0)
         for worker in range(n_workers):
             self.add_worker(worker)
 
@@ -295,8 +298,8 @@ class _Actor:
     """A shell around `Worker`: no logic of its own."""
 
     def __init__(self, setup: WorkerSetup, number: int, pickled: bytes | None) -> None:
-        # Ctrl-C on the terminal is for the driver; it tells us through the stop file.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ignore_interrupts()  # Ctrl-C on the terminal is for the driver; it tells us through the stop file
+        shed_handlers_in_children()
         self._pickled = pickled
         self._setup = setup
         self._number = number

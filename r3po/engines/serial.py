@@ -10,6 +10,7 @@ from r3po.engines.pool import Answer, Call, WorkerLost, answer
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.work import Death
 from r3po.worker.beacon import Sighting, watch_for_crashes
+from r3po.worker.forks import shed_handlers_in_children
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.worker import Worker
 
@@ -31,6 +32,7 @@ class SerialPool:
         self._crash_file: IO[bytes] | None = None
 
     def start(self, setup: WorkerSetup, n_workers: int) -> None:
+        shed_handlers_in_children()
         self._worker = Worker(setup)
         self._processes = WorkerProcesses(setup.workers_folder)
         if not faulthandler.is_enabled():

@@ -38,6 +38,10 @@ from r3po.function.fingerprint import (
 from r3po.function.messages import async_error, brief, list_names, no_name_error, suggest, syntax_error
 from r3po.function.source_tree import COMPREHENSIONS, UNREADABLE, SourceModule, iter_imports, read_module
 
+_PACKAGE = Path(__file__).parents[1]
+_IMPORTED_LATE = ("numpy", "pandas", "pyarrow", "ray", "r3po")
+"""What a worker may import only once f's folder is on its search path."""
+
 _TWO_FORMS = "write file.py:name, or package.module:name"
 _LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Set, ast.Dict, *COMPREHENSIONS)
 _SETTERS = frozenset({"globals", "exec", "setattr"})  # a module that uses one may bind names that no reader finds
@@ -96,6 +100,8 @@ def describe_callable(f: Callable[..., object]) -> FunctionSpec:
         return FunctionSpec(f"{_script_name(f)}:{name}", "value", "", name, _driver_path(), fingerprint, f)
     kind, target, label = place
     folders = _search_path(_file_folders(Path(target)) if kind == "file" else [])
+    if kind == "file":
+        _refuse_shadows(Path(target), folders)
     return FunctionSpec(f"{label}:{name}", kind, target, name, folders, fingerprint)
 
 
@@ -149,6 +155,7 @@ def _find_in_file(place: str, name: str, base_dir: Path) -> FunctionSpec:
     module = _read_source(path, place)
     _check_name(module, name, place)
     folders = _search_path([*_file_folders(path, module), str(base_dir)])
+    _refuse_shadows(path, folders)
     return FunctionSpec(f"{place}:{name}", "file", str(path), name, folders, fingerprint_source(path, name))
 
 
@@ -256,6 +263,26 @@ def _evidence_line(module: SourceModule, node: ast.AST, shown: str) -> str:
     line = getattr(node, "lineno", 1)
     text = module.path.read_bytes().splitlines()[line - 1 : line]
     return f"{shown}:{line}  {b''.join(text).decode(errors='replace').strip()}"
+
+
+def _refuse_shadows(path: Path, folders: Iterable[str]) -> None:
+    """Refuse a file that workers would import in place of a library of the same name.
+
+    Args:
+        path: of f's file, whose name may be that of any library.
+        folders: of the search path; what lies there may not be named like a library that r3po or Ray imports.
+    """
+    installed = [folder for folder in sys.path if is_library(Path(folder))]
+    places = [(path.stem, path)]
+    for folder in folders:
+        for name in _IMPORTED_LATE:
+            places += [(name, Path(folder) / f"{name}.py"), (name, Path(folder) / name / "__init__.py")]
+    for name, place in places:
+        if not place.is_file() or is_same_file(str(place), str(_PACKAGE / "__init__.py")):
+            continue
+        if name == _PACKAGE.name or PathFinder.find_spec(name, installed) is not None:
+            what = f"{place} has the name of the library {name}, and would be imported in its place"
+            raise FunctionError(what, hint="give the file another name")
 
 
 # Private functions: describing a callable

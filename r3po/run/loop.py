@@ -276,6 +276,7 @@ class RunLoop:
             self._segments[shard].append(done.segment)
         self.counts.add(done.n_rows, done.n_failed)
         self.observer(events.BatchFinished(done.n_rows, done.n_failed, done.last_failure))
+        self.watch.tell_vanished(done.vanished)
         if not self._is_draining:
             self.budget.take(done)
 

@@ -42,7 +42,7 @@ class Watch:
         self._states, self._folder, self._manager = states, folder, manager
         self._outputs, self._observer, self._function_name = outputs, observer, function_name
         self._looked_at = self._started_at = time.monotonic()
-        self._has_told_shortage = False
+        self._has_told_shortage = self._has_told_vanished = False
         self._entries: tuple[int, Entries] | None = None
 
     def look(self, *, has_loaded: bool) -> None:
@@ -73,6 +73,14 @@ class Watch:
         path = "" if where is None else self.path_of(*where)
         cause = "over timeout_seconds" if lost.handle.ended_for == "time" else lost.death.cause
         self._observer(events.WorkerLost(cause, path, lost.n_workers))
+
+    def tell_vanished(self, path: str) -> None:
+        """Tell, once a run, that a file was gone once f had returned; `path` is empty if none was."""
+        if path and not self._has_told_vanished:
+            self._has_told_vanished = True
+            text = f"{self._function_name} moves or removes its input: {path} was gone when it returned"
+            hint = "its row counts; the next run takes the file for deleted (on_deleted: keep keeps its row)"
+            self._observer(events.Notice(text, hint=hint, is_warning=True))
 
     def path_of(self, shard: int, place: int) -> str:
         """Return a file's name for people; empty if there is no such file."""

@@ -75,6 +75,8 @@ class BatchDone:
     """Path and reason of the last of them."""
     is_spent: bool = False
     """The worker's process is not to be trusted any more: f was ended in the middle."""
+    vanished: str = ""
+    """Path of the first file of the batch that was gone once f had returned: f moves or removes it. Empty: none."""
 
     @property
     def last_failure(self) -> str:

@@ -41,6 +41,8 @@ class OpenBatch:
     """How many of them came after the last outcome."""
     is_spent: bool = False
     """f was ended in the middle of a file: the worker's process is not to be trusted any more."""
+    vanished: str = ""
+    """Path of the first file that was gone once f had returned; empty: none."""
 
     def defers(self, place: int, failure: Failure | None) -> bool:
         """Take a failure of the environment out of the batch again, unless this is the file's last try.
@@ -76,6 +78,7 @@ class OpenBatch:
             n_deferred_last=self.n_deferred_last,
             deferral=(show_name(names[last[0]]), last[1]) if last else None,
             is_spent=self.is_spent,
+            vanished=show_name(self.vanished),
         )
 
 

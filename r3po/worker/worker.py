@@ -253,7 +253,13 @@ class Worker:
                     started = time.perf_counter()
                     returned, failure = self._caller.call(path, file.data)
                     opened.is_spent = self._caller.was_cut_off
-                    if opened.is_spent or file.still_holds():
+                    try:
+                        if opened.is_spent or file.still_holds():
+                            break
+                    except (FileNotFoundError, NotADirectoryError):
+                        if failure is not None and failure.error_type == "FileNotFoundError":
+                            raise  # it went before f came to it
+                        opened.vanished = opened.vanished or name  # f moved or removed what it had read
                         break
                 finally:
                     file.close()
