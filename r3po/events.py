@@ -27,6 +27,11 @@ class Notice:
     hint: str = ""
     is_warning: bool = False
 
+    @property
+    def words(self) -> str:
+        """Text and hint, for one line."""
+        return f"{self.text} ({self.hint})" if self.hint else self.text
+
 
 @dataclass(frozen=True, slots=True)
 class ScanProgressed:
@@ -196,7 +201,3 @@ Event = (
 )
 
 Observer = Callable[[Event], None]
-
-
-def ignore(event: Event) -> None:
-    """An observer that looks away."""

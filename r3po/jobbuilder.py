@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from r3po import events
 from r3po.config.settings import load_config
+from r3po.run.log_events import log_event
 from r3po.source.build import build_job
 from r3po.state.manifest import Manifest
 
@@ -23,4 +23,4 @@ def build_jobs(config: str | os.PathLike[str], *, accept_deletions: bool = False
     Raises:
         R3poError: of the kinds ConfigError, SourceError, FolderError, StateError or LockedError; nothing was changed.
     """
-    return build_job(load_config(config), events.ignore, accept_deletions=accept_deletions)
+    return build_job(load_config(config), log_event, accept_deletions=accept_deletions)

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from r3po import events
 from r3po.config.settings import load_config
 from r3po.errors import RunStoppedError
 from r3po.function.find import describe_callable
+from r3po.run.log_events import log_event
 from r3po.run.result import RunOptions, RunResult
 from r3po.run.session import find_configured, run_job
 
@@ -45,7 +45,7 @@ def run_jobs(
         config: the config file.
         f: the function; without it, the config's `function` is used. A function of the script itself is fine.
         build: False: process the manifest as it is (`--no-build`).
-        progress: show it on stderr; None: if stderr is a terminal.
+        progress: show it on stderr; None: if stderr is a terminal. Where it is not shown, warnings are logged ("r3po").
         function: `file.py:name` or `package.module:name`, instead of the config's.
         retry_failed: try every failed file again.
         redo: make every row again, with columns set again; one that was cut short goes on.
@@ -58,7 +58,7 @@ def run_jobs(
         show_output: show what f prints in the workers, while it does.
 
     Returns:
-        The result, also when files failed; then one warning is logged.
+        The result, also when files failed; then one warning is logged. Its `notices` are what was said of the run.
 
     Raises:
         RunStoppedError: the run ended early; its `result` says how far it came.
@@ -70,7 +70,7 @@ def run_jobs(
     options = RunOptions(build, retry_failed, redo, restart, accept_deletions, engine, show_output)
     try:
         if not show:
-            result = run_job(loaded, spec, options, events.ignore)
+            result = run_job(loaded, spec, options, log_event)
         else:
             from r3po.cli.display import Display
 
@@ -81,5 +81,5 @@ def run_jobs(
             error.hint = "run it again to go on"
         raise
     if result.failed:
-        log.warning("%d of %d files failed: see `r3po errors`", result.failed, result.files)
+        log.warning("%d of %d files failed; result.failures() lists them", result.failed, result.files)
     return result

@@ -16,3 +16,11 @@ def shorten(text: str, limit: int = 100) -> str:
 def first_line(text: str) -> str:
     """Return the text up to its first line break; the empty text has an empty first line."""
     return next(iter(text.splitlines()), "")
+
+
+def shorten_path(path: str, limit: int) -> str:
+    """Return a path of at most `limit` characters as it is, and of a longer one the beginning, `...` and the end."""
+    if len(path) <= limit:
+        return path
+    end = (limit - 3) * 2 // 3
+    return f"{path[: limit - 3 - end]}...{path[-end:]}"

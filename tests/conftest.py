@@ -115,10 +115,11 @@ def mended_function(function: Path) -> Path:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """One Ray for all tests of a file that only need some Ray; r3po uses it and does not stop it."""
-    import r3po.engines.ray_pool  # first: it says what Ray reads from the environment when it is imported
-
-    assert r3po.engines.ray_pool
     import ray
+
+    from r3po.engines.ray_node import use_settings
+
+    use_settings()
 
     with short_folder() as folder:
         ray.init(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -17,7 +18,16 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from r3po.cli.texts import errors_text, fingerprint_today, one_line, plain, preview_text, status_text, verify_text
+from r3po.cli.texts import (
+    errors_text,
+    failure_text,
+    fingerprint_today,
+    one_line,
+    plain,
+    preview_text,
+    status_text,
+    verify_text,
+)
 from r3po.errors import R3poError, RunStoppedError
 from r3po.text import count_of
 
@@ -171,22 +181,41 @@ def status(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None
 def errors(
     config: ConfigArgument = CONFIG,
     paths: Annotated[bool, typer.Option("--paths", help="One path a line, nothing else.")] = False,
+    full: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The traceback of one file, named as in the list.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Group by place, type or message alone; all: by the three.")] = "all",
     as_json: JsonOption = False,
 ) -> None:
-    """Show which files failed, and why, grouped by kind."""
+    """Show which files failed, and why, grouped by exception, place and message."""
     from r3po.config.settings import load_config
+    from r3po.inspect.failure_groups import WAYS, group_failures
     from r3po.state.failed_files import read_failures
 
     loaded = load_config(config)
     with _pandas_left_out():
         failures = list(read_failures(loaded))
-    if as_json:
+    if by not in WAYS:
+        _fail(f"--by {by} is no way to group failures", f"--by {', --by '.join(WAYS)}")
+    groups = group_failures(failures, by)
+    if full is not None:
+        found = [failure for failure in failures if full in (failure["path"], one_line(failure["path"]))]
+        if not found:
+            _fail(f"no failed file is named {full}", "r3po errors --paths lists them, relative to source_path")
+        if as_json:
+            _print_json({"schema_version": 1, **found[0]})
+        else:
+            _print(failure_text(found[0]))
+    elif as_json:
+        for group in groups:
+            for failure in group.failures:
+                failure["group"] = group.number
         _print_json({"schema_version": 1, "failures": failures})
     elif paths:
         if failures:
             _print("\n".join(one_line(failure["path"]) for failure in failures))
     else:
-        _print(errors_text(failures))
+        _print(errors_text(groups, shutil.get_terminal_size((100, 24)).columns))
 
 
 @app.command()

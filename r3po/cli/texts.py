@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r3po.text import count_of, first_line
+from r3po.text import count_of, shorten, shorten_path
 
 if TYPE_CHECKING:
     from r3po.config.settings import Config
+    from r3po.inspect.failure_groups import FailureGroup
     from r3po.inspect.verify import VerifyResult
 
 
 MOST_SHOWN = 10
 """Findings of one kind, and notes, that `verify` shows."""
+
+
+MOST_GROUPS = 20
+"""Kinds of failures that `errors` shows."""
 
 
 def plain(text: str) -> str:
@@ -88,32 +94,54 @@ def preview_text(found: dict[str, int], on_deleted: str) -> str:
     return "\n".join([*lines, "Nothing was changed."])
 
 
-def errors_text(failures: list[dict[str, Any]]) -> str:
-    if not failures:
+def errors_text(groups: list[FailureGroup], width: int) -> str:
+    """Return what `r3po errors` says of these groups, in lines of at most `width` characters where words allow it."""
+    if not groups:
         return "No file failed."
-    kinds: dict[tuple[str, str, str], list[str]] = {}
-    for failure in failures:
-        message = first_line(failure["message"])
-        key = (failure["error_type"], failure["where"], "" if failure["path"] in message else message)
-        kinds.setdefault(key, []).append(one_line(failure["path"]))
-    lines = [f"{count_of(len(failures), 'file')} failed, {count_of(len(kinds), 'kind')}"]
-    for (error_type, where, message), paths in sorted(kinds.items(), key=lambda item: -len(item[1]))[:20]:
-        what = f"{error_type}: {message}" if message else error_type
-        named = ", ".join(paths[:2]) + (f", {len(paths) - 2:,} more" if len(paths) > 2 else "")
-        lines.append(f"{len(paths):>6,}  {what[:100]}")
-        lines.append(f"        {where + '   ' if where else ''}{named}")
-    if len(kinds) > 20:
-        lines.append(f"        and {len(kinds) - 20:,} more kinds: r3po errors --json")
-    if any(failure["error_type"] == "BadRow" for failure in failures):
-        lines.append("The first row set the columns; if it was the odd one, or the function gives others by now:")
-        lines.append("       r3po run --redo               makes all rows again and sets the columns again")
+    n_failed = sum(len(group.failures) for group in groups)
+    lines = [f"{count_of(n_failed, 'file')} failed, {count_of(len(groups), 'kind')}"]
+    for group in groups[:MOST_GROUPS]:
+        lines += _group_lines(group, width)
+    if len(groups) > MOST_GROUPS:
+        lines.append(f"        and {len(groups) - MOST_GROUPS:,} more kinds: r3po errors --json")
+    if any(group.error_type == "BadRow" for group in groups):
+        lines.append("The first row set the columns, or `columns` in the config did. If the first file is the odd one:")
+        lines.append("       name all columns in the config (columns: {...}), then r3po run --redo")
+        lines.append("If the function gives other columns by now: r3po run --redo")
     lines += [
-        "Next:  r3po errors --json            every failure with its traceback",
+        "Next:  r3po errors --full PATH       one failure with its traceback",
+        "       r3po errors --json            all of them",
         "       r3po errors --paths           one path a line",
         "       r3po run                      tries them again once the function is fixed",
         "       r3po run --retry-failed       tries them again as it is",
     ]
     return plain("\n".join(lines))
+
+
+def failure_text(failure: dict[str, Any]) -> str:
+    """Return all that is known of one failure."""
+    lines = [one_line(failure["path"])]
+    lines += [failure["traceback"].rstrip()] if failure["traceback"] else []
+    if not failure["traceback"].rstrip().endswith(failure["message"].strip()):
+        lines.append(f"{failure['error_type']}: {failure['message']}")
+    lines.append(f"tried {count_of(failure['attempts'], 'time')}, {failure['seconds']:.3g} s")
+    return plain("\n".join(lines))
+
+
+def _group_lines(group: FailureGroup, width: int) -> list[str]:
+    what = f"{group.error_type}: {shorten(group.message, 300)}" if group.message else group.error_type
+    lines = textwrap.wrap(
+        what,
+        width,
+        initial_indent=f"{len(group.failures):>6,}  ",
+        subsequent_indent="        ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    room = width - 16 - len(group.where)
+    paths = [shorten_path(one_line(path), max(20, room // 2)) for path in group.paths[:2]]
+    more = f", {len(group.paths) - 2:,} more" if len(group.paths) > 2 else ""
+    return [*lines, f"        {group.where + '   ' if group.where else ''}{', '.join(paths)}{more}"]
 
 
 def verify_text(found: VerifyResult) -> str:

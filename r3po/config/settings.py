@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterable
@@ -145,6 +146,8 @@ def _to_folder(value: Any, info: ValidationInfo) -> Path:
     """Return the folder as an absolute path; one that is relative in the file starts at the file's own folder."""
     if not isinstance(value, str):
         raise PydanticCustomError("text_type", "must be text")
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+        raise ValueError(f"is no folder of this machine: r3po reads and writes no {scheme[0]} yet")
     base = info.context["base"] if info.context else Path()
     return Path(os.path.abspath(base / expand(_check_text(value))))
 

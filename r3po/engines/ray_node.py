@@ -13,18 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Before `import ray`, which reads them once. A random token keeps Ray from writing one into the home folder.
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
-# `uv run` would upload the working directory to each worker.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# At its end Ray waits 5 s for a GCS that may be gone, to tell it of tasks that nobody will look at.
-os.environ.setdefault("RAY_task_events_shutdown_flush_timeout_ms", "200")
-
-import ray as ray  # by this name for the pool, too: who imports it by itself may come before the lines above
+import ray
 import ray.cloudpickle
 import ray.exceptions
+from ray._private import ray_constants
 
 from r3po.engines.ray_guard import TEMPORARY_PREFIX
 from r3po.worker.processes import descendants_of, start_of
@@ -33,6 +25,29 @@ log = logging.getLogger(__name__)
 
 _SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path; Ray's own part takes about 65 of them."""
+
+
+_SETTINGS = {
+    # Nobody else on this machine may use our Ray; and a token that is given keeps it from writing one to ~/.ray.
+    "RAY_AUTH_MODE": "token",
+    # `uv run` would upload the working directory to each worker.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # At its end Ray waits 5 s for a GCS that may be gone, to tell it of tasks that are of no use any more.
+    "RAY_task_events_shutdown_flush_timeout_ms": "200",
+}
+"""Environment of a private Ray, where the user has not said something else."""
+
+
+def use_settings() -> None:
+    """Have Ray start with our settings, in whatever order it and r3po were imported: it reads them at its import."""
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    raylet: Any = sys.modules["ray._raylet"]
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] not in ("0", "false")
 
 
 def global_node() -> Any:

@@ -20,6 +20,10 @@ import traceback
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+import ray
+import ray.cloudpickle
+import ray.exceptions
+
 from r3po.engines.pool import Answer, Call, WorkerLost, answer
 from r3po.engines.ray_guard import end_users_of
 from r3po.engines.ray_node import (
@@ -29,10 +33,10 @@ from r3po.engines.ray_node import (
     make_temporary,
     no_grace,
     one_thread_each,
-    ray,
     resources,
     signals_kept,
     started_by_raylet,
+    use_settings,
 )
 from r3po.engines.ray_watch import VITAL, Guard, Watchdog
 from r3po.engines.worker_processes import WorkerProcesses
@@ -226,6 +230,7 @@ class RayPool:
         return RunStoppedError(f"Ray is gone: {what}", hint="your state is safe; run again to go on")
 
     def _start_ray(self, n_workers: int) -> None:
+        use_settings()
         for attempt in range(1, START_TRIES + 1):
             self._temporary = make_temporary()
             self._note_file.write_text(str(self._temporary))

@@ -272,7 +272,7 @@ def _refuse_shadows(path: Path, folders: Iterable[str]) -> None:
         path: of f's file, whose name may be that of any library.
         folders: of the search path; what lies there may not be named like a library that r3po or Ray imports.
     """
-    installed = [folder for folder in sys.path if is_library(Path(folder))]
+    installed = [folder for folder in sys.path if os.path.basename(folder) in ("site-packages", "dist-packages")]
     places = [(path.stem, path)]
     for folder in folders:
         for name in _IMPORTED_LATE:

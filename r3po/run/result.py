@@ -30,6 +30,8 @@ class RunResult:
     seconds: float
     output: str
     """The output folder, absolute."""
+    notices: tuple[str, ...] = ()
+    """What was said of the run, each once: what was found, what is odd, and what to do about it."""
     config: Config = field(repr=False, compare=False, kw_only=True)
 
     def to_json(self) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class _Run:
         self._code = fingerprint_of_file(spec)
         self._loop: RunLoop | None = None
         self.counts = Counts(0, 0, 0)
+        self._notices: list[str] = []
         self.stop = StopSignals(self.log.stop_file, self._on_signal, interrupts=options.engine == "serial")
         self._workforce = Workforce(self.config, spec, options.engine, self.log, self.stop, self.emit)
 
@@ -269,6 +270,8 @@ class _Run:
 
     def emit(self, event: Event) -> None:
         """Tell the observer, and write the event into the run's log."""
+        if isinstance(event, events.Notice):
+            self._notices.append(event.words)
         self.log.write(event)
         self._observer(event)
 
@@ -300,6 +303,7 @@ class _Run:
             rows=self._count_rows(),
             seconds=round(time.monotonic() - self.started, 3),
             output=str(self.config.output_path),
+            notices=tuple(dict.fromkeys(self._notices)),
             config=self.config,
         )
         commits = self.job.commits.values()

@@ -181,6 +181,7 @@ def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
         "hidden": counts.hidden,
         "linked folders": counts.linked_folders,
         "not regular files": counts.irregular,
+        **{f"end with {ending}": n for ending, n in counts.other_case.items()},
     }
     return events.ScanFinished(
         source=str(job.config.source_path),

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import stat
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +50,8 @@ class WalkCounts:
     linked_folders: int = 0
     irregular: int = 0
     """Dangling links, FIFOs, sockets and devices with the right suffix."""
+    other_case: Counter[str] = field(default_factory=Counter)
+    """Files that end with `source_file_part` in other letters, such as .JSON, by this ending; they are in `other`."""
     other: int = 0
     """Files whose name does not end with `source_file_part`."""
 
@@ -320,6 +322,9 @@ def _count_passed_over(entry: os.DirEntry[str], suffix: str, counts: WalkCounts)
         counts.irregular += 1
     else:
         counts.other += 1
+        ending = entry.name[-len(suffix) :]
+        if ending.lower() == suffix.lower():
+            counts.other_case[ending] += 1
 
 
 def _device_and_inode(entry: os.DirEntry[str]) -> tuple[int, int]:

@@ -1,0 +1,26 @@
+"""What a run says to a Python caller that shows no progress: a script, a notebook, cron."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from r3po import events
+from r3po.events import Event
+
+log = logging.getLogger("r3po")
+
+
+def log_event(event: Event) -> None:
+    """Log what a terminal would be told as a warning (WARNING) or a note (INFO); print what f printed to stderr.
+
+    An observer. Without a handler of the user's own, Python shows warnings on stderr.
+    """
+    match event:
+        case events.Notice():
+            log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.words)
+        case events.WorkerLost():
+            log.warning("a worker was lost%s: %s", f" in {event.path}" if event.path else "", event.cause)
+        case events.OutputSeen():
+            for line in event.text.splitlines():
+                print(f"worker {event.worker}: {line}", file=sys.stderr)

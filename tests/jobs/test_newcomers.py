@@ -1,0 +1,179 @@
+"""What newcomers ran into: functions, folders and files as people have them, and what a script is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import Ended, r3po
+from r3po import ConfigError, FunctionError, build_jobs, run_jobs
+from r3po.inspect.failure_groups import mask
+
+CONFIG = """\
+job_name: written
+processes: 2
+source_path: source
+source_file_part: .json
+working_dir: work
+output_path: out
+function: {function}
+"""
+
+
+def make_job(folder: Path, function: str = "f.py:f") -> Path:
+    (folder / "source").mkdir()
+    (folder / "source" / "a.json").write_text('{"n": 1}')
+    name = function.partition(":")[0]
+    (folder / name).write_text(
+        "import json\n\n\ndef f(path):\n    with open(path) as file:\n        return json.load(file)\n"
+    )
+    config = folder / "config.yaml"
+    config.write_text(CONFIG.format(function=function))
+    return config
+
+
+@pytest.mark.parametrize("name", ["numpy", "r3po", "orjson", "yaml"])
+def test_a_function_s_file_may_not_be_named_like_a_library(name: str, tmp_path: Path) -> None:
+    config = make_job(tmp_path, f"{name}.py:f")
+    with pytest.raises(FunctionError, match=rf"{name}\.py has the name of the library {name}"):
+        run_jobs(config, engine="serial")
+    assert not (tmp_path / "work" / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["numpy.py", "pandas/__init__.py"])
+def test_a_file_beside_the_function_may_not_hide_what_a_worker_imports_late(name: str, tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(FunctionError, match="would be imported in its place"):
+        run_jobs(config, engine="serial")
+
+
+@pytest.mark.parametrize("name", ["test", "queue", "my_numpy"])
+def test_other_names_are_fine(name: str, tmp_path: Path) -> None:
+    assert run_jobs(make_job(tmp_path, f"{name}.py:f"), engine="serial").done == 1
+
+
+@pytest.mark.parametrize("command", ["run", "build", "status", "verify"])
+def test_a_current_folder_that_is_gone_is_told_at_once(command: str, tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = f"import os, sys; os.rmdir({str(gone)!r}); from r3po.cli.app import main; sys.argv[0] = 'r3po'; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, command, str(config)], cwd=gone, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: the current folder was removed\nhint:  cd to a folder that is there, then again\n"
+
+
+def test_a_script_is_told_what_a_terminal_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = make_job(tmp_path)
+    with caplog.at_level(logging.INFO, "r3po"):
+        first = run_jobs(config, engine="serial")
+        assert (first.notices, caplog.records) == ((), [])
+        (tmp_path / "f.py").write_text("def f(path):\n    return {'n': 2}\n")
+        second = run_jobs(config, engine="serial")
+    assert (second.done, len(second.notices), second.to_json()["notices"]) == (1, 1, second.notices)
+    assert "f.py:f changed after 1 row was made; they stay as they are" in second.notices[0]
+    assert [(record.name, record.levelno, record.getMessage()) for record in caplog.records] == [
+        ("r3po", logging.WARNING, second.notices[0])
+    ]
+
+
+def test_what_f_prints_is_shown_without_a_progress_display(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = make_job(tmp_path)
+    (tmp_path / "f.py").write_text("def f(path):\n    print('hello', flush=True)\n    return {'n': 1}\n")
+    run_jobs(config, engine="serial", show_output=True, progress=False)
+    assert "hello" in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("key", ["source_path", "working_dir", "output_path"])
+def test_a_url_is_no_folder(key: str, tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    lines = config.read_text().splitlines()
+    config.write_text("\n".join(f"{key}: s3://bucket/a" if line.startswith(key) else line for line in lines))
+    with pytest.raises(ConfigError, match=rf"{key}: s3://bucket/a +is no folder of this machine: .* no s3:// yet"):
+        run_jobs(config, engine="serial")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "f.py", "source"]
+
+
+def test_names_that_nearly_match_are_told_also_where_others_match(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_job(tmp_path)
+    for name in ("b.JSON", "c.JSON", "d.Json", "e.txt"):
+        (tmp_path / "source" / name).touch()
+    run_jobs(config, engine="serial", progress=True)
+    assert "passed over: 2 end with .JSON, 1 end with .Json" in capsys.readouterr().err
+    assert build_jobs(config).count_all_files == 5
+
+
+# Failures that have one cause are one group
+
+
+@pytest.mark.parametrize(
+    ("message", "masked"),
+    [
+        ("could not convert string to float: 'a b'", "could not convert string to float: '...'"),
+        ('Expecting "," delimiter: line 3 column 17 (char 40)', "Expecting '...' delimiter: line N column N (char N)"),
+        ("[Errno 2] No such file: '/data/x/1.json'", "[Errno N] No such file: '...'"),
+        ("cannot open /data/x y/1.json, or C", "cannot open ... ..., or C"),
+        ("at 0x7f3a, -1.5e-07 and 1,234", "at N, N and N"),
+        ("it's one, and it isn't two\nsecond line", "it's one, and it isn't two"),
+        ("", ""),
+    ],
+)
+def test_what_differs_from_file_to_file_is_masked(message: str, masked: str) -> None:
+    assert mask(message) == masked
+
+
+FAILS = """\
+import json
+
+
+def f(path):
+    with open(path) as file:
+        n = json.load(file)["n"]
+    if n % 3 == 0:
+        raise ValueError(f"{n} is a multiple of 3: {path!r} at column {n * n}")
+    if n % 3 == 1:
+        raise KeyError(f"key{n}")
+    return {"n": n}
+"""
+
+
+def test_errors_are_grouped_by_their_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_job(tmp_path)
+    (tmp_path / "f.py").write_text(FAILS)
+    for n in range(10, 31):
+        (tmp_path / "source" / f"{n}.json").write_text(f'{{"n": {n}}}')
+    run_jobs(config, engine="serial", max_errors="none")
+
+    def errors(*options: str) -> Ended:
+        return r3po("errors", str(config), *options, cwd=tmp_path)
+
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = errors().out.splitlines()
+    assert lines[0] == "15 files failed, 2 kinds"
+    assert (
+        lines[1].startswith("     8  KeyError: 'key10'")
+        and lines[2] == "        f.py:10 in f   10.json, 13.json, 6 more"
+    )
+    assert lines[3].startswith("     7  ValueError: 12 is a multiple of 3:")
+    assert all(len(line) <= 60 for line in lines if "Next" not in line and "r3po" not in line and "/" not in line)
+    assert errors("--by", "type").out.splitlines()[0] == "15 files failed, 2 kinds"
+    failures = json.loads(errors("--json").out)["failures"]
+    assert {(failure["error_type"], failure["group"]) for failure in failures} == {("KeyError", 1), ("ValueError", 2)}
+    full = errors("--full", "12.json").out
+    assert full.startswith("12.json\nTraceback (most recent call last):\n") and "in f\n" in full
+    assert "ValueError: 12 is a multiple of 3" in full and full.rstrip().splitlines()[-1].startswith("tried 1 time, ")
+    assert json.loads(errors("--full", "12.json", "--json").out)["path"] == "12.json"
+    for wrong in (("--full", "14.json"), ("--by", "colour")):
+        ended = errors(*wrong)
+        assert (ended.code, ended.out) == (2, "") and ended.err.startswith("error: ")
