@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Literal
 
 from r3po.errors import FunctionError
+from r3po.function.caller_globals import CallerGlobal, find_caller_globals
 from r3po.function.fingerprint import (
     MAIN_NAMES,
     find_packages,
@@ -32,6 +33,7 @@ from r3po.function.fingerprint import (
     fingerprint_callable,
     fingerprint_name,
     fingerprint_source,
+    fingerprint_with,
     is_library,
     is_same_file,
 )
@@ -58,6 +60,7 @@ class FunctionSpec:
     sys_path: tuple[str, ...]  # absolute folders that a worker needs on sys.path, in this order
     fingerprint: str  # 16 hex characters, see fingerprint.py
     value: Callable[..., object] | None = None  # the function itself, of kind "value" only
+    caller_globals: tuple[CallerGlobal, ...] = ()  # what the caller has set in its modules
 
 
 def find_function(text: str, base_dir: Path) -> FunctionSpec:
@@ -95,14 +98,18 @@ def describe_callable(f: Callable[..., object]) -> FunctionSpec:
         raise async_error(name, None)
     reference = find_reference(f)
     place = _find_importable(reference[0]) if reference else None
-    fingerprint = fingerprint_callable(f)
+    given = find_caller_globals(f)
+    # A list or dict may be a cache of f's: it goes along, but makes no other function of it.
+    told = [(f"{one.module}.{one.name}", one.value) for one in given if not isinstance(one.value, (list, dict, set))]
+    fingerprint = fingerprint_with(fingerprint_callable(f), told)
     if place is None:
-        return FunctionSpec(f"{_script_name(f)}:{name}", "value", "", name, _driver_path(), fingerprint, f)
+        label = f"{_script_name(f)}:{name}"
+        return FunctionSpec(label, "value", "", name, _driver_path(), fingerprint, f, given)
     kind, target, label = place
     folders = _search_path(_file_folders(Path(target)) if kind == "file" else [])
     if kind == "file":
         _refuse_shadows(Path(target), folders)
-    return FunctionSpec(f"{label}:{name}", kind, target, name, folders, fingerprint)
+    return FunctionSpec(f"{label}:{name}", kind, target, name, folders, fingerprint, None, given)
 
 
 def fingerprint_of_file(spec: FunctionSpec) -> str | None:

@@ -21,7 +21,7 @@ import json
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
 
 from r3po.function.source_tree import SourceModule, bound_name, iter_imports, normalise, plain, read_module
@@ -68,6 +68,20 @@ def fingerprint_callable(func: Callable[..., object]) -> str:
         return _digest(_Values().describe(func))
     except RecursionError:
         return _digest(_describe_name(func))
+
+
+def fingerprint_with(fingerprint: str, values: Iterable[tuple[str, object]]) -> str:
+    """Return the fingerprint of a function for which the caller has set these values, by name."""
+    described = [[name, _Values().describe(value)] for name, value in values]
+    return _digest([fingerprint, *sorted(described, key=json.dumps)]) if described else fingerprint
+
+
+def find_written(func: object) -> SourceModule | None:
+    """Return the module in which a function is written, as a tree; None: it has no file that can be read."""
+    home = _find_home(func)
+    code = getattr(_undecorated(func), "__code__", None)
+    path = home[0] if home else _existing_source(code.co_filename) if isinstance(code, types.CodeType) else None
+    return read_module(path.resolve() if path else None)
 
 
 def fingerprint_name(module: str, name: str) -> str:
@@ -143,19 +157,28 @@ class _Tree:
         return [file for file in files if os.path.isfile(file) and file.is_relative_to(self._top)]
 
 
-def _describe_modules(root: SourceModule) -> object:
-    """Return the code of `root` and of the modules of its tree that it reaches, each by place and digest."""
+def reach_modules(root: SourceModule) -> dict[Path, SourceModule | None]:
+    """Return `root` and the modules of its folder or package that it imports, directly or through others.
+
+    Returns:
+        Each by its file; None: it cannot be read.
+    """
     tree, todo = _Tree(root.path), [root.path]
-    found: dict[Path, str] = {}
+    found: dict[Path, SourceModule | None] = {}
     while todo:
         path = todo.pop()
         if path not in found:
-            module = root if path == root.path else read_module(path)
-            found[path] = _digest_module(module) if module else _digest_bytes(path)
+            module = found[path] = root if path == root.path else read_module(path)
             for level, names in {*iter_imports(module.code)} if module else ():
                 todo += tree.find(path, level, names)
-    places = {path: os.path.relpath(path, root.path.parent) for path in found} | {root.path: ""}
-    return sorted([places[path], digest] for path, digest in found.items())
+    return found
+
+
+def _describe_modules(root: SourceModule) -> object:
+    """Return the code of `root` and of the modules of its tree that it reaches, each by place and digest."""
+    digests = {path: _digest_module(m) if m else _digest_bytes(path) for path, m in reach_modules(root).items()}
+    places = {path: os.path.relpath(path, root.path.parent) for path in digests} | {root.path: ""}
+    return sorted([places[path], digest] for path, digest in digests.items())
 
 
 def _digest_module(module: SourceModule) -> str:

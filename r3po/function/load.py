@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from r3po.errors import FunctionError, R3poError
+from r3po.function.caller_globals import set_caller_globals
 from r3po.function.find import FunctionSpec, search_module
 from r3po.function.fingerprint import MAIN_NAMES, find_packages, is_library, is_same_file
 from r3po.function.messages import MAIN_GUARD, async_error, brief, message, no_name_error, syntax_error
@@ -32,6 +33,7 @@ def load_function(spec: FunctionSpec) -> Callable[..., object]:
     """
     extend_sys_path(spec.sys_path)
     if spec.value is not None:
+        set_caller_globals(spec.caller_globals)
         return spec.value
     if spec.kind == "file" and not os.path.isfile(spec.target):
         hint = "on a cluster, the function must be on storage that all nodes share"
@@ -45,6 +47,7 @@ def load_function(spec: FunctionSpec) -> Callable[..., object]:
     except BaseException as error:  # a script may also leave by SystemExit
         raise _import_failure(spec, error) from error
     _loaded[spec.target] = spec.fingerprint
+    set_caller_globals(spec.caller_globals)
     return _get_function(module, spec)
 
 

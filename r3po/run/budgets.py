@@ -21,6 +21,15 @@ COSTLY = frozenset({"WorkerDied", "OutOfMemory", "Timeout"})
 
 _OTHERWISE = {"Timeout": ", or raise timeout_seconds", "OutOfMemory": ", or use fewer --processes"}
 
+ODD_AFTER = 10
+"""Outcomes of a new job from which on it is looked at whether the first row was an odd one."""
+
+ODD_UNTIL = 1_000
+"""Outcomes of a new job after which it is not looked at any more."""
+
+ODD_PERCENT = 90
+"""Share of the first outcomes that do not fit the columns, which stops the run."""
+
 PERCENT_AFTER = 100
 """Finished files from which on the share of failures is looked at."""
 
@@ -47,6 +56,10 @@ class ErrorBudget:
         self._n_finished = 0
         self._n_failed = 0
         self._n_deferred_in_a_row = 0
+        self._is_new = self._is_guarded
+        self._n_misfits = 0
+        self.first_row_path = ""
+        """The file whose row set the columns in this run, for messages."""
 
     def take(self, done: BatchDone) -> None:
         """Count a batch.
@@ -58,6 +71,7 @@ class ErrorBudget:
         self._n_failed += done.n_failed
         self._check_environment(done)
         self._check_first(done)
+        self._check_columns(done)
         if done.n_failed:
             self._check_limit(done)
 
@@ -98,6 +112,23 @@ class ErrorBudget:
             evidence=f"{path}\n{failure.traceback or failure.where}".rstrip(),
             hint=f"fix the function and run again{_OTHERWISE.get(failure.error_type, '')}; "
             "--max-errors none goes on all the same\n(these files, if it was not the code: r3po run --retry-failed)",
+        )
+
+    def _check_columns(self, done: BatchDone) -> None:
+        """Stop a new job early whose columns nearly no file has but the first."""
+        if not self._is_new or self._n_finished > ODD_UNTIL:
+            return
+        misfits = [told for told in done.failures if told[1].error_type == "BadRow"]
+        self._n_misfits += len(misfits)
+        if self._n_finished < ODD_AFTER or 100 * self._n_misfits < ODD_PERCENT * self._n_finished or not misfits:
+            return
+        path, failure = misfits[0]
+        raise RunStoppedError(
+            f"{self._n_misfits} of the first {self._n_finished} files do not fit the columns that the first row set"
+            + (f", that of {self.first_row_path}" if self.first_row_path else ""),
+            evidence=f"{path}  {first_line(failure.message)}",
+            hint="if that file is the odd one, name all columns in the config, as in  columns: {id: int64, t: string}\n"
+            "and then: r3po run --redo; --max-errors none goes on all the same",
         )
 
     def _check_limit(self, done: BatchDone) -> None:

@@ -26,6 +26,7 @@ from r3po.state.job import disk_error
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
 from r3po.state.shards import ShardState
+from r3po.storage.names import show_name
 from r3po.work import Batch, RecordFailure, Stage, Work
 from r3po.worker.messages import BatchDone, ShardContext
 from r3po.worker.staging import Staged
@@ -214,6 +215,7 @@ class RunLoop:
             return
         if message.call.method == "probe" and message.error is None:
             columns = self._first_row.take(message.value, is_first=not (self.counts.n_done or self.counts.n_failed))
+            self.budget.first_row_path = show_name(message.value.first_row_path)
             # The work stays: the answer to this call settles it.
             self.manager.submit_more(message.worker, Call("record_probe", (columns,)))
             return

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs import Ended, r3po
-from r3po import ConfigError, FunctionError, build_jobs, run_jobs
+from r3po import ConfigError, FunctionError, RunStoppedError, build_jobs, run_jobs
 from r3po.inspect.failure_groups import mask
 
 CONFIG = """\
@@ -177,3 +177,52 @@ def test_errors_are_grouped_by_their_cause(tmp_path: Path, monkeypatch: pytest.M
     for wrong in (("--full", "14.json"), ("--by", "colour")):
         ended = errors(*wrong)
         assert (ended.code, ended.out) == (2, "") and ended.err.startswith("error: ")
+
+
+def test_a_job_whose_first_file_is_the_odd_one_stops_early_and_the_remedy_works(tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    (tmp_path / "source" / "a.json").rename(tmp_path / "source" / "000.json")
+    for n in range(1, 400):
+        (tmp_path / "source" / f"{n:03}.json").write_text(f'{{"n": {n}, "text": "t{n}"}}')
+    with pytest.raises(RunStoppedError, match=r"\d+ of the first \d+ files do not fit .* that of 000.json") as caught:
+        run_jobs(config, engine="serial")
+    assert caught.value.result is not None and caught.value.result.failed < 100
+    config.write_text(config.read_text() + "columns: {n: int64, text: string}\n")
+    result = run_jobs(config, engine="serial", redo=True)
+    assert (result.done, [failure["path"] for failure in result.failures()]) == (399, ["000.json"])
+
+
+def test_ten_files_among_many_that_do_not_fit_stop_nothing(tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    for n in range(1, 60):
+        row = '{"n": 1, "text": ""}' if n % 2 else '{"n": 1}'
+        (tmp_path / "source" / f"{n:03}.json").write_text(row)
+    assert run_jobs(config, engine="serial").failed == 30
+
+
+SCRIPT = """\
+import helper
+from r3po import run_jobs
+
+if __name__ == "__main__":
+    for factor in (10, 20):
+        helper.FACTOR = factor
+        helper.TABLE["two"] = 2
+        result = run_jobs("config.yaml", helper.f, engine="serial")
+        print(result.to_pandas()["n"].tolist(), len(result.notices))
+    helper.FACTOR = open("config.yaml")
+    run_jobs("config.yaml", helper.f, engine="serial")
+"""
+
+
+def test_globals_that_the_caller_has_set_count_as_its_code(tmp_path: Path) -> None:
+    make_job(tmp_path)
+    (tmp_path / "helper.py").write_text(
+        "FACTOR = 1\nTABLE = {}\nN_CALLS = 0\n\n\ndef f(path):\n    global N_CALLS\n    N_CALLS += 1\n"
+        "    return {'n': FACTOR * len(TABLE)}\n"
+    )
+    (tmp_path / "script.py").write_text(SCRIPT)
+    ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    # The second time it is another function: its rows stay, and that is said.
+    assert ended.stdout == "[10] 0\n[10] 1\n", ended.stderr
+    assert "helper.FACTOR was set to" in ended.stderr and "it cannot be sent to the workers" in ended.stderr

@@ -148,6 +148,7 @@ def test_an_f_that_moves_its_input_has_its_rows_and_is_told_of(engine: str, tmp_
 
 NESTED = """\
 import json
+import helper
 import ray
 
 
@@ -159,20 +160,22 @@ def square(x):
 def f(path):
     with open(path) as file:
         n = json.load(file)["n"]
-    return {"n": n, "square": ray.get(square.remote(n))}
+    return {"n": n, "square": helper.FACTOR * ray.get(square.remote(n))}
 """
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("before", ["", "ray.init(num_cpus=1, include_dashboard=False); ray.shutdown()"])
-def test_ray_may_be_imported_before_r3po_and_f_may_start_tasks_of_its_own(before: str, tmp_path: Path) -> None:
+def test_a_script_may_import_ray_first_start_tasks_of_its_own_and_set_globals(before: str, tmp_path: Path) -> None:
     config = make_job(tmp_path, NESTED, {f"{n}.json": {"n": n} for n in range(6)}, timeout_seconds=60)
+    (tmp_path / "helper.py").write_text("FACTOR = 1\n")
     script = tmp_path / "script.py"
-    begin = f"import ray\n{before}\nfrom r3po import run_jobs\n"
-    script.write_text(f"{begin}if __name__ == '__main__':\n    print(run_jobs({str(config)!r}).done)\n")
+    begin = f"import ray\n{before}\nimport f, helper\nfrom r3po import run_jobs\n"
+    run = f"    helper.FACTOR = 10\n    print(run_jobs({str(config)!r}, f.f).done)\n"
+    script.write_text(f"{begin}if __name__ == '__main__':\n{run}")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment["HOME"] = str(tmp_path)
     ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, "6\n"), ended.stderr
     rows = (tmp_path / "out" / "csv" / "part-00000.csv").read_text()
-    assert rows == "n,square\n0,0\n1,1\n2,4\n3,9\n4,16\n5,25\n"
+    assert rows == "n,square\n0,0\n1,10\n2,40\n3,90\n4,160\n5,250\n", "helper.FACTOR is what the script has set"
