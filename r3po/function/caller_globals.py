@@ -56,7 +56,7 @@ def find_caller_globals(f: Callable[..., object]) -> tuple[CallerGlobal, ...]:
             pickle.dumps(one.value)
         except Exception as error:
             raise FunctionError(
-                f"{one.module}.{one.name} was set to {brief(one.value)} by the caller; it cannot be sent to the workers",
+                f"{one.module}.{one.name} was set to {brief(one.value)} by the caller, and cannot be sent to workers",
                 hint=f"set {one.name} in {Path(one.file).name} itself, where each worker does it",
             ) from error
     return tuple(found)

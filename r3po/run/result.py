@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from r3po.config.settings import Config
 from r3po.storage.durable import list_names
 
 if TYPE_CHECKING:
     import pandas
+    import polars
+
+    from r3po.table.outcomes import Table
 
 
 @dataclass(frozen=True)
@@ -38,29 +42,58 @@ class RunResult:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
         return {"schema_version": 1, **fields}
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the table, in row order. Needs pandas: `pip install 'r3po[pandas]'`.
+    def to_pandas(self, dtype_backend: str | None = None) -> pandas.DataFrame:
+        """Return the table, in row order, with exact values. Needs pandas: `pip install 'r3po[pandas]'`.
+
+        Args:
+            dtype_backend: `numpy_nullable` or `pyarrow`, as in pandas. None: pandas' usual types, but `Int64` for a
+                column that holds None beside ints beyond 2^53, which pandas would round.
 
         Raises:
             ImportError: pandas is not installed.
             FileNotFoundError: no row was made yet.
         """
-        import pandas as pd
+        import pandas
 
-        kind = "parquet" if self.config.parquet is not None else "csv"
-        folder = self.config.output_path / kind
-        parts = [folder / name for name in list_names(folder) if name.startswith("part-")]
-        if not parts:
-            raise FileNotFoundError(f"no part in {folder}")
-        read = pd.read_parquet if kind == "parquet" else pd.read_csv
-        frame: pandas.DataFrame = pd.concat([read(part) for part in parts], ignore_index=True)
-        return frame
+        from r3po.table.frames import to_frame
+
+        parts = self._parts()
+        if parts[0].suffix == ".parquet":
+            return to_frame(self.to_arrow(), dtype_backend)
+        options: dict[str, Any] = {} if dtype_backend is None else {"dtype_backend": dtype_backend}
+        frames: list[pandas.DataFrame] = [pandas.read_csv(part, **options) for part in parts]
+        return pandas.concat(frames, ignore_index=True)
+
+    def to_arrow(self) -> Table:
+        """Return the table, in row order, as Arrow has it: from the Parquet parts, or from CSV if there are no others.
+
+        Raises:
+            FileNotFoundError: no row was made yet.
+        """
+        from r3po.table.frames import read_parts
+
+        return read_parts(self._parts())
+
+    def to_polars(self) -> polars.DataFrame:
+        """Return the table, in row order, as polars has it. Raises ImportError without polars, or like `to_arrow`."""
+        import polars
+
+        frame: Any = polars.from_arrow(self.to_arrow())
+        return cast("polars.DataFrame", frame)
 
     def failures(self) -> list[dict[str, Any]]:
         """Return every failed file, as `r3po errors --json` does."""
         from r3po.state.failed_files import read_failures
 
         return list(read_failures(self.config))
+
+    def _parts(self) -> list[Path]:
+        kind = "parquet" if self.config.parquet is not None else "csv"
+        folder = self.config.output_path / kind
+        parts = [folder / name for name in list_names(folder) if name.startswith("part-")]
+        if not parts:
+            raise FileNotFoundError(f"no part in {folder}")
+        return parts
 
 
 @dataclass(frozen=True, slots=True)

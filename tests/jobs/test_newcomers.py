@@ -225,4 +225,22 @@ def test_globals_that_the_caller_has_set_count_as_its_code(tmp_path: Path) -> No
     ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     # The second time it is another function: its rows stay, and that is said.
     assert ended.stdout == "[10] 0\n[10] 1\n", ended.stderr
-    assert "helper.FACTOR was set to" in ended.stderr and "it cannot be sent to the workers" in ended.stderr
+    assert "helper.FACTOR was set to" in ended.stderr and "cannot be sent to workers" in ended.stderr
+
+
+def test_a_table_comes_back_with_exact_values(tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    big = (1 << 60) + 1
+    for n, row in enumerate([{"id": big, "few": 1}, {"id": None, "few": None}]):
+        (tmp_path / "source" / f"{n}.json").write_text(json.dumps(row))
+    (tmp_path / "source" / "a.json").unlink()
+    result = run_jobs(config, engine="serial")
+    frame = result.to_pandas()
+    assert (str(frame["id"].dtype), str(frame["few"].dtype)) == ("Int64", "float64")
+    for exact in (frame, result.to_pandas("numpy_nullable"), result.to_pandas("pyarrow")):
+        assert exact["id"].iloc[0] == big and exact["id"].isna().tolist() == [False, True]
+    assert (
+        result.to_arrow().to_pylist()
+        == result.to_polars().to_dicts()
+        == [{"id": big, "few": 1}, {"id": None, "few": None}]
+    )
