@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from r3po.config.settings import load_config
+from r3po.config.settings import ConfigSource, load_config
 from r3po.run.log_events import log_event
 from r3po.source.build import build_job
 from r3po.state.manifest import Manifest
@@ -12,12 +10,13 @@ from r3po.state.manifest import Manifest
 __all__ = ["build_jobs"]
 
 
-def build_jobs(config: str | os.PathLike[str], *, accept_deletions: bool = False) -> Manifest:
+def build_jobs(config: ConfigSource, *, accept_deletions: bool = False) -> Manifest:
     """Bring the manifest of a job up to date with its source, hashing with `processes` processes, and return it.
 
     Equal to `r3po build CONFIG`. No Ray is started and f is not needed. Unchanged files are not opened.
 
     Args:
+        config: the config file, or a mapping of the keys that it would have.
         accept_deletions: go on although more than half of the job's files are gone.
 
     Raises:

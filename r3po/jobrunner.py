@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from r3po.config.settings import load_config
+from r3po.config.settings import ConfigSource, load_config
 from r3po.errors import RunStoppedError
 from r3po.function.find import describe_callable
 from r3po.run.log_events import log_event
@@ -22,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Long by its options and what is said of them.
 def run_jobs(
-    config: str | os.PathLike[str],
+    config: ConfigSource,
     f: Callable[..., Any] | None = None,
     build: bool = True,
     progress: bool | None = None,
@@ -42,7 +41,8 @@ def run_jobs(
     Equal to `r3po run CONFIG`: what is new in the source is built first, what is done is left alone.
 
     Args:
-        config: the config file.
+        config: the config file; or a mapping of the keys that it would have, with relative paths from the current
+            folder, and without `job_name` the name of f.
         f: the function; without it, the config's `function` is used. A function of the script itself is fine.
         build: False: process the manifest as it is (`--no-build`).
         progress: show it on stderr; None: if stderr is a terminal. Where it is not shown, warnings are logged ("r3po").
@@ -64,7 +64,10 @@ def run_jobs(
         RunStoppedError: the run ended early; its `result` says how far it came.
         R3poError: of another kind: nothing was started.
     """
-    loaded = load_config(config).with_overrides(processes=processes, function=function, max_errors=max_errors)
+    name = getattr(f, "__name__", None) if f is not None else None
+    loaded = load_config(config, job_name=name).with_overrides(
+        processes=processes, function=function, max_errors=max_errors
+    )
     spec = describe_callable(f) if f is not None else find_configured(loaded)
     show = sys.stderr.isatty() if progress is None else progress
     options = RunOptions(build, retry_failed, redo, restart, accept_deletions, engine, show_output)

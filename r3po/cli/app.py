@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -112,6 +113,7 @@ def run(
         accept_deletions=accept_deletions,
         engine=engine,
         show_output=show_output,
+        command=_command_to_go_on(config, function, engine, processes, max_errors, redo=redo, no_build=no_build),
     )
     # The serial engine calls f in this process; f may want pandas.
     spared = _pandas_left_out() if engine != "serial" else nullcontext()
@@ -289,6 +291,27 @@ def run_command() -> int:
 
 
 # Private functions
+
+
+def _command_to_go_on(
+    config: Path,
+    function: str | None,
+    engine: str,
+    processes: int | None,
+    max_errors: str | None,
+    *,
+    redo: bool,
+    no_build: bool,
+) -> str:
+    """Return what to type to go on with this run: what was typed, without what would begin something again."""
+    words = ["r3po", "run", *([] if config == CONFIG else [str(config)])]
+    words += ["--function", function] if function is not None else []
+    words += ["--engine", engine] if engine != "ray" else []
+    words += ["--processes", str(processes)] if processes is not None else []
+    words += ["--max-errors", max_errors] if max_errors is not None else []
+    words += ["--redo"] if redo else []
+    words += ["--no-build"] if no_build else []
+    return shlex.join(words)
 
 
 def _leave_at_once(code: int) -> NoReturn:

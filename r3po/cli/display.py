@@ -84,6 +84,9 @@ class Display:
             case events.OutputSeen():
                 for line in event.text.splitlines():
                     self._line(f"worker {event.worker}: {line}")
+            case events.RunFinished() if self._is_quiet:
+                if event.n_failed and event.worked:
+                    self._line(f"{event.n_failed:,} of {count_of(event.n_files, 'file')} failed: r3po errors")
             case _ if self._is_quiet:
                 pass
             case events.JobOpened():

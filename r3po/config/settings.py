@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -39,7 +39,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from r3po.config.folders import check_current_folder, expand, hint_of_missing, holds
-from r3po.config.yaml_file import README_HINT, Entry, Problem, read_entries, read_text, short
+from r3po.config.yaml_file import README_HINT, Entry, Problem, entries_of, read_entries, read_text, short
 from r3po.errors import ConfigError, SourceError
 from r3po.table.column_types import ColumnType, parse_column_type
 from r3po.table.columns import ColumnSettings
@@ -235,11 +235,15 @@ class Keys(BaseModel):
         return right
 
 
+MAPPING = "the config"
+"""What messages call a mapping of keys, which has no file's name."""
+
+
 class Config(Keys):
     """One job's settings, checked, and where they come from. `load_config` makes it."""
 
     path: Path
-    """The config file itself."""
+    """The config file itself; for a mapping, `MAPPING` in the current folder."""
     notices: tuple[str, ...] = ()
     """What the user is told once a run."""
     lines: dict[str, int] = {}
@@ -248,8 +252,13 @@ class Config(Keys):
     """`source_path` as the file has it, for messages."""
 
     @property
+    def is_file(self) -> bool:
+        """Whether there is a config file; else the settings are a mapping's."""
+        return self.path.name != MAPPING
+
+    @property
     def base_dir(self) -> Path:
-        """The folder of the config file; what is relative in the file starts here."""
+        """The folder of the config file, or the current one; what is relative in the config starts here."""
         return self.path.parent
 
     @property
@@ -282,20 +291,31 @@ class Config(Keys):
         return self.model_copy(update=changed)
 
 
-def load_config(path: str | os.PathLike[str]) -> Config:
-    """Return the settings in a config file.
+ConfigSource = str | os.PathLike[str] | Mapping[str, Any]
+"""A config file, or a mapping of the keys that one would have."""
+
+
+def load_config(source: ConfigSource, job_name: str | None = None) -> Config:
+    """Return the settings in a config file, or in a mapping in place of one.
 
     Args:
-        path: the YAML file. Relative folders in it start at its own folder, not at the current one.
+        source: the YAML file, or the keys by name. Relative folders start at the file's own folder, not at the current
+            one; those of a mapping at the current one.
+        job_name: of the job, where a mapping gives none.
 
     Raises:
         ConfigError: the file cannot be read or is no YAML; or, all at once, every problem with its keys; or the
             current folder was removed.
     """
     check_current_folder()
-    file = Path(os.path.abspath(path))
     problems: list[Problem] = []
-    entries = read_entries(file, read_text(file), _required(), problems)
+    if isinstance(source, Mapping):
+        file = Path(os.path.abspath(MAPPING))
+        named = {"job_name": job_name} if job_name is not None and "job_name" not in source else {}
+        entries = entries_of({**named, **source})
+    else:
+        file = Path(os.path.abspath(source))
+        entries = read_entries(file, read_text(file), _required(), problems)
     ignored = {key: entries.pop(key) for key in _IGNORED if key in entries}
 
     checked = _check_keys(entries, file.parent, problems)
@@ -304,7 +324,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     if problems:
         raise _config_error(file, problems)
 
-    lines = {key: entry.line for key, entry in (entries | ignored).items()}
+    lines = {key: entry.line for key, entry in (entries | ignored).items() if entry.line is not None}
     written = entries["source_path"].value
     return Config.model_construct(
         **checked, path=file, notices=_notices(file, ignored), lines=lines, source_written=written
@@ -401,18 +421,18 @@ def _check_together(checked: dict[str, Any], entries: dict[str, Entry], problems
     """Note what is wrong with keys that are right by themselves."""
     _check_folders(checked, entries, problems)
     if checked.get("csv") is False and checked.get("parquet", True) is None:
-        last = max(entries["csv"], entries["parquet"], key=lambda entry: entry.line)
+        last = max(entries["csv"], entries["parquet"], key=lambda entry: entry.line or 0)
         problems.append(last.problem("csv and parquet are both off, nothing would be written; set one to true"))
     columns, source_column = entries.get("columns"), checked.get("source_column")
     if columns and isinstance(columns.value, dict) and source_column in columns.value:
-        reason = f"columns (line {columns.line}) has that name, too; give one of them another"
+        reason = f"columns{columns.place} has that name, too; give one of them another"
         problems.append(entries["source_column"].problem(reason))
 
 
 def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:
     if "source_path" not in folders:
         return
-    source, named = folders["source_path"], f"source_path (line {entries['source_path'].line})"
+    source, named = folders["source_path"], f"source_path{entries['source_path'].place}"
     for key in [key for key in _FOLDERS[1:] if key in folders]:
         is_inside, is_around = holds(source, folders[key]), holds(folders[key], source)
         relation = "is" if is_inside and is_around else "lies inside" if is_inside else "holds"
@@ -430,7 +450,8 @@ def _check_required(entries: dict[str, Entry], problems: list[Problem]) -> None:
 
 
 def _config_error(file: Path, problems: list[Problem]) -> ConfigError:
-    rows = [("missing" if problem.line is None else f"line {problem.line}", problem) for problem in problems]
+    no_line = "key" if file.name == MAPPING else "missing"
+    rows = [(no_line if problem.line is None else f"line {problem.line}", problem) for problem in problems]
     rows.sort(key=lambda row: (row[1].line is None, row[1].line or 0))
     place_width = max(len(place) for place, _ in rows)
     shown_width = max(len(problem.shown) for problem in problems)
@@ -442,7 +463,7 @@ def _notices(file: Path, ignored: dict[str, Entry]) -> tuple[str, ...]:
     if not ignored:
         return ()
     verb, rest = ("are", "the lines") if len(ignored) > 1 else ("is", "the line")
-    named = " and ".join(f"{key} (line {entry.line})" for key, entry in ignored.items())
+    named = " and ".join(f"{key}{entry.place}" for key, entry in ignored.items())
     return (f"{file.name}: {named} {verb} not read any more: the counts are in the manifest now; {rest} can go",)
 
 
@@ -452,4 +473,6 @@ def _notices(file: Path, ignored: dict[str, Entry]) -> tuple[str, ...]:
 def _source_place(config: Config) -> str:
     line = f" line {config.lines['source_path']}" if "source_path" in config.lines else ""
     is_relative = config.source_written and not config.source_written.startswith(("/", "~", "$"))
+    if not config.is_file:
+        return f"(source_path{'; relative to the current folder' if is_relative else ''})"
     return f"({config.path.name}{line}{'; relative to that file' if is_relative else ''})"

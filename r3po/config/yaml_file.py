@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,9 +32,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Entry:
-    """One key of the file and what YAML makes of its value."""
+    """One key of the file, or of the mapping that stands for one, and what YAML makes of its value."""
 
-    line: int
+    line: int | None  # from 1; None: it is of a mapping
     shown: str
     written: str  # the value as the file has it
     value: Any  # for `parquet: {...}` and `columns: {...}`: the entries in it, by key
@@ -43,6 +43,11 @@ class Entry:
     def plain(self) -> Any:
         """The value as `yaml.safe_load` has it, without lines."""
         return {key: entry.plain for key, entry in self.value.items()} if isinstance(self.value, dict) else self.value
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people, in brackets with a space before; empty: it has no line."""
+        return "" if self.line is None else f" (line {self.line})"
 
     def problem(self, reason: str) -> Problem:
         return Problem(self.line, self.shown, reason)
@@ -91,6 +96,16 @@ def read_entries(file: Path, text: str, needed: Iterable[str], problems: list[Pr
         raise ConfigError(f"{file.name} is empty", hint=f"it needs {', '.join(needed)}\n{README_HINT}")
     evidence = f"line {root.start_mark.line + 1}   {short(text[root.start_mark.index :])}"
     raise ConfigError(f"{file.name} holds no keys", evidence=evidence, hint=f"{_LINE_SHAPE}\n{README_HINT}")
+
+
+def entries_of(keys: Mapping[str, Any]) -> dict[str, Entry]:
+    """Return the keys of a mapping that stands for a file."""
+    entries: dict[str, Entry] = {}
+    for key, value in keys.items():
+        is_nested = key in ("parquet", "columns") and isinstance(value, Mapping)
+        content = entries_of(value) if is_nested else os.fspath(value) if isinstance(value, os.PathLike) else value
+        entries[str(key)] = Entry(None, short(f"{key}: {value}"), repr(value), content)
+    return entries
 
 
 def _read_mapping(

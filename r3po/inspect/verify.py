@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r3po.config.settings import Config, check_source, load_config
+from r3po.config.settings import Config, ConfigSource, check_source, load_config
 from r3po.errors import DamagedStateError, FolderError
 from r3po.inspect.findings import UNREADABLE, Finding, Findings
 from r3po.inspect.verify_job import JobCheck, shown_columns
@@ -72,7 +72,7 @@ class VerifyResult:
         return {"schema_version": 1, **fields, "findings": findings, "notes": list(self.notes)}
 
 
-def verify_jobs(config: str | os.PathLike[str], source: bool = False) -> VerifyResult:
+def verify_jobs(config: ConfigSource, source: bool = False) -> VerifyResult:
     """Check all that a job left on disk, and return what is wrong with it and what fixes that.
 
     Equal to `r3po verify CONFIG`. No Ray is started, f is not needed, and nothing is changed; a run may be going on.

@@ -58,6 +58,8 @@ def plan_run(job: Job, spec: FunctionSpec, options: RunOptions, walk: Walk) -> P
 
 def command_of(config: Config) -> str:
     """Return what to type to run a job again."""
+    if not config.is_file:
+        return "run_jobs"
     return "r3po run" if config.path.name == "config.yaml" else f"r3po run {tidy_path(config.path)}"
 
 

@@ -107,3 +107,5 @@ class RunOptions:
     accept_deletions: bool = False
     engine: str = "ray"
     show_output: bool = False
+    command: str = ""
+    """What to type to go on, for people; empty: `r3po run` with the config."""

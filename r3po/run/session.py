@@ -283,7 +283,7 @@ class _Run:
         result = self._summarize(True, f"stopped by {self.stop.signal_name}")
         return RunStoppedError(
             f"stopped by {self.stop.signal_name}; what was done is saved",
-            hint=f"Continue with: {command_of(self.config)}",
+            hint=f"Continue with: {self.options.command or command_of(self.config)}",
             exit_code=self.stop.exit_code,
             result=result,
         )

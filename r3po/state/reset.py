@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 
-from r3po.config.settings import Config, load_config
+from r3po.config.settings import Config, ConfigSource, load_config
 from r3po.errors import DamagedStateError, FolderError
 from r3po.state.commits import all_parts
 from r3po.state.folders import JobFolders
@@ -16,7 +15,7 @@ from r3po.storage.durable import list_names
 from r3po.storage.lock import JobLock
 
 
-def reset_all_errors(config: str | os.PathLike[str]) -> int:
+def reset_all_errors(config: ConfigSource) -> int:
     """Let the next run try every failed file again. Returns how many files that are.
 
     Equal to `r3po reset CONFIG --errors`; rows stay as they are.
@@ -30,7 +29,7 @@ def reset_all_errors(config: str | os.PathLike[str]) -> int:
         return n_failed
 
 
-def reset_all_tracking(config: str | os.PathLike[str]) -> int:
+def reset_all_tracking(config: ConfigSource) -> int:
     """Forget the job: remove its state, and the parts that its commits name. Returns how many parts were removed.
 
     Equal to `r3po reset CONFIG --all`. Files that r3po did not write stay, and the source is never touched.

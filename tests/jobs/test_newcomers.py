@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from jobs import Ended, r3po
-from r3po import ConfigError, FunctionError, RunStoppedError, build_jobs, run_jobs
+from r3po import (
+    ConfigError,
+    FunctionError,
+    R3poError,
+    RunStoppedError,
+    build_jobs,
+    reset_all_errors,
+    reset_all_tracking,
+    run_jobs,
+    verify_jobs,
+)
 from r3po.inspect.failure_groups import mask
 
 CONFIG = """\
@@ -244,3 +254,74 @@ def test_a_table_comes_back_with_exact_values(tmp_path: Path) -> None:
         == result.to_polars().to_dicts()
         == [{"id": big, "few": 1}, {"id": None, "few": None}]
     )
+
+
+KEYS = {
+    "source_path": "source",
+    "source_file_part": ".json",
+    "working_dir": "work",
+    "output_path": "out",
+    "processes": 2,
+}
+
+
+def double(path: str) -> dict[str, int]:
+    return {"n": json.loads(Path(path).read_text())["n"] * 2}
+
+
+def test_a_mapping_stands_for_a_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_job(tmp_path).unlink()
+    monkeypatch.chdir(tmp_path)
+    keys = {**KEYS, "source_path": tmp_path / "source"}
+    result = run_jobs(keys, double, engine="serial")
+    assert (result.job_name, result.done, result.output) == ("double", 1, str(tmp_path / "out"))
+    named = {**keys, "job_name": "double"}
+    assert verify_jobs(named).is_good and build_jobs(named).count_job_files == 1
+    assert (reset_all_errors(named), reset_all_tracking(named)) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (
+            {"source_path": "nope"},
+            "/nope   (source_path; relative to the current folder)",
+        ),
+        (
+            {"processes": "4"},
+            "the config has 1 problem\n  key   processes: 4   must be a whole number, or auto, without",
+        ),
+        (
+            {"output_path": "source/x"},
+            "key   output_path: source/x   lies inside source_path: its files would be taken",
+        ),
+        ({"colums": 1}, 'key   colums: 1   unknown key; did you mean "columns"?'),
+        ({"parquet": {"level": 3.5}}, "level"),
+    ],
+)
+def test_what_is_wrong_in_a_mapping_is_told_by_its_key(
+    wrong: dict[str, object], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_job(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    keys = {**KEYS, **wrong}
+    with pytest.raises(R3poError) as caught:
+        run_jobs(keys, double, engine="serial")
+    assert told in str(caught.value) and "line" not in str(caught.value)
+
+
+def test_a_stopped_run_says_how_it_goes_on_as_it_was_typed(tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    (tmp_path / "f.py").write_text(
+        "import os, signal\n\n\ndef f(path):\n    os.kill(os.getpid(), signal.SIGINT)\n    return {}\n"
+    )
+    config.rename(tmp_path / "my job.yaml")
+    ended = r3po("run", "my job.yaml", "--engine", "serial", "--max-errors", "5%", "--retry-failed", cwd=tmp_path)
+    assert ended.err.splitlines()[-1] == "Continue with: r3po run 'my job.yaml' --engine serial --max-errors 5%"
+
+
+def test_quiet_says_how_many_files_failed(tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    (tmp_path / "f.py").write_text("def f(path):\n    raise ValueError\n")
+    ended = r3po("run", str(config), "--engine", "serial", "--quiet", cwd=tmp_path)
+    assert (ended.code, ended.err) == (1, "1 of 1 file failed: r3po errors\n")
