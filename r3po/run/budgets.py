@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from r3po.config.settings import MaxErrors
-from r3po.errors import FunctionError, RunStoppedError
+from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.run.workers import Lost
 from r3po.table.outcomes import Failure
 from r3po.text import first_line
@@ -50,8 +50,9 @@ class ErrorBudget:
 
     def __init__(self, limit: MaxErrors | None, *, is_guarded: bool) -> None:
         self._limit = limit
-        self._is_off = limit is not None and limit.is_off
-        self._is_guarded = is_guarded and not self._is_off
+        self.is_off = limit is not None and limit.is_off
+        """Nothing stops the run."""
+        self._is_guarded = is_guarded and not self.is_off
         self._first_failures: list[tuple[str, Failure]] = []
         self._n_finished = 0
         self._n_failed = 0
@@ -82,7 +83,7 @@ class ErrorBudget:
         if done.n_rows + done.n_failed:
             self._n_deferred_in_a_row = done.n_deferred_last
             longest = max(longest, done.n_deferred_last)
-        if longest < ENVIRONMENTAL_RUN or done.deferral is None or self._is_off:
+        if longest < ENVIRONMENTAL_RUN or done.deferral is None or self.is_off:
             return
         path, failure = done.deferral
         raise RunStoppedError(
@@ -132,7 +133,7 @@ class ErrorBudget:
         )
 
     def _check_limit(self, done: BatchDone) -> None:
-        if self._limit is None or self._is_off:
+        if self._limit is None or self.is_off:
             return
         count, percent = self._limit.count, self._limit.percent
         is_over = count is not None and self._n_failed > count
@@ -160,6 +161,15 @@ class LossBudget:
         """Note that a worker has loaded f."""
         self.has_loaded = True
         self._n_starting = 0
+
+    def check_load(self, error: R3poError) -> None:
+        """Raise RunStoppedError if a worker cannot load f although others could: what was done stays."""
+        if self.has_loaded:
+            raise RunStoppedError(
+                f"a worker that was started again cannot load {self._function_name}: {error.args[0]}",
+                evidence=error.evidence,
+                hint="what was done is saved; fix the function, then run again",
+            ) from error
 
     def worked(self) -> None:
         """Note that a worker has done some work."""

@@ -7,6 +7,7 @@ from r3po.events import ColumnsSet, Observer
 from r3po.run.publisher import Publisher
 from r3po.storage.names import show_name
 from r3po.table.columns import Columns
+from r3po.text import count_of
 from r3po.worker.messages import Probed
 
 FIRST_PROBE = 10
@@ -39,16 +40,18 @@ class FirstRow:
         self.is_sought = True
         self._n_probes += 1
 
-    def take(self, probed: Probed, *, is_first: bool) -> Columns | None:
+    def take(self, probed: Probed, *, is_first: bool, goes_on: bool) -> Columns | None:
         """Take what a probe found; return the columns that it set, which are durable then.
 
         They are durable before anything else is handed out: every row of the job is held against them.
 
         Args:
             is_first: no file of the job has an outcome yet.
+            goes_on: nothing stops the run (`max_errors: none`), not even that the first files give no row.
 
         Raises:
-            FunctionError: no file gave a row, and f returned something else than a dict; nothing was recorded.
+            FunctionError: no file gave a row, and f returned something else than a dict, or it would have been the
+                first of a redo; nothing was recorded.
         """
         if is_first and probed.columns is None and probed.not_a_dict is not None and not probed.stopped:
             path, type_name, shown = probed.not_a_dict
@@ -58,6 +61,15 @@ class FirstRow:
                 evidence=f"returned  {shown}",
                 hint="return a dict, such as {'name': value}; nothing was recorded",
             )
+        if probed.columns is None and self._publisher.in_force is not None and not probed.stopped:
+            if not goes_on:
+                raise FunctionError(
+                    f"none of the first {count_of(probed.n_failed, 'file')} gave a row; the redo was not begun, "
+                    "and the rows of before are as they were",
+                    evidence=probed.last_failure or None,
+                    hint="fix the function and run again; --max-errors none begins all the same",
+                )
+            self._publisher.put_in_force()
         if probed.columns is not None:
             self._publisher.set_columns(probed.columns, probed.first_row_path)
             named = tuple((column.name, column.kind) for column in probed.columns.items)

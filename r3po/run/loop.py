@@ -179,6 +179,7 @@ class RunLoop:
             case Stage():
                 call = Call("stage", (publisher.stage_order(ref, self._segments[work.shard]),))
             case RecordFailure():
+                publisher.put_in_force()  # a redo is given up for no file that ends its worker
                 batch = Batch(work.number, work.shard, ((work.place, work.place + 1),))
                 call = Call("record_failure", (batch, self._context_of(ref), *self.trials.evidence_of(work)))
             case Batch():
@@ -214,10 +215,7 @@ class RunLoop:
             self._losses.take(message)
             return
         if message.call.method == "probe" and message.error is None:
-            columns = self._first_row.take(message.value, is_first=not (self.counts.n_done or self.counts.n_failed))
-            self.budget.first_row_path = show_name(message.value.first_row_path)
-            # The work stays: the answer to this call settles it.
-            self.manager.submit_more(message.worker, Call("record_probe", (columns,)))
+            self._take_probe(message)
             return
         work = self._settle(message)
         match work:
@@ -232,6 +230,16 @@ class RunLoop:
             self._losses.worked()
             self.manager.release(message.worker)
 
+    def _take_probe(self, answer: Answer) -> None:
+        is_first = not (self.counts.n_done or self.counts.n_failed)
+        columns = self._first_row.take(answer.value, is_first=is_first, goes_on=self.budget.is_off)
+        if columns is None and self.publisher.in_force is not None:  # a redo that is not in force records nothing
+            self.scheduler.hand_back(self.manager.handles[answer.worker].in_hand.pop(0))
+            return
+        self.budget.first_row_path = show_name(answer.value.first_row_path)
+        # The work stays: the answer to this call settles it.
+        self.manager.submit_more(answer.worker, Call("record_probe", (columns,)))
+
     def _settle(self, answer: Answer) -> Work | None:
         """Return the work that an answer settles, None for that to `load`; everything but an answer ends the run."""
         handle = self.manager.handles[answer.worker]
@@ -243,12 +251,8 @@ class RunLoop:
             self._losses.loaded()
             self._check_code(answer.value)
         if isinstance(answer.error, R3poError):
-            if answer.call.method == "load" and self._losses.has_loaded:
-                raise RunStoppedError(
-                    f"a worker that was started again cannot load {self.function_name}: {answer.error.args[0]}",
-                    evidence=answer.error.evidence,
-                    hint="what was done is saved; fix the function, then run again",
-                ) from answer.error
+            if answer.call.method == "load":
+                self._losses.check_load(answer.error)
             raise answer.error
         if isinstance(answer.error, OSError):
             raise disk_error(answer.error, self.publisher.job.folders.working_dir) from answer.error
@@ -266,9 +270,8 @@ class RunLoop:
 
     def _batch_done(self, worker: int, work: Batch, done: BatchDone) -> None:
         self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred)
-        handle = self.manager.handles[worker]
         if done.is_spent or (work.kind == "trial" and self.scheduler.has_suspects):
-            self.manager.dismiss(handle)  # the next trial needs a fresh one
+            self.manager.dismiss(self.manager.handles[worker])  # the next trial needs a fresh one
         if work.kind == "trial":
             self.trials.remember()
         self._record(work.shard, done)

@@ -30,12 +30,14 @@ class Publisher:
         fingerprint: of today's function, for the predicate.
         version: of r3po, for the parts' metadata.
         next_attempt: gives a new attempt id, unique in the job.
+        in_force: the job on disk, where `job` is planned only: a redo takes its place with its first row. None: it is.
     """
 
     job: Job
     fingerprint: str
     version: str
     next_attempt: Callable[[], str]
+    in_force: Job | None = None
     columns: Columns | None = field(init=False)
     """The job's columns, once a row has set them."""
     schema: Schema | None = None
@@ -53,11 +55,18 @@ class Publisher:
         """The types that all parts have at the end."""
         return None if self.schema is None or self.columns is None else schemas.part_schema(self.schema, self.columns)
 
+    def put_in_force(self) -> None:
+        """Put a redo in force that was planned only; before, nothing of the job has changed."""
+        if self.in_force is not None:
+            self.in_force.put_in_force(self.job.built)
+            self.job, self.in_force = self.in_force, None
+
     def set_columns(self, columns: Columns, path: str) -> None:
-        """Fix the job's columns durably, as the row of the file `path` has them.
+        """Fix the job's columns durably, as the row of the file `path` has them; a redo is in force from then on.
 
         Parts of before a redo that have other columns are withdrawn: beside the new ones they would be no table.
         """
+        self.put_in_force()
         former = read_former_columns(self.job.config.working_dir, self.job.built)
         if former is not None and former.to_json() != columns.to_json():
             for shard, commit in self.job.commits.items():

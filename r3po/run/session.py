@@ -136,8 +136,6 @@ class _Run:
             raise self._stopped()
         return self._summarize(worked)
 
-    # The steps
-
     def go(self) -> bool:
         """Carry out the run. Returns whether there was something to do."""
         self._open()
@@ -151,6 +149,7 @@ class _Run:
             if self.stop.is_requested:
                 return True
         else:
+            self._publisher.put_in_force()  # no file is left that could give a row
             self._stage({state.ref: state.segments for state in to_do})
         return self._finish(is_needed=bool(to_do)) or bool(to_do)
 
@@ -162,18 +161,26 @@ class _Run:
         end_left_workers(self.job.folders.runs, self.log.run_id)
 
     def _put_in_force(self, plan: Plan) -> None:
-        """Make the plan the job's. Up to here a run may be refused, and then nothing has changed."""
+        """Make the plan the job's. Up to here a run may be refused, and then nothing has changed.
+
+        A redo is left to its first row: an f that gives none must not cost the rows that are there.
+        """
         job, fingerprint = self.job, self.spec.fingerprint
         for notice in plan.notices:
             self.emit(notice)
-        if plan.manifest is not job.manifest:
-            job.put_in_force(plan.manifest)
-        job.adopt_commits(plan.states, fingerprint)
+        is_redo = job.manifest is not None and plan.manifest.redo_since > job.manifest.redo_since
+        if not is_redo:
+            if plan.manifest is not job.manifest:
+                job.put_in_force(plan.manifest)
+            job.adopt_commits(plan.states, fingerprint)
         self._count(plan.states)
         attempts = (f"{self.log.run_id}-{number:06d}" for number in count(1))
-        self._publisher = Publisher(job, fingerprint, r3po_version(), lambda: next(attempts))
+        planned = job.with_manifest(plan.manifest) if is_redo else job
+        self._publisher = Publisher(
+            planned, fingerprint, r3po_version(), lambda: next(attempts), in_force=job if is_redo else None
+        )
         if self._publisher.columns is None and any(state.n_done for state in plan.states.values()):
-            path = columns_path(self.config.working_dir, job.built)
+            path = columns_path(self.config.working_dir, plan.manifest)
             raise damaged(path, "is missing, although there are rows")
 
     def _finish(self, *, is_needed: bool) -> bool:
@@ -247,11 +254,6 @@ class _Run:
         self.counts.n_failed = sum(state.n_failed for state in values)
         self.counts.n_pending = sum(state.n_pending for state in values)
 
-    def _count_rows(self) -> int:
-        """Return how many rows the parts hold; during a redo only those that were made again."""
-        known = self.job.commits.values()
-        return sum(commit.tally.n_rows for commit in known if commit.first_build >= self.job.built.redo_since)
-
     def _announce(self, states: dict[int, ShardState]) -> None:
         counts = self.counts
         n_files = counts.n_done + counts.n_failed + counts.n_pending
@@ -300,7 +302,7 @@ class _Run:
             done=counts.n_done,
             failed=counts.n_failed,
             pending=counts.n_pending,
-            rows=self._count_rows(),
+            rows=self.job.count_rows(),
             seconds=round(time.monotonic() - self.started, 3),
             output=str(self.config.output_path),
             notices=tuple(dict.fromkeys(self._notices)),

@@ -159,6 +159,11 @@ class Job:
         rules = self.rules(fingerprint)
         return {shard.ref.shard: shard.resolve(rules) for shard in self.iter_shards()}
 
+    def count_rows(self) -> int:
+        """Return how many rows the parts hold; during a redo only those that were made again."""
+        redo_since = 0 if self.manifest is None else self.manifest.redo_since
+        return sum(commit.tally.n_rows for commit in self.commits.values() if commit.first_build >= redo_since)
+
     def sweep(self) -> None:
         """Remove what workers that died had begun; nobody may be at work."""
         sweep_leftovers(self.folders, self.commits)

@@ -102,3 +102,5 @@ class Probed:
     """Path, type and repr of the first thing that f returned instead of a dict."""
     stopped: bool
     """The run was to stop before the probe came to a row."""
+    last_failure: str = ""
+    """Path and error of the last file that failed, for people; empty: none did."""

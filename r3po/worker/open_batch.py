@@ -10,6 +10,7 @@ from r3po.file_version import FileVersion
 from r3po.state.segments import Segment
 from r3po.storage.names import show_name
 from r3po.table.outcomes import Failure, OutcomeBatch
+from r3po.text import first_line
 from r3po.work import Batch, Span
 from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.messages import FAILURES_TOLD, BatchDone, ShardContext
@@ -58,6 +59,16 @@ class OpenBatch:
         self.n_deferred_first += not self.outcomes.places
         self.n_deferred_last += 1
         return True
+
+    @property
+    def last_failure(self) -> str:
+        """Path and error of the last file that failed, for people; empty: none did."""
+        if not self.outcomes.failures:
+            return ""
+        last = max(self.outcomes.failures)
+        names = dict(zip(iter_places(self.batch.places), self.paths, strict=True))
+        failure = self.outcomes.failures[last]
+        return f"{show_name(names[self.outcomes.places[last]])}  {failure.error_type}: {first_line(failure.message)}"
 
     def done(self, segment: Segment | None) -> BatchDone:
         """Return the answer to the batch, whose outcomes are in `segment`; None: there are none."""

@@ -180,7 +180,7 @@ class Worker:
             append_outcome(opened.outcomes, values, None)
             break
         self._probe = opened
-        return Probed(columns, path, len(opened.outcomes.failures), not_a_dict, stopped)
+        return Probed(columns, path, len(opened.outcomes.failures), not_a_dict, stopped, opened.last_failure)
 
     def _open(self, batch: Batch, shard: ShardContext) -> OpenBatch:
         started = time.perf_counter()

@@ -632,11 +632,15 @@ class SimPublisher:
         self._driver, self._world = driver, driver.world
         self._n_attempts = 0
         self.committed: set[int] = set()
+        self.in_force = None
         self.job = SimpleNamespace(built=SimpleNamespace(job_id=JOB_ID, build=self._world.build), folders=FOLDERS)
 
     @property
     def columns(self) -> Columns | None:
         return self._world.disk.columns
+
+    def put_in_force(self) -> None:
+        """Do nothing: no simulated run is a redo."""
 
     def set_columns(self, columns: Columns, _: str) -> None:
         self._world.step()

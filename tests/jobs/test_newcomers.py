@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import Ended, r3po
+from jobs import Ended, r3po, snapshot
 from r3po import (
     ConfigError,
     FunctionError,
@@ -325,3 +325,38 @@ def test_quiet_says_how_many_files_failed(tmp_path: Path) -> None:
     (tmp_path / "f.py").write_text("def f(path):\n    raise ValueError\n")
     ended = r3po("run", str(config), "--engine", "serial", "--quiet", cwd=tmp_path)
     assert (ended.code, ended.err) == (1, "1 of 1 file failed: r3po errors\n")
+
+
+@pytest.mark.parametrize(
+    "body", ["return [1]", "raise ValueError('broken')", "os.kill(os.getpid(), signal.SIGINT); raise ValueError"]
+)
+def test_a_redo_without_a_row_changes_nothing(body: str, tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    for n in range(50):
+        (tmp_path / "source" / f"{n:02}.json").write_text(f'{{"n": {n}}}')
+    assert run_jobs(config, engine="serial").rows == 51
+    before = snapshot(tmp_path / "out"), (tmp_path / "work" / "manifest.json").read_bytes()
+    good = (tmp_path / "f.py").read_text()
+    (tmp_path / "f.py").write_text(f"import os, signal\n\n\ndef f(path):\n    {body}\n")
+    (tmp_path / "source" / "new.json").write_text('{"n": 99}')
+    with pytest.raises(R3poError) as caught:
+        run_jobs(config, engine="serial", redo=True)
+    assert (
+        "nothing was recorded" in str(caught.value)
+        or "not begun" in str(caught.value)
+        or "stopped" in str(caught.value)
+    )
+    assert (snapshot(tmp_path / "out"), (tmp_path / "work" / "manifest.json").read_bytes()) == before
+    assert verify_jobs(config).counts == {}
+    (tmp_path / "f.py").write_text(good)
+    result = run_jobs(config, engine="serial", redo=True)
+    assert (result.rows, result.done, result.failed) == (52, 52, 0)
+
+
+def test_a_redo_that_nothing_stops_begins_without_a_row(tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    run_jobs(config, engine="serial")
+    (tmp_path / "f.py").write_text("def f(path):\n    raise ValueError\n")
+    result = run_jobs(config, engine="serial", redo=True, max_errors="none")
+    assert (result.rows, result.failed) == (0, 1)
+    assert verify_jobs(config).is_good
