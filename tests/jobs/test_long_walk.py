@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from test_resume import A_SEGMENT_A_FILE, add_files, dying_over, failed_files, n_pending, segments
+from test_resume import A_SEGMENT_A_FILE, add_files, n_pending, segments
 
 import r3po
 from jobs import r3po as r3po_command
@@ -48,8 +48,7 @@ def interrupted(new_job: NewJob) -> Job:
     job = new_job()
     job.configure(**A_SEGMENT_A_FILE)
     add_files(job)
-    with dying_over(lambda path: "segments" in path.parts and len(segments(job)) == 2):
-        job.run()
+    job.run_until(lambda path: "segments" in path.parts and len(segments(job)) == 2)
     assert unseen(job) == [f"{n}.json" for n in range(5)]
     done = sorted(set(job.calls()))
     assert done[:2] == ["0.json", "1.json"]
@@ -126,8 +125,7 @@ def test_a_file_that_changed_since_f_saw_it_is_done_again(
     job = new_job()
     job.configure(hash=hash_, **A_SEGMENT_A_FILE)
     add_files(job)
-    with dying_over(lambda path: "segments" in path.parts and len(segments(job)) == 2):
-        job.run()
+    job.run_until(lambda path: "segments" in path.parts and len(segments(job)) == 2)
     job.forget_calls()
     change(job, name)
     dry = r3po_command("build", "--dry-run", "--json", cwd=job.root).json()
@@ -148,7 +146,7 @@ def test_a_file_that_changed_since_f_saw_it_is_done_again(
 def test_a_failure_that_is_tried_again_tells_of_the_content_that_it_was_of(interrupted: Job) -> None:
     interrupted.add("0.json", error="another one")
     interrupted.run(retry_failed=True)
-    assert failed_files(interrupted) == {"0.json": 1}, "what was tried on other content is not counted"
+    assert interrupted.failed() == {"0.json": 1}, "what was tried on other content is not counted"
 
 
 def test_outcomes_of_two_contents_tell_of_none(interrupted: Job) -> None:
@@ -157,8 +155,11 @@ def test_outcomes_of_two_contents_tell_of_none(interrupted: Job) -> None:
     assert entries.sizes[0] == (interrupted.source / "0.json").stat().st_size
     n_before = len(segments(interrupted))
     interrupted.add("0.json", error="of other content")
-    with dying_over(lambda path: "segments" in path.parts and len(segments(interrupted)) > n_before):
-        interrupted.run(build=False, function=interrupted.mended_function)
+    interrupted.run_until(
+        lambda path: "segments" in path.parts and len(segments(interrupted)) > n_before,
+        build=False,
+        function=interrupted.mended_function,
+    )
     assert "0.json" in interrupted.calls()
     entries = read_job(load_config(interrupted.config)).entries_seen_since()[0]
     assert entries.sizes[0] == UNKNOWN
@@ -174,8 +175,7 @@ def test_a_dry_run_sees_what_changed_in_a_shard_that_a_killed_run_had_committed(
     job = new_job()
     add_files(job)
     commits = job.state / "commits"
-    with dying_over(lambda path: path.parent == commits and any(commits.glob("*.json"))):
-        job.run()
+    job.run_until(lambda path: path.parent == commits and any(commits.glob("*.json")))
     rewrite(job, "1.json")
     touch(job, "2.json")
     dry = r3po_command("build", "--dry-run", "--json", cwd=job.root).json()
