@@ -72,15 +72,19 @@ def describe_one(filepath):
     with open(filepath) as file:
         kind = json.load(file)["kind"]
     return {"only": VALUES[kind][int(os.path.basename(filepath)[:-5]) % 5]}
+
+
+def odd(filepath):
+    return {"a,b": 1, '"': 2, "": 3, "x\\ny": 4}
 """
 
 
-def kinds_job(new_job: NewJob, function: str, n_files: int = 12, **wanted: Any) -> Job:
+def kinds_job(new_job: NewJob, function: str, **wanted: Any) -> Job:
     job = new_job()
     path = job.root.parent / "tiny_function_kinds.py"
     path.write_text(KINDS_FUNCTION)
     job.configure(function=f"{path}:{function}", shard_size=5)
-    for i in range(n_files):
+    for i in range(12):
         job.add(f"{i:03}.json", **wanted)
     return job
 
@@ -163,30 +167,22 @@ def test_every_kind_of_value_is_compared_and_found_equal(new_job: NewJob, settin
     assert assert_good(job, source=True).parts == 3 * (1 if "csv" in settings or "parquet" in settings else 2)
 
 
-@pytest.mark.parametrize("kind", ["text", "bytes", "nothing"])
-def test_a_table_of_one_column_is_found_good_where_its_lines_could_be_empty(new_job: NewJob, kind: str) -> None:
-    job = kinds_job(new_job, "describe_one", kind=kind)
-    assert job.run().done == 12
-    assert_good(job)
-
-
-def test_columns_with_odd_names_are_compared(new_job: NewJob) -> None:
-    job = new_job()
-    path = job.root.parent / "tiny_function_odd.py"
-    path.write_text("def odd(filepath):\n    return {'a,b': 1, '\"': 2, '': 3, 'x\\ny': 4}\n")
-    job.configure(function=f"{path}:odd")
-    job.add("a.json")
-    job.run()
-    assert_good(job)
-
-
-def test_a_job_in_which_every_file_failed_is_good(new_job: NewJob) -> None:
-    job = new_job()
-    for i in range(4):
-        job.add(f"{i}.json", error="bad")
-    job.run()
+@pytest.mark.parametrize(
+    ("function", "wanted", "n_rows"),
+    [
+        ("describe_one", {"kind": "text"}, 12),  # lines of CSV could be empty
+        ("describe_one", {"kind": "bytes"}, 12),
+        ("describe_one", {"kind": "nothing"}, 12),
+        ("odd", {}, 12),
+        ("describe_one", {"kind": "no such kind"}, 0),
+    ],
+    ids=["text", "bytes", "nothing", "odd names", "all failed"],
+)
+def test_an_odd_table_is_found_good(new_job: NewJob, function: str, wanted: dict[str, Any], n_rows: int) -> None:
+    job = kinds_job(new_job, function, **wanted)
+    assert job.run().done == n_rows
     result = assert_good(job)
-    assert (result.rows, result.failed, result.parts) == (0, 4, 0)
+    assert (result.rows, result.failed, result.parts) == (n_rows, 12 - n_rows, 6 if n_rows else 0)
 
 
 @pytest.mark.parametrize("settings", [{}, {"output_path": "state"}], ids=["apart", "state and output in one folder"])
