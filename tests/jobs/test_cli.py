@@ -605,7 +605,7 @@ def test_a_run_on_a_terminal_gives_the_cursor_back_and_a_dumb_one_gets_plain_lin
     good.add_files(7)
     ended = on_screen("run", "--engine", "serial", cwd=good.folder, term="dumb")
     assert ended.code == 0
-    assert "Done in" in ended.err and ESCAPE not in ended.err
+    assert "Done in" in ended.err and "TIME 7/7" in without_times(ended.err) and ESCAPE not in ended.err
 
 
 def test_reset_all_asks_on_a_terminal(job: Job) -> None:

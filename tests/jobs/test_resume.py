@@ -20,6 +20,7 @@ from r3po.config.settings import load_config
 from r3po.inspect.status import read_status
 from r3po.state.failed_files import read_failures
 from r3po.storage import durable as storage
+from r3po.worker import worker
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob
@@ -155,10 +156,12 @@ def signalling(job: Job, number: signal.Signals) -> None:
     ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda x: str(x)
 )
 def test_a_signal_lets_the_file_at_hand_finish_and_the_next_run_goes_on(
-    number: signal.Signals, exit_code: int, new_job: NewJob
+    number: signal.Signals, exit_code: int, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(worker, "STOP_CHECK_S", 0)  # as if f took long: the batch has one file more
     job, undisturbed = new_job(), new_job("undisturbed")
     for one in (job, undisturbed):
+        one.configure(batch_seconds=60, shard_size=5)
         add_files(one)
         signalling(one, number)
     (undisturbed.root / "go").touch()

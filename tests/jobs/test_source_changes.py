@@ -21,6 +21,7 @@ from r3po.inspect.status import read_status
 from r3po.source import new_manifest
 from r3po.source.build import preview_build
 from r3po.state.manifest import read_manifest
+from r3po.storage import durable as storage
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob
@@ -248,7 +249,16 @@ def test_a_file_that_changes_before_it_is_committed_is_done_again(new_job: NewJo
     job = new_job()
     for n in range(3):
         job.add(f"{n}.json", value=n)
-    job.run_until(lambda path: "outcomes" in path.parts)
+
+    def interrupt(path: Path, flags: int, mode: int) -> int:
+        if "outcomes" in path.parts:
+            raise KeyboardInterrupt
+        return os.open(path, flags, mode)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(r3po.RunStoppedError) as caught:
+        patch.setattr(storage, "_create", interrupt)
+        job.run()
+    assert caught.value.hint == "run it again to go on"
     assert len(job.calls()) == 3
     job.forget_calls()
     job.add("1.json", value=111)
