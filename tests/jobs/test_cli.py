@@ -62,11 +62,14 @@ def failing(tmp_path: Path) -> Job:
 # Help and version
 
 
-def test_the_help_names_every_command(tmp_path: Path) -> None:
+def test_the_help_names_every_command_and_is_shown_without_one(tmp_path: Path) -> None:
     ended = r3po("--help", cwd=tmp_path)
     assert (ended.code, ended.err) == (0, "")
     for command in COMMANDS:
         assert re.search(rf"^\W*{command}\b", ended.out, re.MULTILINE)
+    ended = r3po(cwd=tmp_path)
+    assert ended.code in (0, 2)
+    assert "Usage:" in ended.said
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -91,21 +94,15 @@ def test_the_help_is_there_within_a_moment_and_loads_nothing_heavy(tmp_path: Pat
     assert not {"ray", "pandas", "pyarrow", "numpy", "pydantic", "rich"} & set(ended.out.splitlines()[-1].split())
 
 
-def test_no_command_at_all_shows_the_help_and_version_the_version(tmp_path: Path) -> None:
-    ended = r3po(cwd=tmp_path)
-    assert ended.code in (0, 2)
-    assert "Usage:" in ended.said
+def test_the_version_is_the_same_of_the_installed_command(tmp_path: Path) -> None:
     ended = r3po("--version", cwd=tmp_path)
     assert (ended.code, ended.err) == (0, "")
     assert re.fullmatch(r"r3po \d+\.\d+\.\d+\S*\n", ended.out)
-
-
-def test_the_installed_command_is_the_same_as_the_module(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("r3po")
     if not command.exists():
         pytest.skip("r3po is not installed beside this Python")
     done = subprocess.run([command, "--version"], cwd=tmp_path, env=environment(), capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, r3po("--version", cwd=tmp_path).out)
+    assert (done.returncode, done.stdout) == (0, ended.out)
 
 
 # run
