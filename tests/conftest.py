@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import pytest
 import checker
 import r3po
 from jobs import short_folder
+from r3po.storage import durable as storage
 
 FUNCTION = '''\
 import json
@@ -89,6 +91,21 @@ class Job:
     def run(self, **options: Any) -> r3po.RunResult:
         return r3po.run_jobs(self.config, engine="serial", progress=False, **options)
 
+    def run_until(self, is_last: Callable[[Path], object], **options: Any) -> None:
+        """Run, and die as the first file that fits is begun; its temporary name lies in the file's folder."""
+
+        class Died(BaseException):
+            pass
+
+        def create(path: Path, flags: int, mode: int) -> int:
+            if is_last(path):
+                raise Died
+            return os.open(path, flags, mode)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
+            patch.setattr(storage, "_create", create)
+            self.run(**options)
+
     def calls(self) -> list[str]:
         """Return the file names that f was called with since the last `forget_calls`."""
         return self.calls_log.read_text().splitlines() if self.calls_log.exists() else []
@@ -101,6 +118,16 @@ class Job:
         folders = [self.output / name for name in ("csv", "parquet", "failures")]
         files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
         return {str(path.relative_to(self.output)): path.read_bytes() for path in files}
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return the rows of all CSV parts, in row order."""
+        parts = sorted((self.output / "csv").glob("part-*.csv"))
+        return [row for part in parts for row in csv.DictReader(part.read_text().splitlines())]
+
+    def failed(self) -> dict[str, int]:
+        """Return path and attempts of the files in failures.csv."""
+        with open(self.output / "failures" / "failures.csv", newline="") as file:
+            return {line["path"]: int(line["attempts"]) for line in csv.DictReader(file)}
 
     def findings(self, **options: Any) -> list[str]:
         """Return what the independent checker finds."""

@@ -11,9 +11,11 @@ import json
 import logging
 import os
 import re
-import sys
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -57,48 +59,35 @@ def run(job: Job, f: Callable[..., Any] | None = None, **options: Any) -> r3po.R
 # The four functions and their old addresses
 
 
-def test_the_functions_are_where_they_were_in_2020() -> None:
-    assert r3po.jobbuilder.build_jobs is r3po.build_jobs
-    assert r3po.jobrunner.run_jobs is r3po.run_jobs
-
-
-def test_everything_public_is_there_and_nothing_else() -> None:
+def test_what_is_public_is_there_and_nothing_else() -> None:
     for name in r3po.__all__:
         assert getattr(r3po, name) is not None
     assert dir(r3po) == r3po.__all__
     with pytest.raises(AttributeError, match="no attribute 'run_job'"):
         r3po.run_job  # noqa: B018 - the access itself
-
-
-def test_the_signature_of_run_jobs_begins_as_documented() -> None:
+    assert r3po.__version__ == version("r3po")
+    # Where they were in 2020.
+    assert r3po.jobbuilder.build_jobs is r3po.build_jobs
+    assert r3po.jobrunner.run_jobs is r3po.run_jobs
     parameters = list(inspect.signature(r3po.run_jobs).parameters.values())
     assert [p.name for p in parameters[:4]] == ["config", "f", "build", "progress"]
     assert (parameters[2].default, parameters[3].default) == (True, None)
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[4:])
 
 
-def test_build_jobs_then_run_jobs_as_in_2020(job: Job) -> None:
+def test_build_jobs_then_run_jobs_as_in_2020_or_run_jobs_alone(job: Job) -> None:
+    (job.source / "notes.txt").touch()
     manifest = r3po.build_jobs(str(job.config))
-    assert (manifest.count_job_files, manifest.count_all_files) == (6, 6)
+    assert (manifest.count_job_files, manifest.count_all_files) == (6, 7)
     before = job.config.read_bytes()
     result = run(job, double)
     assert (result.files, result.done) == (6, 6)
     assert job.rows() == doubled(*range(6))
-    assert job.config.read_bytes() == before, "the user's file is never written to"
-
-
-def test_build_jobs_counts_what_does_not_match_too(job: Job) -> None:
-    (job.source / "notes.txt").touch()
-    manifest = r3po.build_jobs(job.config)
-    assert (manifest.count_job_files, manifest.count_all_files) == (6, 7)
-
-
-def test_run_jobs_builds_what_is_new_by_itself(job: Job) -> None:
-    assert run(job, double).files == 6
     job.add_files(6)
     assert run(job, double, build=False).files == 6
     assert run(job, double).files == 7
     assert job.rows() == doubled(*range(7))
+    assert job.config.read_bytes() == before, "the user's file is never written to"
 
 
 def test_run_jobs_takes_a_function_by_name_relative_to_the_config(job: Job) -> None:
@@ -160,19 +149,19 @@ def test_the_data_frame_of_a_job_without_rows_says_why(job: Job) -> None:
 # Words and silence
 
 
-def test_failed_files_are_logged_once_as_a_warning(failing: Job, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_files_are_logged_once_as_a_warning_and_a_good_run_logs_none(
+    failing: Job, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "r3po"):
-        result = run(failing)
-    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(warnings) == 1
-    assert "2 of 6 files failed" in warnings[0].getMessage()
-    assert warnings[0].name.startswith("r3po")
-    assert result.failed == 2
-
-
-def test_a_good_run_logs_no_warning(job: Job, caplog: pytest.LogCaptureFixture) -> None:
-    run(job)
+        assert run(failing).failed == 2
+        (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert "2 of 6 files failed" in warning.getMessage()
+        assert warning.name.startswith("r3po")
+        caplog.clear()
+        failing.write_function(DOUBLE)  # it is imported anew in this process, as in a notebook
+        assert run(failing).failed == 0
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert failing.rows() == doubled(*range(6))
 
 
 @pytest.mark.parametrize(("progress", "is_shown"), [(True, True), (False, False), (None, False)])
@@ -215,32 +204,19 @@ def test_other_errors_are_raised_and_never_exit(job: Job) -> None:
         run(job, double)
 
 
-def test_a_run_leaves_this_process_as_it_was(job: Job) -> None:
-    import signal
-
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+def test_a_run_leaves_this_process_as_it_was_and_works_in_a_thread_that_may_not_handle_signals(job: Job) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
     environment, here = dict(os.environ), os.getcwd()
     run(job, double)
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
+    assert [signal.getsignal(number) for number in numbers] == handlers
     assert (dict(os.environ), os.getcwd()) == (environment, here)
-
-
-def test_a_run_works_in_a_thread_that_may_not_handle_signals(job: Job) -> None:
-    import threading
-
     results: list[r3po.RunResult] = []
+    job.add_files(6)
     thread = threading.Thread(target=lambda: results.append(run(job, double)))
     thread.start()
     thread.join(60)
-    assert [result.done for result in results] == [6]
-
-
-def test_a_mended_file_is_imported_anew_in_the_same_process(failing: Job) -> None:
-    """A notebook or a debugger runs, mends the function, runs again."""
-    assert run(failing).failed == 2
-    failing.write_function(DOUBLE)
-    assert run(failing).failed == 0
-    assert failing.rows() == doubled(*range(6))
+    assert [result.done for result in results] == [7]
 
 
 # Which functions
@@ -297,27 +273,24 @@ def test_f_may_be_any_callable(jobs_folder: Path, kind: str) -> None:
         assert job.status()["functions"] == fingerprints
 
 
-def test_f_may_take_the_bytes_instead(job: Job) -> None:
-    job.write_config(input="bytes")
+def test_f_gets_the_absolute_path_of_the_file_as_text_and_may_take_its_bytes(job: Job) -> None:
+    seen: list[str] = []
 
     def of_bytes(filepath: str, data: bytes) -> dict[str, int]:
-        assert os.path.isabs(filepath)
+        seen.append(filepath)
         n = json.loads(data)["n"]
         return {"n": n, "twice": 2 * n}
-
-    assert run(job, of_bytes).done == 6
-    assert job.rows() == doubled(*range(6))
-
-
-def test_f_gets_the_absolute_path_of_the_file_as_text(job: Job) -> None:
-    seen: list[str] = []
 
     def look(filepath: str) -> dict[str, int]:
         seen.append(filepath)
         return {"n": 1}
 
-    run(job, look)
-    assert seen == [str(job.source / f"{n:03}.json") for n in range(6)]
+    job.write_config(input="bytes")
+    assert run(job, of_bytes).done == 6
+    assert job.rows() == doubled(*range(6))
+    job.write_config()
+    run(job, look, redo=True)
+    assert seen == [str(job.source / f"{n:03}.json") for n in range(6)] * 2
 
 
 # Scripts: what a user types in main.py
@@ -336,6 +309,8 @@ import beside
 
 
 def double(filepath):
+    import pandas
+
     with open(filepath) as file:
         n = json.load(file)["n"]
     return {"n": n, "twice": beside.twice(n)}
@@ -343,15 +318,20 @@ def double(filepath):
 
 build_jobs("config.yaml")
 result = run_jobs("config.yaml", double, engine=sys.argv[1])
-print(result.done)
+print(result.done, *{"ray", "pandas"} & set(sys.modules))
 """
 
 BESIDE = "def twice(n):\n    return 2 * n\n"
 
 
-@pytest.mark.parametrize("engine", ["serial", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
-def test_a_script_without_a_main_guard_is_executed_once(tmp_path: Path, engine: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "loaded"), [("serial", "pandas"), pytest.param("ray", "ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+)
+def test_a_script_without_a_main_guard_is_executed_once_and_loads_pandas_only_where_it_calls_f(
+    tmp_path: Path, engine: str, loaded: str
+) -> None:
     """Called by a path from another folder, too: a module beside the script must be found by the workers."""
+    pytest.importorskip("pandas")
     job = make_job(tmp_path / "job")
     job.write_config(function=None)
     scripts = tmp_path / "scripts"
@@ -359,7 +339,7 @@ def test_a_script_without_a_main_guard_is_executed_once(tmp_path: Path, engine: 
     (scripts / "main.py").write_text(SCRIPT)
     (scripts / "beside.py").write_text(BESIDE)
     ended = run_python(str(scripts / "main.py"), engine, cwd=job.folder)
-    assert (ended.code, ended.out) == (0, "6\n"), ended.err
+    assert (ended.code, ended.out) == (0, f"6 {loaded}\n"), ended.err
     assert ended.err == ""
     assert (job.folder / "executed.log").read_text() == "x"
     assert job.rows() == doubled(*range(6))
@@ -386,53 +366,47 @@ def test_the_script_and_the_command_agree_on_what_f_is_and_the_script_warns_once
 HEAVY = ("ray", "pandas", "pyarrow", "numpy", "rich", "pydantic", "yaml", "typer")
 
 
-def loaded_by(code: str, cwd: Path) -> list[set[str]]:
-    """Return what was loaded at each `loaded()` of the code, and at its end."""
-    tell = "import sys\ndef loaded(): print('LOADED', *sys.modules)"
-    ended = run_python("-c", f"{tell}\n{code}\nloaded()", cwd=cwd)
-    assert ended.code == 0, ended.err
-    return [set(line.split()) & set(HEAVY) for line in ended.out.splitlines() if line.startswith("LOADED")]
+TELL = """
+import os, sys
 
+def loaded():
+    print("LOADED", *sys.modules)
 
-def test_importing_r3po_loads_nothing_heavy(tmp_path: Path) -> None:
-    code = "import r3po\nloaded()\nfrom r3po import R3poError, RunStoppedError"
-    assert loaded_by(code, tmp_path) == [set(), set()]
+import r3po
+loaded()
+from r3po import R3poError, RunStoppedError
+loaded()
+import r3po.cli.app
 
-
-COMMAND = """
 def command(*arguments):
     sys.argv = ["r3po", *arguments]
     r3po.cli.app.run_command()
     loaded()
+
+r3po.build_jobs("config.yaml")
+loaded()
+command("run")
+for folder in {folders!r}:
+    os.chdir(folder)
+    command("status")
+    command("errors")
 """
 
 
-def test_neither_reading_commands_nor_a_build_nor_an_idle_run_load_ray_or_pandas(job: Job) -> None:
+def test_an_import_loads_nothing_heavy_and_reading_commands_a_build_and_an_idle_run_neither_ray_nor_pandas(
+    job: Job,
+) -> None:
     stopped = make_job(job.folder / "stopped", 120, "def double(filepath):\n    raise RuntimeError('always')\n")
     assert stopped.run().code == 3
     for path in job.source.iterdir():
         os.utime(path, (1_600_000_000, 1_600_000_000))  # young files are hashed once more
     run(job)
-    code = f"import os, r3po.cli.app\n{COMMAND}\nr3po.build_jobs('config.yaml')\nloaded()\ncommand('run')"
-    for folder in (job.folder, stopped.folder):
-        code += f"\nos.chdir({str(folder)!r})\ncommand('status')\ncommand('errors')"
-    found = loaded_by(code, job.folder)
-    assert len(found) == 7
+    ended = run_python("-c", TELL.format(folders=[str(job.folder), str(stopped.folder)]), cwd=job.folder)
+    assert ended.code == 0, ended.err
+    found = [set(line.split()) & set(HEAVY) for line in ended.out.splitlines() if line.startswith("LOADED")]
+    assert len(found) == 8
+    assert found[:2] == [set(), set()]
     assert all(heavy & {"ray", "pandas"} == set() for heavy in found)
-
-
-@pytest.mark.parametrize(
-    ("engine", "loaded"), [("serial", {"pandas"}), pytest.param("ray", {"ray"}, marks=[pytest.mark.ray])]
-)
-def test_only_a_process_that_calls_f_may_load_pandas(tmp_path: Path, engine: str, loaded: set[str]) -> None:
-    pytest.importorskip("pandas")
-    job = make_job(
-        tmp_path, 6, "def double(filepath):\n    import pandas\n    return {'x': pandas.Series([1]).sum()}\n"
-    )
-    command = f"sys.argv = ['r3po', 'run', '--engine', '{engine}']"
-    code = f"import sys, r3po.cli.app\n{command}\nassert r3po.cli.app.run_command() == 0"
-    assert loaded_by(code, job.folder)[-1] & {"ray", "pandas"} == loaded
-    assert [row["x"] for row in job.rows()] == ["1"] * 6
 
 
 # Names are bytes
@@ -492,8 +466,6 @@ def test_a_name_may_be_written_in_the_config_too(tmp_path: Path) -> None:
 
 
 def test_two_threads_cannot_run_one_job_at_once(job: Job) -> None:
-    import threading
-
     entered, go_on = threading.Event(), threading.Event()
 
     def waits(filepath: str) -> dict[str, int]:
@@ -513,10 +485,3 @@ def test_two_threads_cannot_run_one_job_at_once(job: Job) -> None:
         go_on.set()
         thread.join(60)
     assert job.rows() == doubled(*range(6))
-
-
-def test_the_version_is_the_installed_one() -> None:
-    from importlib.metadata import version
-
-    assert r3po.__version__ == version("r3po")
-    assert sys.version_info >= (3, 11)

@@ -7,7 +7,6 @@ Nothing is really synced: what is tested is the order of the steps, and the unsy
 
 from __future__ import annotations
 
-import csv
 import errno
 import gc
 import os
@@ -15,7 +14,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,14 +26,14 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 import r3po
-from jobs import environment
+from jobs import run_python
 from r3po.config.settings import load_config
 from r3po.run import loop as runloop
 from r3po.run import session
 from r3po.source import new_manifest
 from r3po.source.hashing import hash_files
 from r3po.state.job import open_job
-from r3po.state.manifest import read_manifest
+from r3po.state.manifest import Manifest, read_manifest
 from r3po.storage import durable as storage
 from r3po.worker import worker
 
@@ -418,20 +416,22 @@ def lose_a_shard(job: Job) -> None:
         (job.source / f"{n}.json").unlink()
 
 
-def run_accepting(job: Job) -> None:
-    """Accept the deletions, as long as no build is in force that did."""
+def manifest_of(job: Job) -> Manifest:
     manifest = read_manifest(job.state / "manifest.json")
     assert manifest is not None
-    job.run(accept_deletions=not any(ref.n_deleted for ref in manifest.shards))
+    return manifest
+
+
+def run_accepting(job: Job) -> None:
+    """Accept the deletions, as long as no build is in force that did."""
+    job.run(accept_deletions=not any(ref.n_deleted for ref in manifest_of(job).shards))
 
 
 def redo(function: Callable[[Job], str]) -> Callable[[Job], None]:
     """Run with `--redo` until a redo was begun; from then on a plain run goes on with it."""
 
     def run_or_redo(job: Job) -> None:
-        manifest = read_manifest(job.state / "manifest.json")
-        assert manifest is not None
-        job.run(function=function(job), redo=manifest.redo_since == 1)
+        job.run(function=function(job), redo=manifest_of(job).redo_since == 1)
 
     return run_or_redo
 
@@ -654,10 +654,8 @@ class Arena:
 def rows_by_path(job: Job) -> dict[str, list[tuple[float, float]]]:
     """Return the values that the table has for each file, whatever else it shows, and in which order and type."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for part in sorted((job.output / "csv").glob("part-*.csv")):
-        with open(part, newline="") as file:
-            for row in csv.DictReader(file):
-                found.setdefault(row["path"], []).append((float(row["value"] or 0), float(row["other"])))
+    for row in job.rows():
+        found.setdefault(row["path"], []).append((float(row["value"] or 0), float(row["other"])))
     return found
 
 
@@ -708,19 +706,19 @@ def test_every_file_of_a_job_gets_there_by_a_seam(new_job: NewJob) -> None:
         assert any(kind in target.parts for target in made if target is not None), kind
 
 
+def edit(path: Path, old: bytes, new: bytes) -> None:
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
 HARMS: dict[str, Callable[[Job], object]] = {
     "csv/part-00000.csv: is named, but is not there": lambda job: (job.output / "csv" / "part-00000.csv").unlink(),
-    "another sha256 than named": lambda job: (job.output / "csv" / "part-00001.csv").write_bytes(
-        (job.output / "csv" / "part-00001.csv").read_bytes().replace(b"plain", b"plane")
-    ),
+    "another sha256 than named": lambda job: edit(job.output / "csv" / "part-00001.csv", b"plain", b"plane"),
     "no commit names it": lambda job: (job.output / "parquet" / "part-00009.parquet").write_bytes(b"PAR1PAR1"),
     "a temporary file is left": lambda job: (job.output / f".{'0' * 32}.tmp").touch(),
     "csv/_SUCCESS: is missing": lambda job: (job.output / "csv" / "_SUCCESS").unlink(),
     "00000: is left": lambda job: (job.state / "segments" / "00000").mkdir(),
     "shard 1 has none": lambda job: (job.state / "commits" / "00001.json").unlink(),
-    "its digest does not fit": lambda job: (job.state / "manifest.json").write_text(
-        (job.state / "manifest.json").read_text().replace("tiny", "tinY")
-    ),
+    "its digest does not fit": lambda job: edit(job.state / "manifest.json", b"tiny", b"tinY"),
     "a file is there twice": lambda job: (job.output / "failures" / "failures.csv").write_text(
         "path,error_type,message,where,attempts\n" + "1.json,ValueError,bad,here,1\n" * 2
     ),
@@ -728,13 +726,17 @@ HARMS: dict[str, Callable[[Job], object]] = {
 }
 
 
-@pytest.mark.parametrize("finding", HARMS)
-def test_the_checker_sees_what_is_wrong(finding: str, new_job: NewJob) -> None:
+def test_the_checker_sees_what_is_wrong(new_job: NewJob) -> None:
     job = new_job()
     finish_first_files(job)
     assert_none(job.findings(check_source=True))
-    HARMS[finding](job)
-    assert any(finding in found for found in job.findings(check_source=True))
+    good = job.root.with_name("good")
+    shutil.copytree(job.root, good)
+    for finding, harm in HARMS.items():
+        harm(job)
+        assert any(finding in found for found in job.findings(check_source=True)), finding
+        shutil.rmtree(job.root)
+        shutil.copytree(good, job.root)
 
 
 @pytest.mark.parametrize("name", [*OPERATIONS, *ROLL_FORWARDS])
@@ -875,19 +877,16 @@ r3po.run_jobs(config, engine="serial", progress=False)
 """
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "_exit"])
-def test_a_killed_process_is_healed_by_the_next_run(how: str, new_job: NewJob) -> None:
+def test_a_killed_process_is_healed_by_the_next_run(new_job: NewJob) -> None:
     undisturbed = new_job("undisturbed")
     add_first_files(undisturbed)
     with World() as world:
         undisturbed.run()
-    for percent in (15, 50, 85):
+    for percent, how, code in ((15, "SIGKILL", -signal.SIGKILL), (50, "_exit", 9), (85, "SIGKILL", -signal.SIGKILL)):
         job = new_job(f"killed-at-{percent}")
         add_first_files(job)
-        last = len(world.steps) * percent // 100
-        process = [sys.executable, "-c", PROCESS, str(job.config), str(last), how]
-        killed = subprocess.run(process, env=environment(), capture_output=True, text=True, timeout=60, check=False)
-        assert killed.returncode == (-signal.SIGKILL if how == "SIGKILL" else 9), killed.stderr
+        killed = run_python("-c", PROCESS, str(job.config), str(len(world.steps) * percent // 100), how, cwd=job.root)
+        assert killed.code == code, killed.err
         job.run()
         assert_none(job.findings(check_source=True))
         assert job.published() == undisturbed.published()

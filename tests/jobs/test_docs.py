@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import typer.main
 
 import r3po
+from jobs import r3po as r3po_command
 from r3po import errors
 from r3po.cli.app import app
 from r3po.config.settings import Config, load_config
@@ -88,9 +87,9 @@ def finished_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("produce_log", "config.yaml", "count_fruits.py"):
         source = ROOT / "sample" / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
-    command = [sys.executable, "-m", "r3po", "run", "--engine", "serial"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    (folder / "screen").write_text(done.stderr)
+    ended = r3po_command("run", "--engine", "serial", cwd=folder)
+    assert ended.code == 0, ended.err
+    (folder / "screen").write_text(ended.err)
     return folder
 
 

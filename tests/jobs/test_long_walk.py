@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from test_resume import A_SEGMENT_A_FILE, add_files, dying_over, failed_files, n_pending, segments
+from test_resume import A_SEGMENT_A_FILE, add_files, n_pending, segments
 
 import r3po
 from jobs import r3po as r3po_command
@@ -42,14 +43,13 @@ def unseen(job: Job) -> list[str]:
     ]
 
 
-@pytest.fixture
-def interrupted(new_job: NewJob) -> Job:
+@pytest.fixture(params=["content"])
+def interrupted(new_job: NewJob, request: pytest.FixtureRequest) -> Job:
     """Five files; killed over the third segment: 0.json has failed, 1.json has a row, no shard is committed."""
     job = new_job()
-    job.configure(**A_SEGMENT_A_FILE)
+    job.configure(hash=request.param, **A_SEGMENT_A_FILE)
     add_files(job)
-    with dying_over(lambda path: "segments" in path.parts and len(segments(job)) == 2):
-        job.run()
+    job.run_until(lambda path: "segments" in path.parts and len(segments(job)) == 2)
     assert unseen(job) == [f"{n}.json" for n in range(5)]
     done = sorted(set(job.calls()))
     assert done[:2] == ["0.json", "1.json"]
@@ -119,16 +119,11 @@ def touch(job: Job, name: str) -> None:
         ("0.json", touch, False),
     ],
 )
-@pytest.mark.parametrize("hash_", ["content", "stat"])
+@pytest.mark.parametrize("interrupted", ["content", "stat"], indirect=True)
 def test_a_file_that_changed_since_f_saw_it_is_done_again(
-    new_job: NewJob, hash_: str, name: str, change: Callable[[Job, str], None], is_done_again: bool
+    interrupted: Job, new_job: NewJob, name: str, change: Callable[[Job, str], None], is_done_again: bool
 ) -> None:
-    job = new_job()
-    job.configure(hash=hash_, **A_SEGMENT_A_FILE)
-    add_files(job)
-    with dying_over(lambda path: "segments" in path.parts and len(segments(job)) == 2):
-        job.run()
-    job.forget_calls()
+    job, hash_ = interrupted, interrupted.settings["hash"]
     change(job, name)
     dry = r3po_command("build", "--dry-run", "--json", cwd=job.root).json()
     is_changed = is_done_again or hash_ == "stat"  # then nothing tells a touch from a change
@@ -137,9 +132,7 @@ def test_a_file_that_changed_since_f_saw_it_is_done_again(
     assert (name in job.calls()) is is_changed
     fresh = new_job("fresh")
     fresh.configure(hash=hash_, shard_size=5)
-    for path in job.source.iterdir():
-        fresh.source.mkdir(exist_ok=True)
-        (fresh.source / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(job.source, fresh.source, dirs_exist_ok=True)
     fresh.run()
     assert job.published()["csv/part-00000.csv"] == fresh.published()["csv/part-00000.csv"]
     assert job.findings() == []
@@ -148,7 +141,7 @@ def test_a_file_that_changed_since_f_saw_it_is_done_again(
 def test_a_failure_that_is_tried_again_tells_of_the_content_that_it_was_of(interrupted: Job) -> None:
     interrupted.add("0.json", error="another one")
     interrupted.run(retry_failed=True)
-    assert failed_files(interrupted) == {"0.json": 1}, "what was tried on other content is not counted"
+    assert interrupted.failed() == {"0.json": 1}, "what was tried on other content is not counted"
 
 
 def test_outcomes_of_two_contents_tell_of_none(interrupted: Job) -> None:
@@ -157,8 +150,11 @@ def test_outcomes_of_two_contents_tell_of_none(interrupted: Job) -> None:
     assert entries.sizes[0] == (interrupted.source / "0.json").stat().st_size
     n_before = len(segments(interrupted))
     interrupted.add("0.json", error="of other content")
-    with dying_over(lambda path: "segments" in path.parts and len(segments(interrupted)) > n_before):
-        interrupted.run(build=False, function=interrupted.mended_function)
+    interrupted.run_until(
+        lambda path: "segments" in path.parts and len(segments(interrupted)) > n_before,
+        build=False,
+        function=interrupted.mended_function,
+    )
     assert "0.json" in interrupted.calls()
     entries = read_job(load_config(interrupted.config)).entries_seen_since()[0]
     assert entries.sizes[0] == UNKNOWN
@@ -174,8 +170,7 @@ def test_a_dry_run_sees_what_changed_in_a_shard_that_a_killed_run_had_committed(
     job = new_job()
     add_files(job)
     commits = job.state / "commits"
-    with dying_over(lambda path: path.parent == commits and any(commits.glob("*.json"))):
-        job.run()
+    job.run_until(lambda path: path.parent == commits and any(commits.glob("*.json")))
     rewrite(job, "1.json")
     touch(job, "2.json")
     dry = r3po_command("build", "--dry-run", "--json", cwd=job.root).json()
@@ -197,23 +192,16 @@ def test_a_folder_that_shows_names_alone_is_refused_as_ever(new_job: NewJob, mon
         job.run()
 
 
-def test_a_file_that_changes_before_f_saw_it_is_done_once(interrupted: Job) -> None:
+def test_a_file_that_changes_before_f_saw_it_is_done_once_and_one_that_goes_or_comes_is_seen(interrupted: Job) -> None:
     lengthen(interrupted, "4.json")
     dry = r3po_command("build", "--dry-run", "--json", cwd=interrupted.root).json()
     assert (dry["changed"], dry["pending"]) == (0, n_pending(interrupted))
-    interrupted.run()
-    assert interrupted.calls().count("4.json") == 1
-    interrupted.forget_calls()
-    interrupted.run()
-    assert interrupted.calls() == []
-
-
-def test_a_file_that_goes_and_one_that_comes_are_seen(interrupted: Job) -> None:
-    (interrupted.source / "1.json").unlink()
-    (interrupted.source / "4.json").unlink()
+    for name in ("1.json", "3.json"):
+        (interrupted.source / name).unlink()
     interrupted.add("5.json", value=5)
     result = interrupted.run()
     assert (result.files, result.done, result.failed) == (4, 3, 1)
+    assert interrupted.calls().count("4.json") == 1
     assert interrupted.findings() == []
     interrupted.add("1.json", value=11)
     interrupted.forget_calls()

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import os
+import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 import r3po
-from jobs import Running, run_process, run_python, running
+from jobs import r3po as r3po_command
+from jobs import run_python, running
 from r3po.config.settings import load_config
 from r3po.inspect.status import read_status
 from r3po.state.failed_files import read_failures
 from r3po.storage import durable as storage
+from r3po.worker import worker
 
 if TYPE_CHECKING:
     from conftest import Job, NewJob
@@ -47,28 +49,10 @@ def finished(job: Job) -> Job:
 def interrupted(job: Job) -> Job:
     """The same job in one shard, whose run died over its third segment: there are two, and no commit."""
     job.configure(**A_SEGMENT_A_FILE)
-    with dying_over(lambda path: "segments" in path.parts and len(segments(job)) == 2):
-        job.run()
+    job.run_until(lambda path: "segments" in path.parts and len(segments(job)) == 2)
     assert 0 < n_pending(job) < 5
     job.forget_calls()
     return job
-
-
-@contextmanager
-def dying_over(is_last: Callable[[Path], bool]) -> Iterator[None]:
-    """Let the process die when it begins the first file that fits; its temporary name lies in the file's folder."""
-
-    class Died(BaseException):
-        pass
-
-    def create(path: Path, flags: int, mode: int) -> int:
-        if is_last(path):
-            raise Died
-        return os.open(path, flags, mode)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
-        patch.setattr(storage, "_create", create)
-        yield
 
 
 def add_files(job: Job, *, waits: str = "") -> None:
@@ -97,16 +81,6 @@ def state_of(job: Job) -> dict[str, tuple[int, bytes]]:
     """Return the stamps of everything but the log of the runs and the lock."""
     every = stamps(job.state) | stamps(job.output)
     return {path: stamp for path, stamp in every.items() if "/runs/" not in path and "/state/lock" not in path}
-
-
-def failed_files(job: Job) -> dict[str, int]:
-    """Return path and attempts of the files in failures.csv."""
-    with open(job.output / "failures" / "failures.csv", newline="") as file:
-        return {line["path"]: int(line["attempts"]) for line in csv.DictReader(file)}
-
-
-def shard_sizes(job: Job) -> list[int]:
-    return [ref.n_files for ref in r3po.build_jobs(job.config).shards]
 
 
 def replace_in_middle(path: Path) -> None:
@@ -153,11 +127,10 @@ def test_a_resume_opens_no_finished_file_of_the_source(new_job: NewJob) -> None:
     """Killed with nearly everything done: neither the walk nor the worker opens what has an outcome."""
     job = new_job()
     job.configure(shard_size=20)
-    names = [f"{n:03}.json" for n in range(100)]
+    names = [f"{n:03}.json" for n in range(30)]
     for n, name in enumerate(names):
         job.add(name, value=n)
-    with dying_over(lambda path: "segments" in path.parts and len(job.calls()) >= 99):
-        job.run()
+    job.run_until(lambda path: "segments" in path.parts and len(job.calls()) >= 29)
     assert 0 < n_pending(job) <= 2
     done = run_python("-c", AUDITED_RUN, str(job.source), "run", "--engine", "serial", "-q", cwd=job.root)
     assert done.code == 0, done.err
@@ -170,43 +143,42 @@ def test_a_resume_opens_no_finished_file_of_the_source(new_job: NewJob) -> None:
 # Signals
 
 
-def start(job: Job) -> Any:
-    """Run the job in a process of its own, up to the exit of this context manager."""
-    return running("run", "--engine", "serial", cwd=job.root)
-
-
-def wait_for_call(process: Running, job: Job, name: str) -> None:
-    process.wait_until(lambda: name in job.calls(), f"f is called with {name}")
-
-
-def send(process: Running, job: Job, number: signal.Signals) -> None:
-    """Send the first signal to a run, and wait until it was understood."""
-    process.process.send_signal(number)
-    process.wait_until(lambda: list((job.state / "runs").glob("*/stop")), "the run says that it is to stop")
+def signalling(job: Job, number: signal.Signals) -> None:
+    """Let f send a signal to its own process while it is in 3.json, unless a file `go` is beside the config."""
+    path = job.function.with_name("tiny_function_signalling.py")
+    condition = 'name == "3.json" and not os.path.exists(os.path.join(root, "go"))'
+    line = f"    if {condition}:\n        os.kill(os.getpid(), {int(number)})\n"
+    path.write_text(job.function.read_text().replace('    if "error"', f'{line}    if "error"'))
+    job.configure(function=f"{path}:describe")
 
 
 @pytest.mark.parametrize(
     ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda x: str(x)
 )
 def test_a_signal_lets_the_file_at_hand_finish_and_the_next_run_goes_on(
-    number: signal.Signals, exit_code: int, new_job: NewJob
+    number: signal.Signals, exit_code: int, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(worker, "STOP_CHECK_S", 0)  # as if f took long: the batch has one file more
     job, undisturbed = new_job(), new_job("undisturbed")
     for one in (job, undisturbed):
-        add_files(one, waits="3.json")
+        one.configure(batch_seconds=60, shard_size=5)
+        add_files(one)
+        signalling(one, number)
     (undisturbed.root / "go").touch()
     undisturbed.run()
-    with start(job) as process:
-        wait_for_call(process, job, "3.json")
-        send(process, job, number)
-        (job.root / "go").touch()
-        ended = process.end(30)
+    job.config.rename(job.root / "big.yaml")
+    ended = r3po_command("run", "big.yaml", "--engine", "serial", "--json", cwd=job.root)
     assert ended.code == exit_code
-    assert "Continue with: r3po run\n" in ended.err
-    assert ended.out == ""
-    assert 0 < n_pending(job) == 5 - len(job.calls())
+    assert ended.json()["pending"] == 1
+    assert "Stopping" in ended.err
+    assert re.search(r"Stopped after [\d.:]+( s)?\. 3 files have their rows, 1 failed, 1 is to do\.", ended.err)
+    assert ended.err.splitlines()[-1] == "Continue with: r3po run big.yaml"
+    assert "error:" not in ended.err and "Traceback" not in ended.err
+    job.configure()
+    assert n_pending(job) == 1
+    assert job.calls() == [f"{n}.json" for n in range(4)]
     job.run()
-    assert sorted(job.calls()) == [f"{n}.json" for n in range(5)]
+    assert job.calls() == [f"{n}.json" for n in range(5)]
     assert job.findings() == []
     assert job.published() == undisturbed.published()
 
@@ -214,23 +186,27 @@ def test_a_signal_lets_the_file_at_hand_finish_and_the_next_run_goes_on(
 def test_a_second_signal_stops_at_once_and_is_nobodys_failure(new_job: NewJob) -> None:
     job = new_job()
     add_files(job, waits="3.json")
-    with start(job) as process:
-        wait_for_call(process, job, "3.json")
-        send(process, job, signal.SIGINT)
-        process.process.send_signal(signal.SIGINT)
-        assert process.end(30).code == 130
+    with running("run", "--engine", "serial", cwd=job.root) as process:
+        process.wait_until(lambda: "3.json" in job.calls(), "f is called with 3.json")
+        os.kill(process.pid, signal.SIGINT)
+        process.wait_until(lambda: "Stopping" in process.err, "the run says that it stops")
+        os.kill(process.pid, signal.SIGINT)  # and 3.json is not let go
+        ended = process.end(30)
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
+    assert ended.err.splitlines()[-1] == "Continue with: r3po run"
     assert [failure["path"] for failure in read_failures(load_config(job.config))] in ([], ["0.json"])
     (job.root / "go").touch()
     job.run()
-    assert failed_files(job) == {"0.json": 1}
+    assert job.failed() == {"0.json": 1}
     assert job.findings() == []
 
 
 def test_a_killed_process_costs_the_file_it_was_in(new_job: NewJob) -> None:
     job = new_job()
     add_files(job, waits="2.json")
-    with start(job) as process:
-        wait_for_call(process, job, "2.json")
+    with running("run", "--engine", "serial", cwd=job.root) as process:
+        process.wait_until(lambda: "2.json" in job.calls(), "f is called with 2.json")
         process.process.kill()
         assert process.end(30).code == -signal.SIGKILL
     pending = n_pending(job)
@@ -239,23 +215,6 @@ def test_a_killed_process_costs_the_file_it_was_in(new_job: NewJob) -> None:
     (job.root / "go").touch()
     job.run()
     assert len(job.calls()) == pending
-    assert job.findings() == []
-
-
-def test_a_second_run_is_turned_away_and_the_first_one_goes_on(new_job: NewJob) -> None:
-    job = new_job()
-    add_files(job, waits="3.json")
-    with start(job) as process:
-        wait_for_call(process, job, "3.json")
-        with pytest.raises(r3po.LockedError, match=f"another run: pid {process.pid}"):
-            job.run()
-        turned_away = run_process("run", "--engine", "serial", cwd=job.root)
-        (job.root / "go").touch()
-        ended = process.end(30)
-    assert turned_away.code == 4
-    assert "in use by another run" in turned_away.err
-    assert ended.code == 1, ended.err  # 0.json failed
-    assert sorted(job.calls()) == [f"{n}.json" for n in range(5)]
     assert job.findings() == []
 
 
@@ -272,13 +231,6 @@ def test_an_idle_run_calls_nothing_and_writes_no_byte_of_the_output(finished: Jo
     assert finished.findings(is_swept=True, check_source=True) == []
 
 
-def test_a_resumed_run_does_only_what_has_no_outcome(interrupted: Job) -> None:
-    pending = n_pending(interrupted)
-    interrupted.run()
-    assert len(interrupted.calls()) == pending
-    assert interrupted.findings() == []
-
-
 def test_new_files_fill_the_last_shard_and_then_open_new_ones(finished: Job) -> None:
     before = finished.published()
     for name in ("0-new.json", "1-new.json", "5-new.json"):
@@ -286,7 +238,7 @@ def test_new_files_fill_the_last_shard_and_then_open_new_ones(finished: Job) -> 
     finished.run()
     after = finished.published()
     assert sorted(finished.calls()) == ["0-new.json", "1-new.json", "5-new.json"]
-    assert shard_sizes(finished) == [3, 3, 2]
+    assert [ref.n_files for ref in r3po.build_jobs(finished.config).shards] == [3, 3, 2]
     assert after["csv/part-00000.csv"] == before["csv/part-00000.csv"]
     assert after["csv/part-00001.csv"].startswith(before["csv/part-00001.csv"])
     assert after["csv/part-00001.csv"].splitlines()[-1].startswith(b'"0-new.json"')
@@ -311,16 +263,13 @@ def test_the_proof_of_the_end_is_away_while_parts_are_published(finished: Job, m
 # Failures
 
 
-def test_a_plain_run_leaves_failures_of_the_same_code_alone(finished: Job) -> None:
+def test_a_plain_run_tries_failures_of_other_code_again_and_nothing_else(finished: Job) -> None:
     finished.mend()
     assert finished.run().failed == 1
     assert finished.calls() == []
-
-
-def test_a_plain_run_tries_failures_of_other_code_again_and_nothing_else(finished: Job) -> None:
     assert finished.run(function=finished.mended_function).failed == 0
     assert finished.calls() == ["0.json"]
-    assert failed_files(finished) == {}
+    assert finished.failed() == {}
     assert finished.findings() == []
 
 
@@ -329,7 +278,8 @@ def retry_by_option(job: Job) -> None:
 
 
 def retry_by_reset(job: Job) -> None:
-    assert r3po.reset_all_errors(job.config) == 1
+    assert [r3po.reset_all_errors(job.config) for _ in range(2)] == [1, 0]
+    assert n_pending(job) == 1
     job.run()
 
 
@@ -341,21 +291,12 @@ def retry_by_other_code(job: Job) -> None:
 
 @pytest.mark.parametrize("retry", [retry_by_option, retry_by_reset, retry_by_other_code])
 def test_a_retry_calls_only_the_failed_files_and_counts_attempts(retry: Callable[[Job], None], finished: Job) -> None:
-    assert failed_files(finished) == {"0.json": 1}
+    assert finished.failed() == {"0.json": 1}
     retry(finished)
     assert finished.calls() == ["0.json"]
-    assert failed_files(finished) == {"0.json": 2}
+    assert finished.failed() == {"0.json": 2}
     assert finished.findings() == []
     finished.run()
-    assert finished.calls() == ["0.json"]
-
-
-def test_a_retry_that_was_reset_stays_to_be_done_until_it_is_done(finished: Job) -> None:
-    assert r3po.reset_all_errors(finished.config) == 1
-    assert r3po.reset_all_errors(finished.config) == 0
-    assert n_pending(finished) == 1
-    finished.mend()
-    assert finished.run().failed == 0
     assert finished.calls() == ["0.json"]
 
 
@@ -366,8 +307,7 @@ def test_failures_that_were_not_committed_are_tried_again_by_other_code(interrup
 
 
 def test_a_retry_counts_for_everybody_as_soon_as_it_is_durable(finished: Job) -> None:
-    with dying_over(lambda path: path.parent.name == "outcomes"):
-        finished.run(function=finished.mended_function)
+    finished.run_until(lambda path: path.parent.name == "outcomes", function=finished.mended_function)
     assert finished.calls() == ["0.json"]
     assert list(read_failures(load_config(finished.config))) == []
     finished.run(function=finished.mended_function)
@@ -390,63 +330,44 @@ def empty(path: Path) -> None:
     os.truncate(path, 0)
 
 
-@pytest.mark.parametrize("harm", [remove, truncate, empty])
-@pytest.mark.parametrize("name", ["csv/part-00000.csv", "parquet/part-00001.parquet"])
-def test_a_part_that_is_not_whole_is_made_again_without_f(
-    name: str, harm: Callable[[Path], None], finished: Job
-) -> None:
+def test_a_part_that_is_not_whole_is_made_again_without_f(finished: Job) -> None:
     before = finished.published()
-    harm(finished.output / name)
-    finished.run()
-    assert finished.calls() == []
-    assert finished.published() == before
-    assert finished.findings() == []
-
-
-def test_a_removed_output_folder_is_made_again_without_f(finished: Job) -> None:
-    before = finished.published()
-    shutil.rmtree(finished.output)
-    finished.run()
-    assert finished.calls() == []
-    assert finished.published() == before
-    assert finished.findings() == []
+    names = ("csv/part-00000.csv", "parquet/part-00001.parquet")
+    for harm, name in [*product((remove, truncate, empty), names), (shutil.rmtree, "")]:
+        harm(finished.output / name)
+        finished.run()
+        assert finished.calls() == []
+        assert finished.published() == before
+        assert finished.findings() == []
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_kind_of_parts_that_is_switched_on_later_is_made_without_f(kind: str, new_job: NewJob) -> None:
+def test_a_kind_of_parts_is_made_when_it_is_switched_on_and_removed_when_off(kind: str, new_job: NewJob) -> None:
     job, undisturbed = new_job(), new_job("undisturbed")
     for one in (job, undisturbed):
         add_files(one)
     undisturbed.run()
     job.configure(**{kind: False})
     job.run()
-    assert not (job.output / kind).exists()
-    assert job.findings() == []
     job.forget_calls()
-    job.configure(**{kind: True})
-    job.run()
+    for is_on in (False, True, False):
+        job.configure(**{kind: is_on})
+        job.run()
+        expected = undisturbed.published().items()
+        assert job.published() == {n: data for n, data in expected if is_on or not n.startswith(f"{kind}/")}
+        assert job.findings() == []
     assert job.calls() == []
-    assert job.published() == undisturbed.published()
-    assert job.findings() == []
 
 
-def test_a_kind_of_parts_that_is_switched_off_is_removed(finished: Job) -> None:
-    finished.configure(csv=False)
-    finished.run()
-    assert finished.calls() == []
-    assert not any(name.startswith("csv/") for name in finished.published())
-    assert finished.findings() == []
-
-
-@pytest.mark.parametrize("name", ["csv/notes.txt", "csv/part-00007.csv", "parquet/.hidden", "csv/part-00000.parquet"])
-def test_a_stranger_among_the_parts_is_refused_by_name_and_left_alone(name: str, finished: Job) -> None:
-    stranger = finished.output / name
-    stranger.write_text("mine")
-    before = state_of(finished)
-    with pytest.raises(r3po.FolderError, match=f"{stranger}.*not a part of this job"):
-        finished.run()
-    assert state_of(finished) == before
-    stranger.unlink()
+def test_a_stranger_among_the_parts_is_refused_by_name_and_left_alone(finished: Job) -> None:
+    for name in ("csv/notes.txt", "csv/part-00007.csv", "parquet/.hidden", "csv/part-00000.parquet"):
+        stranger = finished.output / name
+        stranger.write_text("mine")
+        before = state_of(finished)
+        with pytest.raises(r3po.FolderError, match=f"{stranger}.*not a part of this job"):
+            finished.run()
+        assert state_of(finished) == before
+        stranger.unlink()
     finished.run()
     assert finished.findings() == []
 
@@ -454,77 +375,39 @@ def test_a_stranger_among_the_parts_is_refused_by_name_and_left_alone(name: str,
 # Damage
 
 
-def only(folder: Path, pattern: str) -> Path:
-    [path] = folder.glob(pattern)
-    return path
+def put_another(path: Path) -> None:
+    """Put the file of the shard before in its place."""
+    shutil.copyfile(path.with_name("00000.json"), path)
 
 
-STATE_FILES: dict[str, Callable[[Job], Path]] = {
-    "manifest": lambda job: job.state / "manifest.json",
-    "commit": lambda job: job.state / "commits" / "00001.json",
-    "shard file": lambda job: only(job.state / "shards", "00001.*"),
-    "outcomes": lambda job: only(job.state / "outcomes", "00001.*"),
-    "columns": lambda job: job.state / "columns.b1.json",
-    "claim": lambda job: job.output / ".r3po.json",
-}
-
-
-@pytest.mark.parametrize("harm", [replace_in_middle, truncate, empty])
-@pytest.mark.parametrize("kind", STATE_FILES)
-def test_a_damaged_file_of_the_state_is_refused_by_name_and_nothing_is_lost(
-    kind: str, harm: Callable[[Path], None], finished: Job
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("state/manifest.json", [(remove, "manifest.json is missing")]),
+        ("state/commits/00001.json", [(remove, "part-00001.csv: is not a part of this job"), (put_another, "0001")]),
+        ("state/shards/00001.*", [(remove, r"00001\..*: is missing")]),
+        ("state/outcomes/00001.*", [(remove, r"00001\..*: is missing")]),
+        ("state/columns.b1.json", [(remove, "columns.b1.json: is missing")]),
+        ("output/.r3po.json", []),
+    ],
+)
+def test_a_damaged_or_missing_file_of_the_state_is_refused_by_name_and_nothing_is_lost(
+    name: str, more: list[tuple[Callable[[Path], None], str]], finished: Job
 ) -> None:
     finished.run()  # sweeps the shard files of the build before
     finished.forget_calls()
     finished.add("new.json", value=7)  # for the last shard, so that its outcomes are needed
-    path = STATE_FILES[kind](finished)
+    (path,) = finished.root.glob(name)
     content, before = path.read_bytes(), finished.published()
-    harm(path)
-    with pytest.raises(r3po.DamagedStateError, match=f"{path.name}: "):
-        finished.run()
-    assert finished.published() == before
-    assert finished.calls() == []
-    path.write_bytes(content)
+    for harm, said in [*((harm, f"{path.name}: ") for harm in (replace_in_middle, truncate, empty)), *more]:
+        harm(path)
+        with pytest.raises(r3po.R3poError if (harm, said) in more else r3po.DamagedStateError, match=said):
+            finished.run()
+        assert finished.published() == before
+        assert finished.calls() == []
+        path.write_bytes(content)
     finished.run()
     assert finished.calls() == ["new.json"]
-    assert finished.findings() == []
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        ("manifest", "manifest.json is missing"),
-        ("commit", "part-00001.csv: is not a part of this job"),
-        ("shard file", r"00001\..*: is missing"),
-        ("outcomes", r"00001\..*: is missing"),
-        ("columns", "columns.b1.json: is missing"),
-    ],
-)
-def test_a_missing_file_of_the_state_is_refused_and_nothing_is_lost(kind: str, said: str, finished: Job) -> None:
-    finished.run()
-    finished.add("new.json", value=7)
-    path = STATE_FILES[kind](finished)
-    content, before = path.read_bytes(), finished.published()
-    path.unlink()
-    with pytest.raises(r3po.R3poError, match=said):
-        finished.run()
-    assert finished.published() == before
-    path.write_bytes(content)
-    finished.forget_calls()
-    finished.run()
-    assert finished.calls() == ["new.json"]
-    assert finished.findings() == []
-
-
-def test_commits_that_were_swapped_are_refused(finished: Job) -> None:
-    one, other = (finished.state / "commits" / f"0000{shard}.json" for shard in (0, 1))
-    content, before = other.read_bytes(), finished.published()
-    shutil.copyfile(one, other)
-    with pytest.raises(r3po.R3poError, match="0001"):
-        finished.run()
-    assert finished.published() == before
-    other.write_bytes(content)
-    finished.run()
     assert finished.findings() == []
 
 
@@ -546,6 +429,11 @@ def test_a_lost_working_dir_does_not_let_a_new_job_take_the_old_output(finished:
     with pytest.raises(r3po.FolderError, match="whose state is gone"):
         finished.run()
     assert stamps(finished.output) == before
+    (finished.output / ".r3po.json").unlink()
+    before = stamps(finished.output)
+    with pytest.raises(r3po.FolderError, match="no job of r3po claims"):
+        finished.run()
+    assert stamps(finished.output) == before
 
 
 def test_what_is_left_of_a_working_dir_that_was_removed_during_a_run_is_cleared_away(finished: Job) -> None:
@@ -563,39 +451,19 @@ def test_what_is_left_of_a_working_dir_that_was_removed_during_a_run_is_cleared_
     assert finished.findings() == []
 
 
-def test_an_output_that_nobody_claims_is_left_alone(finished: Job) -> None:
-    shutil.rmtree(finished.state)
-    (finished.output / ".r3po.json").unlink()
-    before = stamps(finished.output)
-    with pytest.raises(r3po.FolderError, match="no job of r3po claims"):
-        finished.run()
-    assert stamps(finished.output) == before
-
-
 # The source
 
 
-def change(job: Job) -> None:
-    job.add("3.json", value=333)
-
-
-def touch(job: Job) -> None:
-    os.utime(job.source / "3.json", (1_700_000_000, 1_700_000_000))
-
-
-def delete(job: Job) -> None:
-    (job.source / "3.json").unlink()
-
-
-@pytest.mark.parametrize("harm", [change, touch, delete])
-def test_without_a_build_what_changed_in_the_source_is_left_alone(harm: Callable[[Job], None], finished: Job) -> None:
+def test_without_a_build_what_changed_in_the_source_is_left_alone(finished: Job) -> None:
     finished.run()
-    harm(finished)
-    before = state_of(finished)
-    result = finished.run(build=False)
-    assert (result.done, result.failed, result.pending) == (4, 1, 0)
-    assert finished.calls() == []
-    assert state_of(finished) == before
+    path = finished.source / "3.json"
+    for harm in (lambda: path.write_text('{"value": 333}'), lambda: os.utime(path, (1_700_000_000,) * 2), path.unlink):
+        harm()
+        before = state_of(finished)
+        result = finished.run(build=False)
+        assert (result.done, result.failed, result.pending) == (4, 1, 0)
+        assert finished.calls() == []
+        assert state_of(finished) == before
 
 
 def test_a_change_that_size_and_mtime_do_not_show_is_noticed_in_a_young_file(job: Job) -> None:
@@ -700,14 +568,3 @@ def test_a_late_failure_does_not_outrank_the_row_of_a_retry(new_job: NewJob) -> 
     assert job.calls() == []
     assert job.published() == before
     assert job.findings() == []
-
-
-def test_a_late_worker_of_a_job_that_was_made_anew_changes_nothing(interrupted: Job) -> None:
-    late = kept_segments(interrupted)
-    r3po.reset_all_tracking(interrupted.config)
-    for path, content in late.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        put(path, content)
-    interrupted.run()
-    assert sorted(interrupted.calls()) == [f"{n}.json" for n in range(5)]
-    assert interrupted.findings() == []

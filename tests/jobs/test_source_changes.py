@@ -5,9 +5,9 @@ Small jobs on the serial engine; `calls` tells which files f was called on.
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,20 +42,11 @@ def job(new_job: NewJob) -> Job:
 
 def names(job: Job) -> list[str]:
     """Return the files that have a row, in row order."""
-    return [row["path"] for row in rows(job)]
+    return [row["path"] for row in job.rows()]
 
 
-def rows(job: Job) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = []
-    for part in sorted((job.output / "csv").glob("part-*.csv")):
-        with open(part, newline="") as file:
-            found += csv.DictReader(file)
-    return found
-
-
-def failed(job: Job) -> dict[str, int]:
-    with open(job.output / "failures" / "failures.csv", newline="") as file:
-        return {line["path"]: int(line["attempts"]) for line in csv.DictReader(file)}
+def values(job: Job) -> list[str]:
+    return [row["value"] for row in job.rows()]
 
 
 def mtimes(job: Job) -> dict[str, int]:
@@ -72,6 +63,23 @@ def touch(job: Job, *files: str) -> None:
         os.utime(job.source / name, (LATER, LATER))
 
 
+def delete(job: Job, *numbers: int) -> None:
+    for n in numbers:
+        (job.source / f"{n}.json").unlink()
+
+
+def other_function(job: Job, more: str = "") -> str:
+    """Return an f with other columns."""
+    other = job.function.with_name("tiny_function_other.py")
+    other.write_text(f"def describe(path):\n    return {{'path': path.rsplit('/', 1)[1]{more}}}\n")
+    return f"{other}:describe"
+
+
+def is_second_commit() -> Callable[[Path], bool]:
+    n_commits = iter(range(100))
+    return lambda path: "commits" in path.parts and next(n_commits) == 1
+
+
 def preview(job: Job, **options: Any) -> dict[str, int]:
     found = preview_build(load_config(job.config), options.get("fingerprint"), lambda event: None)
     return {name: n for name, n in found.items() if n}
@@ -80,25 +88,17 @@ def preview(job: Job, **options: Any) -> dict[str, int]:
 # Changed, touched, gone, returned
 
 
-def test_a_changed_file_is_done_again_and_keeps_its_place(job: Job) -> None:
+def test_a_changed_file_is_told_by_its_hash_done_again_and_keeps_its_place(job: Job) -> None:
     before = mtimes(job)
-    job.add("4.json", value=44)
-    touch(job, "4.json")
+    job.add("4.json", value=9)  # of the same size
+    touch(job, "3.json", "4.json")
     result = job.run()
     assert job.calls() == ["4.json"]
     assert (result.done, result.failed, result.pending) == (5, 1, 0)
-    assert [row["value"] for row in rows(job)] == ["1", "2", "3", "44", "5"]
+    assert values(job) == ["1", "2", "3", "9", "5"]
     after = mtimes(job)
     assert after["part-00000.csv"] == before["part-00000.csv"], "the other shard is left alone"
     assert after["part-00001.csv"] != before["part-00001.csv"]
-    assert job.findings(check_source=True) == []
-
-
-def test_a_file_of_the_same_size_and_another_mtime_is_told_by_its_hash(job: Job) -> None:
-    job.add("4.json", value=9)
-    touch(job, "3.json", "4.json")
-    job.run()
-    assert job.calls() == ["4.json"]
     assert job.findings(check_source=True) == []
 
 
@@ -134,14 +134,13 @@ def test_without_hashes_another_mtime_is_another_file(new_job: NewJob) -> None:
 
 
 def test_a_deleted_file_loses_its_row_or_its_failure(job: Job) -> None:
-    (job.source / "0.json").unlink()
-    (job.source / "4.json").unlink()
+    delete(job, 0, 4)
     assert preview(job) == {"deleted": 2, "unchanged": 4, "failed": 1}
     result = job.run()
     assert (result.files, result.done, result.failed) == (4, 4, 0)
     assert job.calls() == []
     assert names(job) == ["1.json", "2.json", "3.json", "5.json"]
-    assert failed(job) == {}
+    assert job.failed() == {}
     assert job.findings(check_source=True) == []
     idle = job.run()
     assert (idle.files, idle.done) == (4, 4)
@@ -150,12 +149,11 @@ def test_a_deleted_file_loses_its_row_or_its_failure(job: Job) -> None:
 
 def test_a_kept_row_stays_but_not_a_failure(job: Job) -> None:
     job.configure(on_deleted="keep")
-    (job.source / "0.json").unlink()
-    (job.source / "4.json").unlink()
+    delete(job, 0, 4)
     result = job.run()
     assert (result.files, result.done, result.failed, result.rows) == (5, 5, 0, 5)
     assert names(job) == ["1.json", "2.json", "3.json", "4.json", "5.json"]
-    assert failed(job) == {}
+    assert job.failed() == {}
     assert job.findings() == []
     # Dropped later, and not brought back by a change of mind.
     job.configure(on_deleted="drop")
@@ -168,34 +166,24 @@ def test_a_kept_row_stays_but_not_a_failure(job: Job) -> None:
 
 
 @pytest.mark.parametrize("on_deleted", ["drop", "keep"])
-def test_a_returning_file_has_its_old_place(job: Job, on_deleted: str) -> None:
+def test_a_returning_file_has_its_old_place_and_is_done_again_if_its_content_is_another(
+    job: Job, on_deleted: str
+) -> None:
     job.configure(on_deleted=on_deleted)
-    status = (job.source / "4.json").stat()
-    (job.source / "4.json").unlink()
-    job.run()
-    job.add("4.json", value=4)
-    os.utime(job.source / "4.json", ns=(status.st_mtime_ns, status.st_mtime_ns))
-    assert preview(job)["returned"] == 1
-    job.run()
-    assert job.calls() == (["4.json"] if on_deleted == "drop" else [])
-    assert names(job) == [f"{n}.json" for n in range(1, 6)]
-    assert job.findings(check_source=True) == []
-
-
-@pytest.mark.parametrize("on_deleted", ["drop", "keep"])
-def test_a_file_that_returns_with_other_content_is_done_again(job: Job, on_deleted: str) -> None:
-    job.configure(on_deleted=on_deleted)
-    (job.source / "4.json").unlink()
-    job.run()
-    job.add("4.json", value=777)
-    job.run()
-    assert job.calls() == ["4.json"]
-    assert [row["value"] for row in rows(job)] == ["1", "2", "3", "777", "5"]
+    for value, calls in ((4, ["4.json"] if on_deleted == "drop" else []), (777, ["4.json"])):
+        delete(job, 4)
+        job.run()
+        job.forget_calls()
+        job.add("4.json", value=value)
+        assert value != 4 or preview(job)["returned"] == 1
+        job.run()
+        assert job.calls() == calls
+        assert values(job) == ["1", "2", "3", str(value), "5"]
+        assert job.findings(check_source=True) == []
 
 
 def test_a_shard_whose_files_are_all_gone_has_no_part_until_they_return(job: Job) -> None:
-    for n in (3, 4, 5):
-        (job.source / f"{n}.json").unlink()
+    delete(job, 3, 4, 5)
     job.run()
     assert mtimes(job).keys() == {"part-00000.csv"}
     assert job.findings() == []
@@ -207,7 +195,7 @@ def test_a_shard_whose_files_are_all_gone_has_no_part_until_they_return(job: Job
 
 
 def test_new_files_fill_the_last_shard_although_a_place_in_it_is_free(job: Job) -> None:
-    (job.source / "5.json").unlink()
+    delete(job, 5)
     job.add("6.json", value=6)
     job.run()
     assert job.calls() == ["6.json"]
@@ -218,19 +206,19 @@ def test_new_files_fill_the_last_shard_although_a_place_in_it_is_free(job: Job) 
 
 
 def test_many_builds_of_new_files_are_compared_as_one_sorted_list(job: Job) -> None:
-    for n in (9, 7, 8, 11, 10):
-        (job.source / "sub").mkdir(exist_ok=True)
+    (job.source / "sub").mkdir()
+    for n in (9, 7, 11, 10):
         job.add(f"{n}.json", value=n)
         job.add(f"sub/{n}.json", value=n)
         job.run()
     job.forget_calls()
-    assert preview(job) == {"unchanged": 16, "failed": 1}
-    (job.source / "7.json").unlink()
+    assert preview(job) == {"unchanged": 14, "failed": 1}
+    delete(job, 7)
     (job.source / "sub" / "11.json").unlink()
     job.add("sub/9.json", value=99)
-    assert preview(job) == {"deleted": 2, "changed": 1, "unchanged": 13, "failed": 1}
+    assert preview(job) == {"deleted": 2, "changed": 1, "unchanged": 11, "failed": 1}
     job.run()
-    assert [row["value"] for row in rows(job)] == [*"12345", "9", "99", "7", "8", "8", "11", "10", "10"]
+    assert values(job) == [*"12345", "9", "99", "7", "11", "10", "10"]
     assert checker.check_job(job.state, job.output, check_source=True) == []
 
 
@@ -249,48 +237,46 @@ def test_types_become_narrow_again_in_the_run_that_replaces_what_was_wide(job: J
 
 def test_a_changed_file_begins_its_attempts_anew(job: Job) -> None:
     job.run(retry_failed=True)
-    assert failed(job) == {"0.json": 2}
+    assert job.failed() == {"0.json": 2}
     job.add("0.json", error="worse")
     job.run()
-    assert failed(job) == {"0.json": 1}
+    assert job.failed() == {"0.json": 1}
     job.run(retry_failed=True)
-    assert failed(job) == {"0.json": 2}
+    assert job.failed() == {"0.json": 2}
 
 
 def test_a_file_that_changes_before_it_is_committed_is_done_again(new_job: NewJob) -> None:
     job = new_job()
     for n in range(3):
         job.add(f"{n}.json", value=n)
-    died: list[Path] = []
 
-    def create(path: Path, flags: int, mode: int) -> int:
+    def interrupt(path: Path, flags: int, mode: int) -> int:
         if "outcomes" in path.parts:
-            died.append(path)
             raise KeyboardInterrupt
         return os.open(path, flags, mode)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(BaseException):  # noqa: B017
-        patch.setattr(storage, "_create", create)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(r3po.RunStoppedError) as caught:
+        patch.setattr(storage, "_create", interrupt)
         job.run()
-    assert died and len(job.calls()) == 3
+    assert caught.value.hint == "run it again to go on"
+    assert len(job.calls()) == 3
     job.forget_calls()
     job.add("1.json", value=111)
     job.run()
     assert job.calls() == ["1.json"]
-    assert [row["value"] for row in rows(job)] == ["0", "111", "2"]
+    assert values(job) == ["0", "111", "2"]
 
 
 # Guards
 
 
 def test_more_than_half_gone_changes_nothing_unless_it_is_accepted(job: Job) -> None:
-    for n in range(4):
-        (job.source / f"{n}.json").unlink()
-    before = {path: path.read_bytes() for path in job.output.rglob("*") if path.is_file()}
+    delete(job, 0, 1, 2, 3)
+    before = job.published()
     with pytest.raises(r3po.SourceError, match="4 of 6 files of this job are gone") as caught:
         job.run()
     assert "is the disk mounted?" in str(caught.value) and "--accept-deletions" in str(caught.value)
-    assert {path: path.read_bytes() for path in job.output.rglob("*") if path.is_file()} == before
+    assert job.published() == before
     assert read_status(load_config(job.config))["files"] == 6
     with pytest.raises(r3po.SourceError, match="4 of 6"):
         r3po.build_jobs(job.config)
@@ -299,9 +285,8 @@ def test_more_than_half_gone_changes_nothing_unless_it_is_accepted(job: Job) -> 
     assert job.run().done == 2, "half of what is left would have to go"
 
 
-def test_even_all_files_may_go_if_that_is_accepted(job: Job) -> None:
-    for n in range(6):
-        (job.source / f"{n}.json").unlink()
+def test_even_all_files_may_go_if_that_is_accepted_and_their_columns_bind_no_other(job: Job) -> None:
+    delete(job, *range(6))
     with pytest.raises(r3po.SourceError, match="6 of 6"):
         job.run()
     result = job.run(accept_deletions=True)
@@ -309,20 +294,13 @@ def test_even_all_files_may_go_if_that_is_accepted(job: Job) -> None:
     assert job.findings() == []
     with pytest.raises(r3po.SourceError, match="no file"):
         job.run()
-
-
-def test_columns_of_before_do_not_bind_a_job_that_has_no_row_left(job: Job) -> None:
-    for n in range(6):
-        (job.source / f"{n}.json").unlink()
-    job.run(accept_deletions=True)
-    other = job.function.with_name("tiny_function_other.py")
-    other.write_text("def describe(path):\n    return {'path': path.rsplit('/', 1)[1]}\n")
-    assert job.run(build=False, function=f"{other}:describe").files == 0
+    other = other_function(job)
+    assert job.run(build=False, function=other).files == 0
     job.add("6.json", value=6)
-    job.run(function=f"{other}:describe")
-    assert rows(job) == [{"path": "6.json"}]
+    job.run(function=other)
+    assert job.rows() == [{"path": "6.json"}]
     job.configure(columns={"path": "string"})
-    assert job.run(function=f"{other}:describe").rows == 1
+    assert job.run(function=other).rows == 1
     assert job.findings() == []
     assert r3po.verify_jobs(job.config).is_good
 
@@ -330,27 +308,21 @@ def test_columns_of_before_do_not_bind_a_job_that_has_no_row_left(job: Job) -> N
 def test_columns_are_set_anew_by_the_run_in_which_the_last_rows_are_replaced(job: Job) -> None:
     for n in range(6):
         job.add(f"{n}.json", value=70 + n)
-    other = job.function.with_name("tiny_function_other.py")
-    other.write_text("def describe(path):\n    return {'path': path.rsplit('/', 1)[1]}\n")
-    result = job.run(function=f"{other}:describe")
+    result = job.run(function=other_function(job))
     assert (result.done, result.failed) == (6, 0)
-    assert rows(job) == [{"path": f"{n}.json"} for n in range(6)]
+    assert job.rows() == [{"path": f"{n}.json"} for n in range(6)]
     assert job.findings(check_source=True) == []
 
 
-@pytest.mark.parametrize("is_gone", [True, False])
-def test_a_moved_source_is_a_build_under_the_guards(job: Job, is_gone: bool) -> None:
+def test_a_moved_source_is_a_build_under_the_guards(job: Job) -> None:
     elsewhere = job.root / "elsewhere"
-    if is_gone:
-        elsewhere.mkdir()
-        job.configure(source_path="elsewhere")
-        with pytest.raises(r3po.SourceError, match="6 of 6"):
-            job.run()
-        return
-    shutil.copytree(job.source, elsewhere)
+    elsewhere.mkdir()
+    job.configure(source_path="elsewhere")
+    with pytest.raises(r3po.SourceError, match="6 of 6"):
+        job.run()
+    shutil.copytree(job.source, elsewhere, dirs_exist_ok=True)
     job.source = elsewhere
     job.add("2.json", value=22)
-    job.configure(source_path="elsewhere")
     with pytest.raises(r3po.StateError, match="source_path"):
         job.run(build=False)
     job.run()
@@ -374,7 +346,7 @@ def test_a_dry_run_says_what_a_run_would_do_and_changes_nothing(job: Job) -> Non
     job.add("6.json", value=6)
     job.add("4.json", value=44)
     touch(job, "3.json")
-    (job.source / "5.json").unlink()
+    delete(job, 5)
     before = {str(path): path.stat().st_mtime_ns for path in job.root.rglob("*")}
     expected = {"new": 1, "changed": 1, "touched": 1, "deleted": 1, "unchanged": 3}
     assert preview(job) == {**expected, "failed": 1}
@@ -392,37 +364,18 @@ def test_a_dry_run_before_the_first_build_makes_no_folder(new_job: NewJob) -> No
 # Redo, and other code
 
 
-def test_a_redo_makes_every_row_again_and_sets_columns_anew(job: Job, tmp_path: Path) -> None:
-    other = job.function.with_name("tiny_function_other.py")
-    other.write_text("def describe(path):\n    return {'path': path.rsplit('/', 1)[1], 'is_new': True}\n")
-    result = job.run(function=f"{other}:describe", redo=True)
+def test_a_redo_makes_every_row_again_and_sets_columns_anew(job: Job) -> None:
+    result = job.run(function=other_function(job, ", 'is_new': True"), redo=True)
     assert (result.done, result.failed) == (6, 0)
-    assert rows(job) == [{"path": f"{n}.json", "is_new": "true"} for n in range(6)]
+    assert job.rows() == [{"path": f"{n}.json", "is_new": "true"} for n in range(6)]
     assert job.findings() == []
     assert len(list(job.state.glob("columns.*"))) == 1
 
 
-class Died(BaseException):
-    pass
-
-
-def run_until(job: Job, is_last: Any, **options: Any) -> None:
-    """Run until the first durable file for which `is_last` holds; the process dies as it begins that."""
-
-    def create(path: Path, flags: int, mode: int) -> int:
-        if is_last(path):
-            raise Died
-        return os.open(path, flags, mode)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
-        patch.setattr(storage, "_create", create)
-        job.run(**options)
-
-
 @pytest.mark.parametrize("how", [{}, {"redo": True}, {"redo": True, "restart": True}], ids=["plain", "redo", "restart"])
 def test_a_redo_that_was_killed_goes_on(job: Job, how: dict[str, Any]) -> None:
-    n_commits = iter(range(100))
-    run_until(job, lambda path: "commits" in path.parts and next(n_commits) == 1, redo=True)
+    job.run_until(is_second_commit(), redo=True)
+    assert names(job) == [f"{n}.json" for n in range(1, 6)], "parts with the same columns stay until they are replaced"
     assert len(job.calls()) == 6
     job.forget_calls()
     result = job.run(**how)
@@ -435,30 +388,21 @@ def test_a_redo_that_was_killed_goes_on(job: Job, how: dict[str, Any]) -> None:
 
 
 def test_parts_with_other_columns_are_withdrawn_when_a_redo_sets_its_own(job: Job) -> None:
-    other = job.function.with_name("tiny_function_other.py")
-    other.write_text("def describe(path):\n    return {'path': path.rsplit('/', 1)[1], 'is_new': True}\n")
-    run_until(
-        job, lambda path: "commits" in path.parts and "is_new" in columns(job), function=f"{other}:describe", redo=True
-    )
+    def is_of_the_redo(path: Path) -> bool:
+        columns = "".join(path.read_text() for path in job.state.glob("columns.*"))
+        return "commits" in path.parts and "is_new" in columns
+
+    other = other_function(job, ", 'is_new': True")
+    job.run_until(is_of_the_redo, function=other, redo=True)
     assert mtimes(job) == {}
-    job.run(function=f"{other}:describe")
+    job.run(function=other)
     assert len(names(job)) == 6
     assert job.findings() == []
 
 
-def columns(job: Job) -> str:
-    return "".join(path.read_text() for path in job.state.glob("columns.*"))
-
-
-def test_parts_with_the_same_columns_stay_until_a_redo_replaces_them(job: Job) -> None:
-    n_commits = iter(range(100))
-    run_until(job, lambda path: "commits" in path.parts and next(n_commits) == 1, redo=True)
-    assert names(job) == [f"{n}.json" for n in range(1, 6)]
-
-
 def test_a_redo_does_not_drop_kept_rows_unasked(job: Job) -> None:
     job.configure(on_deleted="keep")
-    (job.source / "4.json").unlink()
+    delete(job, 4)
     with pytest.raises(r3po.SourceError, match="1 row is of a deleted file") as caught:
         job.run(redo=True)
     assert "--accept-deletions" in str(caught.value)
@@ -488,7 +432,7 @@ def test_a_refused_run_leaves_failures_to_be_tried_when_it_is_asked_again(job: J
 
 def test_a_refused_redo_does_not_even_list_what_it_found(job: Job) -> None:
     job.configure(on_deleted="keep")
-    (job.source / "4.json").unlink()
+    delete(job, 4)
     job.run()
     before = (job.state / "manifest.json").read_bytes()
     job.add("6.json", value=6)
@@ -499,16 +443,14 @@ def test_a_refused_redo_does_not_even_list_what_it_found(job: Job) -> None:
 
 def test_columns_are_looked_at_although_a_redo_was_due_before_the_walk(job: Job) -> None:
     job.configure(on_function_change="redo")
-    (job.source / "0.json").unlink()
-    for n in (1, 2, 3):
-        (job.source / f"{n}.json").unlink()
+    delete(job, 0, 1, 2, 3)
     job.run(accept_deletions=True)
     job.configure(on_function_change="warn")
     job.add("6.json", value=6)
     job.run(function=job.mended_function)
     job.configure(on_function_change="redo", columns={"value": "string"})
     job.forget_calls()
-    (job.source / "6.json").unlink()
+    delete(job, 6)
     with pytest.raises(r3po.ConfigError, match="do not go together"):
         job.run()
     assert job.calls() == []
