@@ -214,48 +214,6 @@ def test_the_predicate_chooses_what_its_docstring_says_in_whichever_order_outcom
     assert known[0] == known[1]
 
 
-def row(build: int = 1, attempt: str = "a", fingerprint: str = "f1") -> Origin:
-    return Origin(build, attempt, fingerprint, [Line(0, (1,))])
-
-
-def failure(build: int = 1, attempt: str = "a", fingerprint: str = "f1") -> Origin:
-    return Origin(build, attempt, fingerprint, [Line(0, BROKE)])
-
-
-TODAY = CountingRules(0, 0, fingerprint="today")
-
-
-@pytest.mark.parametrize(
-    ("origins", "rules", "expected"),
-    [
-        # The newest build counts, then a row, then the smallest attempt.
-        ([row(build=1), failure(build=2)], NO_RULES, 1),
-        ([failure(attempt="a"), row(attempt="b")], NO_RULES, 1),
-        ([row(attempt="b"), row(attempt="a"), row(attempt="c")], NO_RULES, 1),
-        ([row(build=0)], NO_RULES, None),  # the file has changed since
-        # A redo empties rows and failures, a retry only failures.
-        ([row(build=1)], CountingRules(redo_since=2, retry_since=0), None),
-        ([row(build=1)], CountingRules(redo_since=0, retry_since=2), 0),
-        ([failure(build=1)], CountingRules(redo_since=0, retry_since=2), None),
-        ([failure(build=2)], CountingRules(redo_since=0, retry_since=2), 0),
-        # A failure of other code is tried again, a row of other code is kept.
-        ([failure(fingerprint="old")], TODAY, None),
-        ([failure(fingerprint="today")], TODAY, 0),
-        ([row(fingerprint="old")], TODAY, 0),
-        # An older row comes back to light when the failure that hid it does not count.
-        ([row(build=1), failure(build=2, fingerprint="old")], TODAY, 0),
-        # Nothing is chosen from nothing.
-        ([Origin(lines=[Line(-1, (1,)), Line(1, (1,))])], NO_RULES, None),
-        ([], NO_RULES, None),
-    ],
-)
-def test_of_several_outcomes_of_a_place_one_counts_or_none(
-    origins: list[Origin], rules: CountingRules, expected: int | None
-) -> None:
-    table = tables.join_tables([table_of(origin, columns_named("number")) for origin in origins])
-    assert predicate.choose(table, [1], rules).to_pylist() == ([] if expected is None else [expected])
-
-
 # What is told of the chosen
 
 
@@ -617,12 +575,6 @@ def test_an_int_that_no_float_is_equal_to_is_rounded_where_the_job_has_floats(
     joined = pa.schema([("c0", join_types(type_of([value], family), type_of([other], family)))])
     content = parquet_bytes(table, all_of(table), schemas.part_schema(joined, columns))
     assert pq.read_table(io.BytesIO(content))["c0"].to_pylist() == [expected]
-
-
-def test_the_fields_of_dicts_are_in_order_of_their_names_whichever_row_came_first() -> None:
-    assert type_of([{"b": 1}, {"a": [{"d": 1, "c": 2}]}], "dict") == type_of(
-        [{"a": [{"c": 2, "d": 1}], "b": 1}], "dict"
-    )
 
 
 # Row groups
