@@ -324,84 +324,62 @@ def test_an_empty_mapping_lacks_all_six_keys(tmp_path: Path) -> None:
     ]
 
 
-CONTROLS = "must not hold line breaks, tabs or other control characters"
-NO_TEXT_KEY = "the key is not text; keys are names such as job_name"
-APART = "its files would be taken for input; choose a folder outside"
-BESIDE = "r3po would write beside your data; choose a folder outside"
-NO_NUMBER = "must be a whole number, or auto"
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("job_name: no", 'must be text; quote it: "no"'),
-        ("job_name: 2026-11-22", 'must be text; quote it: "2026-11-22"'),
-        ("job_name: 2026-13-45", 'must be text; quote it: "2026-13-45"'),
-        ("job_name: !x y", 'must be text; quote it: "!x y"'),
-        ("job_name: [a]", "must be text"),
-        ("job_name: null", "has no value; must be text"),
-        ('job_name: " "', "must not be empty"),
-        (r'job_name: "a\nb"', CONTROLS),
-        (r'job_name: "\ud800"', CONTROLS),
-        ('processes: "4"', f"{NO_NUMBER}, without quotes"),
-        ("processes: all", NO_NUMBER),
-        ("processes: yes", NO_NUMBER),
-        ("processes: 2.0", NO_NUMBER),
-        ("processes: 0", "must be greater than 0"),
-        ("processes: 4097", "must be at most 4,096"),
-        ("source_file_part: .5", 'must be text; quote it: ".5"'),
-        ("source_file_part: x/.json", "must be the end of file names, without a /"),
-        ("working_dir: ~", 'must be text; quote it: "~"'),
-        ('working_dir: ""', "must not be empty"),
-        ("working_dir: ~no-such-user-here/w", "there is no such user's home; ./~ starts a folder of that name"),
-        ("working_dir: produce_log/w", f"lies inside source_path (line 3): {APART}"),
-        ("working_dir: .", f"holds source_path (line 3): {BESIDE}"),
-        ("output_path: ./produce_log/", f"is source_path (line 3): {APART}"),
-        ("output_path: .", f"holds source_path (line 3): {BESIDE}"),
-        ("function: 5", 'must be text; quote it: "5"'),
-        ("input: row", "must be path or bytes"),
-        ("csv: 1", "must be true or false"),
-        ("csv:", "has no value; must be true or false"),
-        ("parquet: zstd", "must be true, false or {compression: zstd, level: 3}"),
-        ("parquet: [zstd]", "must be true, false or {compression: zstd, level: 3}"),
-        ("shard_size: true", "must be a whole number"),
-        ("shard_size: 0", "must be greater than 0"),
-        ("shard_size: 10000001", "must be at most 10,000,000"),
-        ("batch_seconds: fast", "must be a number"),
-        ("batch_seconds: 0", "must be greater than 0"),
-        ("batch_seconds: .nan", "must be at most 3,600"),
-        ("batch_seconds: .inf", "must be at most 3,600"),
-        ("batch_seconds: 3600.5", "must be at most 3,600"),
-        *((f"timeout_seconds: {n}", None) for n in ("0", "-1", "true", "'30'", "ten", ".inf", ".nan", "[1]")),
-        (f"timeout_seconds: {MAX_TIMEOUT_S + 1}", None),
-        ("hash: true", "must be content or stat"),
-        ("hash:", "has no value; must be content or stat"),
-        ("Shard_Size: 5", 'unknown key; did you mean "shard_size"?'),
-        ("colour: red", "unknown key"),
-        ("ray_address: 1", "unknown key"),  # it resembles none
-        ("<<: {csv: true}", NO_TEXT_KEY),
-        ("yes: 1", NO_TEXT_KEY),
-        ("[a, b]: 1", NO_TEXT_KEY),
-        ("parquet:\n  compression: zip", "must be zstd, snappy, gzip, brotli, lz4 or none"),
-        ("parquet:\n  level: high", "must be a whole number"),
-        ("parquet:\n  levl: 3", 'unknown key; did you mean "level"?'),
-        ("parquet:\n  2: 3", NO_TEXT_KEY),
-        ("parquet: {compression: snappy,\n  level: 3}", "snappy has no levels; take this out"),
-        ("parquet: {compression: gzip,\n  level: 0}", "must be from 1 to 9 for gzip"),
-        ("columns: {}", "names no column; take the key out, or name one: {fruits: int64}"),
-        ("columns: [a]", "must be a mapping such as {fruits: int64, name: string}, or null"),
-        ("source_column: ''", "must not be empty"),
-        ("source_column: 5", 'must be text; quote it: "5"'),
+WRITTEN = "its files would be taken for input; choose a folder outside"
+WRITES = "holds source_path (line 3): r3po would write beside your data; choose a folder outside"
+UNQUOTED = ["job_name: no", "job_name: 2026-11-22", "job_name: 2026-13-45", "job_name: !x y", "source_file_part: .5"]
+UNQUOTED += ["working_dir: ~", "function: 5", "source_column: 5"]
+PROBLEMS = {
+    'must be text; quote it: "{value}"': UNQUOTED,
+    "must be text": ["job_name: [a]"],
+    "has no value; must be text": ["job_name: null"],
+    "must not be empty": ['job_name: " "', 'working_dir: ""', "source_column: ''"],
+    "must not hold line breaks, tabs or other control characters": [r'job_name: "a\nb"', r'job_name: "\ud800"'],
+    "must be a whole number, or auto, without quotes": ['processes: "4"'],
+    "must be a whole number, or auto": ["processes: all", "processes: yes", "processes: 2.0"],
+    "must be a whole number": ["shard_size: true", "parquet:\n  level: high"],
+    "must be a number": ["batch_seconds: fast"],
+    "must be greater than 0": ["processes: 0", "shard_size: 0", "batch_seconds: 0"],
+    "must be at most 4,096": ["processes: 4097"],
+    "must be at most 10,000,000": ["shard_size: 10000001"],
+    "must be at most 3,600": ["batch_seconds: .nan", "batch_seconds: .inf", "batch_seconds: 3600.5"],
+    "must be the end of file names, without a /": ["source_file_part: x/.json"],
+    "there is no such user's home; ./~ starts a folder of that name": ["working_dir: ~no-such-user-here/w"],
+    f"lies inside source_path (line 3): {WRITTEN}": ["working_dir: produce_log/w"],
+    f"is source_path (line 3): {WRITTEN}": ["output_path: ./produce_log/"],
+    WRITES: ["working_dir: .", "output_path: ."],
+    "must be path or bytes": ["input: row"],
+    "must be true or false": ["csv: 1"],
+    "has no value; must be true or false": ["csv:"],
+    "must be content or stat": ["hash: true"],
+    "has no value; must be content or stat": ["hash:"],
+    "must be true, false or {{compression: zstd, level: 3}}": ["parquet: zstd", "parquet: [zstd]"],
+    "must be zstd, snappy, gzip, brotli, lz4 or none": ["parquet:\n  compression: zip"],
+    "snappy has no levels; take this out": ["parquet: {compression: snappy,\n  level: 3}"],
+    "must be from 1 to 9 for gzip": ["parquet: {compression: gzip,\n  level: 0}"],
+    "names no column; take the key out, or name one: {{fruits: int64}}": ["columns: {}"],
+    "must be a mapping such as {{fruits: int64, name: string}}, or null": ["columns: [a]"],
+    'unknown key; did you mean "shard_size"?': ["Shard_Size: 5"],
+    'unknown key; did you mean "level"?': ["parquet:\n  levl: 3"],
+    "unknown key": ["colour: red", "ray_address: 1"],  # which resemble none
+    "the key is not text; keys are names such as job_name": [
+        "<<: {csv: true}",
+        "yes: 1",
+        "[a, b]: 1",
+        "parquet:\n  2: 3",
     ],
-)
-def test_a_wrong_key_is_told_in_plain_words_with_its_line(tmp_path: Path, line: str, reason: str | None) -> None:
+    "": [f"timeout_seconds: {n}" for n in ("0", "-1", "true", "'30'", "ten", ".inf", ".nan", "[1]", MAX_TIMEOUT_S + 1)],
+}
+"""What is said, and the lines of which it is said; the last line is the one at fault."""
+
+
+@pytest.mark.parametrize(("line", "reason"), [(line, reason) for reason, lines in PROBLEMS.items() for line in lines])
+def test_a_wrong_key_is_told_in_plain_words_with_its_line(tmp_path: Path, line: str, reason: str) -> None:
     key, _, value = line.partition(": ")
-    is_required = key in SIX
-    place = [*SIX].index(key) + 1 if is_required else 7 + line.count("\n")
-    told = problem_of(tmp_path, **{key: value}) if is_required else problem_of(tmp_path, line)
+    place = [*SIX].index(key) + 1 if key in SIX else 7 + line.count("\n")
+    told = problem_of(tmp_path, **{key: value}) if key in SIX else problem_of(tmp_path, line)
     shown = line.splitlines()[-1].strip().removesuffix("}" if "\n" in line else "")
-    assert told.startswith(f"line {place}   {shown}   ")
-    assert reason is None or told == f"line {place}   {shown}   {reason}"
+    expected = f"line {place}   {shown}   {reason.format(value=value)}"
+    assert told == expected if reason else told.startswith(expected)
 
 
 def test_keys_given_twice_are_refused_also_inside_parquet(tmp_path: Path) -> None:
@@ -410,13 +388,10 @@ def test_keys_given_twice_are_refused_also_inside_parquet(tmp_path: Path) -> Non
     )
 
 
-def test_csv_and_parquet_may_not_both_be_off(tmp_path: Path) -> None:
+def test_csv_and_parquet_may_not_both_be_off_and_a_long_value_is_shown_shortened(tmp_path: Path) -> None:
     assert problem_of(tmp_path, "parquet: false", "csv: false") == (
         "line 8   csv: false   csv and parquet are both off, nothing would be written; set one to true"
     )
-
-
-def test_a_long_value_is_shown_shortened(tmp_path: Path) -> None:
     assert problem_of(tmp_path, "remark: " + "long " * 30) == (
         "line 7   remark: long long long long long long...   unknown key"
     )
@@ -484,45 +459,40 @@ def test_a_file_that_is_not_utf_8_is_told_the_line(tmp_path: Path) -> None:
     assert error_of(file) == "config.yaml is not UTF-8 text (line 7)\nhint:  save it as UTF-8"
 
 
-SHAPE_HINT = f"hint:  {LINE_SHAPE}; quote values that hold other signs"
+NOT_YAML = {
+    "job_name: a\nprocesses 4\nsource_path: x\n": (2, "could not find expected ':', while scanning a simple key"),
+    "job_name: a: b\n": (1, "mapping values are not allowed here"),
+    "job_name: a\nsource_file_part: '.json\nprocesses: 2\n": (
+        2,
+        "found unexpected end of stream, while scanning a quoted scalar",
+    ),
+    "source_file_part: *.json\n": (
+        1,
+        "expected alphabetic or numeric character, but found '.', while scanning an alias",
+    ),
+    "parquet:\n\tlevel: 3\n": (
+        2,
+        "found character '\\t' that cannot start any token, while scanning for the next token",
+    ),
+    "job_name: a\x1b[31m\n": (1, "holds the character U+001B"),
+}
+REMEDIES = {"\t": "indent with spaces, not with tabs", "\x1b": "take the character out"}
 
 
-@pytest.mark.parametrize(
-    ("text", "evidence", "hint"),
-    [
-        (
-            "job_name: a\nprocesses 4\nsource_path: x\n",
-            "line 2   processes 4   could not find expected ':', while scanning a simple key",
-            SHAPE_HINT,
-        ),
-        ("job_name: a: b\n", "line 1   job_name: a: b   mapping values are not allowed here", SHAPE_HINT),
-        (
-            "job_name: a\nsource_file_part: '.json\nprocesses: 2\n",
-            "line 2   source_file_part: '.json   found unexpected end of stream, while scanning a quoted scalar",
-            SHAPE_HINT,
-        ),
-        (
-            "source_file_part: *.json\n",
-            "line 1   source_file_part: *.json   "
-            "expected alphabetic or numeric character, but found '.', while scanning an alias",
-            SHAPE_HINT,
-        ),
-        (
-            "parquet:\n\tlevel: 3\n",
-            "line 2   level: 3   found character '\\t' that cannot start any token, while scanning for the next token",
-            "hint:  indent with spaces, not with tabs",
-        ),
-        (
-            "job_name: a\x1b[31m\n",
-            "line 1   job_name: a[31m   holds the character U+001B",
-            "hint:  take the character out",
-        ),
-        ("[" * 1000, "it is nested too deeply", HINT),
-        ("parquet: &p {parquet: *p}\n", "it is nested too deeply", HINT),
-    ],
-)
-def test_what_is_no_yaml_is_told_with_line_and_remedy(tmp_path: Path, text: str, evidence: str, hint: str) -> None:
-    assert error_of(write_text(tmp_path, text)) == f"config.yaml is not valid YAML\n  {evidence}\n{hint}"
+@pytest.mark.parametrize("text", NOT_YAML)
+def test_what_is_no_yaml_is_told_with_line_and_remedy(tmp_path: Path, text: str) -> None:
+    n, problem = NOT_YAML[text]
+    shown = text.splitlines()[n - 1].strip().replace("\x1b", "")
+    hint = next((told for char, told in REMEDIES.items() if char in text), None)
+    assert error_of(write_text(tmp_path, text)) == (
+        f"config.yaml is not valid YAML\n  line {n}   {shown}   {problem}\n"
+        f"hint:  {hint or f'{LINE_SHAPE}; quote values that hold other signs'}"
+    )
+
+
+@pytest.mark.parametrize("text", ["[" * 1000, "parquet: &p {parquet: *p}\n"])
+def test_what_is_nested_too_deeply_is_told_as_such(tmp_path: Path, text: str) -> None:
+    assert error_of(write_text(tmp_path, text)) == f"config.yaml is not valid YAML\n  it is nested too deeply\n{HINT}"
 
 
 def test_yaml_cannot_make_python_objects(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,17 +24,6 @@ ROOT = Path(__file__).parents[3]
 COUNT = 'def count_fruits(filepath):\n    return {"n": len(filepath)}\n'
 MAIN_BLOCK = 'put what the script does under: if __name__ == "__main__":'
 BOOM = 'raise RuntimeError("this must not run")\n'
-
-
-@pytest.fixture
-def fresh_imports() -> Iterator[None]:
-    path, modules, no_bytecode = sys.path[:], dict(sys.modules), sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
-    yield
-    sys.path[:], sys.dont_write_bytecode = path, no_bytecode
-    for name in set(sys.modules) - set(modules):
-        del sys.modules[name]
-    sys.modules.update(modules)
 
 
 pytestmark = pytest.mark.usefixtures("fresh_imports")

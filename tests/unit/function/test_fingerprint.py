@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,16 +53,6 @@ def weigh(data):
 def unrelated():
     return 1
 """
-
-
-@pytest.fixture
-def fresh_imports() -> Iterator[None]:
-    path, modules, no_bytecode = sys.path[:], dict(sys.modules), sys.dont_write_bytecode
-    sys.dont_write_bytecode = True  # a file that is changed within a second would keep its old bytecode
-    yield
-    sys.path[:], sys.dont_write_bytecode = path, no_bytecode
-    for name in set(sys.modules) - set(modules):
-        del sys.modules[name]
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:

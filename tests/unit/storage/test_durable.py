@@ -25,21 +25,7 @@ import r3po
 from r3po.errors import DamagedStateError, FolderError, LockedError, NewerFormatError
 from r3po.state.folders import JobFolders
 from r3po.storage import durable as storage
-from r3po.storage.durable import (
-    FileRecord,
-    NewFile,
-    digest_file,
-    has_size,
-    list_names,
-    make_data_folder,
-    make_folder,
-    remove_durably,
-    remove_if_there,
-    remove_temporaries,
-    remove_tree,
-    sync_folder,
-    write_whole,
-)
+from r3po.storage.durable import FileRecord, NewFile, write_whole
 from r3po.storage.json_files import read_json, write_json
 from r3po.storage.lock import JobLock, ago, running_pid
 from r3po.storage.names import name_from_json, name_to_json, show_name, show_text
@@ -110,7 +96,7 @@ def test_digest_and_size_are_those_of_the_content(tmp_path: Path) -> None:
     assert content == b"abc" + bytes(300_000) + b"234" + bytes(16)
     assert record == FileRecord("file", len(content), hashlib.sha256(content).hexdigest())
     assert digest_so_far == record.sha256
-    assert digest_file(tmp_path / "file") == (record.size_bytes, record.sha256)
+    assert storage.digest_file(tmp_path / "file") == (record.size_bytes, record.sha256)
     assert FileRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
@@ -186,7 +172,7 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one_and_what_can_be_swe
     done = subprocess.run([sys.executable, "-c", script, str(target)], env=ENVIRONMENT)
     assert done.returncode == -9
     assert target.read_bytes() == content
-    assert remove_temporaries(target.parent) == n_left
+    assert storage.remove_temporaries(target.parent) == n_left
     assert os.listdir(target.parent) == ["file"]
 
 
@@ -196,7 +182,7 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one_and_what_can_be_swe
 def test_sync_folder_syncs_the_folder_and_closes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     descriptors: list[int] = []
     monkeypatch.setattr(storage, "_fsync", descriptors.append)
-    sync_folder(tmp_path)
+    storage.sync_folder(tmp_path)
     [descriptor] = descriptors
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
@@ -206,23 +192,23 @@ def test_removing_says_whether_there_was_a_file_and_syncs_the_folder_then(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = Calls(monkeypatch)
-    assert remove_durably(target) is True
+    assert storage.remove_durably(target) is True
     assert calls.made == ["unlink", "fsync folder"]
     assert calls.synced == [target.parent.stat().st_ino]
-    assert remove_durably(target) is False
+    assert storage.remove_durably(target) is False
     assert calls.made[2:] == ["unlink"]
     target.touch()
-    assert remove_if_there(target) is True
-    assert remove_if_there(target) is False
-    assert remove_if_there(target.parent / "no folder" / "file") is False
+    assert storage.remove_if_there(target) is True
+    assert storage.remove_if_there(target) is False
+    assert storage.remove_if_there(target.parent / "no folder" / "file") is False
     assert len(calls.synced) == 1
 
 
 def test_make_data_folder_syncs_the_parent_of_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)
-    make_data_folder(tmp_path / "csv")
+    storage.make_data_folder(tmp_path / "csv")
     assert calls.synced == [tmp_path.stat().st_ino]
-    make_data_folder(tmp_path / "csv")
+    storage.make_data_folder(tmp_path / "csv")
     assert len(calls.made) == 1
 
 
@@ -230,45 +216,45 @@ def test_remove_temporaries_takes_nothing_else(tmp_path: Path) -> None:
     others = [".hidden", "a.tmp", ".mine.tmp", "part-00001.csv", ".a.tmp.csv"]
     for name in [*others, f".{'1f' * 16}.tmp", f".{'2f' * 16}.tmp"]:
         (tmp_path / name).touch()
-    assert remove_temporaries(tmp_path) == 2
+    assert storage.remove_temporaries(tmp_path) == 2
     assert sorted(os.listdir(tmp_path)) == sorted(others)
-    assert remove_temporaries(tmp_path / "no folder") == 0
+    assert storage.remove_temporaries(tmp_path / "no folder") == 0
 
 
 def test_remove_tree_removes_all_below_and_minds_no_missing_folder(tmp_path: Path) -> None:
     (tmp_path / "tree" / "below").mkdir(parents=True)
     (tmp_path / "tree" / "below" / "file").write_bytes(b"123")
-    assert [has_size(tmp_path / "tree" / "below" / "file", n) for n in (2, 3)] == [False, True]
+    assert [storage.has_size(tmp_path / "tree" / "below" / "file", n) for n in (2, 3)] == [False, True]
     for _ in range(2):
-        remove_tree(tmp_path / "tree")
+        storage.remove_tree(tmp_path / "tree")
     assert os.listdir(tmp_path) == []
-    assert not has_size(tmp_path / "tree", 0)
+    assert not storage.has_size(tmp_path / "tree", 0)
 
 
 def test_list_names_is_sorted_and_empty_for_a_missing_folder(tmp_path: Path) -> None:
     for name in ("b", "a", "C", ".d"):
         (tmp_path / name).touch()
-    assert list(list_names(tmp_path)) == [".d", "C", "a", "b"]
-    assert list(list_names(tmp_path / "no folder")) == []
-    assert list(list_names(tmp_path / "a")) == [], "it is no folder"
+    assert list(storage.list_names(tmp_path)) == [".d", "C", "a", "b"]
+    assert list(storage.list_names(tmp_path / "no folder")) == []
+    assert list(storage.list_names(tmp_path / "a")) == [], "it is no folder"
 
 
 def test_make_folder_makes_parents_leaves_no_probe_and_refuses_a_file_in_the_way(tmp_path: Path) -> None:
     for _ in range(2):
-        make_folder(tmp_path / "a" / "b")
+        storage.make_folder(tmp_path / "a" / "b")
     assert os.listdir(tmp_path / "a" / "b") == []
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(FolderError, match="cannot write here") as caught:
-            make_folder(folder)
+            storage.make_folder(folder)
         assert caught.value.where == folder
 
 
 def test_the_folders_of_a_job_are_made_and_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)
     JobFolders(tmp_path / "work", tmp_path / "out").make()
-    assert list(list_names(tmp_path / "work")) == ["commits", "outcomes", "runs", "segments", "shards"]
-    assert list(list_names(tmp_path / "out")) == [".staging", "failures"]
+    assert list(storage.list_names(tmp_path / "work")) == ["commits", "outcomes", "runs", "segments", "shards"]
+    assert list(storage.list_names(tmp_path / "out")) == [".staging", "failures"]
     parents = {tmp_path, tmp_path / "work", tmp_path / "out"}
     assert {folder.stat().st_ino for folder in parents} <= set(calls.synced)
 
@@ -295,7 +281,7 @@ def read(path: Path) -> dict[str, Any]:
 def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
     record = write_json(tmp_path / "a.json", CONTENT)
     assert read(tmp_path / "a.json") == CONTENT
-    assert (record.size_bytes, record.sha256) == digest_file(tmp_path / "a.json")
+    assert (record.size_bytes, record.sha256) == storage.digest_file(tmp_path / "a.json")
     assert os.listdir(tmp_path) == ["a.json"]
 
 
