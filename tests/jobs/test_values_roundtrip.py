@@ -25,14 +25,13 @@ from hypothesis import strategies as st
 import compare_parts
 import r3po.storage.durable as storage
 import r3po.table.outcomes as tables
-from r3po.state.commits import read_outcomes
 from r3po.table import schema as schemas
 from r3po.table.column_types import parse_column_type, why_unfit
 from r3po.table.columns import Column, Columns, ColumnSettings, columns_of
 from r3po.table.nested import decode, show
 from r3po.table.values import NULL, BadRowError, Nested, plain_value
 from shards import Shard, make_shard
-from value_table import COLUMNS, REFUSED, VALUES, same
+from value_table import COLUMNS, VALUES, same
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -229,21 +228,6 @@ def test_a_value_has_its_type_and_comes_back_from_both_kinds_of_parts(stored: Pa
         header, (row,) = compare_parts.read_csv(stored / "csv" / "part-00007.csv")
         found = row[header.index(name)]
         assert (f'"{found.text.replace(QUOTE, 2 * QUOTE)}"' if found.is_quoted else found.text) == cell
-
-
-@pytest.mark.parametrize("first", [None, 1, [1]], ids=repr)
-def test_a_value_that_cannot_be_stored_fails_its_own_file_only(tmp_path: Path, first: Any) -> None:
-    shard = make_shard(tmp_path, 2 * len(REFUSED) + 1, columns=columns_of({"x": first}))
-    rows: list[Any] = [first]
-    for make, _ in REFUSED.values():
-        rows += [make(), None]
-    segment = shard.write({place: (value,) for place, value in enumerate(rows)})
-    assert (segment.n_rows, segment.n_failed) == (len(REFUSED) + 1, len(REFUSED))
-    failures = tables.failures_of(read_outcomes(shard.folders, shard.stage()))
-    assert [failure["place"] for failure in failures] == list(range(1, len(rows), 2))
-    if first is None:
-        told = {failure["place"] // 2: failure["message"] for failure in failures}
-        assert all(told[n] == "" or why in told[n] for n, (_, why) in enumerate(REFUSED.values()))
 
 
 # Readers
