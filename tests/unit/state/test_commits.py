@@ -148,11 +148,15 @@ def test_a_commit_comes_back_as_it_was_decided(
     assert read_commits(folders, JOB_ID) == {SHARD: commit}
 
 
-def test_commits_are_read_by_shard(folders: JobFolders) -> None:
+def test_commits_are_read_by_shard_and_keep_outcomes_that_stay(folders: JobFolders) -> None:
     commits = {shard: stage(folders, shard=shard, csv=b"%d" % shard) for shard in (100_000, 0, 7)}
     for commit in commits.values():
         commit_shard(folders, commit, None)
     assert read_commits(folders, JOB_ID) == commits
+    again = replace(stage(folders, 2, shard=7, **NEW), outcomes=commits[7].outcomes)  # parts alone are made again
+    commit_shard(folders, again, commits[7])
+    assert read_parts(folders, 7) == NEW
+    assert read_outcomes(folders, again).num_rows == 3
 
 
 def test_a_commit_is_for_the_shard_file_it_was_made_from_and_for_the_one_it_made(folders: JobFolders) -> None:
@@ -189,16 +193,6 @@ def test_a_commit_of_another_job_or_under_another_name_is_refused(folders: JobFo
 
 
 # Committing
-
-
-def test_a_commit_that_keeps_its_outcomes_keeps_them(folders: JobFolders) -> None:
-    """When parts alone are made again."""
-    old = stage(folders, 1, **OLD)
-    commit_shard(folders, old, None)
-    new = replace(stage(folders, 2, **NEW), outcomes=old.outcomes)
-    commit_shard(folders, new, old)
-    assert read_parts(folders) == NEW
-    assert read_outcomes(folders, new).num_rows == 3
 
 
 def test_a_shard_without_rows_gets_no_part_and_no_data_folder(folders: JobFolders) -> None:

@@ -142,12 +142,9 @@ def test_what_is_no_manifest_of_ours_is_refused_and_not_taken_for_a_missing_one(
         read_manifest(path)
 
 
-def test_there_is_no_manifest_before_the_first_build(tmp_path: Path) -> None:
+def test_there_is_no_manifest_before_the_first_build_and_every_job_has_an_id_of_its_own(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "manifest.json") is None
     assert read_manifest(tmp_path / "no folder" / "manifest.json") is None
-
-
-def test_every_job_has_an_id_of_its_own() -> None:
     ids = {new_job_id() for _ in range(100)}
     assert len(ids) == 100
     assert all(len(job_id) == 32 and int(job_id, 16) >= 0 for job_id in ids)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from pathlib import Path
@@ -112,20 +111,6 @@ def test_outcomes_before_the_first_row_have_no_columns(tmp_path: Path) -> None:
     found = read_segment(tmp_path, segment)
     assert found is not None
     assert found.equals(tables.with_origin(table, build=1, attempt="a", fingerprint="f1"))
-
-
-def test_a_segment_that_the_disk_refuses_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, 9)  # the folder is there already
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    before = os.listdir(tmp_path / "00042")
-    for seam in ("_fsync", "_replace", "_create"):
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-            patch.setattr(storage, seam, refuse)
-            write(tmp_path, 1)
-        assert os.listdir(tmp_path / "00042") == before
 
 
 def test_the_folder_of_a_shards_first_segment_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,13 +179,20 @@ def test_a_killed_process_leaves_the_old_file_or_the_new_one_and_what_can_be_swe
 # The small durable steps
 
 
-def test_sync_folder_syncs_the_folder_and_closes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_synced_and_closed_and_so_is_the_parent_of_a_new_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     descriptors: list[int] = []
-    monkeypatch.setattr(storage, "_fsync", descriptors.append)
-    storage.sync_folder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_fsync", descriptors.append)
+        storage.sync_folder(tmp_path)
     [descriptor] = descriptors
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+    calls = Calls(monkeypatch)
+    for _ in range(2):
+        storage.make_data_folder(tmp_path / "csv")
+        assert calls.synced == [tmp_path.stat().st_ino]
 
 
 def test_removing_says_whether_there_was_a_file_and_syncs_the_folder_then(
@@ -202,14 +209,6 @@ def test_removing_says_whether_there_was_a_file_and_syncs_the_folder_then(
     assert storage.remove_if_there(target) is False
     assert storage.remove_if_there(target.parent / "no folder" / "file") is False
     assert len(calls.synced) == 1
-
-
-def test_make_data_folder_syncs_the_parent_of_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = Calls(monkeypatch)
-    storage.make_data_folder(tmp_path / "csv")
-    assert calls.synced == [tmp_path.stat().st_ino]
-    storage.make_data_folder(tmp_path / "csv")
-    assert len(calls.made) == 1
 
 
 def test_remove_temporaries_takes_nothing_else(tmp_path: Path) -> None:

@@ -555,40 +555,12 @@ def test_an_int_that_no_float_is_equal_to_is_rounded_where_the_job_has_floats(
 # Row groups
 
 
-def model_row_groups(sizes: Sequence[int], most_rows: int, most_bytes: int) -> list[list[int]]:
-    groups: list[list[int]] = []
-    for i, size in enumerate(sizes):
-        is_full = not groups or len(groups[-1]) == most_rows
-        if is_full or sum(sizes[j] for j in groups[-1]) + size > most_bytes:
-            groups.append([])
-        groups[-1].append(i)
-    return groups
-
-
-def groups_of(table: Table, indices: Any) -> list[list[int]]:
-    return [group.to_pylist() for group in parts.row_groups(table, indices)]
-
-
-@SOME
-@given(
-    st.lists(st.tuples(st.none() | st.text("aü", max_size=9), st.none() | st.binary(max_size=9)), max_size=25),
-    st.integers(1, 6),
-    st.integers(1, 40),
-)
-def test_row_groups_are_cut_as_late_as_rows_and_bytes_allow(
-    rows: list[tuple[str | None, bytes | None]], most_rows: int, most_bytes: int
+def test_row_groups_are_cut_as_late_as_32_mib_and_ten_thousand_rows_allow_without_failures(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    table = rows_table(rows, columns_named("text", "bytes"))
-    sizes = [len((text or "").encode()) + len(raw or b"") for text, raw in rows]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "ROW_GROUP_ROWS", most_rows)
-        patch.setattr(tables, "ROW_GROUP_BYTES", most_bytes)
-        assert groups_of(table, all_of(table)) == model_row_groups(sizes, most_rows, most_bytes)
-
-
-def test_a_row_group_has_32_mib_or_ten_thousand_rows_at_most_and_no_failure() -> None:
-    mega = "x" * (1 << 20)
-    table = rows_table([(text,) for text in [mega] * 40 + [mega * 33] + [mega] * 2], columns_named("text"))
+    mega, half = "ü" * (1 << 19), b"x" * (1 << 19)
+    rows = [(mega, None), ("x" * (1 << 19), half), (None, half + half), (mega, b"")] * 10
+    table = rows_table([*rows, (mega * 33, None), (None, half), (mega, half)], columns_named("text", "bytes"))
     groups = groups_of(table, all_of(table))
     assert [len(group) for group in groups] == [32, 8, 1, 2]
     assert list(itertools.chain(*groups)) == list(range(43))
@@ -599,6 +571,14 @@ def test_a_row_group_has_32_mib_or_ten_thousand_rows_at_most_and_no_failure() ->
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [10_000, 1]
     assert file.read()["c0"].to_pylist() == [*range(5), *range(6, 10_002)]
     assert groups_of(table, pa.array([], pa.int64())) == groups_of(table, pa.array([5])) == []
+    monkeypatch.setattr(tables, "ROW_GROUP_ROWS", 3)
+    monkeypatch.setattr(tables, "ROW_GROUP_BYTES", 9)
+    table = rows_table([("x" * n,) for n in (1, 1, 1, 5, 4, 1, 9, 0, 10, 0, 0, 0)], columns_named("text"))
+    assert [len(group) for group in groups_of(table, all_of(table))] == [3, 2, 1, 2, 1, 3]
+
+
+def groups_of(table: Table, indices: Any) -> list[list[int]]:
+    return [group.to_pylist() for group in parts.row_groups(table, indices)]
 
 
 def test_more_text_than_one_arrow_array_holds_can_be_written_in_row_groups() -> None:
