@@ -255,23 +255,18 @@ def test_a_file_in_a_package_may_import_relatively(tmp_path: Path) -> None:
     assert load_function(spec).__module__ == "r3po_p.sub.count"
 
 
-def test_a_file_is_imported_once_under_its_own_name(tmp_path: Path) -> None:
-    spec = find_function("r3po_once.py:count_fruits", write(tmp_path, {"r3po_once.py": COUNT}))
-    assert load_function(spec) is load_function(spec)
-    assert load_function(spec).__module__ == "r3po_once"
-    assert sys.path.count(str(tmp_path)) == 1
-
-
-def test_a_file_with_the_name_of_another_module_is_imported_under_a_private_one(tmp_path: Path) -> None:
-    write(tmp_path, {"a/json.py": COUNT, "b/json.py": COUNT, "a b/two words.py": COUNT})
-    names = [
-        load_function(find_function(text, tmp_path)).__module__
-        for text in ("a/json.py:count_fruits", "b/json.py:count_fruits", "a b/two words.py:count_fruits")
-    ]
-    assert names[0] == "_r3po_user_json"
-    assert names[1].startswith("_r3po_user_json_")
-    assert names[2] == "_r3po_user_two words"
+def test_a_file_is_imported_once_under_its_own_name_or_a_private_one(tmp_path: Path) -> None:
+    """Private where the name is that of another module, or none."""
+    files = ("r3po_once.py", "a/json.py", "b/json.py", "a b/two words.py")
+    write(tmp_path, dict.fromkeys(files, COUNT))
+    specs = [find_function(f"{file}:count_fruits", tmp_path) for file in files]
+    loaded = [load_function(spec) for spec in specs]
+    assert all(load_function(spec) is func for spec, func in zip(specs, loaded, strict=True))
+    names = [func.__module__ for func in loaded]
+    assert names[2].startswith("_r3po_user_json_")
+    assert [names[0], names[1], names[3]] == ["r3po_once", "_r3po_user_json", "_r3po_user_two words"]
     assert sys.modules["json"] is json
+    assert sys.path.count(str(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -293,16 +288,13 @@ def test_what_the_name_stands_for_after_the_import_is_loaded(tmp_path: Path, sou
     assert load(tmp_path, {"r3po_source.py": source}, f"r3po_source.py:{name}")("x") == {"n": 1}
 
 
-def test_a_file_that_vanished_is_told(tmp_path: Path) -> None:
+def test_a_file_or_module_that_vanished_is_told_apart_from_one_that_imports_what_is_not_here(tmp_path: Path) -> None:
     spec = find_function("count.py:count_fruits", write(tmp_path, {"count.py": COUNT}))
     (tmp_path / "count.py").unlink()
     assert error_of(load_function, spec) == (
         f"function file not found: {tmp_path}/count.py\n"
         "hint:  on a cluster, the function must be on storage that all nodes share"
     )
-
-
-def test_a_module_that_is_not_here_is_told_apart_from_one_that_imports_what_is_not_here(tmp_path: Path) -> None:
     gone = FunctionSpec("r3po_gone.a:count", "module", "r3po_gone.a", "count", (), "0" * 16)
     assert error_of(load_function, gone) == 'there is no module "r3po_gone"\n  for function r3po_gone.a:count'
     files = {"r3po_here/__init__.py": "", "r3po_here/a.py": "import r3po_here.b\n" + COUNT}

@@ -224,8 +224,11 @@ def test_an_unreadable_folder_ends_the_walk(
     assert str(caught.value).splitlines()[0] == f"{where}: cannot be read: Permission denied; nothing was changed"
 
 
-def test_a_folder_without_permission_ends_the_walk(tmp_path: Path) -> None:
-    make(tmp_path, "a/b.json")
+def test_a_folder_without_permission_and_a_source_that_is_no_folder_end_the_walk(tmp_path: Path) -> None:
+    make(tmp_path, "file", "a/b.json")
+    for source in ("file", "missing"):
+        with pytest.raises(SourceError, match=f"{source}: cannot be read"):
+            paths(tmp_path / source)
     (tmp_path / "a").chmod(0)
     try:
         if os.access(tmp_path / "a", os.R_OK):
@@ -234,14 +237,6 @@ def test_a_folder_without_permission_ends_the_walk(tmp_path: Path) -> None:
             paths(tmp_path)
     finally:
         (tmp_path / "a").chmod(0o700)
-
-
-@pytest.mark.parametrize("kind", ["missing", "file"])
-def test_a_source_that_is_no_folder_ends_the_walk(tmp_path: Path, kind: str) -> None:
-    if kind == "file":
-        (tmp_path / "source").touch()
-    with pytest.raises(SourceError, match="source: cannot be read"):
-        paths(tmp_path / "source")
 
 
 @pytest.mark.parametrize("n_files", [3, 30])

@@ -307,15 +307,16 @@ def test_only_the_shard_files_that_are_needed_are_read(tmp_path: Path, three_sha
 # Columns
 
 
-def test_columns_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_columns_come_back_as_they_were_written_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     manifest = some_manifest()
     columns = columns_of({"name": "x", 'n, "m"': 1, "share": 0.5, "tags": [1], "none": None})
     write_columns(tmp_path, manifest, columns, os.fsdecode(b"\xff.json"), "f1")
     assert read_columns(tmp_path, manifest) == (columns, "f1")
-    assert orjson.loads(columns_path(tmp_path, manifest).read_bytes())["from"] == {
-        "path": r"\xff.json",
-        "path_b64": "/y5qc29u",
-    }
+    path = columns_path(tmp_path, manifest)
+    assert orjson.loads(path.read_bytes())["from"] == {"path": r"\xff.json", "path_b64": "/y5qc29u"}
+    path.write_bytes(path.read_bytes().replace(b'"number"', b'"text"'))
+    with pytest.raises(DamagedStateError):
+        read_columns(tmp_path, manifest)
 
 
 def test_columns_are_of_one_job_until_a_redo_sets_them_anew(tmp_path: Path) -> None:
@@ -328,12 +329,3 @@ def test_columns_are_of_one_job_until_a_redo_sets_them_anew(tmp_path: Path) -> N
     write_columns(tmp_path, again, columns_of({"b": 1}), "a.json", "f1")
     assert read_columns(tmp_path, again) == (columns_of({"b": 1}), "f1")
     assert read_columns(tmp_path, manifest) == (columns_of({"a": 1}), "f1")
-
-
-def test_damaged_columns_are_refused(tmp_path: Path) -> None:
-    manifest = some_manifest()
-    write_columns(tmp_path, manifest, columns_of({"a": 1}), "a.json", "f1")
-    path = columns_path(tmp_path, manifest)
-    path.write_bytes(path.read_bytes().replace(b'"number"', b'"text"'))
-    with pytest.raises(DamagedStateError):
-        read_columns(tmp_path, manifest)

@@ -105,14 +105,6 @@ def test_outcomes_come_back_with_their_origin_from_a_file_that_is_named_with_wha
     assert tables.failures_of(found) == [{"place": 5, **FAILURE._asdict(), "tries": 1, "seconds": 0.25}]
 
 
-def test_outcomes_before_the_first_row_have_no_columns(tmp_path: Path) -> None:
-    table = tables.outcome_table(OutcomeBatch([0], [1], [2], [None], [False], [0.5], [None], {0: FAILURE}), None)
-    segment = write_segment(tmp_path, table, shard=0, build=1, job_id=JOB_ID, attempt="a", fingerprint="f1", n_failed=1)
-    found = read_segment(tmp_path, segment)
-    assert found is not None
-    assert found.equals(tables.with_origin(table, build=1, attempt="a", fingerprint="f1"))
-
-
 def test_the_folder_of_a_shards_first_segment_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(storage, "_fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
