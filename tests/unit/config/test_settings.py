@@ -405,29 +405,25 @@ def test_an_alias_is_read_like_the_value_it_stands_for(tmp_path: Path) -> None:
 # Files that are no config
 
 
-def test_a_missing_file_is_told_with_its_folder_and_the_configs_in_it(tmp_path: Path) -> None:
-    def hint() -> str:
-        headline, hint = error_of(tmp_path / "config.yaml").split("\n")
-        assert headline == f"config.yaml not found in {tmp_path}"
+def test_a_missing_file_and_a_folder_are_told_with_the_configs_that_may_be_meant(tmp_path: Path) -> None:
+    def hint(file: Path, what: str) -> str:
+        headline, hint = error_of(file).split("\n")
+        assert headline == what
         return hint.removeprefix("hint:  ")
 
-    assert hint() == "name the config, such as: r3po run my.yaml"
+    missing = tmp_path / "config.yaml", f"config.yaml not found in {tmp_path}"
+    folder = tmp_path, f"{tmp_path} is a folder, not a config"
+    assert hint(*missing) == "name the config, such as: r3po run my.yaml"
+    assert hint(*folder) == "name the config file in it"
     for name in ("big.yaml", "small.yml", "notes.txt"):
         (tmp_path / name).touch()
-    assert hint() == 'did you mean "big.yaml" or "small.yml"?'
+    assert hint(*missing) == 'did you mean "big.yaml" or "small.yml"?'
     (tmp_path / "confg.yaml").touch()
-    assert hint() == 'did you mean "confg.yaml"?'
-    assert error_of(tmp_path / "jobs" / "config.yaml") == (
-        f"config.yaml not found: there is no folder {tmp_path}/jobs\nhint:  look at the path"
-    )
-
-
-def test_a_folder_is_no_config(tmp_path: Path) -> None:
-    assert error_of(tmp_path) == f"{tmp_path} is a folder, not a config\nhint:  name the config file in it"
+    assert hint(*missing) == 'did you mean "confg.yaml"?'
     write_config(tmp_path)
-    assert error_of(tmp_path) == (
-        f'{tmp_path} is a folder, not a config\nhint:  did you mean "{tmp_path}/config.yaml"?'
-    )
+    assert hint(*folder) == f'did you mean "{tmp_path}/config.yaml"?'
+    what = f"config.yaml not found: there is no folder {tmp_path}/jobs"
+    assert hint(tmp_path / "jobs" / "config.yaml", what) == "look at the path"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

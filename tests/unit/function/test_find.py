@@ -148,31 +148,35 @@ def test_a_text_that_leads_nowhere_is_refused_with_what_was_meant(
     assert find_error(tmp_path, files, text) == f"{what}\nhint:  {hint}".replace("FOLDER", str(tmp_path))
 
 
-def test_a_syntax_error_is_shown_with_its_line(tmp_path: Path) -> None:
-    assert find_error(tmp_path, {"count.py": "import os\ndef count(p:\n    pass\n"}) == (
-        "count.py has a syntax error: '(' was never closed\n  count.py:2  def count(p:"
-    )
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            "import os\ndef count(p:\n    pass\n",
+            "count.py has a syntax error: '(' was never closed\n  count.py:2  def count(p:",
+        ),
+        (
+            "async def count(p): ...\n",
+            '"count" in count.py is an async function: calling it gives no dict\n  count.py:1  async def count(p): ...\n'
+            "hint:  make it a plain def; it may call asyncio.run",
+        ),
+        *(
+            (
+                f"def other(p): ...\ncount = {value}\n",
+                f'"count" in count.py is not callable\n  count.py:2  count = {value}\nhint:  its functions: other',
+            )
+            for value in ("5", "'text'", "[len]", "{}", "{'a': len}", "f'{5}'", "(1, 2)", "None")
+        ),
+    ],
+)
+def test_what_is_no_function_is_shown_with_its_line(tmp_path: Path, source: str, expected: str) -> None:
+    assert find_error(tmp_path, {"count.py": source}) == expected
 
 
 @pytest.mark.parametrize("source", [b"\xff\xfe\x00", b"x = '\xff'", b"\x00", b"# coding: nonsense"])
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path, source: bytes) -> None:
     (tmp_path / "count.py").write_bytes(source)
     assert error_of(find_function, "count.py:count", tmp_path).startswith("count.py ")
-
-
-def test_an_async_function_is_refused(tmp_path: Path) -> None:
-    assert find_error(tmp_path, {"count.py": "async def count(p): ...\n"}) == (
-        '"count" in count.py is an async function: calling it gives no dict\n'
-        "  count.py:1  async def count(p): ...\n"
-        "hint:  make it a plain def; it may call asyncio.run"
-    )
-
-
-@pytest.mark.parametrize("value", ["5", "'text'", "[len]", "{}", "{'a': len}", "f'{5}'", "(1, 2)", "None"])
-def test_a_constant_is_not_callable(tmp_path: Path, value: str) -> None:
-    assert find_error(tmp_path, {"count.py": f"def other(p): ...\ncount = {value}\n"}) == (
-        f'"count" in count.py is not callable\n  count.py:2  count = {value}\nhint:  its functions: other'
-    )
 
 
 # Finding a function of a module

@@ -373,7 +373,6 @@ def test_json_of_a_newer_format_says_so_whatever_else_is_in_it(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        (b"plain.json", "plain.json"),
         ("\N{LATIN SMALL LETTER E WITH ACUTE} \N{GRINNING FACE}".encode(), "\u00e9 \U0001f600"),
         (b"caf\xe9/\xff\xfe.json", r"caf\xe9/\xff\xfe.json"),
         (rb"a literal \xff", r"a literal \xff"),

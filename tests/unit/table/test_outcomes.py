@@ -32,7 +32,7 @@ from r3po.table.columns import Column, Columns, RowCollector, columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.predicate import CountingRules
 from r3po.table.values import NULL, Nested, family_of, plain_value, variant_of
-from value_table import VALUES, same
+from value_table import VALUES, Odd, same
 
 SOME = settings(derandomize=True, max_examples=40, deadline=None)
 MANY = settings(derandomize=True, max_examples=100, deadline=None)
@@ -274,6 +274,7 @@ def test_a_value_that_does_not_fit_turns_its_row_into_a_failure_and_nothing_shif
         Line(7, (1 << 70, 5, None)),
         Line(5, (3, "\ud800", None)),
         Line(8, (4, "d", object())),
+        Line(1, (4, Odd(), None)),
         Line(6, (5, "e", b"x")),
     ]
     batch = batch_of(lines, columns, is_checked=False)
@@ -284,12 +285,13 @@ def test_a_value_that_does_not_fit_turns_its_row_into_a_failure_and_nothing_shif
         4: "column 'n': the int 1180591620717411303424 does not fit 64 bit",
         5: r"column 't': '\ud800' is not valid Unicode text",
         6: "column 'later': a value of type object cannot be stored",
+        7: "column 't': a value of type Odd cannot be read: TypeError: unhashable type: 'OddMeta'",
     }
     assert batch.failures[1] == Failure("BadRow", batch.failures[1].message, "", "")
     kept = {
         0: (1, None, "a", None, None),
         2: (None, 2.5, "c", dt.date(2020, 1, 1), None),
-        7: (5, None, "e", None, b"x"),
+        8: (5, None, "e", None, b"x"),
     }
     for i, (line, made_of) in enumerate(zip(found, lines, strict=True)):
         failure = batch.failures.get(i)
