@@ -396,10 +396,12 @@ def test_csv_and_parquet_may_not_both_be_off_and_a_long_value_is_shown_shortened
     )
 
 
-def test_an_alias_is_read_like_the_value_it_stands_for(tmp_path: Path) -> None:
+def test_an_alias_is_read_like_the_value_it_stands_for_but_yaml_cannot_make_python_objects(tmp_path: Path) -> None:
     config = load(tmp_path, "function: *name", job_name="&name job.py:f")
     assert config.function == "job.py:f"
     assert problem_of(tmp_path, "input: *name", job_name="&name job.py:f") == "line 7   input:   must be path or bytes"
+    python_object = "!!python/object/apply:os.getcwd []"
+    assert problem_of(tmp_path, f"function: {python_object}").endswith(f'must be text; quote it: "{python_object}"')
 
 
 # Files that are no config
@@ -488,12 +490,6 @@ def test_what_is_no_yaml_is_told_with_line_and_remedy(tmp_path: Path, text: str)
 @pytest.mark.parametrize("text", ["[" * 1000, "parquet: &p {parquet: *p}\n"])
 def test_what_is_nested_too_deeply_is_told_as_such(tmp_path: Path, text: str) -> None:
     assert error_of(write_text(tmp_path, text)) == f"config.yaml is not valid YAML\n  it is nested too deeply\n{HINT}"
-
-
-def test_yaml_cannot_make_python_objects(tmp_path: Path) -> None:
-    assert problem_of(tmp_path, "function: !!python/object/apply:os.getcwd []").endswith(
-        'must be text; quote it: "!!python/object/apply:os.getcwd []"'
-    )
 
 
 # The source folder

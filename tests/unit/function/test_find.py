@@ -157,8 +157,8 @@ def test_a_text_that_leads_nowhere_is_refused_with_what_was_meant(
         ),
         (
             "async def count(p): ...\n",
-            '"count" in count.py is an async function: calling it gives no dict\n  count.py:1  async def count(p): ...\n'
-            "hint:  make it a plain def; it may call asyncio.run",
+            '"count" in count.py is an async function: calling it gives no dict\n'
+            "  count.py:1  async def count(p): ...\nhint:  make it a plain def; it may call asyncio.run",
         ),
         *(
             (
@@ -197,16 +197,12 @@ def test_a_module_is_found_beside_the_config_then_in_the_current_folder(
     assert sys.modules["r3po_t.a"].__file__ == str(tmp_path / "one/r3po_t/a.py")
 
 
-def test_an_installed_module_is_not_shadowed_by_the_folders_of_the_job(tmp_path: Path) -> None:
+def test_an_installed_module_is_not_shadowed_and_one_without_source_is_taken_on_trust(tmp_path: Path) -> None:
     spec = find_function("json:loads", tmp_path)
     assert str(tmp_path) not in spec.sys_path
     assert load_function(spec) is json.loads
     assert find_function("json.decoder:JSONDecoder.decode", tmp_path).name == "JSONDecoder.decode"
-
-
-def test_a_module_without_source_is_taken_on_trust(tmp_path: Path) -> None:
-    spec = find_function("time:time", tmp_path)
-    assert spec.fingerprint == fingerprint_name("time", "time")
+    assert find_function("time:time", tmp_path).fingerprint == fingerprint_name("time", "time")
     assert error_of(load_function, find_function("time:tine", tmp_path)).startswith('time has no function "tine"\n')
 
 

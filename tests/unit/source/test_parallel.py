@@ -45,13 +45,10 @@ def test_tasks_are_asked_for_as_they_are_needed() -> None:
         assert len(asked) == helpers.WAITING_TASKS
 
 
-def test_what_a_task_raises_is_raised_here() -> None:
+def test_what_a_task_raises_is_raised_here_and_without_a_task_no_process_is_started() -> None:
+    before = set(children_of(os.getpid()))
     with pytest.raises(FileNotFoundError, match="/nowhere"):
         list(map_in_order(os.listdir, ["/", "/nowhere"], 1))
-
-
-def test_without_a_task_no_process_is_started() -> None:
-    before = set(children_of(os.getpid()))
     assert list(map_in_order(abs, [], 2)) == []
     assert set(children_of(os.getpid())) == before
 

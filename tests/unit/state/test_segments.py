@@ -138,13 +138,10 @@ def test_a_segment_that_is_not_there_whole_is_absent(tmp_path: Path, caplog: pyt
     path.parent.rename(tmp_path / "aside")
     assert read_segment(tmp_path, segment) is None
     assert caplog.messages == []
-
-
-def test_a_file_that_is_whole_but_no_outcomes_is_absent(tmp_path: Path) -> None:
-    segment = Segment(42, 7, JOB_ID[:8], "a", 1, 0, hashlib.sha256(b"garbage").hexdigest()[:32])
-    (tmp_path / "00042").mkdir()
-    path_of(tmp_path, segment).write_bytes(b"garbage")
-    assert read_segment(tmp_path, segment) is None
+    garbage = Segment(42, 7, JOB_ID[:8], "a", 1, 0, hashlib.sha256(b"garbage").hexdigest()[:32])
+    path.parent.mkdir()
+    path_of(tmp_path, garbage).write_bytes(b"garbage")
+    assert read_segment(tmp_path, garbage) is None, "it is whole, but no outcomes"
 
 
 # Listing
