@@ -24,6 +24,8 @@ Make = Callable[[], Any]
 
 NOON = dt.datetime(2020, 1, 2, 12)
 CET = dt.timezone(dt.timedelta(hours=1))
+NOON_CET, ELEVEN_UTC = NOON.replace(tzinfo=CET), NOON.replace(hour=11, tzinfo=dt.UTC)
+MICROS, MICROS_UTC = "timestamp[us]", "timestamp[us, tz=UTC]"
 
 
 class Value(NamedTuple):
@@ -168,6 +170,7 @@ VALUES: dict[str, Value] = {
     "true": Value(lambda: True, "bool", "bool", True, "true"),
     "int": Value(lambda: 7, "int", "int64", 7, "7"),
     "least int": Value(lambda: -(1 << 63), "int", "int64", -(1 << 63), "-9223372036854775808"),
+    "greatest int": Value(lambda: (1 << 63) - 1, "int", "int64", (1 << 63) - 1),
     "IntEnum": Value(lambda: Level.HIGH, "int", "int64", 3, "3"),
     "numpy int": Value(lambda: np.int8(-7), "int", "int64", -7, "-7"),
     "numpy uint64": Value(lambda: np.uint64(1 << 62), "int", "int64", 1 << 62),
@@ -177,6 +180,8 @@ VALUES: dict[str, Value] = {
     "inf": Value(lambda: float("-inf"), "float", "double", float("-inf"), "-inf"),
     "negative zero": Value(lambda: -0.0, "float", "double", -0.0),
     "least float": Value(lambda: 5e-324, "float", "double", 5e-324, "5e-324"),
+    "greatest float": Value(lambda: 1.7976931348623157e308, "float", "double", 1.7976931348623157e308),
+    "float that looks like an int": Value(lambda: 1e16, "float", "double", 1e16),
     "subclass of float": Value(lambda: subclass(float, 2.5), "float", "double", 2.5),
     "numpy float32": Value(lambda: np.float32(0.1), "float", "double", 0.10000000149011612, "0.10000000149011612"),
     "numpy nan": Value(lambda: np.float16("nan"), "float", "double", float("nan")),
@@ -208,27 +213,19 @@ VALUES: dict[str, Value] = {
     "date": Value(lambda: dt.date(9999, 12, 31), "date", "date32[day]", dt.date(9999, 12, 31), "9999-12-31"),
     "first date": Value(lambda: subclass(dt.date, 1, 1, 1), "date", "date32[day]", dt.date(1, 1, 1), "0001-01-01"),
     "numpy date": Value(lambda: np.datetime64("2020-05-17"), "date", "date32[day]", dt.date(2020, 5, 17)),
-    "moment": Value(lambda: NOON, "timestamp", "timestamp[us]", NOON, "2020-01-02 12:00:00.000000"),
-    "first moment": Value(lambda: dt.datetime(1, 1, 1), "timestamp", "timestamp[us]", dt.datetime(1, 1, 1)),
-    "subclass of datetime": Value(lambda: subclass(dt.datetime, 2020, 1, 2, 12), "timestamp", "timestamp[us]", NOON),
-    "moment of no zone": Value(lambda: NOON.replace(tzinfo=Nowhere()), "timestamp", "timestamp[us]", NOON),
-    "pandas Timestamp": Value(lambda: pd.Timestamp(NOON), "timestamp", "timestamp[us]", NOON),
+    "moment": Value(lambda: NOON, "timestamp", MICROS, NOON, "2020-01-02 12:00:00.000000"),
+    "first moment": Value(lambda: dt.datetime(1, 1, 1), "timestamp", MICROS, dt.datetime(1, 1, 1)),
+    "subclass of datetime": Value(lambda: subclass(dt.datetime, 2020, 1, 2, 12), "timestamp", MICROS, NOON),
+    "moment of no zone": Value(lambda: NOON.replace(tzinfo=Nowhere()), "timestamp", MICROS, NOON),
+    "pandas Timestamp": Value(lambda: pd.Timestamp(NOON), "timestamp", MICROS, NOON),
     "nanoseconds": Value(
-        lambda: pd.Timestamp("2020-01-02T12:00:00.000000999"), "timestamp", "timestamp[us]", NOON,
+        lambda: pd.Timestamp("2020-01-02T12:00:00.000000999"), "timestamp", MICROS, NOON,
         "2020-01-02 12:00:00.000000",
     ),
-    "numpy moment": Value(lambda: np.datetime64("2020-01-02T12:00", "s"), "timestamp", "timestamp[us]", NOON),
-    "numpy nanoseconds": Value(
-        lambda: np.datetime64("2020-01-02T12:00:00.000000999"), "timestamp", "timestamp[us]", NOON
-    ),
-    "moment with zone": Value(
-        lambda: NOON.replace(tzinfo=CET), "timestamp_utc", "timestamp[us, tz=UTC]",
-        NOON.replace(hour=11, tzinfo=dt.UTC), "2020-01-02 11:00:00.000000Z",
-    ),
-    "pandas Timestamp with zone": Value(
-        lambda: pd.Timestamp(NOON, tz=CET), "timestamp_utc", "timestamp[us, tz=UTC]",
-        NOON.replace(hour=11, tzinfo=dt.UTC),
-    ),
+    "numpy moment": Value(lambda: np.datetime64("2020-01-02T12:00", "s"), "timestamp", MICROS, NOON),
+    "numpy nanoseconds": Value(lambda: np.datetime64("2020-01-02T12:00:00.000000999"), "timestamp", MICROS, NOON),
+    "moment with zone": Value(lambda: NOON_CET, "timestamp_utc", MICROS_UTC, ELEVEN_UTC, "2020-01-02 11:00:00.000000Z"),
+    "pandas Timestamp with zone": Value(lambda: pd.Timestamp(NOON, tz=CET), "timestamp_utc", MICROS_UTC, ELEVEN_UTC),
     "time": Value(
         lambda: dt.time(23, 59, 59, 999_999), "time", "time64[us]", dt.time(23, 59, 59, 999_999), "23:59:59.999999"
     ),
@@ -273,8 +270,8 @@ VALUES: dict[str, Value] = {
     ),
     "proxy of a dict": Value(lambda: types.MappingProxyType({"a": 1}), "dict", "struct<a: int64>", {"a": 1}),
     "dict of moments": Value(
-        lambda: {"t": NOON.replace(tzinfo=CET)}, "dict", "struct<t: timestamp[us, tz=UTC]>",
-        {"t": NOON.replace(hour=11, tzinfo=dt.UTC)}, '"{""t"":""2020-01-02T11:00:00Z""}"',
+        lambda: {"t": NOON_CET}, "dict", "struct<t: timestamp[us, tz=UTC]>",
+        {"t": ELEVEN_UTC}, '"{""t"":""2020-01-02T11:00:00Z""}"',
     ),
     "dict of decimals and bytes": Value(
         lambda: {"d": Decimal("1.50"), "b": b"\xff"}, "dict", "struct<b: binary, d: decimal128(3, 2)>",
@@ -379,7 +376,7 @@ COLUMNS: dict[str, tuple[str, list[Any]]] = {
     "bytes": ("binary", [b"\xff\x00", b"", None]),
     "date": ("date32[day]", [dt.date(2020, 1, 2), None, dt.date(1, 1, 1)]),
     "moment": ("timestamp[us]", [dt.datetime(2020, 1, 2, 3, 4, 5, 6), None, None]),
-    "moment with zone": ("timestamp[us, tz=UTC]", [NOON.replace(tzinfo=CET), None, None]),
+    "moment with zone": ("timestamp[us, tz=UTC]", [NOON_CET, None, None]),
     "time": ("time64[us]", [dt.time(1, 2, 3, 4), None, None]),
     "decimal": ("decimal128(4, 2)", [Decimal("1.50"), None, Decimal(12)]),
     "long decimal": ("string", [Decimal("9" * 39), None, Decimal(1)]),
@@ -399,7 +396,7 @@ COLUMNS: dict[str, tuple[str, list[Any]]] = {
     "int and text": ("string", [1, "a", None]),
     "int and bool": ("string", [True, 1, None]),
     "date and moment": ("string", [dt.date(2020, 1, 1), dt.datetime(2020, 1, 1), None]),
-    "moments with and without zone": ("string", [NOON, NOON.replace(tzinfo=CET), None]),
+    "moments with and without zone": ("string", [NOON, NOON_CET, None]),
     "decimal and int": ("string", [Decimal(1), 1, None]),
     "list and dict": ("string", [[1], {"a": 1}, None]),
     "list of int and of text": ("string", [[1], ["a"], []]),

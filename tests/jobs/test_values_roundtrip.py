@@ -25,14 +25,13 @@ from hypothesis import strategies as st
 import compare_parts
 import r3po.storage.durable as storage
 import r3po.table.outcomes as tables
-from r3po.state.commits import read_outcomes
 from r3po.table import schema as schemas
 from r3po.table.column_types import parse_column_type, why_unfit
 from r3po.table.columns import Column, Columns, ColumnSettings, columns_of
 from r3po.table.nested import decode, show
 from r3po.table.values import NULL, BadRowError, Nested, plain_value
 from shards import Shard, make_shard
-from value_table import COLUMNS, REFUSED, VALUES, same
+from value_table import COLUMNS, VALUES, same
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,10 +42,11 @@ def without_fsync() -> Iterator[None]:
         yield
 
 
-SOME = settings(derandomize=True, max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SOME = settings(derandomize=True, max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 FEW = settings(SOME, max_examples=25)
 
 BIG = (1 << 53) + 1
+ANY = Columns((Column("x", NULL),))
 QUOTE = '"'
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 EXACT = st.integers(-(1 << 53), 1 << 53)
@@ -103,8 +103,8 @@ def is_same(value: Any, found: Any) -> bool:
     return type(value) is type(found) and bool(value == found)
 
 
-def put_in_place(shards: Sequence[Shard]) -> Path:
-    """Stage shards as a job does, with the join of all their types, and publish their parts in the output folder."""
+def put_in_place(shards: Sequence[Shard]) -> tuple[Path, Any]:
+    """Stage and publish shards as a job does, with the join of their types; return the output folder and that join."""
     made = [(shard, shard.stage(attempt=f"s{shard.ref.shard}")) for shard in shards]
     joined = schemas.join_schemas([commit.own_schema for _, commit in made])
     output: Path = shards[0].folders.output_path
@@ -114,11 +114,12 @@ def put_in_place(shards: Sequence[Shard]) -> Path:
         commit = shard.stage(previous=first, segments=(), schema=joined, attempt=f"again{first.shard}")
         assert commit.own_schema == first.own_schema
         publish(shard, commit)
-    return output
+    assert compare_parts.compare_parts(output) == []
+    return output, joined
 
 
-def stage_shards(folder: Path, shards: Sequence[Sequence[Any]], columns: Columns) -> tuple[Path, Any]:
-    """Put the parts of shards of one column in place; return the output folder, and the join of their types."""
+def stage_shards(folder: Path, shards: Sequence[Sequence[Any]], columns: Columns = ANY) -> tuple[Path, Any]:
+    """Put shards of one column in place, each of two segments."""
     made = []
     for number, values in enumerate(shards):
         shard = make_shard(folder, len(values), shard=number, columns=columns)
@@ -126,7 +127,7 @@ def stage_shards(folder: Path, shards: Sequence[Sequence[Any]], columns: Columns
         shard.write({place: (values[place],) for place in range(half, len(values))})
         shard.write({place: (values[place],) for place in range(half)})
         made.append(shard)
-    return put_in_place(made), schemas.join_schemas([shard.stage().own_schema for shard in made])
+    return put_in_place(made)
 
 
 def publish(shard: Shard, commit: Any) -> None:
@@ -148,14 +149,13 @@ def test_values_of_one_type_come_back_from_the_parts_of_all_shards(
 ) -> None:
     strategy = data.draw(shapes())
     shards = data.draw(st.lists(st.lists(st.none() | strategy, min_size=1, max_size=4), min_size=1, max_size=3))
-    output, joined = stage_shards(tmp_path_factory.mktemp("job"), shards, Columns((Column("x", NULL),)))
+    output, joined = stage_shards(tmp_path_factory.mktemp("job"), shards)
     values = list(itertools.chain(*shards))
     found = read_parquet(output)
     if joined.field(0).type == schemas.MIXED or "struct<>" in str(joined.field(0).type):
         assert any(isinstance(value, (dict, list)) for value in values)
     else:
         assert all(map(is_same, values, found)), (values, found)
-    assert compare_parts.compare_parts(output) == []
 
 
 @FEW
@@ -163,9 +163,8 @@ def test_values_of_one_type_come_back_from_the_parts_of_all_shards(
 def test_any_values_are_the_same_in_csv_and_parquet(
     tmp_path_factory: pytest.TempPathFactory, shards: list[list[Any]]
 ) -> None:
-    output, _ = stage_shards(tmp_path_factory.mktemp("job"), shards, Columns((Column("x", NULL),)))
+    output, _ = stage_shards(tmp_path_factory.mktemp("job"), shards)
     assert len(read_parquet(output)) == sum(map(len, shards))
-    assert compare_parts.compare_parts(output) == []
 
 
 @SOME
@@ -201,17 +200,10 @@ def test_the_join_of_types_does_not_depend_on_rows_shards_or_their_order(groups:
 
 def own(values: Sequence[Any]) -> Any:
     """Return the types of a shard with these values in one column."""
-    batch = tables.OutcomeBatch()
-    for place, value in enumerate(values):
-        batch.places.append(place)
-        batch.sizes.append(0)
-        batch.mtimes_ns.append(0)
-        batch.hashes.append(None)
-        batch.racy.append(False)
-        batch.seconds.append(0.0)
-        batch.rows.append((plain_value(value, "x"),))
-    columns = Columns((Column("x", NULL),))
-    return schemas.own_schema(tables.outcome_table(batch, columns), pa.array(range(len(values)), pa.int64()), columns)
+    n = len(values)
+    rows = [(plain_value(value, "x"),) for value in values]
+    batch = tables.OutcomeBatch([*range(n)], [0] * n, [0] * n, [None] * n, [False] * n, [0.0] * n, rows)
+    return schemas.own_schema(tables.outcome_table(batch, ANY), pa.array(range(n), pa.int64()), ANY)
 
 
 # The table of values, README's "Values"
@@ -223,7 +215,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     row = {name: value.make() for name, value in VALUES.items()}
     shard = make_shard(tmp_path_factory.mktemp("job"), 1, columns=columns_of(row))
     shard.write({0: tuple(row.values())})
-    return put_in_place([shard])
+    return put_in_place([shard])[0]
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -238,45 +230,22 @@ def test_a_value_has_its_type_and_comes_back_from_both_kinds_of_parts(stored: Pa
         assert (f'"{found.text.replace(QUOTE, 2 * QUOTE)}"' if found.is_quoted else found.text) == cell
 
 
-def test_csv_says_of_every_value_what_parquet_does(stored: Path) -> None:
-    assert compare_parts.compare_parts(stored) == []
-
-
-@pytest.mark.parametrize("first", [None, 1, "a", [1]], ids=repr)
-def test_a_value_that_cannot_be_stored_fails_its_own_file_only(tmp_path: Path, first: Any) -> None:
-    shard = make_shard(tmp_path, 2 * len(REFUSED) + 1, columns=columns_of({"x": first}))
-    rows: list[Any] = [first]
-    for make, _ in REFUSED.values():
-        rows += [make(), None]
-    segment = shard.write({place: (value,) for place, value in enumerate(rows)})
-    assert (segment.n_rows, segment.n_failed) == (len(REFUSED) + 1, len(REFUSED))
-    failures = tables.failures_of(read_outcomes(shard.folders, shard.stage()))
-    assert [failure["place"] for failure in failures] == list(range(1, len(rows), 2))
-    if first is None:
-        told = {failure["place"] // 2: failure["message"] for failure in failures}
-        assert all(told[n] == "" or why in told[n] for n, (_, why) in enumerate(REFUSED.values()))
-
-
 # Readers
 
 
-def many_columns(folder: Path, source: str | None = None) -> Path:
-    """Stage three shards of one row each, whose columns have several values, and return the output folder."""
-    columns = ColumnSettings(source=source).of(Columns(tuple(Column(name, NULL) for name in COLUMNS)))
-    made = []
+def test_parts_of_all_shards_have_the_joined_types_and_load_together_in_every_reader(tmp_path: Path) -> None:
+    columns = ColumnSettings(source="file").of(Columns(tuple(Column(name, NULL) for name in COLUMNS)))
+    shards = []
     for number, row in enumerate(zip(*(values for _, values in COLUMNS.values()), strict=True)):
-        shard = make_shard(folder, 1, shard=number, columns=columns, names=[f"{number}/\udcff.json"])
-        shard.write({0: row})
-        made.append(shard)
-    return put_in_place(made)
-
-
-def test_parts_of_all_shards_load_together_in_every_reader(tmp_path: Path) -> None:
-    output = many_columns(tmp_path, "file")
+        shards.append(make_shard(tmp_path, 1, shard=number, columns=columns, names=[f"{number}/\udcff.json"]))
+        shards[-1].write({0: row})
+    output, _ = put_in_place(shards)
     glob = f"{output}/parquet/*.parquet"
     names = ["file", *COLUMNS]
     paths = [f"{i}/\\xff.json" for i in range(3)]
     arrow = pyarrow.dataset.dataset(output / "parquet").to_table()
+    found = {field.name: str(field.type).replace("element", "item") for field in arrow.schema}
+    assert found == {"file": "string", **{name: type_ for name, (type_, _) in COLUMNS.items()}}
     frame = pd.read_parquet(output / "parquet")
     polars = pl.read_parquet(glob)
     duck = duckdb.sql(f"select * from '{glob}' order by file")
@@ -287,15 +256,8 @@ def test_parts_of_all_shards_load_together_in_every_reader(tmp_path: Path) -> No
         expected = arrow[name].to_pylist()
         assert polars[name].to_list() == expected, name
         assert [row[names.index(name)] for row in rows] == expected, name
-    assert compare_parts.compare_parts(output) == []
     csv = pd.concat([pd.read_csv(part) for part in sorted((output / "csv").glob("*.csv"))], ignore_index=True)
     assert list(csv.columns) == names and list(csv["file"]) == paths
-
-
-def test_a_column_gets_the_join_of_its_values_types(tmp_path: Path) -> None:
-    schema = pyarrow.dataset.dataset(many_columns(tmp_path) / "parquet").schema
-    found = {field.name: str(field.type).replace("element", "item") for field in schema}
-    assert found == {name: type_ for name, (type_, _) in COLUMNS.items()}
 
 
 # Pinned types
@@ -322,14 +284,15 @@ PINNED: list[tuple[str, list[Any]]] = [
 
 @pytest.mark.parametrize(("name", "values"), PINNED, ids=[name for name, _ in PINNED])
 def test_values_of_a_pinned_type_come_back_as_that_type(tmp_path: Path, name: str, values: list[Any]) -> None:
+    assert str(parse_column_type(name)) == name
     columns = ColumnSettings((("x", parse_column_type(name)),)).first({"x": values[0]})
     output, joined = stage_shards(tmp_path, [values, values[::-1], [None]], columns)
     type_ = pyarrow.dataset.dataset(output / "parquet").schema.field("x").type
     if name not in ("list", "dict"):
         assert all(part == type_ for part in schemas.part_schema(joined, columns).types)
-    assert len(read_parquet(output)) == 2 * len(values) + 1
-    assert compare_parts.compare_parts(output) == []
-    for value, found in zip(values, read_parquet(output), strict=False):
+    back = read_parquet(output)
+    assert len(back) == 2 * len(values) + 1
+    for value, found in zip(values, back, strict=False):
         if "float32" not in name:
             # Decimals come back with the digits of their type, ints among them as decimals.
             assert is_same(value, found) or value == found, name
@@ -341,7 +304,6 @@ def test_values_of_a_pinned_type_come_back_as_that_type(tmp_path: Path, name: st
         ("int8", 128, "expected int8, found number 128: it is not within -128 to 127"),
         ("int64", 1 << 63, "it is not within"),
         ("uint64", -1, "it is not within 0 to"),
-        ("uint64", 1 << 64, "it is not within 0 to"),
         ("uint64", Decimal("sNaN"), r"expected uint64, found decimal Decimal\('sNaN'\)$"),
         ("uint64", Decimal(5), "expected uint64, found decimal"),
         ("decimal(4,2)", Decimal("sNaN"), "finite"),
@@ -358,7 +320,6 @@ def test_values_of_a_pinned_type_come_back_as_that_type(tmp_path: Path, name: st
         ("timestamp_utc", dt.datetime(2020, 1, 1), "expected timestamp_utc, found timestamp "),
         ("decimal(4,2)", Decimal("1.234"), "it has 3 digits behind the point"),
         ("decimal(4,2)", Decimal("123"), "it has 3 digits before the point"),
-        ("decimal(4,2)", 100, "it has 3 digits before the point"),
         ("decimal(4,2)", Decimal("NaN"), "finite"),
         ("decimal(4,2)", 1.5, r"expected decimal\(4,2\), found number 1\.5$"),
         ("list<int8>", [1, 300], "item 1 is no int8: it is not within"),
@@ -389,6 +350,9 @@ PINNABLE = NUMBERS | DECIMALS | ANYTHING | st.lists(NUMBERS | DECIMALS) | st.lis
 
 @SOME
 @given(st.sampled_from(PIN_NAMES), st.lists(PINNABLE, min_size=1, max_size=12), st.booleans())
+@example("decimal(10,2)", [5, Decimal("1.50")], True)
+@example("list<decimal(20,2)>", [[Decimal("1.50"), 2, None]], True)
+@example("list<list<uint64>>", [[[1], None]], True)
 def test_what_fits_a_type_can_be_written_whether_it_was_pinned_at_first_or_later(
     tmp_path_factory: pytest.TempPathFactory, name: str, values: list[Any], is_later: bool
 ) -> None:
@@ -401,7 +365,7 @@ def test_what_fits_a_type_can_be_written_whether_it_was_pinned_at_first_or_later
                 fitting.append(value)
     pinned = Columns((Column("x", column_type.family, column_type),), (0,))
     folder = tmp_path_factory.mktemp("job")
-    shard = make_shard(folder, len(fitting) + 1, columns=Columns((Column("x", NULL),)) if is_later else pinned)
+    shard = make_shard(folder, len(fitting) + 1, columns=ANY if is_later else pinned)
     shard.write({place: (value,) for place, value in enumerate([*fitting, None])})
     first = shard.stage()
     assert first.tally.n_failed == 0
@@ -412,11 +376,6 @@ def test_what_fits_a_type_can_be_written_whether_it_was_pinned_at_first_or_later
     if "float32" not in name:
         found = read_parquet(folder / "out")
         assert all(is_same(value, back) or value == back for value, back in zip(fitting, found, strict=False)), found
-
-
-@pytest.mark.parametrize("name", sorted({name for name, _ in PINNED}))
-def test_a_pinned_type_is_written_as_it_is_read(name: str) -> None:
-    assert str(parse_column_type(name)) == name
 
 
 # What is wide, large or of many kinds
@@ -432,7 +391,7 @@ def types_of(*values: Any) -> Any:
 
 def test_dicts_of_very_many_keys_are_text_whatever_the_order_of_rows() -> None:
     few = {f"k{i}": i for i in range(schemas.MOST_FIELDS)}
-    assert schemas.part_schema(types_of(few), Columns((Column("x", NULL),))).field(0).type.num_fields == len(few)
+    assert schemas.part_schema(types_of(few), ANY).field(0).type.num_fields == len(few)
     assert types_of(few, {"one more": 1}).field(0).type == schemas.MIXED
     assert types_of({"a": few}).field(0).type == schemas.MIXED  # with `a` there is one too many
     assert types_of([{f"k{i}": None} for i in range(schemas.MOST_FIELDS + 1)], [], None).field(0).type == schemas.MIXED
@@ -466,10 +425,9 @@ def test_5000_columns_go_through(tmp_path: Path) -> None:
 
 
 def test_ints_beyond_2_53_beside_floats_are_marked_whatever_the_order() -> None:
-    columns = Columns((Column("x", NULL),))
     for values in ((BIG, 0.5, 1), ([BIG], [0.5]), ({"a": BIG}, {"a": 0.5}, {"a": None})):
         joined = types_of(*values)
-        assert schemas.rounded_columns(joined, columns) == ["x"]
-        assert "double" in str(schemas.part_schema(joined, columns).field(0).type)
+        assert schemas.rounded_columns(joined, ANY) == ["x"]
+        assert "double" in str(schemas.part_schema(joined, ANY).field(0).type)
     for values in ((BIG, 1), (1 << 60, 0.5), ({"a": BIG}, {"b": 0.5}), (1, 0.5)):
-        assert schemas.rounded_columns(types_of(*values), columns) == []
+        assert schemas.rounded_columns(types_of(*values), ANY) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -36,15 +37,9 @@ def opened(config: str = "/jobs/config.yaml") -> events.JobOpened:
     return events.JobOpened(job_name="doubles", config_path=config, function="double.py:double")
 
 
-def scanned(n_files: int = 6, size_bytes: int = 2150, n_new: int = 6, **passed_over: int) -> events.ScanFinished:
-    return events.ScanFinished(
-        source="/jobs/produce_log",
-        suffix=".json",
-        n_files=n_files,
-        size_bytes=size_bytes,
-        n_new=n_new,
-        passed_over=passed_over,
-    )
+def scanned(n_files: int = 6, size_bytes: int = 2150, n_new: int = 6, **changes: Any) -> events.ScanFinished:
+    told = {"source": "/jobs/produce_log", "suffix": ".json", "passed_over": {}} | changes
+    return events.ScanFinished(n_files=n_files, size_bytes=size_bytes, n_new=n_new, **told)
 
 
 def planned(n_files: int = 6, n_done: int = 0, n_failed: int = 0) -> events.ProcessingPlanned:
@@ -62,26 +57,16 @@ def batch(n_rows: int, n_failed: int = 0, last_failure: str = "") -> events.Batc
     return events.BatchFinished(n_rows=n_rows, n_failed=n_failed, last_failure=last_failure)
 
 
-def finished(
-    n_done: int = 6,
-    n_failed: int = 0,
-    n_pending: int = 0,
-    seconds: float = 5.1,
-    worked: bool = True,
-    is_stopped: bool = False,
-    parts: dict[str, int] | None = None,
-) -> events.RunFinished:
+def finished(n_done: int = 6, n_failed: int = 0, n_pending: int = 0, **changes: Any) -> events.RunFinished:
+    told: dict[str, Any] = {"seconds": 5.1, "worked": True, "is_stopped": False, "parts": {"csv": 1, "parquet": 1}}
     return events.RunFinished(
         n_files=n_done + n_failed + n_pending,
         n_done=n_done,
         n_failed=n_failed,
         n_pending=n_pending,
-        seconds=seconds,
-        worked=worked,
         output=os.path.abspath("output_dir"),
-        parts={"csv": 1, "parquet": 1} if parts is None else parts,
         n_rows=n_done,
-        is_stopped=is_stopped,
+        **told | changes,
     )
 
 
@@ -127,12 +112,9 @@ def test_failures_are_named_at_the_end_with_what_to_type(show: Show) -> None:
     )
 
 
-def test_a_resumed_run_says_what_is_left(show: Show) -> None:
+def test_resumed_and_idle_runs_say_so_in_one_line(show: Show) -> None:
     text = show(planned(2_000_000, n_done=920_967, n_failed=37))
     assert text == "Resume    920,967 of 2,000,000 files done, 37 failed, 1,078,996 to do\n"
-
-
-def test_idle_runs_say_so_in_one_line(show: Show) -> None:
     assert show(finished(worked=False)).startswith("Nothing to do: 6 files are done and unchanged")
     assert show(finished(n_done=0, n_failed=6, worked=False)) == (
         "Nothing to do: 0 of 6 files have a row, 6 failed (r3po errors; r3po run --retry-failed).\n"
@@ -155,31 +137,32 @@ def test_a_stopped_run_counts_what_is_safe(show: Show) -> None:
     assert single.splitlines()[-1] == "Stopped after 1:31. 1 file has its row, 0 failed, 1 is to do."
 
 
-def test_quiet_keeps_notices_and_nothing_else(show: Show) -> None:
+def test_quiet_keeps_notices_repairs_what_f_prints_since_somebody_asked_for_it_and_nothing_else(show: Show) -> None:
     text = show(
         opened(),
         events.Notice(text="the config has an old key", hint="take it out", is_warning=True),
+        events.PartsRepaired(names=("part-00000", "part-00007")),
         scanned(),
         planned(),
         events.ColumnsSet(columns=(("n", "number"),), path="a.json"),
+        lost(),
+        events.LongestRunning("b.json", 61.4),
+        events.OutputSeen(3, "one\ntwo\n"),
         batch(6),
         finished(),
         is_quiet=True,
     )
-    assert text == "warning: the config has an old key\nhint:  take it out\n"
+    warning, hint, repaired, *printed = text.splitlines()
+    assert (warning, hint) == ("warning: the config has an old key", "hint:  take it out")
+    assert "part-00000, part-00007" in repaired
+    assert printed == ["worker 3: one", "worker 3: two"]
 
 
-def test_what_the_walk_passed_over_is_counted(show: Show) -> None:
-    text = show(scanned(n_new=0, hidden=1200))
-    assert text == (
-        "Scan      produce_log/**.json       6 files, 2.1 KiB: nothing new\n          passed over: 1,200 hidden\n"
-    )
-
-
-def test_parts_that_were_made_again_are_one_line_even_when_quiet(show: Show) -> None:
-    text = show(events.PartsRepaired(names=("part-00000", "part-00007")), is_quiet=True)
-    assert text.count("\n") == 1
-    assert "part-00000, part-00007" in text
+def test_what_the_walk_passed_over_is_counted_and_its_source_shown_escaped(show: Show) -> None:
+    text = show(scanned(n_new=0, source=os.fsdecode(b"/jobs/caf\xe9"), passed_over={"hidden": 1200}))
+    scan, over = text.splitlines()
+    assert scan.split(maxsplit=2) == ["Scan", r"caf\xe9/**.json", "6 files, 2.1 KiB: nothing new"]
+    assert over == "          passed over: 1,200 hidden"
 
 
 @pytest.fixture
@@ -190,7 +173,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     yield now
 
 
-def test_a_plain_line_comes_every_30_seconds(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
+def test_a_plain_line_comes_every_30_seconds_with_the_speed_of_those(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
     with Display() as display:
         display(planned(2000))
         for _ in range(7):
@@ -199,9 +184,6 @@ def test_a_plain_line_comes_every_30_seconds(capsys: pytest.CaptureFixture[str],
     first, second = capsys.readouterr().err.splitlines()
     assert first.split()[1:] == ["300/2000", "15.0%", "10", "files/s", "failed=3", "left=170s"]
     assert second.split()[1:] == ["600/2000", "30.0%", "10", "files/s", "failed=6", "left=140s"]
-
-
-def test_the_speed_is_that_of_the_last_30_seconds(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
     with Display() as display:
         display(planned(100_000))
         clock[0] += 1000
@@ -213,53 +195,27 @@ def test_the_speed_is_that_of_the_last_30_seconds(capsys: pytest.CaptureFixture[
     assert last.split()[1:5] == ["4000/100000", "4.0%", "50", "files/s"]
 
 
-def test_percent_never_says_100_before_all_is_done(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_percent_counts_from_where_the_job_was_and_never_says_100_before_all_is_done(
+    show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
     text = show(planned(1_000_000), batch(999_999), batch(1))
     assert [line.split()[2] for line in text.splitlines()] == ["99.9%", "100.0%"]
-
-
-def test_a_resumed_run_counts_from_where_it_was(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
-    text = show(planned(200, n_done=90, n_failed=10), batch(50))
-    plain = text.splitlines()[1].split()
+    plain = show(planned(200, n_done=90, n_failed=10), batch(50)).splitlines()[1].split()
     assert (plain[1], plain[2], plain[5]) == ("150/200", "75.0%", "failed=10")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0.04, "0.0 s"),
-        (5.1, "5.1 s"),
-        (59.9, "59.9 s"),
-        (59.97, "1:00"),
-        (60, "1:00"),
-        (91, "1:31"),
-        (3599.9, "59:59"),
-        (3600, "1:00:00"),
-        (126_065, "35:01:05"),
-    ],
-)
-def test_a_duration_is_seconds_then_minutes_then_hours(show: Show, seconds: float, expected: str) -> None:
-    assert f"Done in {expected}: " in show(planned(), finished(seconds=seconds))
+def test_a_duration_is_seconds_then_minutes_then_hours(show: Show) -> None:
+    shown = {0.04: "0.0 s", 5.1: "5.1 s", 59.9: "59.9 s", 59.97: "1:00", 60: "1:00", 91: "1:31", 3599.9: "59:59"}
+    for seconds, expected in (shown | {3600: "1:00:00", 126_065: "35:01:05"}).items():
+        assert f"Done in {expected}: " in show(planned(), finished(seconds=seconds))
 
 
-@pytest.mark.parametrize(
-    ("size_bytes", "expected"),
-    [
-        (0, "0 bytes"),
-        (1023, "1023 bytes"),
-        (1024, "1.0 KiB"),
-        (2150, "2.1 KiB"),
-        (1_048_575, "1.0 MiB"),
-        (1_048_576, "1.0 MiB"),
-        (8_160_437_862, "7.6 GiB"),
-        (3 << 40, "3.0 TiB"),
-        (5000 << 40, "5000.0 TiB"),
-    ],
-)
-def test_a_size_has_the_unit_that_people_read(show: Show, size_bytes: int, expected: str) -> None:
-    assert f"6 files, {expected}: 6 new" in show(scanned(size_bytes=size_bytes))
+def test_a_size_has_the_unit_that_people_read(show: Show) -> None:
+    shown = {0: "0 bytes", 1023: "1023 bytes", 1024: "1.0 KiB", 2150: "2.1 KiB", 1_048_575: "1.0 MiB"}
+    shown |= {1_048_576: "1.0 MiB", 8_160_437_862: "7.6 GiB", 3 << 40: "3.0 TiB", 5000 << 40: "5000.0 TiB"}
+    for size_bytes, expected in shown.items():
+        assert f"6 files, {expected}: 6 new" in show(scanned(size_bytes=size_bytes))
 
 
 def test_one_of_a_thing_is_not_a_plural(show: Show) -> None:
@@ -284,13 +240,6 @@ def test_no_name_can_steer_the_terminal(show: Show) -> None:
     assert [c for c in text if not c.isprintable() and c != "\n"] == []
 
 
-def test_a_name_that_is_not_utf8_is_shown_escaped(show: Show) -> None:
-    source = events.ScanFinished(
-        source=os.fsdecode(b"/jobs/caf\xe9"), suffix=".json", n_files=1, size_bytes=0, n_new=1, passed_over={}
-    )
-    assert "caf\\xe9/**.json" in show(source)
-
-
 # Workers that are lost, files that take long, what f prints
 
 
@@ -298,15 +247,12 @@ def lost(path: str = "d/007.json", cause: str = "SIGSEGV", n_workers: int | None
     return events.WorkerLost(cause=cause, path=path, n_workers=n_workers)
 
 
-def test_a_lost_worker_is_told_with_its_file_and_what_follows(show: Show) -> None:
+def test_a_lost_worker_is_told_with_its_file_and_what_follows_and_of_many_only_the_first(show: Show) -> None:
     assert show(lost(), lost(path=""), lost(cause="out of memory", n_workers=1)) == (
         "note: a worker was lost in d/007.json: SIGSEGV\n"
         "note: a worker was lost: SIGSEGV\n"
         "note: a worker was lost in d/007.json: out of memory; 1 worker for the next minutes\n"
     )
-
-
-def test_of_many_lost_workers_only_the_first_are_told(show: Show) -> None:
     lines = show(*[lost()] * 40).splitlines()
     assert len(lines) == progress.LOSSES_SHOWN + 1
     assert lines[-1] == "note: more are not shown; events.jsonl in the newest folder of runs/ has them all"
@@ -330,12 +276,3 @@ def test_a_file_that_runs_for_long_is_named_in_the_plain_line(show: Show, monkey
 def test_what_f_prints_is_shown_line_by_line_and_harmless(show: Show) -> None:
     text = show(events.OutputSeen(3, f"one\ntwo{ESCAPE}[2J\n"), events.OutputSeen(0, "no newline"))
     assert text.splitlines() == ["worker 3: one", "worker 3: two\\x1b[2J", "worker 0: no newline"]
-
-
-def test_a_quiet_run_says_nothing_of_lost_workers_and_long_files(show: Show) -> None:
-    assert show(planned(), lost(), events.LongestRunning("b.json", 61.4), is_quiet=True) == ""
-
-
-def test_a_quiet_run_shows_what_f_prints_since_somebody_asked_for_it(show: Show) -> None:
-    text = show(planned(), lost(), events.OutputSeen(3, "one\ntwo\n"), batch(6), finished(), is_quiet=True)
-    assert text == "worker 3: one\nworker 3: two\n"

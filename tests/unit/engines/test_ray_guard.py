@@ -4,40 +4,42 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from r3po.engines import ray_guard as guard
 from r3po.engines.ray_guard import DIED_AT_START, DONE, ENDED, STARTED
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "r3po-ray-test"
-    folder.mkdir()
-    return folder
-
-
-def guarded(folder: Path, words: bytes) -> str:
-    """Return what the guard says to stderr after the driver said `words` and closed the pipe."""
-    command = [sys.executable, "-I", "-S", guard.__file__, str(folder)]
-    done = subprocess.run(command, input=words, stderr=subprocess.PIPE, check=True, timeout=60)
-    return done.stderr.decode()
+CASES = {
+    "died while Ray started": (b"", DIED_AT_START, False),  # somebody has to speak for it
+    "killed later": (STARTED, "", False),
+    "Ray died": (STARTED + ENDED, "", False),
+    "no start": (ENDED, "", False),
+    "ended well": (STARTED + DONE, "", True),
+    "ended well at once": (DONE, "", True),
+}
 
 
-def test_a_driver_that_ends_while_ray_starts_is_spoken_for(folder: Path) -> None:
-    assert guarded(folder, b"") == DIED_AT_START
-    assert not folder.exists()
+@pytest.fixture(scope="module")
+def guards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, bool]]:
+    """What the guards said to stderr, and whether the folder is there, after the driver spoke and closed the pipe."""
+    started = {}
+    for name, (words, _, _) in CASES.items():  # all at once: each waits a while for its Ray
+        folder = tmp_path_factory.mktemp("r3po-ray-test")
+        command = [sys.executable, "-I", "-S", guard.__file__, str(folder)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(words)
+        process.stdin.close()
+        process.stdin = None
+        started[name] = process, folder
+    said = {name: process.communicate(timeout=60)[1].decode() for name, (process, _) in started.items()}
+    assert [process.returncode for process, _ in started.values()] == [0] * len(CASES)
+    return {name: (said[name], folder.exists()) for name, (_, folder) in started.items()}
 
 
-@pytest.mark.parametrize("words", [STARTED, STARTED + ENDED, ENDED], ids=["killed later", "Ray died", "no start"])
-def test_a_driver_that_speaks_for_itself_is_only_cleaned_up_after(folder: Path, words: bytes) -> None:
-    assert guarded(folder, words) == ""
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize("words", [STARTED + DONE, DONE])
-def test_a_ray_that_ended_well_is_left_alone(folder: Path, words: bytes) -> None:
-    assert guarded(folder, words) == ""
-    assert folder.exists()
+@pytest.mark.parametrize("name", CASES)
+def test_the_guard_speaks_and_cleans_up_for_a_driver_that_did_not(
+    guards: dict[str, tuple[str, bool]], name: str
+) -> None:
+    assert guards[name] == CASES[name][1:]

@@ -45,13 +45,10 @@ def test_tasks_are_asked_for_as_they_are_needed() -> None:
         assert len(asked) == helpers.WAITING_TASKS
 
 
-def test_what_a_task_raises_is_raised_here() -> None:
+def test_what_a_task_raises_is_raised_here_and_without_a_task_no_process_is_started() -> None:
+    before = set(children_of(os.getpid()))
     with pytest.raises(FileNotFoundError, match="/nowhere"):
         list(map_in_order(os.listdir, ["/", "/nowhere"], 1))
-
-
-def test_without_a_task_no_process_is_started() -> None:
-    before = set(children_of(os.getpid()))
     assert list(map_in_order(abs, [], 2)) == []
     assert set(children_of(os.getpid())) == before
 
@@ -67,23 +64,16 @@ def test_a_helper_that_dies_costs_nothing() -> None:
     assert found == list(range(100))
 
 
-def test_what_is_not_wanted_any_more_is_not_waited_for() -> None:
+def test_helpers_do_not_hear_what_is_for_the_drivers_group_and_end_when_nobody_wants_more() -> None:
     before, started = set(children_of(os.getpid())), time.monotonic()
     answers = map_in_order(time.sleep, [0, *[3600] * 20], 2)
     next(answers)
-    assert len(set(children_of(os.getpid())) - before) == 2
+    helpers_there = set(children_of(os.getpid())) - before
+    assert len(helpers_there) == 2
+    assert all(os.getsid(pid) == pid != os.getsid(0) for pid in helpers_there)
     answers.close()
     assert set(children_of(os.getpid())) == before
     assert time.monotonic() - started < 30
-
-
-def test_helpers_do_not_hear_what_is_for_the_drivers_group() -> None:
-    before = set(children_of(os.getpid()))
-    with closing(map_in_order(abs, [1] * 20, 2)) as answers:
-        next(answers)
-        helpers_there = set(children_of(os.getpid())) - before
-        assert helpers_there
-        assert all(os.getsid(pid) == pid != os.getsid(0) for pid in helpers_there)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)

@@ -102,29 +102,23 @@ def test_a_file_that_goes_or_becomes_a_fifo_is_an_error(in_use: FileInUse, file:
         in_use.still_holds()
 
 
-def test_a_descriptor_that_f_closed_is_not_closed_again(file: Path) -> None:
+def test_a_descriptor_that_f_closed_is_not_closed_again_and_the_path_is_asked_instead(file: Path) -> None:
     """Whatever has its number by then is f's own."""
     in_use = read_file(str(file), wants_data=True, wants_hash=True)
     (ours,) = descriptors(of=file)
     os.close(ours)
+    assert in_use.still_holds()
     theirs = os.open(file.parent, os.O_RDONLY)
     try:
         assert theirs == ours
         assert in_use.still_holds()
+        file.write_bytes(b"123")
+        assert not in_use.still_holds()
         in_use.close()
         assert theirs in descriptors()
     finally:
         os.close(theirs)
     in_use.close()
-
-
-def test_a_closed_descriptor_is_asked_by_the_path(file: Path) -> None:
-    in_use = read_file(str(file), wants_data=True, wants_hash=True)
-    (ours,) = descriptors(of=file)
-    os.close(ours)
-    assert in_use.still_holds()
-    file.write_bytes(b"123")
-    assert not in_use.still_holds()
 
 
 def test_nothing_stays_open(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,24 +37,15 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return kernel
 
 
-class Clock:
-    """Seconds that this process waited."""
-
-    def __init__(self) -> None:
-        self.waited = 0.0
-
-    def __call__(self) -> float:
-        return self.waited
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(readahead, "_waited", clock)
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """`waited`: seconds that this process waited."""
+    clock = SimpleNamespace(waited=0.0)
+    monkeypatch.setattr(readahead, "_waited", lambda: clock.waited)
     return clock
 
 
-def waiting(clock: Clock, paths: list[str], n_done: int = 10) -> ReadAhead:
+def waiting(clock: SimpleNamespace, paths: list[str], n_done: int = 10) -> ReadAhead:
     """Return one that has seen its process wait."""
     ahead = ReadAhead()
     ahead.begin(iter(paths))
@@ -63,9 +55,8 @@ def waiting(clock: Clock, paths: list[str], n_done: int = 10) -> ReadAhead:
     return ahead
 
 
-def test_it_tells_of_what_comes_next_and_then_of_as_many_as_were_done(kernel: Kernel, clock: Clock) -> None:
+def test_it_tells_of_what_comes_next_and_then_of_as_many_as_were_done(kernel: Kernel, clock: SimpleNamespace) -> None:
     ahead = waiting(clock, PATHS)
-    assert kernel.asked == PATHS[10 : 10 + WINDOW]
     for _ in range(BURST - 1):
         ahead.advance()
     assert kernel.asked == PATHS[10 : 10 + WINDOW]
@@ -73,7 +64,7 @@ def test_it_tells_of_what_comes_next_and_then_of_as_many_as_were_done(kernel: Ke
     assert kernel.asked == PATHS[10 : 10 + WINDOW + BURST]
 
 
-def test_it_goes_on_with_the_next_batch_and_not_beyond_its_end(kernel: Kernel, clock: Clock) -> None:
+def test_it_goes_on_with_the_next_batch_and_not_beyond_its_end(kernel: Kernel, clock: SimpleNamespace) -> None:
     ahead = waiting(clock, PATHS[:20])
     assert kernel.asked == PATHS[10:20]
     ahead.begin(iter(PATHS[20:30]))
@@ -82,7 +73,7 @@ def test_it_goes_on_with_the_next_batch_and_not_beyond_its_end(kernel: Kernel, c
     assert kernel.asked == PATHS[10:30]
 
 
-def test_a_process_that_works_reads_nothing_ahead(kernel: Kernel, clock: Clock) -> None:
+def test_a_process_that_works_reads_nothing_ahead(kernel: Kernel, clock: SimpleNamespace) -> None:
     ahead = ReadAhead()
     ahead.begin(iter(PATHS))
     for n_done in (10, 10, 20):
@@ -92,7 +83,7 @@ def test_a_process_that_works_reads_nothing_ahead(kernel: Kernel, clock: Clock) 
     assert not kernel.asked
 
 
-def test_it_begins_in_the_middle_of_a_batch_where_f_has_come_to(kernel: Kernel, clock: Clock) -> None:
+def test_it_begins_in_the_middle_of_a_batch_where_f_has_come_to(kernel: Kernel, clock: SimpleNamespace) -> None:
     ahead = ReadAhead()
     ahead.begin(iter(PATHS))
     ahead.look(100)
@@ -102,7 +93,7 @@ def test_it_begins_in_the_middle_of_a_batch_where_f_has_come_to(kernel: Kernel, 
 
 
 def test_it_ends_where_files_are_in_memory_and_is_not_tried_again_for_a_while(
-    kernel: Kernel, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    kernel: Kernel, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel.in_memory = set(PATHS[50:])
     ahead = waiting(clock, PATHS)
@@ -121,13 +112,12 @@ def test_it_ends_where_files_are_in_memory_and_is_not_tried_again_for_a_while(
     assert kernel.asked[-WINDOW:] == PATHS[300 : 300 + WINDOW]
 
 
-def test_what_is_in_memory_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = note_advice(monkeypatch)
-    (tmp_path / "file").write_bytes(b"x")
-    (tmp_path / "empty").touch()
-    assert readahead._is_in_memory_or_told(str(tmp_path / "file"), 4096)
-    assert readahead._is_in_memory_or_told(str(tmp_path / "empty"), 4096)
-    assert not told
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """What the kernel is advised of, since it is not in memory."""
+    told: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, *advice: told.append(advice))
+    return told
 
 
 def refuse(number: int) -> Any:
@@ -137,18 +127,22 @@ def refuse(number: int) -> Any:
     return preadv
 
 
-def test_the_kernel_is_told_of_what_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = note_advice(monkeypatch)
-    monkeypatch.setattr(os, "preadv", refuse(errno.EAGAIN))
+def test_the_kernel_is_told_of_what_is_not_in_memory_and_of_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[Any]
+) -> None:
     (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "empty").touch()
+    for name in ("file", "empty"):
+        assert readahead._is_in_memory_or_told(str(tmp_path / name), 4096)
+    assert not told
+    monkeypatch.setattr(os, "preadv", refuse(errno.EAGAIN))
     assert readahead._is_in_memory_or_told(str(tmp_path / "file"), 4096) is False
     assert told == [(0, 4096, os.POSIX_FADV_WILLNEED)]
 
 
 def test_where_nobody_says_what_is_in_memory_nothing_is_read_ahead(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, told: list[Any]
 ) -> None:
-    told = note_advice(monkeypatch)
     monkeypatch.setattr(os, "preadv", refuse(errno.EOPNOTSUPP))
     (tmp_path / "file").write_bytes(b"x")
     ahead = ReadAhead()
@@ -170,9 +164,3 @@ def test_what_cannot_be_read_is_left_to_f(tmp_path: Path) -> None:
     for name in ("folder", "fifo"):
         readahead._is_in_memory_or_told(str(tmp_path / name), 4096)
     assert before == (os.listdir("/proc/self/fd") if os.path.isdir("/proc") else [])
-
-
-def note_advice(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
-    told: list[tuple[int, int, int]] = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda _, *advice: told.append(advice))
-    return told

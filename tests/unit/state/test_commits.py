@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,30 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-import r3po.table.outcomes as tables
 from r3po.errors import DamagedStateError, NewerFormatError
-from r3po.state.commits import (
-    Commit,
-    commit_shard,
-    read_commits,
-    read_outcomes,
-    roll_forward,
-)
+from r3po.state.commits import Commit, commit_shard, read_commits, read_outcomes, roll_forward
 from r3po.state.folders import JobFolders
 from r3po.state.output_folder import Part, part_name
-from r3po.state.segments import list_segments, write_segment
-from r3po.state.shard_files import Entries, write_shard_file
+from r3po.state.segments import list_segments, read_segment, remove_segments
 from r3po.storage import durable as storage
-from r3po.storage.durable import NewFile, list_names, write_whole
-from r3po.table import predicate
+from r3po.storage.durable import list_names, write_whole
 from r3po.table.columns import Columns, columns_of
-from r3po.table.outcomes import Failure, OutcomeBatch, Schema, Table
-from r3po.table.predicate import CountingRules
-from r3po.table.schema import join_schemas, own_schema
+from shards import BOTH, BROKE, JOB_ID, Shard, make_shard
 
-JOB_ID = "0123456789abcdef0123456789abcdef"
 OTHER_JOB = "f" * 32
 COLUMNS = columns_of({"n": 1, "name": "apple"})
 SHARD = 42
@@ -44,82 +32,41 @@ NEW = {"csv": b"new csv", "parquet": b"new parquet"}  # of the same sizes
 
 @pytest.fixture
 def folders(tmp_path: Path) -> JobFolders:
-    return make_folders(tmp_path)
-
-
-def make_folders(folder: Path) -> JobFolders:
-    folders = JobFolders(folder / "work", folder / "out")
+    folders = JobFolders(tmp_path / "work", tmp_path / "out")
     folders.make()
     return folders
 
 
-def some_outcomes(n_rows: int = 2, n_failed: int = 1, columns: Columns | None = COLUMNS) -> Table:
-    n = n_rows + n_failed
-    batch = OutcomeBatch(
-        places=list(range(n)),
-        sizes=[100] * n,
-        mtimes_ns=[1_700_000_000_000_000_000] * n,
-        hashes=[bytes(16)] * n,
-        racy=[False] * n,
-        seconds=[0.5] * n,
-        rows=[*((i, "apple") for i in range(n_rows)), *[None] * n_failed],
-        failures={i: Failure("ValueError", "bad", "count.py:3 in count", "...") for i in range(n_rows, n)},
-    )
-    return tables.outcome_table(batch, columns)
+WIDER = pa.schema([("n", pa.float64()), ("name", pa.string())])
 
 
-def with_origin(table: Table, build: int = 1) -> Table:
-    return tables.with_origin(table, build=build, attempt="a", fingerprint="f1")
-
-
-def wider_schema() -> Schema:
-    """Return the types of a shard in which n is a float."""
-    batch = OutcomeBatch([0], [1], [1], [None], [False], [0.5], [(0.5, "apple")])
-    table = with_origin(tables.outcome_table(batch, COLUMNS))
-    return own_schema(table, predicate.choose(table, [0], CountingRules(0, 0)), COLUMNS)
+def write_outcomes(folders: JobFolders, shard: int, build: int, columns: Columns | None = COLUMNS) -> Shard:
+    """Make a shard of which two files have a row, if it has columns, and one failed."""
+    made = make_shard(folders.working_dir.parent, 3, shard=shard, columns=columns, hashed=False)
+    made.write({place: (place, "apple") if columns and place < 2 else BROKE for place in range(3)}, build=build)
+    return made
 
 
 def stage(
-    folders: JobFolders, build: int = 1, shard: int = SHARD, columns: Columns = COLUMNS, **parts: bytes | None
+    folders: JobFolders, build: int = 1, shard: int = SHARD, columns: Columns | None = COLUMNS, **parts: bytes | None
 ) -> Commit:
     """Make outcomes, shard file and staged parts durable, as a worker does, and return the commit to be decided."""
     attempt = f"run{build}-000001"
-    table = with_origin(some_outcomes(columns=columns) if columns.items else some_outcomes(0, 3, None), build)
-    with NewFile(folders.outcomes) as new:
-        tables.write_table(table, new, {"r3po.job_id": JOB_ID}, is_compressed=True)
-        outcomes = new.finish(f"{shard:05d}.b{build}.{attempt}.arrow")
-    entries = Entries()
-    for place in range(3):
-        entries.append(f"{place}.json", 100, 7, 1, hash_=bytes([build]) * 16)
-    ref = write_shard_file(folders.shards, shard, build, entries)
+    made = write_outcomes(folders, shard, build, columns)
+    schema = WIDER if columns else None
+    commit = made.stage(build=build, attempt=attempt, schema=schema, settings={"csv": False, "parquet": False})
+    remove_segments(folders.segments, shard)
     staged = {
         kind: write_whole(folders.output.staging / f"{part_name(shard, kind)}.{attempt}.tmp", content)
         for kind, content in parts.items()
         if content is not None
     }
-    indices = predicate.choose(table, [0] * 3, CountingRules(0, 0))
-    schema = own_schema(table, indices, columns)
-    wider = join_schemas([schema, wider_schema()]) if columns.items else schema
-    return Commit(
-        job_id=JOB_ID,
-        shard=shard,
-        build=build,
-        made_from="5" * 64,
-        entries=ref,
-        outcomes=outcomes,
-        tally=tables.tally(table, indices),
-        first_build=1,
-        own_schema=schema,
-        schema=wider,
-        parts=tuple(Part(kind, part_name(shard, kind), staged.get(kind)) for kind in ("csv", "parquet")),
-        part_settings={"csv": True, "parquet": {"compression": "zstd", "level": 3}},
-    )
+    named = tuple(Part(kind, part_name(shard, kind), staged.get(kind)) for kind in ("csv", "parquet"))
+    return replace(commit, parts=named, part_settings=BOTH)
 
 
-def add_segments(folders: JobFolders, shard: int = SHARD, build: int = 1) -> None:
-    for attempt in ("a", "b"):
-        origin = {"shard": shard, "build": build, "job_id": JOB_ID, "attempt": attempt, "fingerprint": "f1"}
-        write_segment(folders.segments, some_outcomes(1, 0), n_failed=0, **origin)
+def add_segments(folders: JobFolders, build: int = 1) -> None:
+    write_outcomes(folders, SHARD, build).write({0: (0, "apple")}, build=build)
 
 
 def decide(folders: JobFolders, commit: Commit) -> None:
@@ -187,25 +134,29 @@ def _target(name: str, args: tuple[Any, ...]) -> str:
 # Commit files
 
 
-@pytest.mark.parametrize("columns", [COLUMNS, Columns(())])
+@pytest.mark.parametrize("columns", [COLUMNS, None])
 @pytest.mark.parametrize("parts", [NEW, {"csv": b"x", "parquet": None}, {"csv": None, "parquet": None}])
 def test_a_commit_comes_back_as_it_was_decided(
-    folders: JobFolders, parts: dict[str, bytes | None], columns: Columns
+    folders: JobFolders, parts: dict[str, bytes | None], columns: Columns | None
 ) -> None:
     commit = stage(folders, 3, columns=columns, **parts)
     assert commit.tally.first_failure_build == 3
-    assert (commit.own_schema == commit.schema) == (columns.items == ())
+    assert (commit.own_schema == commit.schema) == (columns is None)
     commit_shard(folders, commit, None)
     for name in (".0123.tmp", "notes.txt", ".DS_Store"):
         (folders.commits / name).write_bytes(b"half")
     assert read_commits(folders, JOB_ID) == {SHARD: commit}
 
 
-def test_commits_are_read_by_shard(folders: JobFolders) -> None:
+def test_commits_are_read_by_shard_and_keep_outcomes_that_stay(folders: JobFolders) -> None:
     commits = {shard: stage(folders, shard=shard, csv=b"%d" % shard) for shard in (100_000, 0, 7)}
     for commit in commits.values():
         commit_shard(folders, commit, None)
     assert read_commits(folders, JOB_ID) == commits
+    again = replace(stage(folders, 2, shard=7, **NEW), outcomes=commits[7].outcomes)  # parts alone are made again
+    commit_shard(folders, again, commits[7])
+    assert read_parts(folders, 7) == NEW
+    assert read_outcomes(folders, again).num_rows == 3
 
 
 def test_a_commit_is_for_the_shard_file_it_was_made_from_and_for_the_one_it_made(folders: JobFolders) -> None:
@@ -216,49 +167,32 @@ def test_a_commit_is_for_the_shard_file_it_was_made_from_and_for_the_one_it_made
     assert not commit.is_for(replace(ref, file=replace(ref.file, sha256="6" * 64)))
 
 
-def test_a_flipped_bit_in_a_commit_is_refused_by_name(folders: JobFolders) -> None:
+def test_a_flipped_bit_in_a_commit_is_refused_by_name(folders: JobFolders, flips: Any) -> None:
     commit_shard(folders, stage(folders, **NEW), None)
     path = folders.commits / "00042.json"
-    good = path.read_bytes()
-    chosen = random.Random(0)
-    for _ in range(300):
-        position, bit = chosen.randrange(len(good) - 1), chosen.randrange(8)
-        bad = bytearray(good)
-        bad[position] ^= 1 << bit
-        path.write_bytes(bad)
+    for position in flips(path):
+        if position == path.stat().st_size - 1:
+            continue  # the newline after the closing brace
         with pytest.raises((DamagedStateError, NewerFormatError)) as caught:
             read_commits(folders, JOB_ID)
         assert caught.value.where == path
 
 
-def test_a_commit_of_another_job_is_refused_by_name(folders: JobFolders) -> None:
-    commit_shard(folders, stage(folders), None)
-    with pytest.raises(DamagedStateError, match=r"00042\.json: belongs to another job") as caught:
-        read_commits(folders, OTHER_JOB)
-    assert caught.value.where == folders.commits / "00042.json"
-
-
-def test_a_commit_under_another_name_is_refused(folders: JobFolders) -> None:
+def test_a_commit_of_another_job_or_under_another_name_is_refused(folders: JobFolders) -> None:
     """Such as a copy that somebody made before trying something."""
     old, new = stage(folders, 1, **OLD), stage(folders, 2, **NEW)
     commit_shard(folders, old, None)
-    (folders.commits / "00042_old.json").write_bytes((folders.commits / "00042.json").read_bytes())
+    path = folders.commits / "00042.json"
+    with pytest.raises(DamagedStateError, match=r"00042\.json: belongs to another job") as caught:
+        read_commits(folders, OTHER_JOB)
+    assert caught.value.where == path
+    (folders.commits / "00042_old.json").write_bytes(path.read_bytes())
     commit_shard(folders, new, old)
     with pytest.raises(DamagedStateError, match="00042_old"):
         read_commits(folders, JOB_ID)
 
 
 # Committing
-
-
-def test_a_commit_that_keeps_its_outcomes_keeps_them(folders: JobFolders) -> None:
-    """When parts alone are made again."""
-    old = stage(folders, 1, **OLD)
-    commit_shard(folders, old, None)
-    new = replace(stage(folders, 2, **NEW), outcomes=old.outcomes)
-    commit_shard(folders, new, old)
-    assert read_parts(folders) == NEW
-    assert read_outcomes(folders, new).num_rows == 3
 
 
 def test_a_shard_without_rows_gets_no_part_and_no_data_folder(folders: JobFolders) -> None:
@@ -304,21 +238,20 @@ def test_a_part_that_is_missing_or_of_another_size_is_told(folders: JobFolders, 
     assert recover(folders) == {SHARD}
 
 
-def test_a_staged_part_wins_over_an_older_part_of_the_same_size(folders: JobFolders) -> None:
-    commit_shard(folders, stage(folders, 1, **OLD), None)
-    decide(folders, stage(folders, 2, **NEW))
-    assert read_parts(folders) == OLD
-    assert recover(folders) == set()
-    assert read_parts(folders) == NEW
-
-
-def test_an_older_part_is_not_taken_for_one_whose_staged_file_is_torn(folders: JobFolders) -> None:
+@pytest.mark.parametrize("is_torn", [False, True])
+def test_a_staged_part_wins_over_an_older_part_of_the_same_size_and_a_torn_one_is_told(
+    folders: JobFolders, is_torn: bool
+) -> None:
     commit_shard(folders, stage(folders, 1, **OLD), None)
     commit = stage(folders, 2, **NEW)
     decide(folders, commit)
-    assert commit.parts[0].staged is not None
-    os.truncate(folders.output.staging / commit.parts[0].staged.name, 3)
-    assert recover(folders) == {SHARD}
+    assert read_parts(folders) == OLD
+    if is_torn:
+        assert commit.parts[0].staged is not None
+        os.truncate(folders.output.staging / commit.parts[0].staged.name, 3)
+    assert recover(folders) == ({SHARD} if is_torn else set())
+    assert read_parts(folders)["parquet"] == NEW["parquet"]
+    assert is_torn or read_parts(folders) == NEW
 
 
 def test_a_decided_commit_without_a_part_removes_the_older_part(folders: JobFolders) -> None:
@@ -368,24 +301,21 @@ def test_rolling_forward_leaves_segments_and_a_finished_job_alone(folders: JobFo
 # Outcomes
 
 
-def test_outcomes_come_back_as_they_were_staged(folders: JobFolders) -> None:
-    assert read_outcomes(folders, stage(folders)).equals(with_origin(some_outcomes()))
+def test_outcomes_come_back_as_they_were_written(folders: JobFolders) -> None:
+    made = write_outcomes(folders, SHARD, 1)
+    found = read_segment(folders.segments, made.segments[0])
+    assert found is not None
+    assert read_outcomes(folders, made.stage()).equals(found)
 
 
-def test_outcomes_with_a_flipped_bit_are_refused_by_name(folders: JobFolders) -> None:
+def test_outcomes_with_a_flipped_bit_are_refused_by_name(folders: JobFolders, flips: Any) -> None:
     commit = stage(folders)
     path = folders.outcomes / commit.outcomes.name
-    good = path.read_bytes()
-    with open(path, "r+b", buffering=0) as file:
-        for position, byte in enumerate(good):
-            file.seek(position)
-            file.write(bytes([byte ^ (1 << position % 8)]))
-            with pytest.raises(DamagedStateError) as caught:
-                read_outcomes(folders, commit)
-            assert caught.value.where == path
-            file.seek(position)
-            file.write(bytes([byte]))
-    for size in (len(good) - 1, 100, 0):
+    for position in flips(path):
+        with pytest.raises(DamagedStateError) as caught:
+            read_outcomes(folders, commit)
+        assert caught.value.where == path, position
+    for size in (path.stat().st_size - 1, 100, 0):
         os.truncate(path, size)
         with pytest.raises(DamagedStateError, match="is damaged"):
             read_outcomes(folders, commit)
