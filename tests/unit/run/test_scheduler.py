@@ -498,31 +498,25 @@ def test_a_trial_that_its_worker_did_not_come_to_waits_for_another() -> None:
 # Trials apart
 
 
-def test_nobody_gets_anything_while_a_trial_apart_waits_or_runs() -> None:
-    pending = [(0, [(0, 8)]), (1, [])]
-    scheduler = Scheduler(pending, 2, 1.0, [Suspect(0, 3, is_apart=True)])
-    assert scheduler.suspects.is_apart
+def test_a_trial_apart_waits_until_nobody_works_and_nobody_gets_anything_until_it_is_over() -> None:
+    scheduler = Scheduler([(0, [(0, 8)]), (1, [(0, 4)]), (2, [])], 2, 1.0)
+    stage, one, two, other = drain(scheduler, 4)
+    assert isinstance(two, Batch) and isinstance(other, Batch)
+    scheduler.lost(one, 1, OUT_OF_MEMORY)
+    scheduler.hand_back(stage)
+    for work in (two, other):
+        assert scheduler.suspects.is_apart and scheduler.suspects.trial_apart is None
+        assert scheduler.next_work(is_fresh=True) is None
+        scheduler.batch_done(work, [], 1.0)
     assert scheduler.next_work() is None
     trial = next_batch(scheduler, is_fresh=True)
-    assert (trial.kind, trial.places) == ("trial", ((3, 4),))
-    assert scheduler.suspects.trial_apart is not None and scheduler.suspects.trial_apart.key == (0, 3)
+    assert (trial.kind, trial.places) == ("trial", ((1, 2),))
+    assert scheduler.suspects.trial_apart is not None and scheduler.suspects.trial_apart.key == (0, 1)
     assert scheduler.suspects.is_apart
     assert scheduler.next_work() is None and scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(trial, [], 1.0)
     assert not scheduler.suspects.is_apart and scheduler.suspects.trial_apart is None
-    assert isinstance(scheduler.next_work(), Stage)
-
-
-def test_a_trial_apart_waits_until_nobody_works() -> None:
-    scheduler = Scheduler([(0, [(0, 8)]), (1, [(0, 4)])], 2, 1.0)
-    one, two, other = next_batch(scheduler, 4), next_batch(scheduler, 4), next_batch(scheduler, 4)
-    scheduler.lost(one, 1, OUT_OF_MEMORY)
-    assert scheduler.suspects.is_apart
-    assert scheduler.next_work(is_fresh=True) is None
-    scheduler.batch_done(two, [], 1.0)
-    assert scheduler.next_work(is_fresh=True) is None
-    scheduler.batch_done(other, [], 1.0)
-    assert next_batch(scheduler, is_fresh=True).places == ((1, 2),)
+    assert {next_stage(scheduler).shard, next_stage(scheduler).shard} == {1, 2}
 
 
 def test_trials_apart_come_one_after_the_other_as_they_are_given_and_before_all_else() -> None:
@@ -658,20 +652,11 @@ def test_at_most_as_many_deferred_places_are_tried_as_files_came_to_an_outcome(n
     assert next_batch(scheduler, 5).kind == "batch", "a last try does not earn another"
 
 
-def n_last_tries(scheduler: Scheduler) -> int:
-    """Do all the last tries that there are now, and return of how many files."""
-    n_files = 0
-    while isinstance(work := scheduler.next_work(5), Batch) and work.kind == "last try":
-        n_files += count(work.places)
-        scheduler.batch_done(work, [], 1.0)
-    return n_files
-
-
 def test_outcomes_of_before_the_first_deferred_place_do_not_let_it_be_tried_again() -> None:
     scheduler = Scheduler([(0, [(0, 10)]), (1, [(0, 40)])], 1, 1.0)
     scheduler.batch_done(next_batch(scheduler, 5), [], 1.0)
     scheduler.batch_done(next_batch(scheduler, 5), [], 1.0, deferred=[6, 7, 8, 9])
-    assert n_last_tries(scheduler) == 0
+    assert next_batch(scheduler, 5).kind == "batch"
 
 
 def test_a_batch_without_an_outcome_takes_the_credit_away() -> None:
@@ -780,7 +765,7 @@ def test_a_trial_that_is_a_last_try_earns_no_other() -> None:
     trial = next_batch(scheduler, is_fresh=True)
     assert (trial.kind, trial.is_last_try) == ("trial", True)
     scheduler.batch_done(trial, [], 1.0)
-    assert n_last_tries(scheduler) == 0
+    assert next_batch(scheduler, 5).kind == "batch"
 
 
 # Suspects of an earlier run
@@ -802,18 +787,18 @@ def test_suspects_that_are_not_pending_are_ignored() -> None:
     assert len(batches_of(take_all(scheduler))) > 0
 
 
-@pytest.mark.parametrize("deaths", [{"n_deaths": DEATHS}, {"n_deaths": KNOWN_DEATHS, "n_known": KNOWN_DEATHS}])
-def test_a_suspect_that_died_often_enough_is_charged_at_once(deaths: dict[str, int]) -> None:
-    scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, is_apart=True, death=KILLED, **deaths)])
+@pytest.mark.parametrize(
+    ("n_deaths", "n_known", "n_missing"), [(DEATHS, 0, 0), (KNOWN_DEATHS, KNOWN_DEATHS, 0), (2, 1, 1)]
+)
+def test_a_suspect_that_died_often_enough_is_charged_at_once_else_it_needs_only_the_rest(
+    n_deaths: int, n_known: int, n_missing: int
+) -> None:
+    scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, n_deaths, n_known, is_apart=True, death=KILLED)])
+    for _ in range(n_missing):
+        die_alone(scheduler, KILLED)
     assert (scheduler.has_suspects, scheduler.suspects.is_apart, scheduler.n_pending) == (False, False, 3)
     charge = next_charge(scheduler)
-    assert (charge.place, charge.n_deaths) == (1, deaths["n_deaths"])
-
-
-def test_a_suspect_that_died_less_often_needs_only_the_rest() -> None:
-    scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, n_deaths=2, n_known=1)])
-    die_alone(scheduler, KILLED)
-    assert next_charge(scheduler).n_deaths == 3
+    assert (charge.place, charge.n_deaths) == (1, n_deaths + n_missing)
 
 
 def test_a_file_that_is_to_be_charged_is_mistrusted_until_its_failure_is_durable() -> None:
@@ -842,24 +827,20 @@ def test_a_file_that_is_to_be_charged_is_mistrusted_until_its_failure_is_durable
 
 
 def test_the_job_is_not_finished_while_anything_waits() -> None:
-    """Each time there is one thing left, of another kind."""
-    batch = Scheduler([(0, [(0, 1)])], 1, 1.0)
-    flying = Scheduler([(0, [(0, 1)])], 1, 1.0)
-    next_batch(flying)
-    doubt = Scheduler([(0, [(0, 2)])], 1, 1.0)
+    """Each time there is one thing left, of another kind: it waits, or it is in hand and comes back."""
+    pending = [(0, [(0, 2)])]
+    batch, doubt, deferred, stage = (Scheduler(pending, 1, 1.0) for _ in range(4))
     doubt.lost(next_batch(doubt, 2), None, KILLED)
-    suspect = Scheduler([(0, [(0, 1)])], 1, 1.0, [Suspect(0, 0)])
+    deferred.batch_done(next_batch(deferred, 2), [], 1.0, deferred=[0, 1])
+    stage.batch_done(next_batch(stage, 2), [], 1.0)
     trial = Scheduler([(0, [(0, 1)])], 1, 1.0, [Suspect(0, 0)])
-    next_batch(trial, is_fresh=True)
     charge = Scheduler([(0, [(0, 1)])], 1, 1.0, [Suspect(0, 0, n_deaths=DEATHS)])
-    charging = Scheduler([(0, [(0, 1)])], 1, 1.0, [Suspect(0, 0, n_deaths=DEATHS)])
-    charging.next_work()
-    deferred = Scheduler([(0, [(0, 1)])], 1, 1.0)
-    deferred.batch_done(next_batch(deferred), [], 1.0, deferred=[0])
-    stage = Scheduler([(0, [])], 1, 1.0)
-    waiting = (batch, flying, doubt, suspect, trial, charge, charging, deferred, stage)
-    assert [scheduler.is_finished for scheduler in waiting] == [False] * len(waiting)
-    for scheduler in (batch, doubt, suspect, charge, deferred, stage):
+    for scheduler in (batch, doubt, deferred, stage, trial, charge):
+        assert not scheduler.is_finished
+        work = scheduler.next_work(2, is_fresh=True)
+        assert work is not None and not scheduler.is_finished
+        scheduler.hand_back(work)
+        assert not scheduler.is_finished
         assert staged_of(take_all(scheduler)) == [0]
 
 
