@@ -310,19 +310,15 @@ def test_a_worker_lost_for_memory_among_others_is_not_replaced_for_a_while(stage
     assert (stage.manager.n_wanted, stage.pool.added) == (3, [3, 4, 5]), "one after the other they come back"
 
 
-def test_a_worker_that_died_for_memory_alone_is_replaced(stage: Scene) -> None:
+def test_a_worker_that_died_for_memory_alone_is_replaced_and_one_is_always_wanted(stage: Scene) -> None:
     stage.give(0)
     stage.lose(0, is_memory=True)
     assert stage.manager.n_wanted == 3
     stage.pass_time(1)
     assert stage.pool.added == [3]
-
-
-def test_one_worker_is_always_wanted(new_stage: NewStage) -> None:
-    stage = new_stage(n_workers=2)
-    stage.give(0, 1)
+    stage.give(1, 2)
     stage.manager.n_wanted = 1
-    stage.lose(0, is_memory=True)
+    stage.lose(1, is_memory=True)
     assert stage.manager.n_wanted == 1
 
 
@@ -387,20 +383,15 @@ def test_pauses_before_replacements_grow_with_losses_in_a_row(stage: Scene) -> N
 
 
 def test_an_answer_ends_the_row_of_losses_but_not_that_f_is_loaded(stage: Scene) -> None:
-    assert [pause_after_loss(stage, worker) for worker in (0, 3, 4)] == list(PAUSES_S[1:4])
-    stage.say(Answer(1, LOAD))
-    assert pause_after_loss(stage, 5) == PAUSES_S[4]
-    stage.say(Answer(1, RUN))
-    assert pause_after_loss(stage, 6) == PAUSES_S[1]
-
-
-def test_workers_that_we_ended_are_not_in_the_row(stage: Scene) -> None:
     stage.manager.dismiss(stage.manager.handles[2])
     stage.pass_time(1)
-    for worker in (0, 1):
-        stage.manager.handles[worker].ended_for = "time"
-        assert pause_after_loss(stage, worker) == 0
-    assert [pause_after_loss(stage, worker) for worker in (4, 5)] == list(PAUSES_S[1:3])
+    assert [pause_after_loss(stage, worker) for worker in (0, 4, 5)] == list(PAUSES_S[1:4])
+    stage.manager.handles[6].ended_for = "time"
+    assert pause_after_loss(stage, 6) == PAUSES_S[3], "those that we ended are not in the row"
+    stage.say(Answer(1, LOAD))
+    assert pause_after_loss(stage, 7) == PAUSES_S[4]
+    stage.say(Answer(1, RUN))
+    assert pause_after_loss(stage, 8) == PAUSES_S[1]
 
 
 def test_a_replacement_is_neither_ready_nor_given_work_before_it_has_loaded_f(stage: Scene) -> None:
@@ -455,7 +446,7 @@ def test_a_further_call_of_a_ticket_goes_to_its_worker_unless_that_is_gone(stage
     assert stage.pool.submitted == [(1, RUN)]
 
 
-def test_a_worker_that_is_to_leave_finishes_what_it_has(stage: Scene) -> None:
+def test_a_worker_that_is_to_leave_finishes_what_it_has_and_is_replaced_once(stage: Scene) -> None:
     handle = stage.manager.handles[0]
     stage.give(0)
     stage.manager.dismiss(handle)
@@ -465,19 +456,15 @@ def test_a_worker_that_is_to_leave_finishes_what_it_has(stage: Scene) -> None:
     stage.manager.release(0)
     stage.manager.release(0)
     assert stage.pool.killed == [(0, False)]
-    assert sorted(stage.manager.handles) == [1, 2]
-    assert list_workers(stage.folder) == [1, 2]
+    assert sorted(stage.manager.handles) == list_workers(stage.folder) == [1, 2]
     stage.pass_time(1)
     assert stage.pool.added == [3]
-
-
-def test_a_worker_that_dies_while_it_is_to_leave_is_replaced_once(stage: Scene) -> None:
-    stage.give(0)
-    stage.manager.dismiss(stage.manager.handles[0])
-    stage.lose(0)
-    stage.manager.release(0)
+    stage.give(1)
+    stage.manager.dismiss(stage.manager.handles[1])
+    stage.lose(1)  # it dies before that
+    stage.manager.release(1)
     stage.pass_time(1)
-    assert stage.pool.added == [3]
+    assert stage.pool.added == [3, 4]
 
 
 # A fresh worker for a trial
@@ -589,40 +576,26 @@ def test_whoever_answers_at_the_last_moment_is_not_late(stage: Scene) -> None:
     assert stage.pool.killed == []
 
 
-def test_after_a_gap_of_the_driver_deadlines_begin_anew(stage: Scene) -> None:
+@pytest.mark.parametrize("gap_s", [GAP_S - 1, 3600.0])  # a short pause; the lid was closed
+def test_after_a_gap_of_the_driver_deadlines_begin_anew(stage: Scene, gap_s: float) -> None:
     begin(stage, Phase.CALLING)
     stage.pass_time(TIMEOUT_S)
-    stage.now[0] += 3600.0  # the lid was closed
-    stage.manager.wait(0.1)
-    stage.pass_time(TIMEOUT_S + GRACE_S)
-    assert stage.pool.killed == []
+    stage.pass_time(gap_s, step=gap_s)
+    stage.pass_time(TIMEOUT_S + GRACE_S - (gap_s if gap_s < GAP_S else 0))
+    assert (stage.pool.killed == []) is (gap_s > GAP_S)
     stage.pass_time(WATCH_S)
-    assert stage.pool.killed == [(0, True)]
-
-
-def test_a_short_pause_is_no_gap(stage: Scene) -> None:
-    begin(stage, Phase.CALLING)
-    stage.pass_time(TIMEOUT_S + GRACE_S + GAP_S, step=GAP_S - 1)
     assert stage.pool.killed == [(0, True)]
 
 
 def test_a_worker_that_has_calls_and_never_begins_is_ended(stage: Scene) -> None:
-    handle = begin(stage, Phase.IDLE)
+    stage.pass_time(5 * SILENT_S, step=4)
+    stage.give(0)  # from now on, however long it was idle before
     stage.pass_time(SILENT_S)
     assert stage.pool.killed == []
     stage.pass_time(WATCH_S)
-    assert (stage.pool.killed, handle.ended_for) == ([(0, True)], "silence")
+    assert (stage.pool.killed, stage.manager.handles[0].ended_for) == ([(0, True)], "silence")
     lost = stage.lose(0)
     assert (lost.file, lost.is_overrun, lost.death.is_known) == (None, False, False)
-
-
-def test_a_worker_that_was_idle_for_long_has_its_time_from_when_it_is_given_something(stage: Scene) -> None:
-    stage.pass_time(5 * SILENT_S, step=4)
-    stage.give(0)
-    stage.pass_time(SILENT_S)
-    assert stage.pool.killed == []
-    stage.pass_time(WATCH_S)
-    assert stage.pool.killed == [(0, True)]
 
 
 def test_a_worker_that_has_just_done_something_has_its_time_from_then(stage: Scene) -> None:

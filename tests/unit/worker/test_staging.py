@@ -111,10 +111,12 @@ def test_failures_alone_make_no_part(tmp_path: Path) -> None:
 
 
 def test_places_without_an_outcome_are_named_and_nothing_is_made(tmp_path: Path) -> None:
-    shard = make_shard(tmp_path, 10)
-    shard.write({1: (1, "a"), 2: (2, "b"), 5: BROKE})
+    """Outcomes of other places, of older contents and by other code do not fill a gap."""
+    shard = make_shard(tmp_path, 10, builds=[1, 2] + [1] * 8)
+    shard.write({1: (1, "old"), 2: (2, "b"), 5: BROKE, 11: (7, "no such place")}, build=1)
+    shard.write({8: BROKE}, build=1, fingerprint="old code")
     before = tree(shard.folders)
-    assert stage_shard(shard.order()) == Staged(7, None, ((0, 1), (3, 5), (6, 10)))
+    assert stage_shard(shard.order(rules=CountingRules(0, 0, "f1"))) == Staged(7, None, ((0, 2), (3, 5), (6, 10)))
     assert tree(shard.folders) == before
 
 
@@ -124,13 +126,6 @@ def test_a_damaged_segment_does_no_harm_where_another_covers_its_places(tmp_path
     shard.write({1: (1, "b"), 0: (0, "a")})
     (segment_folder(shard.folders.segments, 7) / broken.name).write_bytes(b"garbage")
     assert shard.part(shard.stage(), "csv") == b'n,t\n0,"a"\n1,"b"\n'
-
-
-def test_outcomes_of_other_places_and_older_contents_do_not_fill_a_gap(tmp_path: Path) -> None:
-    shard = make_shard(tmp_path, 3, builds=[1, 2, 1])
-    shard.write({0: (0, "a"), 1: (1, "old"), 7: (7, "no such place")}, build=1)
-    shard.write({2: BROKE}, build=1, fingerprint="old code")
-    assert stage_shard(shard.order(rules=CountingRules(0, 0, "f1"))) == Staged(7, None, ((1, 3),))
 
 
 def test_a_shard_file_that_is_not_the_manifest_s_is_refused(tmp_path: Path) -> None:
@@ -240,21 +235,17 @@ def test_hashes_that_f_saw_are_adopted_into_a_new_shard_file(tmp_path: Path) -> 
     assert read_shard_file(shard.folders.shards, shard.ref).hashes == [None] * 3
 
 
-def test_a_shard_file_that_says_it_all_is_kept(tmp_path: Path) -> None:
+def test_a_shard_file_that_says_it_all_is_kept_and_a_hash_goes_when_the_file_is_another_one_now(tmp_path: Path) -> None:
     shard = make_shard(tmp_path, 2)
     shard.write({0: (0, "a")})
     shard.write({1: (1, "b")}, hash_=False)
     commit = shard.stage()
     assert commit.entries == shard.ref
     assert len(os.listdir(shard.folders.shards)) == 1
-
-
-def test_a_known_hash_is_forgotten_when_the_file_is_another_one_now(tmp_path: Path) -> None:
-    shard = make_shard(tmp_path, 2)
+    shard.segments.clear()
     shard.write({0: (0, "a"), 1: (1, "b")}, sizes={1: 7}, hash_=False)
-    entries = read_shard_file(shard.folders.shards, shard.stage().entries)
-    assert entries.hashes == [hash_of(0), None]
-    assert entries.sizes == [100, 7]
+    entries = read_shard_file(shard.folders.shards, shard.stage(attempt="s2").entries)
+    assert (entries.hashes, entries.sizes) == ([hash_of(0), None], [100, 7])
 
 
 # A disk that refuses
