@@ -581,15 +581,6 @@ class Process:
 # The driver
 
 
-@dataclass
-class SimStop:
-    is_requested: bool = False
-    is_urgent: bool = False
-
-    def tell_workers(self) -> None:
-        self.is_requested = True
-
-
 class SimPublisher:
     """Gives orders and commits to the simulated disk."""
 
@@ -666,7 +657,7 @@ class Driver:
         self.world = world
         self.name = f"{len(world.disk.runs):06d}"
         self.folder = RUNS / self.name / "workers"
-        self.stop = SimStop()
+        self.stop: Any = SimpleNamespace(is_requested=False, is_urgent=False, tell_workers=self._tell_workers)
         self.is_dead = False
         self.is_gone = False
         self.deferred: set[Place] = set()
@@ -718,16 +709,12 @@ class Driver:
         self._manager.driver = self
         budget = SimBudget(world.max_errors, is_guarded=False)
         budget.driver = self
-        counts = Counts(
-            sum(state.n_done for state in states.values()),
-            sum(state.n_failed for state in states.values()),
-            sum(state.n_pending for state in states.values()),
-        )
+        names = ("n_done", "n_failed", "n_pending")
+        counts = Counts(*(sum(getattr(state, name) for state in states.values()) for name in names))
         n_files = counts.n_done + counts.n_failed + counts.n_pending
         self.scheduler = Scheduler(pending, world.n_workers, world.batch_seconds, suspects)
         publisher: Any = SimPublisher(self)
         outputs: Any = SimpleNamespace(look=lambda: [])
-        stop: Any = self.stop
         self.loop = RunLoop(
             publisher,
             states,
@@ -736,7 +723,7 @@ class Driver:
             Trials(self.scheduler, book, world.timeout_s),
             self.scheduler,
             lambda event: None,
-            stop,
+            self.stop,
             "f",
             counts,
             Watch(states, Path(), self._manager, outputs, lambda event: None, "f"),
@@ -810,7 +797,10 @@ class Driver:
     def _request_stop(self) -> None:
         if self.world.driver is self:
             self.world.happened["stopped by a signal"] += 1
-            self.stop.is_requested = True
+            self._tell_workers()
+
+    def _tell_workers(self) -> None:
+        self.stop.is_requested = True
 
     # The pool
 

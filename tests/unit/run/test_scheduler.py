@@ -844,7 +844,7 @@ def test_the_job_is_not_finished_while_anything_waits() -> None:
         assert staged_of(take_all(scheduler)) == [0]
 
 
-@pytest.mark.parametrize("last", ["batch", "trial", "charge", "last try"])
+@pytest.mark.parametrize("last", ["batch", "trial", "charge"])
 def test_a_shard_is_staged_once_after_the_last_of_its_places(last: str) -> None:
     scheduler = Scheduler([(0, [(0, 5)])], 1, 1.0, [Suspect(0, 0), Suspect(0, 1, n_deaths=DEATHS)])
     charge, trial = next_charge(scheduler), next_batch(scheduler, is_fresh=True)
@@ -856,45 +856,15 @@ def test_a_shard_is_staged_once_after_the_last_of_its_places(last: str) -> None:
         "trial": lambda: scheduler.batch_done(trial, [], 1.0),
         "charge": lambda: scheduler.failure_recorded(charge),
     }
-    for name in [name for name in steps if name != last]:
+    for name in sorted(steps, key=lambda name: name == last):
+        assert drain(scheduler) == [], "the place that was deferred waits for the last of its shard"
         steps[name]()
-    # Of the shard, only the last is missing, and what waits for it: the place that was deferred.
-    in_hand = drain(scheduler)
-    assert [getattr(work, "kind", "") for work in in_hand] == (["last try"] if last == "last try" else [])
-    if last != "last try":
-        steps[last]()
-        in_hand = drain(scheduler)
-    (last_try,) = in_hand
-    assert isinstance(last_try, Batch) and last_try.places == ((4, 5),)
+    (last_try,) = drain(scheduler)
+    assert isinstance(last_try, Batch) and (last_try.kind, last_try.places) == ("last try", ((4, 5),))
     assert scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(last_try, [], 1.0)
     assert staged_of(drain(scheduler)) == [0]
     assert scheduler.next_work(is_fresh=True) is None
-
-
-def test_the_pending_places_are_counted_right_throughout() -> None:
-    scheduler = Scheduler([(0, [(0, 10)]), (1, [(0, 2)])], 1, 1.0)
-    found = [scheduler.n_pending]
-
-    def note(_: object) -> None:
-        found.append(scheduler.n_pending)
-
-    batch = next_batch(scheduler, 8)
-    note("handed out")
-    note(scheduler.lost(batch, 3, SEGFAULT))
-    trial = next_batch(scheduler, is_fresh=True)
-    note("the suspect is on trial")
-    note(scheduler.hand_back(trial))
-    die_alone(scheduler, SEGFAULT)
-    note("it is a suspect again")
-    die_alone(scheduler, SEGFAULT)
-    note("it is to be charged")
-    charge = next_charge(scheduler)
-    note(scheduler.failure_recorded(charge))
-    half = next_batch(scheduler, 100)
-    note(scheduler.batch_done(half, [(1, 2)], 1.0, deferred=[0]))
-    assert found == [12, 4, 12, 11, 12, 12, 11, 11, 9]
-    assert staged_of(take_all(scheduler)) == [0, 1]
 
 
 def test_a_last_try_that_everybody_waits_for_does_not_wait_for_them() -> None:

@@ -15,6 +15,7 @@ import pytest
 from jobs import DOUBLE, HAS_PROC, doubled, environment, make_job, run_process, wait_until
 from r3po.engines.worker_processes import forget_workers
 from r3po.file_version import FileVersion
+from r3po.run import suspects as suspects_module
 from r3po.run.suspect_list import Suspect
 from r3po.run.suspects import SuspectBook
 from r3po.work import Death
@@ -87,21 +88,9 @@ def test_what_was_written_is_recalled(runs: Path) -> None:
     assert recall(runs) == written, "to recall is not to forget"
 
 
-def test_with_nobody_to_mistrust_there_is_no_book(runs: Path) -> None:
-    made = book(runs)
-    assert made.recall(runs, OWN) == []
-    made.write([])
-    assert os.listdir(runs.parent) == ["runs"]
-    made.write([suspect(0, 7)])
-    made.write([])
-    assert os.listdir(runs.parent) == ["runs"]
-
-
 def test_the_book_is_written_only_when_it_says_something_else(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from r3po.run import suspects
-
-    writes, write_json = [], suspects.write_json
-    monkeypatch.setattr(suspects, "write_json", lambda *args: (writes.append(args), write_json(*args)))
+    writes, write_json = [], suspects_module.write_json
+    monkeypatch.setattr(suspects_module, "write_json", lambda *args: (writes.append(args), write_json(*args)))
     made, one = book(runs), suspect(0, 7)
     for _ in range(3):
         made.write([one])
@@ -111,6 +100,9 @@ def test_the_book_is_written_only_when_it_says_something_else(runs: Path, monkey
     made.write([one], one)
     made.write([one])
     assert len(writes) == 4
+    made.write([])
+    assert os.listdir(runs.parent) == ["runs"], "with nobody to mistrust there is no book"
+    assert made.recall(runs, OWN) == [] and len(writes) == 4
 
 
 def test_the_file_that_runs_alone_is_named(runs: Path) -> None:
@@ -155,15 +147,10 @@ def test_the_book_keeps_what_a_file_looked_like_when_it_was_first_mistrusted(run
     assert [one.n_deaths for one in recall(runs, looks=looks)] == [0]
 
 
-def test_another_job_s_book_says_nothing(runs: Path) -> None:
-    book(runs).write([suspect(0, 7, 2, 1)])
-    assert recall(runs, job_id="b" * 32) == []
-
-
 @pytest.mark.parametrize(
     "harm", ["", "{}", "[]", "\0" * 100, "no JSON", '{"format": 99}', '{"format": 1}', "one byte changed"]
 )
-def test_a_damaged_book_is_ignored_and_removed(runs: Path, harm: str) -> None:
+def test_a_damaged_book_is_ignored_and_removed_and_another_job_s_says_nothing(runs: Path, harm: str) -> None:
     book(runs).write([suspect(0, 7, 2, 1)])
     path = runs.parent / "suspects.json"
     text = path.read_text()
@@ -171,6 +158,8 @@ def test_a_damaged_book_is_ignored_and_removed(runs: Path, harm: str) -> None:
     path.write_text(text.replace('"deaths": 2', '"deaths": 3') if harm == "one byte changed" else harm)
     assert recall(runs) == []
     assert os.listdir(runs.parent) == ["runs"]
+    book(runs).write([suspect(0, 7, 2, 1)])
+    assert recall(runs, job_id="b" * 32) == []
 
 
 @pytest.mark.parametrize("seam", ["_create", "_fsync", "_replace"])

@@ -93,20 +93,14 @@ def test_a_mark_is_read_as_it_was_written(tmp_path: Path, beacon: Beacon) -> Non
     assert (seen(tmp_path).shard, seen(tmp_path).place) == (-1, -1), "of none"
 
 
-def test_a_new_worker_under_an_old_number_begins_anew(tmp_path: Path) -> None:
-    for _ in range(2):
+def test_the_code_of_an_exit_is_told_and_a_new_worker_under_an_old_number_begins_anew(tmp_path: Path) -> None:
+    for code in (0, 1, 255):
         made = Beacon(tmp_path, 3)
         assert (seen(tmp_path).counter, seen(tmp_path).exit_code) == (1, None)
-        made.mark(Phase.READING, 1, 1)
-        made.note_exit(5)
+        made.mark(Phase.READING, 7, 8)
+        made.note_exit(code)
+        assert (seen(tmp_path).exit_code, seen(tmp_path).place) == (code, 8)
         made.close()
-
-
-@pytest.mark.parametrize("code", [0, 1, 255])
-def test_the_code_of_an_exit_is_told(tmp_path: Path, beacon: Beacon, code: int) -> None:
-    beacon.mark(Phase.READING, 7, 8)
-    beacon.note_exit(code)
-    assert (seen(tmp_path).exit_code, seen(tmp_path).place) == (code, 8)
 
 
 def test_the_exit_of_a_fork_is_not_the_worker_s(tmp_path: Path) -> None:

@@ -128,19 +128,7 @@ def test_a_damaged_segment_does_no_harm_where_another_covers_its_places(tmp_path
     assert shard.part(shard.stage(), "csv") == b'n,t\n0,"a"\n1,"b"\n'
 
 
-def test_a_shard_file_that_is_not_the_manifest_s_is_refused(tmp_path: Path) -> None:
-    shard = make_shard(tmp_path, 1)
-    shard.write({0: (1, "a")})
-    path = shard.folders.shards / shard.ref.file.name
-    path.write_bytes(path.read_bytes().replace(b"f0", b"f1"))
-    with pytest.raises(DamagedStateError, match="digest"):
-        stage_shard(shard.order())
-    path.unlink()
-    with pytest.raises(DamagedStateError, match="is missing"):
-        stage_shard(shard.order())
-
-
-def test_a_damaged_outcomes_file_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_damaged_outcomes_file_and_a_shard_file_that_is_not_the_manifest_s_are_refused(tmp_path: Path) -> None:
     shard = make_shard(tmp_path, 2)
     shard.write({0: (1, "a"), 1: (2, "b")})
     previous = shard.stage()
@@ -150,6 +138,13 @@ def test_a_damaged_outcomes_file_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DamagedStateError, match=previous.outcomes.name):
         stage_shard(shard.order(previous=previous, segments=()))
+    path = shard.folders.shards / shard.ref.file.name
+    path.write_bytes(path.read_bytes().replace(b"f0", b"f1"))
+    with pytest.raises(DamagedStateError, match="digest"):
+        stage_shard(shard.order())
+    path.unlink()
+    with pytest.raises(DamagedStateError, match="is missing"):
+        stage_shard(shard.order())
 
 
 # Staging again

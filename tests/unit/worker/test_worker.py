@@ -231,31 +231,20 @@ def test_the_hash_is_blake2b_128_of_the_very_content_that_f_gets_whatever_its_si
         assert line["0.bytes"] == content
 
 
-@pytest.mark.parametrize("what", ["deleted", "a FIFO", "charged", "charged, known"])
-def test_an_outcome_has_a_look_although_nobody_had_looked_at_the_file(tmp_path: Path, what: str) -> None:
+def test_an_outcome_has_a_look_although_nobody_had_looked_at_the_file(tmp_path: Path) -> None:
     """What has an outcome must be known for changed when it is there again, or another file."""
     job = Job(tmp_path, SIZE_OF, {"a": b"123"}, columns=SIZE_COLUMNS)
     ref = write_shard_file(job.folders.shards, 3, 1, Entries.listed([("a", UNSEEN, UNSEEN)], 1))
-    offer, path = job.offer(ref=ref, is_last_try=True), job.source / "a"
-    failure = Failure("WorkerDied", "", "", "")
-    seen = UNKNOWN_VERSION
-    match what:
-        case "deleted":
-            path.unlink()
-            done = job.worker.run_batch(*offer)
-        case "a FIFO":
-            path.unlink()
-            os.mkfifo(path)
-            seen = FileVersion(0, path.stat().st_mtime_ns)
-            done = job.worker.run_batch(*offer)
-        case "charged":
-            done = job.worker.record_failure(*offer, failure)
-        case _:
-            seen = FileVersion(7, 8)
-            done = job.worker.record_failure(*offer, failure, seen)
-    (line,) = job.outcomes(done)
-    assert FileVersion(line["size"], line["mtime_ns"], line["hash"]) == seen
-    assert line["error_type"]
+    path, worker, died = job.path("a"), job.worker, Failure("WorkerDied", "", "", "")
+    done = [worker.record_failure(*job.offer(ref=ref), died, *known) for known in ((), (FileVersion(7, 8),))]
+    path.unlink()
+    done.append(worker.run_batch(*job.offer(ref=ref, is_last_try=True)))
+    os.mkfifo(path)
+    done.append(worker.run_batch(*job.offer(ref=ref)))
+    lines = [line for one in done for line in job.outcomes(one)]
+    assert [line["error_type"] for line in lines] == ["WorkerDied", "WorkerDied", "FileNotFoundError", "OSError"]
+    seen = [FileVersion(line["size"], line["mtime_ns"], line["hash"]) for line in lines]
+    assert seen == [UNKNOWN_VERSION, FileVersion(7, 8), UNKNOWN_VERSION, FileVersion(0, path.stat().st_mtime_ns)]
 
 
 def test_a_look_that_nobody_had_is_taken_before_the_failure_that_is_recorded(
