@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ from jobs import make_job
 from r3po.config.settings import MaxErrors
 from r3po.engines.pool import Answer, Call
 from r3po.errors import FunctionError, RunStoppedError
+from r3po.run import budgets
 from r3po.run.budgets import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget, LossBudget
 from r3po.run.loop import Counts, RunLoop
 from r3po.run.scheduler import Scheduler
@@ -27,7 +28,6 @@ from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.messages import FAILURES_TOLD, BatchDone
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN
 
-NONE = MaxErrors()
 BROKE = Failure("ValueError", "broke\nin two", "count.py:3 in f", "Traceback ...")
 NO_DISK = Failure("OSError", "[Errno 5] Input/output error", "count.py:2 in f", "")
 
@@ -44,18 +44,26 @@ def put_off(n: int, n_first: int | None = None, n_last: int | None = None, n_row
     return BatchDone(None, n_rows, 0, (), 1.0, (), tuple(range(n)), first, last, deferral)
 
 
-def budget(limit: MaxErrors | None = None, *, is_guarded: bool = False) -> ErrorBudget:
-    return ErrorBudget(limit, is_guarded=is_guarded)
+def died(error_type: str, cause: str = "SIGSEGV", where: str = "") -> BatchDone:
+    return batch(n_failed=1, failure=Failure(error_type, cause, where, ""))
 
 
-def take_all(budget: ErrorBudget, *batches: BatchDone) -> None:
+def taken(batches: Iterable[BatchDone], limit: MaxErrors | None = None, *, is_guarded: bool = False) -> ErrorBudget:
+    """Return the budget of a run that has not been stopped by these."""
+    budget = ErrorBudget(limit, is_guarded=is_guarded)
     for done in batches:
         budget.take(done)
+    return budget
 
 
-def stopped(budget: ErrorBudget, done: BatchDone) -> RunStoppedError:
+def stopped(
+    batches: Sequence[BatchDone], limit: MaxErrors | None = None, *, is_guarded: bool = False
+) -> RunStoppedError:
+    """Return the error by which the last batch stops a run, and no earlier one."""
+    budget = taken(batches[:-1], limit, is_guarded=is_guarded)
     with pytest.raises(RunStoppedError) as caught:
-        budget.take(done)
+        budget.take(batches[-1])
+    assert caught.value.exit_code == 3
     return caught.value
 
 
@@ -68,43 +76,33 @@ def test_the_limits_are_those_of_the_readme() -> None:
     assert FAILURES_TOLD >= GUARD, "else the guard would not see them all"
 
 
-@pytest.mark.parametrize("sizes", [[100], [10, 90], [1] * 100, [99, 1]])
-def test_a_hundred_first_failures_of_one_kind_stop_a_run(sizes: list[int]) -> None:
-    guarded = budget(is_guarded=True)
-    *earlier, last = sizes
-    take_all(guarded, *(batch(n_failed=n) for n in earlier))
-    error = stopped(guarded, batch(n_failed=last))
-    assert error.exit_code == 3
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [batch(n_failed=100)],
+        [batch(n_failed=10), batch(n_failed=90)],
+        [batch(n_failed=1)] * 100,
+        [batch(), batch(n_failed=99), put_off(3), batch(), batch(n_failed=1)],
+    ],
+    ids=["at once", "in two batches", "one by one", "among batches without an outcome"],
+)
+@pytest.mark.parametrize("limit", [None, MaxErrors(count=5000)])
+def test_a_hundred_first_failures_of_one_kind_stop_a_run(batches: list[BatchDone], limit: MaxErrors | None) -> None:
+    error = stopped(batches, limit, is_guarded=True)
     assert "the first 100 files all failed with ValueError: broke;" in str(error)
     assert error.evidence is not None and error.evidence.endswith("\nTraceback ...")
     assert error.hint is not None and "--max-errors none" in error.hint
 
 
-def test_ninety_nine_first_failures_do_not_stop_a_run() -> None:
-    take_all(budget(is_guarded=True), batch(n_failed=99), batch())
+def test_their_messages_may_differ() -> None:
+    batches = [batch(n_failed=1, failure=BROKE._replace(message=f"broke {n}")) for n in range(100)]
+    assert "broke 0" in str(stopped(batches, is_guarded=True))
 
 
 @pytest.mark.parametrize("error_type", sorted(COSTLY))
-def test_ten_first_failures_that_cost_a_worker_each_stop_a_run_and_nine_do_not(error_type: str) -> None:
-    guarded, failure = budget(is_guarded=True), Failure(error_type, "SIGSEGV", "", "")
-    take_all(guarded, *[batch(n_failed=1, failure=failure)] * 9)
-    error = stopped(guarded, batch(n_failed=1, failure=failure))
-    assert f"the first 10 files all failed with {error_type}: SIGSEGV; the rest was not tried" in str(error)
-
-
-@pytest.mark.parametrize("error_type", sorted(COSTLY))
-def test_for_those_it_does_not_matter_where_they_struck(error_type: str) -> None:
-    guarded = budget(is_guarded=True)
-    failures = [Failure(error_type, f"cause {n}", f"count.py:{n} in f", "") for n in range(10)]
-    take_all(guarded, *(batch(n_failed=1, failure=failure) for failure in failures[:9]))
-    stopped(guarded, batch(n_failed=1, failure=failures[9]))
-
-
-def test_those_of_another_type_end_the_guard_all_the_same() -> None:
-    guarded = budget(is_guarded=True)
-    died, late = Failure("WorkerDied", "SIGSEGV", "", ""), Failure("Timeout", "too long", "", "")
-    take_all(guarded, *[batch(n_failed=1, failure=died)] * 9, batch(n_failed=1, failure=late))
-    take_all(guarded, *[batch(n_failed=1, failure=died)] * 20)
+def test_ten_first_failures_that_cost_a_worker_each_stop_a_run_wherever_they_struck(error_type: str) -> None:
+    error = stopped([died(error_type, f"cause {n}", f"count.py:{n} in f") for n in range(10)], is_guarded=True)
+    assert f"the first 10 files all failed with {error_type}: cause 0; the rest was not tried" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -114,40 +112,32 @@ def test_those_of_another_type_end_the_guard_all_the_same() -> None:
         batch(n_rows=1, n_failed=3),
         batch(n_failed=1, failure=BROKE._replace(error_type="KeyError")),
         batch(n_failed=1, failure=BROKE._replace(where="count.py:4 in f")),
+        died("Timeout"),
     ],
-    ids=["a row", "a row among failures", "another type", "another line"],
+    ids=["a row", "a row among failures", "another type", "another line", "a costly one"],
 )
-def test_a_row_or_a_failure_of_another_kind_ends_the_guard_for_good(proof: BatchDone) -> None:
-    guarded = budget(is_guarded=True)
-    take_all(guarded, batch(n_failed=98), proof, batch(n_failed=500))
-
-
-def test_messages_may_differ() -> None:
-    guarded = budget(is_guarded=True)
-    take_all(guarded, *(batch(n_failed=1, failure=BROKE._replace(message=f"broke {n}")) for n in range(99)))
-    assert "broke 0" in str(stopped(guarded, batch(n_failed=1)))
+@pytest.mark.parametrize("first", [[batch(n_failed=98)], [died("WorkerDied")] * 9], ids=["usual", "costly"])
+def test_a_row_or_a_failure_of_another_kind_ends_the_guard_for_good(first: list[BatchDone], proof: BatchDone) -> None:
+    taken([*first, proof, batch(n_failed=500), *[died("WorkerDied")] * 20], is_guarded=True)
 
 
 def test_a_function_that_has_proved_itself_is_not_guarded() -> None:
-    take_all(budget(is_guarded=False), batch(n_failed=5000))
+    taken([batch(n_failed=5000)])
 
 
 @pytest.mark.parametrize("n_rows", [0, 1])
-def test_whoever_has_a_row_in_the_job_is_not_guarded_be_it_of_another_function(tmp_path: Path, n_rows: int) -> None:
+def test_whoever_has_a_row_in_the_job_is_not_guarded_be_it_of_another_function(
+    tmp_path: Path, n_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first failures of such a run are rather those of its files."""
+    monkeypatch.setattr(budgets, "GUARD", 5)
     job = make_job(tmp_path, n_rows)
     assert job.run().code in (0, 1, 2, 3)
     job.write_function("def double(filepath):\n    raise ValueError('broke')\n")
-    job.add_files(*range(n_rows, n_rows + GUARD + 20))
+    job.add_files(*range(n_rows, n_rows + 7))
     ended = job.run()
     assert (ended.code, "the rest was not tried" in ended.err) == ((1, False) if n_rows else (3, True))
-    assert job.status()["failed"] == GUARD + 20 if n_rows else job.status()["failed"] >= GUARD
-
-
-def test_batches_without_an_outcome_neither_end_the_guard_nor_count() -> None:
-    guarded = budget(is_guarded=True)
-    take_all(guarded, batch(), batch(n_failed=99), put_off(3), batch())
-    stopped(guarded, batch(n_failed=1))
+    assert job.status()["failed"] == 7 if n_rows else job.status()["failed"] >= 5
 
 
 # max_errors
@@ -155,95 +145,71 @@ def test_batches_without_an_outcome_neither_end_the_guard_nor_count() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 100])
 def test_one_failure_more_than_max_errors_stops_a_run(count: int) -> None:
-    limited = budget(MaxErrors(count=count))
-    take_all(limited, batch(n_rows=7), *[batch(n_rows=1, n_failed=1)] * count, batch(n_rows=3))
-    error = stopped(limited, batch(n_failed=1))
+    batches = [batch(n_rows=7), *[batch(n_rows=1, n_failed=1)] * count, batch(n_rows=3), batch(n_failed=1)]
+    error = stopped(batches, MaxErrors(count=count))
     assert f"{count + 1} of {11 + 2 * count} files of this run failed; max_errors is {count}" in str(error)
     assert error.evidence == "the latest  000.json  ValueError: broke"
-    assert error.exit_code == 3
 
 
 def test_a_share_is_looked_at_once_a_hundred_files_have_finished() -> None:
-    limited = budget(MaxErrors(percent=10))
-    take_all(limited, batch(n_rows=1, n_failed=98))
-    error = stopped(limited, batch(n_failed=1))
+    error = stopped([batch(n_rows=1, n_failed=98), batch(n_failed=1)], MaxErrors(percent=10))
     assert "99 of 100 files of this run failed; max_errors is 10%" in str(error)
 
 
 @pytest.mark.parametrize(("percent", "n_allowed"), [(0, 0), (1, 10), (0.5, 5), (2.5, 25), (100, 1000)])
 def test_a_share_that_is_reached_is_allowed_and_one_file_more_is_not(percent: float, n_allowed: int) -> None:
-    limited = budget(MaxErrors(percent=percent))
-    take_all(limited, batch(n_rows=1000 - n_allowed), batch(n_failed=n_allowed))
+    allowed = [batch(n_rows=1000 - n_allowed), batch(n_failed=n_allowed)]
+    taken(allowed, MaxErrors(percent=percent))
     if percent < 100:
-        stopped(limited, batch(n_failed=max(1, n_allowed)))
+        stopped([*allowed, batch(n_failed=max(1, n_allowed))], MaxErrors(percent=percent))
 
 
-def test_a_share_falls_as_rows_come_in() -> None:
-    limited = budget(MaxErrors(percent=1))
-    take_all(limited, batch(n_rows=49, n_failed=50), batch(n_rows=10_000), batch(n_failed=50))
-
-
-def test_a_batch_without_failures_never_stops_a_run() -> None:
-    take_all(budget(MaxErrors(percent=1)), batch(n_failed=99), batch(n_rows=1))
-
-
-def test_a_count_does_not_end_the_guard_of_the_first_files() -> None:
-    stopped(budget(MaxErrors(count=5000), is_guarded=True), batch(n_failed=100))
+def test_a_share_falls_as_rows_come_in_and_a_batch_without_failures_never_stops_a_run() -> None:
+    taken([batch(n_rows=49, n_failed=50), batch(n_rows=10_000), batch(n_failed=50)], MaxErrors(percent=1))
+    taken([batch(n_failed=99), batch(n_rows=1)], MaxErrors(percent=1))
 
 
 # The environment
 
 
-@pytest.mark.parametrize("sizes", [[50], [49, 1], [10] * 5, [1] * 50])
-def test_fifty_files_in_a_row_that_fail_by_their_environment_stop_a_run(sizes: list[int]) -> None:
-    counted = budget()
-    *earlier, last = sizes
-    take_all(counted, *(put_off(n) for n in earlier))
-    error = stopped(counted, put_off(last))
-    assert str(error).startswith("50 files in a row could not be processed, and it looks like the machine rather than")
+@pytest.mark.parametrize(
+    ("batches", "n"),
+    [
+        ([put_off(50)], 50),
+        ([put_off(49), put_off(1)], 50),
+        ([put_off(1)] * 50, 50),
+        ([put_off(49), batch(), batch(), put_off(1)], 50),
+        ([put_off(49), batch(n_rows=1), put_off(49), put_off(1)], 50),
+        ([put_off(49), batch(n_failed=1), put_off(49), put_off(1)], 50),
+        ([put_off(30), put_off(45, n_first=19, n_last=20, n_rows=2), put_off(29), put_off(1)], 50),
+        ([put_off(30), put_off(20, n_first=20, n_last=0, n_rows=1)], 50),
+        ([put_off(30), put_off(27, n_first=20, n_last=7, n_rows=1)], 50),
+        ([put_off(60, n_first=3, n_last=51, n_rows=1)], 51),
+    ],
+    ids=[
+        "at once",
+        "in two batches",
+        "one by one",
+        "batches in which nothing was tried change nothing",
+        "a row begins it anew",
+        "a failure begins it anew",
+        "of a batch with outcomes those after the last one begin the next row",
+        "those before the first outcome of a batch end the row of before",
+        "the same, with some after the last one",
+        "after the last outcome of one batch",
+    ],
+)
+def test_fifty_files_in_a_row_that_fail_by_their_environment_stop_a_run(batches: list[BatchDone], n: int) -> None:
+    error = stopped(batches)
+    assert str(error).startswith(
+        f"{n} files in a row could not be processed, and it looks like the machine rather than"
+    )
     assert "they are not recorded as failed" in str(error)
     assert error.evidence == "d/last.json  OSError: [Errno 5] Input/output error\ncount.py:2 in f"
-    assert error.exit_code == 3
-
-
-def test_forty_nine_in_a_row_do_not_stop_a_run() -> None:
-    take_all(budget(), *[put_off(49), batch(n_rows=1)] * 5)
-
-
-@pytest.mark.parametrize("outcome", [batch(n_rows=1), batch(n_failed=1)], ids=["row", "failure"])
-def test_an_outcome_between_them_begins_the_row_anew(outcome: BatchDone) -> None:
-    counted = budget()
-    take_all(counted, put_off(49), outcome, put_off(49))
-    stopped(counted, put_off(1))
-
-
-def test_of_a_batch_with_outcomes_only_those_after_the_last_one_begin_the_next_row() -> None:
-    counted = budget()
-    take_all(counted, put_off(30), put_off(45, n_first=19, n_last=20, n_rows=2), put_off(29))
-    stopped(counted, put_off(1))
-
-
-@pytest.mark.parametrize("n_last", [0, 7])
-def test_those_before_the_first_outcome_of_a_batch_end_the_row_of_before(n_last: int) -> None:
-    counted = budget()
-    counted.take(put_off(30))
-    error = stopped(counted, put_off(20 + n_last, n_first=20, n_last=n_last, n_rows=1))
-    assert str(error).startswith("50 files in a row")
-
-
-def test_fifty_after_the_last_outcome_of_one_batch_stop_a_run() -> None:
-    error = stopped(budget(), put_off(60, n_first=3, n_last=51, n_rows=1))
-    assert str(error).startswith("51 files in a row")
 
 
 def test_those_between_two_outcomes_of_one_batch_are_in_no_row() -> None:
-    take_all(budget(), put_off(30), put_off(1000, n_first=19, n_last=0, n_rows=25), put_off(49))
-
-
-def test_batches_in_which_nothing_was_tried_change_nothing() -> None:
-    counted = budget()
-    take_all(counted, put_off(49), batch(), batch())
-    stopped(counted, put_off(1))
+    taken([put_off(30), put_off(1000, n_first=19, n_last=0, n_rows=25), put_off(49)])
 
 
 # none
@@ -251,8 +217,7 @@ def test_batches_in_which_nothing_was_tried_change_nothing() -> None:
 
 @pytest.mark.parametrize("is_guarded", [True, False])
 def test_none_switches_all_of_it_off(is_guarded: bool) -> None:
-    batches: Iterable[BatchDone] = [batch(n_failed=1000), put_off(1000), batch(n_failed=1000)]
-    take_all(budget(NONE, is_guarded=is_guarded), *batches)
+    taken([batch(n_failed=1000), put_off(1000), batch(n_failed=1000)], MaxErrors(), is_guarded=is_guarded)
 
 
 # The loop that asks it
@@ -312,7 +277,7 @@ def loop_of(
         parts.publisher,
         {},
         parts.manager,
-        budget(limit),
+        ErrorBudget(limit, is_guarded=False),
         Trials(scheduler, book),
         scheduler,
         lambda event: None,
@@ -325,19 +290,11 @@ def loop_of(
 
 def test_what_came_in_with_a_failure_too_many_is_kept() -> None:
     run = Call("run_batch")
-    loop = loop_of(FakeCrew([Answer(0, run, batch(n_failed=4)), Answer(1, run, batch(n_rows=4))]), MaxErrors(count=0))
-    with pytest.raises(RunStoppedError, match="4 of 4 files of this run failed"):
+    loop = loop_of(FakeCrew([Answer(0, run, batch(n_failed=4)), Answer(1, run, batch(2, 2))]), MaxErrors(count=0))
+    with pytest.raises(RunStoppedError, match="4 of 4 files of this run failed"):  # of two reasons the first is told
         loop.run()
-    assert (loop.counts.n_done, loop.counts.n_failed, loop.counts.n_pending) == (4, 4, 0)
+    assert (loop.counts.n_done, loop.counts.n_failed, loop.counts.n_pending) == (2, 6, 0)
     assert loop.scheduler.n_in_flight == 0
-
-
-def test_of_two_reasons_to_stop_the_first_is_told() -> None:
-    run = Call("run_batch")
-    loop = loop_of(FakeCrew([Answer(0, run, batch(n_failed=1)), Answer(1, run, batch(n_failed=2))]), MaxErrors(count=0))
-    with pytest.raises(RunStoppedError, match="1 of 1 files of this run failed"):
-        loop.run()
-    assert loop.counts.n_failed == 3
 
 
 @pytest.mark.parametrize("is_first", [True, False])

@@ -22,19 +22,14 @@ QUEUE_DEPTH = 2
 """Tickets that a worker has at most, as in a real run."""
 
 
+SEGFAULT = Death("SIGSEGV", is_known=True)
+KILLED = Death("killed, or exited")
+OUT_OF_MEMORY = Death("out of memory", is_known=True, is_memory=True)
+TOO_LONG = Death("time", is_known=True)
+
+
 def places_of(shard: int, runs: Iterable[Span]) -> list[Place]:
     return [(shard, place) for start, stop in runs for place in range(start, stop)]
-
-
-def runs_of(places: Sequence[int]) -> list[Span]:
-    """Return ascending places as runs."""
-    runs: list[Span] = []
-    for place in places:
-        if runs and runs[-1][1] == place:
-            runs[-1] = (runs[-1][0], place + 1)
-        else:
-            runs.append((place, place + 1))
-    return runs
 
 
 def count(runs: Iterable[Span]) -> int:
@@ -139,6 +134,24 @@ class Simulation:
 # One rule at a time
 
 
+def next_batch(scheduler: Scheduler, limit: int | None = None, *, is_fresh: bool = False) -> Batch:
+    work = scheduler.next_work(limit, is_fresh=is_fresh)
+    assert isinstance(work, Batch)
+    return work
+
+
+def next_stage(scheduler: Scheduler) -> Stage:
+    work = scheduler.next_work()
+    assert isinstance(work, Stage)
+    return work
+
+
+def next_charge(scheduler: Scheduler) -> RecordFailure:
+    work = scheduler.next_work()
+    assert isinstance(work, RecordFailure)
+    return work
+
+
 def drain(scheduler: Scheduler, limit: int = 4) -> list[Work]:
     """Take all that there is to do now, in batches of up to `limit` files."""
     in_hand = []
@@ -147,11 +160,42 @@ def drain(scheduler: Scheduler, limit: int = 4) -> list[Work]:
     return in_hand
 
 
-def test_nothing_to_do_is_finished_at_once() -> None:
+def take_all(scheduler: Scheduler) -> list[Work]:
+    """Do all that there is to do, on fresh workers and without a fault, and return the in_hand."""
+    in_hand = []
+    while not scheduler.is_finished:
+        work = scheduler.next_work(is_fresh=True)
+        assert work is not None, "there is work, and nobody gets it"
+        in_hand.append(work)
+        match work:
+            case Stage():
+                scheduler.stage_done(work)
+            case RecordFailure():
+                scheduler.failure_recorded(work)
+            case Batch():
+                scheduler.batch_done(work, [], 1.0)
+    assert (scheduler.n_pending, scheduler.n_in_flight) == (0, 0)
+    return in_hand
+
+
+def batches_of(in_hand: Iterable[Work]) -> list[list[Span]]:
+    return [list(work.places) for work in in_hand if isinstance(work, Batch)]
+
+
+def staged_of(in_hand: Iterable[Work]) -> list[int]:
+    return [work.shard for work in in_hand if isinstance(work, Stage)]
+
+
+def keys_of(scheduler: Scheduler) -> list[Place]:
+    return [suspect.key for suspect in scheduler.suspects.all]
+
+
+def test_nothing_to_do_is_finished_at_once_and_no_workers_count_as_one() -> None:
     scheduler = Scheduler([], 4, 1.0)
     assert scheduler.is_finished
     assert scheduler.next_work() is None
     assert (scheduler.n_pending, scheduler.n_in_flight) == (0, 0)
+    assert len(drain(Scheduler([(0, [(0, 4)])], 0, 1.0))) == 1
 
 
 def test_a_shard_without_pending_places_only_needs_staging() -> None:
@@ -162,127 +206,81 @@ def test_a_shard_without_pending_places_only_needs_staging() -> None:
     assert second == Batch(second.number, 5, ((0, 2),))
 
 
-def test_staging_comes_before_batches() -> None:
-    scheduler = Scheduler([(0, [(0, 4)]), (1, [(0, 4)])], 1, 1.0)
-    batch = scheduler.next_work(limit=4)
-    assert isinstance(batch, Batch)
-    scheduler.batch_done(batch, [], 1.0)
-    stage = scheduler.next_work()
-    assert isinstance(stage, Stage) and stage.shard == 0
-
-
-def test_a_shard_is_staged_only_after_its_last_batch_came_back() -> None:
-    scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0)
-    one, two = drain(scheduler)
-    assert isinstance(one, Batch) and isinstance(two, Batch)
+def test_a_shard_is_staged_after_its_last_batch_came_back_and_before_other_batches() -> None:
+    scheduler = Scheduler([(0, [(0, 8)]), (1, [(0, 4)])], 2, 1.0)
+    one, two = next_batch(scheduler, 4), next_batch(scheduler, 4)
     scheduler.batch_done(two, [], 1.0)
-    assert scheduler.next_work() is None
-    assert not scheduler.is_finished
+    other = next_batch(scheduler, 2)
+    assert other.shard == 1
     scheduler.batch_done(one, [], 1.0)
-    (stage,) = drain(scheduler)
-    assert isinstance(stage, Stage)
+    stage = next_stage(scheduler)
+    assert stage.shard == 0
+    scheduler.batch_done(next_batch(scheduler, 2), [], 1.0)
+    scheduler.batch_done(other, [], 1.0)
+    scheduler.stage_done(next_stage(scheduler))
+    assert scheduler.next_work() is None
     assert not scheduler.is_finished
     scheduler.stage_done(stage)
     assert scheduler.is_finished
 
 
-def test_an_offer_is_of_one_shard_even_where_it_could_hold_more() -> None:
-    scheduler = Scheduler([(0, [(0, 2)]), (1, [(0, 2)])], 1, 1.0)
-    assert [(t.shard, t.places) for t in drain(scheduler) if isinstance(t, Batch)] == [
-        (0, ((0, 2),)),
-        (1, ((0, 2),)),
-    ]
-
-
-def test_an_offer_takes_several_runs_and_cuts_the_last() -> None:
-    scheduler = Scheduler([(0, [(1, 2), (5, 7), (9, 12)])], 1, 1.0)
-    places = [work.places for work in drain(scheduler) if isinstance(work, Batch)]
-    assert places == [((1, 2), (5, 7), (9, 10)), ((10, 12),)]
-
-
-def test_a_limit_replaces_the_measured_size() -> None:
-    scheduler = Scheduler([(0, [(0, 100)])], 1, 1.0)
-    work = scheduler.next_work(limit=10)
-    assert isinstance(work, Batch) and work.places == ((0, 10),)
-    assert scheduler.n_pending == 90
+def test_an_offer_takes_several_runs_up_to_its_limit_and_is_of_one_shard() -> None:
+    scheduler = Scheduler([(0, [(1, 2), (5, 7), (9, 12)]), (1, [(0, 2)])], 1, 1.0)
+    first = next_batch(scheduler, 4)
+    assert (first.shard, first.places, scheduler.n_pending) == (0, ((1, 2), (5, 7), (9, 10)), 4)
+    others = [(work.shard, work.places) for work in drain(scheduler) if isinstance(work, Batch)]
+    assert others == [(0, ((10, 12),)), (1, ((0, 2),))]
 
 
 def test_what_comes_back_is_offered_again_first_and_in_order() -> None:
     scheduler = Scheduler([(0, [(0, 20)])], 1, 1.0)
-    work = scheduler.next_work(limit=10)
-    assert isinstance(work, Batch)
-    scheduler.batch_done(work, [(2, 4), (7, 10)], 1.0)
-    again = scheduler.next_work(limit=8)
-    assert isinstance(again, Batch) and again.places == ((2, 4), (7, 10), (10, 13))
+    scheduler.batch_done(next_batch(scheduler, 10), [(2, 4), (7, 10)], 1.0)
+    assert next_batch(scheduler, 8).places == ((2, 4), (7, 10), (10, 13))
 
 
 def test_an_answer_without_a_single_file_does_not_spoil_the_measured_speed() -> None:
     scheduler = Scheduler([(0, [(0, 10_000)])], 1, 1.0)
     sizes = []
-    for n_answered in (None, 0, None, 0, None):
-        work = scheduler.next_work()
-        assert isinstance(work, Batch)
-        (start, stop) = work.places[0]
-        sizes.append(stop - start)
-        if n_answered == 0:
-            scheduler.batch_done(work, work.places, 0.5)
-        else:
-            scheduler.batch_done(work, [], (stop - start) / 10)
+    for is_answered in (True, False, True, False, True):
+        work = next_batch(scheduler)
+        sizes.append(count(work.places))
+        scheduler.batch_done(work, () if is_answered else work.places, sizes[-1] / 10 if is_answered else 0.5)
     assert sizes == [FIRST_BATCH, 10, 10, 10, 10]
 
 
-def test_everything_of_a_lost_worker_is_handed_out_again() -> None:
+def test_everything_of_a_lost_worker_is_handed_out_again_once() -> None:
     scheduler = Scheduler([(0, [(0, 6)]), (1, [])], 1, 1.0)
-    in_hand = drain(scheduler)
+    stage, *batches = drain(scheduler)
     assert scheduler.n_pending == 0
-    for work in in_hand:
+    scheduler.lost(stage, None, SEGFAULT)
+    for work in batches:
         scheduler.hand_back(work)
-    assert (scheduler.n_pending, scheduler.n_in_flight) == (6, 0)
+    assert (scheduler.n_pending, scheduler.n_in_flight, scheduler.suspects.all) == (6, 0, [])
     again = drain(scheduler)
     assert [(type(t), t.shard) for t in again] == [(Stage, 1), (Batch, 0), (Batch, 0)]
     offered = [place for t in again if isinstance(t, Batch) for _, place in places_of(0, t.places)]
     assert sorted(offered) == list(range(6))
-
-
-def test_a_ticket_cannot_be_settled_twice() -> None:
-    scheduler = Scheduler([(0, [(0, 2)])], 1, 1.0)
-    (work,) = drain(scheduler)
-    assert isinstance(work, Batch)
-    scheduler.hand_back(work)
     with pytest.raises(KeyError):
-        scheduler.batch_done(work, [], 1.0)
+        scheduler.batch_done(batches[0], [], 1.0)
 
 
 def test_places_that_staging_misses_are_done_before_it_is_tried_again() -> None:
     scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0)
-    (batch,) = drain(scheduler)
-    assert isinstance(batch, Batch)
-    scheduler.batch_done(batch, [], 1.0)
-    (stage,) = drain(scheduler)
-    assert isinstance(stage, Stage)
-    scheduler.stage_incomplete(stage, [(1, 3)])
+    scheduler.batch_done(next_batch(scheduler, 4), [], 1.0)
+    scheduler.stage_incomplete(next_stage(scheduler), [(1, 3)])
     assert scheduler.n_pending == 2
-    found = []
-    while not scheduler.is_finished:
-        work = scheduler.next_work()
-        if isinstance(work, Stage):
-            scheduler.stage_done(work)
-            found.append("stage")
-        else:
-            assert work is not None
-            found += [place for _, place in places_of(0, work.places)]
-            scheduler.batch_done(work, [], 1.0)
-    assert found == [1, 2, "stage"]
+    in_hand = take_all(scheduler)
+    assert [place for runs in batches_of(in_hand) for _, place in places_of(0, runs)] == [1, 2]
+    assert staged_of(in_hand) == [0] and isinstance(in_hand[-1], Stage)
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_the_lowest_shard_comes_first_whatever_the_order_of_the_answers(order: list[int]) -> None:
     scheduler = Scheduler([(0, [(0, 4)]), (1, [(0, 4)]), (2, [(0, 4)])], 2, 1.0)
-    in_hand = [scheduler.next_work(limit=4), scheduler.next_work(limit=4)]
+    in_hand = [next_batch(scheduler, 4), next_batch(scheduler, 4)]
     for i in order:
-        work = in_hand[i]
-        assert isinstance(work, Batch) and work.shard == i
-        scheduler.batch_done(work, [(2, 4)], 1.0)
+        assert in_hand[i].shard == i
+        scheduler.batch_done(in_hand[i], [(2, 4)], 1.0)
     assert [work.shard for work in drain(scheduler, limit=2)] == [0, 1, 2, 2]
 
 
@@ -323,8 +321,7 @@ def test_a_job_that_gets_slower_gets_smaller_offers_and_a_faster_one_larger() ->
     scheduler = Scheduler([(0, [(0, 1_000_000)])], 1, 1.0)
     for seconds_a_file in (0.001, 0.5, 0.01):
         for _ in range(20):
-            work = scheduler.next_work()
-            assert isinstance(work, Batch)
+            work = next_batch(scheduler)
             n_done = min(count(work.places), int(1.0 / seconds_a_file))
             scheduler.batch_done(work, rest_of(work.places, n_done), n_done * seconds_a_file)
         assert abs(count(work.places) - 1.0 / seconds_a_file) <= 2
@@ -346,7 +343,7 @@ def test_nothing_waits_behind_a_slow_file_at_the_end() -> None:
     """Sixteen workers, 20 ms a file, and one of 5 s among the last: it ends the job, not what waits for its worker."""
     n_files, n_workers = 16_000, 16
     lost = []
-    for slow in range(12_000, n_files, 100):
+    for slow in range(12_000, n_files, 350):
         simulation = Simulation([(0, [(0, n_files)])], [0.02] * n_workers, slow={slow: 5.0})
         simulation.run()
         lost.append(simulation.now - max((n_files * 0.02 + 5.0) / n_workers, slow * 0.02 / n_workers + 5.0))
@@ -355,15 +352,11 @@ def test_nothing_waits_behind_a_slow_file_at_the_end() -> None:
 
 def test_a_worker_has_a_ticket_ahead_until_the_end_is_near() -> None:
     scheduler = Scheduler([(0, [(0, 10_000)])], 2, 1.0)
-    first = scheduler.next_work()
-    assert isinstance(first, Batch)
-    scheduler.batch_done(first, [], 0.01 * count(first.places))
-    while True:  # a hundred files a second, so the full offer is of a hundred
-        work = scheduler.next_work(is_ahead=True)
-        if work is None:
-            break
+    work: Work | None = next_batch(scheduler)
+    while work is not None:  # a hundred files a second, so the full offer is of a hundred
         assert isinstance(work, Batch)
         scheduler.batch_done(work, [], 0.01 * count(work.places))
+        work = scheduler.next_work(is_ahead=True)
     assert TAIL * 2 * 100 - 100 <= scheduler.n_pending < TAIL * 2 * 100
     assert scheduler.next_work() is not None
 
@@ -376,23 +369,7 @@ def test_a_slow_worker_does_not_hold_the_job_up_by_more_than_its_two_batches() -
     assert simulation.now < best + QUEUE_DEPTH * 1.0
 
 
-def test_no_workers_at_all_count_as_one() -> None:
-    assert len(drain(Scheduler([(0, [(0, 4)])], 0, 1.0))) == 1
-
-
 # When workers die
-
-
-SEGFAULT = Death("SIGSEGV", is_known=True)
-KILLED = Death("killed, or exited")
-OUT_OF_MEMORY = Death("out of memory", is_known=True, is_memory=True)
-TOO_LONG = Death("time", is_known=True)
-
-
-def next_batch(scheduler: Scheduler, limit: int | None = None, *, is_fresh: bool = False) -> Batch:
-    work = scheduler.next_work(limit, is_fresh=is_fresh)
-    assert isinstance(work, Batch)
-    return work
 
 
 def die_alone(scheduler: Scheduler, death: Death, **counts: bool) -> Batch:
@@ -403,32 +380,6 @@ def die_alone(scheduler: Scheduler, death: Death, **counts: bool) -> Batch:
     return trial
 
 
-def take_all(scheduler: Scheduler) -> list[Work]:
-    """Do all that there is to do, on fresh workers and without a fault, and return the in_hand."""
-    in_hand = []
-    while not scheduler.is_finished:
-        work = scheduler.next_work(is_fresh=True)
-        assert work is not None, "there is work, and nobody gets it"
-        in_hand.append(work)
-        match work:
-            case Stage():
-                scheduler.stage_done(work)
-            case RecordFailure():
-                scheduler.failure_recorded(work)
-            case Batch():
-                scheduler.batch_done(work, [], 1.0)
-    assert (scheduler.n_pending, scheduler.n_in_flight) == (0, 0)
-    return in_hand
-
-
-def batches_of(in_hand: Iterable[Work]) -> list[list[Span]]:
-    return [list(work.places) for work in in_hand if isinstance(work, Batch)]
-
-
-def staged_of(in_hand: Iterable[Work]) -> list[int]:
-    return [work.shard for work in in_hand if isinstance(work, Stage)]
-
-
 def scheduler_with_suspect(n_files: int = 8, death: Death = SEGFAULT) -> Scheduler:
     """Return one shard, handed out and lost in its place 2, which is a suspect now."""
     scheduler = Scheduler([(0, [(0, n_files)])], 1, 1.0)
@@ -436,7 +387,7 @@ def scheduler_with_suspect(n_files: int = 8, death: Death = SEGFAULT) -> Schedul
     return scheduler
 
 
-def test_a_suspect_goes_only_to_a_fresh_worker_and_alone() -> None:
+def test_a_suspect_goes_only_to_a_fresh_worker_and_alone_and_with_an_outcome_is_one_no_more() -> None:
     scheduler = scheduler_with_suspect()
     assert scheduler.has_suspects
     others = drain(scheduler, limit=8)
@@ -446,87 +397,59 @@ def test_a_suspect_goes_only_to_a_fresh_worker_and_alone() -> None:
     trial = next_batch(scheduler, is_fresh=True)
     assert (trial.kind, trial.places) == ("trial", ((2, 3),))
     assert not scheduler.has_suspects and scheduler.n_pending == 0
-    assert [suspect.key for suspect in scheduler.suspects.all] == [(0, 2)]
-
-
-def test_a_suspect_with_an_outcome_is_a_suspect_no_more() -> None:
-    scheduler = scheduler_with_suspect()
-    trial = next_batch(scheduler, is_fresh=True)
+    assert keys_of(scheduler) == [(0, 2)]
     scheduler.batch_done(trial, [], 1.0)
     assert scheduler.suspects.all == []
+    for work in others:
+        scheduler.hand_back(work)
     assert staged_of(take_all(scheduler)) == [0]
 
 
-@pytest.mark.parametrize(("death", "n_deaths"), [(SEGFAULT, KNOWN_DEATHS), (KILLED, DEATHS)])
-def test_so_many_deaths_alone_are_a_charge_and_the_first_in_a_batch_does_not_count(death: Death, n_deaths: int) -> None:
-    scheduler = scheduler_with_suspect(death=death)
+@pytest.mark.parametrize("deaths", [[SEGFAULT] * KNOWN_DEATHS, [KILLED] * DEATHS, [KILLED, SEGFAULT, KILLED]])
+def test_so_many_deaths_alone_are_a_charge_and_the_first_in_a_batch_does_not_count(deaths: list[Death]) -> None:
+    scheduler = scheduler_with_suspect(death=deaths[0])
     assert [suspect.n_deaths for suspect in scheduler.suspects.all] == [0]
-    for n in range(1, n_deaths + 1):
-        assert scheduler.has_suspects, f"{n - 1} deaths are not enough"
+    for n, death in enumerate(deaths):
+        assert scheduler.has_suspects, f"{n} deaths are not enough"
         die_alone(scheduler, death)
     assert not scheduler.has_suspects
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure)
-    assert (charge.shard, charge.place, charge.n_deaths, charge.death) == (0, 2, n_deaths, death)
+    charge = next_charge(scheduler)
+    assert (charge.shard, charge.place, charge.n_deaths, charge.death) == (0, 2, len(deaths), deaths[-1])
     scheduler.failure_recorded(charge)
     in_hand = take_all(scheduler)
     assert staged_of(in_hand) == [0]
     assert not any(isinstance(work, RecordFailure) for work in in_hand)
 
 
-def test_known_and_unknown_deaths_count_together() -> None:
-    scheduler = scheduler_with_suspect()
-    for death in (KILLED, SEGFAULT, KILLED):
-        die_alone(scheduler, death)
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure) and (charge.n_deaths, charge.death) == (3, KILLED)
-
-
-def test_a_charge_that_was_handed_back_is_handed_out_again() -> None:
-    scheduler = scheduler_with_suspect(n_files=3)
-    for _ in range(KNOWN_DEATHS):
-        die_alone(scheduler, SEGFAULT)
-    for give_back in (scheduler.hand_back, lambda work: scheduler.lost(work, None, KILLED)):
-        charge = scheduler.next_work()
-        assert isinstance(charge, RecordFailure)
-        assert scheduler.n_pending == 2
-        give_back(charge)
-        assert scheduler.n_pending == 2
-    in_hand = take_all(scheduler)
-    assert [(t.place, t.n_deaths) for t in in_hand if isinstance(t, RecordFailure)] == [(2, KNOWN_DEATHS)]
-    assert staged_of(in_hand) == [0]
-
-
-def test_a_batch_of_one_file_makes_it_a_suspect_though_its_worker_died_between_files() -> None:
-    scheduler = Scheduler([(0, [(0, 1)])], 1, 1.0)
-    scheduler.lost(next_batch(scheduler), None, KILLED)
-    assert [suspect.key for suspect in scheduler.suspects.all] == [(0, 0)]
-    trial = die_alone(scheduler, KILLED)
-    assert trial.places == ((0, 1),)
-    assert [suspect.n_deaths for suspect in scheduler.suspects.all] == [1]
-
-
-def test_a_death_between_the_files_of_a_larger_batch_makes_no_suspect() -> None:
-    scheduler = Scheduler([(0, [(0, 8)])], 1, 1.0)
-    scheduler.lost(next_batch(scheduler, 8), None, SEGFAULT)
-    assert (scheduler.suspects.all, scheduler.n_pending) == ([], 8)
+@pytest.mark.parametrize(
+    ("n_files", "place", "suspects"),
+    [(4, 1, [(0, 1)]), (4, None, []), (1, None, [(0, 0)])],
+    ids=["in a file", "between two files", "of a batch of one file"],
+)
+def test_who_died_in_a_file_or_with_a_batch_of_one_leaves_a_suspect_and_a_queued_ticket_none(
+    n_files: int, place: int | None, suspects: list[Place]
+) -> None:
+    scheduler = Scheduler([(0, [(0, 9)])], 1, 1.0)
+    begun, queued, single = next_batch(scheduler, n_files), next_batch(scheduler, 4), next_batch(scheduler, 1)
+    scheduler.hand_back(queued)
+    scheduler.hand_back(single)
+    scheduler.lost(begun, place, SEGFAULT)
+    assert (keys_of(scheduler), scheduler.n_pending) == (suspects, 9)
 
 
 def test_the_rest_of_a_lost_batch_comes_back_in_batches_half_as_large_until_the_culprit_is_alone() -> None:
     """The culprit is the last file, and its worker dies later, between two files: it is never seen in one."""
     scheduler = Scheduler([(0, [(0, 16)])], 1, 100.0)
     sizes = []
-    for _ in range(100):
+    while not scheduler.has_suspects and len(sizes) < 100:
         work = next_batch(scheduler, 16)
         sizes.append(count(work.places))
-        if (15, 16) not in [(stop - 1, stop) for _, stop in work.places]:
+        if (0, 15) in places_of(0, work.places):
+            scheduler.lost(work, None, KILLED)
+        else:
             scheduler.batch_done(work, [], 1.0)
-            continue
-        scheduler.lost(work, None, KILLED)
-        if scheduler.has_suspects:
-            break
     assert sizes == [16, 8, 8, 4, 4, 2, 2, 1, 1]
-    assert [suspect.key for suspect in scheduler.suspects.all] == [(0, 15)]
+    assert keys_of(scheduler) == [(0, 15)]
 
 
 def test_the_rest_of_a_batch_is_without_the_file_that_its_worker_died_in() -> None:
@@ -536,62 +459,37 @@ def test_the_rest_of_a_batch_is_without_the_file_that_its_worker_died_in() -> No
     assert batches_of(drain(scheduler, limit=100)) == [[(0, 4), (5, 7)], [(7, 9), (20, 22)]]
 
 
-@pytest.mark.parametrize("way", ["handed back", "nothing done", "some of it done", "a file of it took too long"])
-def test_what_comes_back_of_a_lost_batch_is_never_in_a_larger_one_than_before(way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "done"),
+    [
+        (lambda scheduler, doubt: scheduler.hand_back(doubt), set()),
+        (lambda scheduler, doubt: scheduler.batch_done(doubt, doubt.places, 1.0), set()),
+        (lambda scheduler, doubt: scheduler.batch_done(doubt, [(2, 4), (5, 8)], 1.0), {0, 1, 4}),
+        (lambda scheduler, doubt: scheduler.overran(doubt, 3, TOO_LONG), {3}),
+    ],
+    ids=["handed back", "nothing done", "some of it done", "a file of it took too long"],
+)
+def test_what_comes_back_of_a_lost_batch_is_never_in_a_larger_one_than_before(
+    way: Callable[[Scheduler, Batch], None], done: set[int]
+) -> None:
     scheduler = Scheduler([(0, [(0, 16), (100, 200)])], 1, 100.0)
     scheduler.lost(next_batch(scheduler, 16), None, KILLED)
     doubt = next_batch(scheduler, 100)
     assert (doubt.places, doubt.limit) == (((0, 8),), 8)
-    back = set(range(16))
-    match way:
-        case "handed back":
-            scheduler.hand_back(doubt)
-        case "nothing done":
-            scheduler.batch_done(doubt, doubt.places, 1.0)
-        case "some of it done":
-            scheduler.batch_done(doubt, [(2, 4), (5, 8)], 1.0)
-            back -= {0, 1, 4}
-        case _:
-            scheduler.overran(doubt, 3, TOO_LONG)
-            back.remove(3)
-            charge = scheduler.next_work()
-            assert isinstance(charge, RecordFailure)
-            scheduler.failure_recorded(charge)
+    way(scheduler, doubt)
     batches = batches_of(drain(scheduler, limit=100))
     found = [{place for _, place in places_of(0, runs)} for runs in batches]
-    doubted = [places for places in found if places & back]
-    assert set().union(*doubted) == back, "nothing of it is mixed with what was never lost"
+    doubted = [places for places in found if min(places) < 16]
+    assert set().union(*doubted) == set(range(16)) - done, "nothing of it is mixed with what was never lost"
     assert all(len(places) <= 8 for places in doubted)
-
-
-def test_queued_tickets_that_are_handed_back_are_no_suspects() -> None:
-    scheduler = Scheduler([(0, [(0, 9)])], 1, 1.0)
-    begun, queued, single = next_batch(scheduler, 4), next_batch(scheduler, 4), next_batch(scheduler, 1)
-    scheduler.hand_back(queued)
-    scheduler.hand_back(single)
-    scheduler.lost(begun, 1, SEGFAULT)
-    assert [suspect.key for suspect in scheduler.suspects.all] == [(0, 1)]
-    assert scheduler.n_pending == 9
-
-
-def test_a_lost_stage_ticket_is_staged_again() -> None:
-    scheduler = Scheduler([(0, [])], 1, 1.0)
-    stage = scheduler.next_work()
-    assert isinstance(stage, Stage)
-    scheduler.lost(stage, None, SEGFAULT)
-    assert scheduler.suspects.all == []
-    assert staged_of(take_all(scheduler)) == [0]
 
 
 def test_a_trial_that_its_worker_did_not_come_to_waits_for_another() -> None:
     scheduler = scheduler_with_suspect()
     die_alone(scheduler, KILLED)
-    for _ in range(5):
-        trial = next_batch(scheduler, is_fresh=True)
-        scheduler.batch_done(trial, trial.places, 0.0)
-        assert [(s.key, s.n_deaths) for s in scheduler.suspects.all] == [((0, 2), 1)]
-        trial = next_batch(scheduler, is_fresh=True)
-        scheduler.hand_back(trial)
+    give_back: Callable[[Batch], None]
+    for give_back in (lambda trial: scheduler.batch_done(trial, trial.places, 0.0), scheduler.hand_back) * 5:
+        give_back(next_batch(scheduler, is_fresh=True))
         assert [(s.key, s.n_deaths) for s in scheduler.suspects.all] == [((0, 2), 1)]
         assert scheduler.n_pending == 8
     assert staged_of(take_all(scheduler)) == [0]
@@ -600,51 +498,46 @@ def test_a_trial_that_its_worker_did_not_come_to_waits_for_another() -> None:
 # Trials apart
 
 
-def test_nobody_gets_anything_while_a_trial_apart_waits_or_runs() -> None:
-    pending = [(0, [(0, 8)]), (1, [])]
-    scheduler = Scheduler(pending, 2, 1.0, [Suspect(0, 3, is_apart=True)])
-    assert scheduler.suspects.is_apart
+def test_a_trial_apart_waits_until_nobody_works_and_nobody_gets_anything_until_it_is_over() -> None:
+    scheduler = Scheduler([(0, [(0, 8)]), (1, [(0, 4)]), (2, [])], 2, 1.0)
+    stage, one, two, other = drain(scheduler, 4)
+    assert isinstance(two, Batch) and isinstance(other, Batch)
+    scheduler.lost(one, 1, OUT_OF_MEMORY)
+    scheduler.hand_back(stage)
+    for work in (two, other):
+        assert scheduler.suspects.is_apart and scheduler.suspects.trial_apart is None
+        assert scheduler.next_work(is_fresh=True) is None
+        scheduler.batch_done(work, [], 1.0)
     assert scheduler.next_work() is None
     trial = next_batch(scheduler, is_fresh=True)
-    assert (trial.kind, trial.places) == ("trial", ((3, 4),))
-    assert scheduler.suspects.trial_apart is not None and scheduler.suspects.trial_apart.key == (0, 3)
+    assert (trial.kind, trial.places) == ("trial", ((1, 2),))
+    assert scheduler.suspects.trial_apart is not None and scheduler.suspects.trial_apart.key == (0, 1)
     assert scheduler.suspects.is_apart
     assert scheduler.next_work() is None and scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(trial, [], 1.0)
     assert not scheduler.suspects.is_apart and scheduler.suspects.trial_apart is None
-    assert isinstance(scheduler.next_work(), Stage)
+    assert {next_stage(scheduler).shard, next_stage(scheduler).shard} == {1, 2}
 
 
-def test_a_trial_apart_waits_until_nobody_works() -> None:
-    scheduler = Scheduler([(0, [(0, 8)]), (1, [(0, 4)])], 2, 1.0)
-    one, two, other = next_batch(scheduler, 4), next_batch(scheduler, 4), next_batch(scheduler, 4)
-    scheduler.lost(one, 1, OUT_OF_MEMORY)
-    assert scheduler.suspects.is_apart
-    assert scheduler.next_work(is_fresh=True) is None
-    scheduler.batch_done(two, [], 1.0)
-    assert scheduler.next_work(is_fresh=True) is None
-    scheduler.batch_done(other, [], 1.0)
-    assert next_batch(scheduler, is_fresh=True).places == ((1, 2),)
-
-
-def test_several_trials_apart_come_one_after_the_other_and_before_all_else() -> None:
-    mistrusted = [Suspect(0, 1), Suspect(0, 5, is_apart=True), Suspect(0, 3, is_apart=True)]
-    scheduler = Scheduler([(0, [(0, 8)])], 3, 1.0, mistrusted)
+def test_trials_apart_come_one_after_the_other_as_they_are_given_and_before_all_else() -> None:
+    apart = [(1, 0), (0, 5), (0, 3)]
+    mistrusted = [Suspect(0, 1), *(Suspect(*key, is_apart=True) for key in apart)]
+    scheduler = Scheduler([(0, [(0, 8)]), (1, [(0, 4)])], 3, 1.0, mistrusted)
     found = []
     while scheduler.suspects.is_apart:
         trial = next_batch(scheduler, is_fresh=True)
         assert scheduler.next_work(is_fresh=True) is None
-        found += places_of(0, trial.places)
+        found += places_of(trial.shard, trial.places)
         scheduler.batch_done(trial, [], 1.0)
-    assert found == [(0, 5), (0, 3)]
+    assert found == apart
     assert next_batch(scheduler, is_fresh=True).places == ((1, 2),)
 
 
 def test_what_is_due_is_recorded_while_a_trial_apart_waits_but_not_while_it_runs() -> None:
     mistrusted = [Suspect(0, 1, n_deaths=DEATHS), Suspect(0, 2, is_apart=True)]
     scheduler = Scheduler([(0, [(0, 4)])], 2, 1.0, mistrusted)
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure) and charge.place == 1
+    charge = next_charge(scheduler)
+    assert charge.place == 1
     assert scheduler.next_work(is_fresh=True) is None, "a trial apart has no company, be it that"
     scheduler.hand_back(charge)
     charge = scheduler.next_work(is_fresh=True)
@@ -665,8 +558,7 @@ def test_what_becomes_due_while_a_trial_apart_runs_waits_for_its_end() -> None:
     scheduler.overran(slow, 0, TOO_LONG)
     assert scheduler.next_work() is None and scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(trial, [], 1.0)
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure) and charge.place == 0
+    assert next_charge(scheduler).place == 0
 
 
 @pytest.mark.parametrize(
@@ -680,8 +572,11 @@ def test_only_who_died_alone_is_not_released_however_many_runs_died(
     scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, [suspect])
     if is_on_trial:
         next_batch(scheduler, is_fresh=True)
+    assert scheduler.next_work() is None
     scheduler.suspects.release_first_offenders()
     assert (scheduler.suspects.is_apart, suspect.is_apart) == (is_kept, is_kept)
+    assert scheduler.suspects.trial_apart is (suspect if is_kept and is_on_trial else None)
+    assert (scheduler.next_work() is None) is is_kept
 
 
 def test_only_files_with_no_deaths_are_released_to_have_company() -> None:
@@ -697,15 +592,6 @@ def test_only_files_with_no_deaths_are_released_to_have_company() -> None:
     assert next_batch(scheduler, is_fresh=True).kind == "batch"
 
 
-def test_the_file_on_trial_is_released_too() -> None:
-    scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, [Suspect(0, 1, is_apart=True)])
-    next_batch(scheduler, is_fresh=True)
-    assert scheduler.next_work() is None
-    scheduler.suspects.release_first_offenders()
-    assert scheduler.suspects.trial_apart is None
-    assert next_batch(scheduler).kind == "batch"
-
-
 # What does not count
 
 
@@ -718,33 +604,24 @@ def test_memory_deaths_that_do_not_count_are_repeated_without_a_count() -> None:
         assert scheduler.n_pending == 4
     for _ in range(KNOWN_DEATHS):
         die_alone(scheduler, OUT_OF_MEMORY)
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure)
+    charge = next_charge(scheduler)
     assert (charge.place, charge.n_deaths, charge.death) == (1, KNOWN_DEATHS, OUT_OF_MEMORY)
 
 
-def test_a_file_that_took_too_long_is_charged_with_no_deaths_and_the_rest_is_done_again() -> None:
-    scheduler = Scheduler([(0, [(0, 8)])], 1, 1.0)
-    scheduler.overran(next_batch(scheduler, 6), 2, TOO_LONG)
+@pytest.mark.parametrize("is_on_trial", [False, True])
+def test_a_file_that_took_too_long_is_charged_with_no_deaths_and_the_rest_is_done_again(is_on_trial: bool) -> None:
+    mistrusted = [Suspect(0, 2, is_apart=True)] if is_on_trial else []
+    scheduler = Scheduler([(0, [(0, 8)])], 1, 1.0, mistrusted)
+    scheduler.overran(next_batch(scheduler, 6, is_fresh=is_on_trial), 2, TOO_LONG)
     assert (scheduler.suspects.all, scheduler.n_pending) == ([Suspect(0, 2, death=TOO_LONG)], 7)
-    assert not scheduler.has_suspects, "it needs no trial"
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure)
+    assert not scheduler.has_suspects and not scheduler.suspects.is_apart, "it needs no trial"
+    charge = next_charge(scheduler)
     assert (charge.place, charge.n_deaths, charge.death) == (2, 0, TOO_LONG)
     scheduler.failure_recorded(charge)
     assert scheduler.suspects.all == []
-    assert places_of(0, next_batch(scheduler, 8).places) == [(0, place) for place in (0, 1, 3, 4, 5, 6, 7)]
-
-
-def test_a_trial_that_took_too_long_is_over() -> None:
-    scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, is_apart=True)])
-    scheduler.overran(next_batch(scheduler, is_fresh=True), 1, TOO_LONG)
-    assert (scheduler.has_suspects, scheduler.suspects.is_apart, scheduler.n_pending) == (False, False, 3)
-    assert scheduler.suspects.all == [Suspect(0, 1, death=TOO_LONG)]
     in_hand = take_all(scheduler)
-    assert scheduler.suspects.all == []
-    assert [(t.place, t.n_deaths) for t in in_hand if isinstance(t, RecordFailure)] == [(1, 0)]
-    assert staged_of(in_hand) == [0]
+    found = [place for runs in batches_of(in_hand) for _, place in places_of(0, runs)]
+    assert (sorted(found), staged_of(in_hand)) == ([0, 1, 3, 4, 5, 6, 7], [0])
 
 
 # What is tried once more
@@ -771,30 +648,15 @@ def test_at_most_as_many_deferred_places_are_tried_as_files_came_to_an_outcome(n
     last_try = next_batch(scheduler, 5)
     assert (last_try.kind, last_try.shard, count(last_try.places)) == ("last try", 0, n_done)
     assert next_batch(scheduler, 5).kind == "batch"
-
-
-def n_last_tries(scheduler: Scheduler) -> int:
-    """Do all the last tries that there are now, and return of how many files."""
-    n_files = 0
-    while isinstance(work := scheduler.next_work(5), Batch) and work.kind == "last try":
-        n_files += count(work.places)
-        scheduler.batch_done(work, [], 1.0)
-    return n_files
+    scheduler.batch_done(last_try, [], 1.0)
+    assert next_batch(scheduler, 5).kind == "batch", "a last try does not earn another"
 
 
 def test_outcomes_of_before_the_first_deferred_place_do_not_let_it_be_tried_again() -> None:
     scheduler = Scheduler([(0, [(0, 10)]), (1, [(0, 40)])], 1, 1.0)
     scheduler.batch_done(next_batch(scheduler, 5), [], 1.0)
     scheduler.batch_done(next_batch(scheduler, 5), [], 1.0, deferred=[6, 7, 8, 9])
-    assert n_last_tries(scheduler) == 0
-
-
-def test_a_last_try_does_not_earn_another() -> None:
-    scheduler = Scheduler([(0, [(0, 20)]), (1, [(0, 40)])], 1, 1.0)
-    first, other = next_batch(scheduler, 20), next_batch(scheduler, 10)
-    scheduler.batch_done(first, [], 1.0, deferred=list(range(20)))
-    scheduler.batch_done(other, [(3, 10)], 1.0)
-    assert n_last_tries(scheduler) == 3
+    assert next_batch(scheduler, 5).kind == "batch"
 
 
 def test_a_batch_without_an_outcome_takes_the_credit_away() -> None:
@@ -824,14 +686,15 @@ def test_all_deferred_places_are_tried_when_nothing_else_is_left() -> None:
 
 def test_a_last_try_that_comes_back_is_a_last_try_again() -> None:
     scheduler = Scheduler([(0, [(0, 3)])], 1, 1.0)
-    scheduler.batch_done(next_batch(scheduler, 3), [], 1.0, deferred=[0, 1, 2])
-    work = next_batch(scheduler)
-    scheduler.batch_done(work, [(1, 3)], 1.0)
+    first = next_batch(scheduler, 3)
+    assert not first.is_last_try
+    scheduler.batch_done(first, [], 1.0, deferred=[0, 1, 2])
+    scheduler.batch_done(next_batch(scheduler), [(1, 3)], 1.0)
+    assert scheduler.n_pending == 2
+    scheduler.hand_back(next_batch(scheduler))
     assert scheduler.n_pending == 2
     again = next_batch(scheduler)
-    scheduler.hand_back(again)
-    assert scheduler.n_pending == 2
-    assert next_batch(scheduler).kind == "last try"
+    assert (again.kind, again.is_last_try) == ("last try", True)
 
 
 @pytest.mark.parametrize("is_apart", [True, False])
@@ -902,16 +765,7 @@ def test_a_trial_that_is_a_last_try_earns_no_other() -> None:
     trial = next_batch(scheduler, is_fresh=True)
     assert (trial.kind, trial.is_last_try) == ("trial", True)
     scheduler.batch_done(trial, [], 1.0)
-    assert n_last_tries(scheduler) == 0
-
-
-def test_only_last_tries_are_such() -> None:
-    scheduler = Scheduler([(0, [(0, 3)])], 1, 1.0)
-    first = next_batch(scheduler, 3)
-    assert not first.is_last_try
-    scheduler.batch_done(first, [], 1.0, deferred=[0, 1])
-    last = next_batch(scheduler)
-    assert (last.kind, last.is_last_try) == ("last try", True)
+    assert next_batch(scheduler, 5).kind == "batch"
 
 
 # Suspects of an earlier run
@@ -933,20 +787,18 @@ def test_suspects_that_are_not_pending_are_ignored() -> None:
     assert len(batches_of(take_all(scheduler))) > 0
 
 
-@pytest.mark.parametrize("deaths", [{"n_deaths": DEATHS}, {"n_deaths": KNOWN_DEATHS, "n_known": KNOWN_DEATHS}])
-def test_a_suspect_that_died_often_enough_is_charged_at_once(deaths: dict[str, int]) -> None:
-    scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, is_apart=True, death=KILLED, **deaths)])
+@pytest.mark.parametrize(
+    ("n_deaths", "n_known", "n_missing"), [(DEATHS, 0, 0), (KNOWN_DEATHS, KNOWN_DEATHS, 0), (2, 1, 1)]
+)
+def test_a_suspect_that_died_often_enough_is_charged_at_once_else_it_needs_only_the_rest(
+    n_deaths: int, n_known: int, n_missing: int
+) -> None:
+    scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, n_deaths, n_known, is_apart=True, death=KILLED)])
+    for _ in range(n_missing):
+        die_alone(scheduler, KILLED)
     assert (scheduler.has_suspects, scheduler.suspects.is_apart, scheduler.n_pending) == (False, False, 3)
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure)
-    assert (charge.place, charge.n_deaths) == (1, deaths["n_deaths"])
-
-
-def test_a_suspect_that_died_less_often_needs_only_the_rest() -> None:
-    scheduler = Scheduler([(0, [(0, 4)])], 1, 1.0, [Suspect(0, 1, n_deaths=2, n_known=1)])
-    die_alone(scheduler, KILLED)
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure) and charge.n_deaths == 3
+    charge = next_charge(scheduler)
+    assert (charge.place, charge.n_deaths) == (1, n_deaths + n_missing)
 
 
 def test_a_file_that_is_to_be_charged_is_mistrusted_until_its_failure_is_durable() -> None:
@@ -957,18 +809,16 @@ def test_a_file_that_is_to_be_charged_is_mistrusted_until_its_failure_is_durable
     def remembered() -> dict[int, int]:
         return {suspect.place: suspect.n_deaths for suspect in scheduler.suspects.all}
 
-    assert remembered() == {1: DEATHS, 2: 0}
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure) and charge.place == 1
-    assert remembered() == {1: DEATHS, 2: 0}, "while it is being recorded"
-    scheduler.lost(charge, None, KILLED)
-    assert remembered() == {1: DEATHS, 2: 0}, "while it is to be recorded again"
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure)
-    scheduler.hand_back(charge)
-    assert remembered() == {1: DEATHS, 2: 0}
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure) and charge.n_deaths == DEATHS
+    give_back: Callable[[RecordFailure], None]
+    for give_back in (lambda charge: scheduler.lost(charge, None, KILLED), scheduler.hand_back):
+        charge = next_charge(scheduler)
+        assert charge.place == 1
+        assert remembered() == {1: DEATHS, 2: 0}, "while it is being recorded"
+        give_back(charge)
+        assert remembered() == {1: DEATHS, 2: 0}, "while it is to be recorded again"
+        assert scheduler.n_pending == 3
+    charge = next_charge(scheduler)
+    assert charge.n_deaths == DEATHS
     scheduler.failure_recorded(charge)
     assert remembered() == {2: 0}
 
@@ -977,32 +827,28 @@ def test_a_file_that_is_to_be_charged_is_mistrusted_until_its_failure_is_durable
 
 
 def test_the_job_is_not_finished_while_anything_waits() -> None:
-    """Each time there is one thing left, of another kind."""
-    batch = Scheduler([(0, [(0, 1)])], 1, 1.0)
-    flying = Scheduler([(0, [(0, 1)])], 1, 1.0)
-    next_batch(flying)
-    doubt = Scheduler([(0, [(0, 2)])], 1, 1.0)
+    """Each time there is one thing left, of another kind: it waits, or it is in hand and comes back."""
+    pending = [(0, [(0, 2)])]
+    batch, doubt, deferred, stage = (Scheduler(pending, 1, 1.0) for _ in range(4))
     doubt.lost(next_batch(doubt, 2), None, KILLED)
-    suspect = Scheduler([(0, [(0, 1)])], 1, 1.0, [Suspect(0, 0)])
+    deferred.batch_done(next_batch(deferred, 2), [], 1.0, deferred=[0, 1])
+    stage.batch_done(next_batch(stage, 2), [], 1.0)
     trial = Scheduler([(0, [(0, 1)])], 1, 1.0, [Suspect(0, 0)])
-    next_batch(trial, is_fresh=True)
     charge = Scheduler([(0, [(0, 1)])], 1, 1.0, [Suspect(0, 0, n_deaths=DEATHS)])
-    charging = Scheduler([(0, [(0, 1)])], 1, 1.0, [Suspect(0, 0, n_deaths=DEATHS)])
-    charging.next_work()
-    deferred = Scheduler([(0, [(0, 1)])], 1, 1.0)
-    deferred.batch_done(next_batch(deferred), [], 1.0, deferred=[0])
-    stage = Scheduler([(0, [])], 1, 1.0)
-    waiting = (batch, flying, doubt, suspect, trial, charge, charging, deferred, stage)
-    assert [scheduler.is_finished for scheduler in waiting] == [False] * len(waiting)
-    for scheduler in (batch, doubt, suspect, charge, deferred, stage):
+    for scheduler in (batch, doubt, deferred, stage, trial, charge):
+        assert not scheduler.is_finished
+        work = scheduler.next_work(2, is_fresh=True)
+        assert work is not None and not scheduler.is_finished
+        scheduler.hand_back(work)
+        assert not scheduler.is_finished
         assert staged_of(take_all(scheduler)) == [0]
 
 
-@pytest.mark.parametrize("last", ["batch", "trial", "charge", "last try"])
+@pytest.mark.parametrize("last", ["batch", "trial", "charge"])
 def test_a_shard_is_staged_once_after_the_last_of_its_places(last: str) -> None:
     scheduler = Scheduler([(0, [(0, 5)])], 1, 1.0, [Suspect(0, 0), Suspect(0, 1, n_deaths=DEATHS)])
-    charge, trial = scheduler.next_work(), next_batch(scheduler, is_fresh=True)
-    assert isinstance(charge, RecordFailure) and trial.kind == "trial"
+    charge, trial = next_charge(scheduler), next_batch(scheduler, is_fresh=True)
+    assert trial.kind == "trial"
     batch = next_batch(scheduler, 2)
     scheduler.batch_done(next_batch(scheduler, 1), [], 1.0, deferred=[4])
     steps: dict[str, Callable[[], None]] = {
@@ -1010,70 +856,23 @@ def test_a_shard_is_staged_once_after_the_last_of_its_places(last: str) -> None:
         "trial": lambda: scheduler.batch_done(trial, [], 1.0),
         "charge": lambda: scheduler.failure_recorded(charge),
     }
-    for name in [name for name in steps if name != last]:
+    for name in sorted(steps, key=lambda name: name == last):
+        assert drain(scheduler) == [], "the place that was deferred waits for the last of its shard"
         steps[name]()
-    # Of the shard, only the last is missing, and what waits for it: the place that was deferred.
-    in_hand = drain(scheduler)
-    assert [getattr(work, "kind", "") for work in in_hand] == (["last try"] if last == "last try" else [])
-    if last != "last try":
-        steps[last]()
-        in_hand = drain(scheduler)
-    (last_try,) = in_hand
-    assert isinstance(last_try, Batch) and last_try.places == ((4, 5),)
+    (last_try,) = drain(scheduler)
+    assert isinstance(last_try, Batch) and (last_try.kind, last_try.places) == ("last try", ((4, 5),))
     assert scheduler.next_work(is_fresh=True) is None
     scheduler.batch_done(last_try, [], 1.0)
     assert staged_of(drain(scheduler)) == [0]
     assert scheduler.next_work(is_fresh=True) is None
 
 
-def test_the_pending_places_are_counted_right_throughout() -> None:
-    scheduler = Scheduler([(0, [(0, 10)]), (1, [(0, 2)])], 1, 1.0)
-    found = [scheduler.n_pending]
-
-    def note(_: object) -> None:
-        found.append(scheduler.n_pending)
-
-    batch = next_batch(scheduler, 8)
-    note("handed out")
-    note(scheduler.lost(batch, 3, SEGFAULT))
-    trial = next_batch(scheduler, is_fresh=True)
-    note("the suspect is on trial")
-    note(scheduler.hand_back(trial))
-    die_alone(scheduler, SEGFAULT)
-    note("it is a suspect again")
-    die_alone(scheduler, SEGFAULT)
-    note("it is to be charged")
-    charge = scheduler.next_work()
-    assert isinstance(charge, RecordFailure)
-    note(scheduler.failure_recorded(charge))
-    half = next_batch(scheduler, 100)
-    note(scheduler.batch_done(half, [(1, 2)], 1.0, deferred=[0]))
-    assert found == [12, 4, 12, 11, 12, 12, 11, 11, 9]
-    assert staged_of(take_all(scheduler)) == [0, 1]
-
-
-def test_suspects_are_tried_in_the_order_that_is_given_whatever_their_shard() -> None:
-    given = [Suspect(1, 0, is_apart=True), Suspect(0, 2, is_apart=True), Suspect(0, 0, is_apart=True)]
-    scheduler = Scheduler([(0, [(0, 4)]), (1, [(0, 4)])], 2, 1.0, given)
-    tried = []
-    for _ in given:
-        work = scheduler.next_work(is_fresh=True)
-        assert isinstance(work, Batch)
-        tried.append((work.shard, work.places[0][0]))
-        scheduler.batch_done(work, (), 0.1)
-    assert tried == [(1, 0), (0, 2), (0, 0)]
-
-
 def test_a_last_try_that_everybody_waits_for_does_not_wait_for_them() -> None:
     scheduler = Scheduler([(0, [(0, 8)])], 2, 1.0, [Suspect(0, 1)])
-    trial = scheduler.next_work(is_fresh=True)
-    assert isinstance(trial, Batch)
-    scheduler.batch_done(trial, (), 0.1, deferred=[1])
-    batch = scheduler.next_work(1)
-    assert isinstance(batch, Batch)
-    scheduler.batch_done(batch, (), 0.1)
-    last = scheduler.next_work(is_fresh=True)
-    assert isinstance(last, Batch) and last.is_last_try
-    scheduler.lost(last, 1, Death("out of memory", True, is_memory=True), counts=False)
-    again = scheduler.next_work(is_fresh=True)
-    assert isinstance(again, Batch) and again.is_last_try and again.places == ((1, 2),)
+    scheduler.batch_done(next_batch(scheduler, is_fresh=True), (), 0.1, deferred=[1])
+    scheduler.batch_done(next_batch(scheduler, 1), (), 0.1)
+    last = next_batch(scheduler, is_fresh=True)
+    assert last.is_last_try
+    scheduler.lost(last, 1, OUT_OF_MEMORY, counts=False)
+    again = next_batch(scheduler, is_fresh=True)
+    assert again.is_last_try and again.places == ((1, 2),)

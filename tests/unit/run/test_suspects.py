@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from jobs import DOUBLE, HAS_PROC, doubled, environment, make_job, run_process, wait_until
 from r3po.engines.worker_processes import forget_workers
 from r3po.file_version import FileVersion
+from r3po.run import suspects as suspects_module
 from r3po.run.suspect_list import Suspect
 from r3po.run.suspects import SuspectBook
 from r3po.work import Death
@@ -86,21 +88,9 @@ def test_what_was_written_is_recalled(runs: Path) -> None:
     assert recall(runs) == written, "to recall is not to forget"
 
 
-def test_with_nobody_to_mistrust_there_is_no_book(runs: Path) -> None:
-    made = book(runs)
-    assert made.recall(runs, OWN) == []
-    made.write([])
-    assert os.listdir(runs.parent) == ["runs"]
-    made.write([suspect(0, 7)])
-    made.write([])
-    assert os.listdir(runs.parent) == ["runs"]
-
-
 def test_the_book_is_written_only_when_it_says_something_else(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from r3po.run import suspects
-
-    writes, write_json = [], suspects.write_json
-    monkeypatch.setattr(suspects, "write_json", lambda *args: (writes.append(args), write_json(*args)))
+    writes, write_json = [], suspects_module.write_json
+    monkeypatch.setattr(suspects_module, "write_json", lambda *args: (writes.append(args), write_json(*args)))
     made, one = book(runs), suspect(0, 7)
     for _ in range(3):
         made.write([one])
@@ -110,6 +100,9 @@ def test_the_book_is_written_only_when_it_says_something_else(runs: Path, monkey
     made.write([one], one)
     made.write([one])
     assert len(writes) == 4
+    made.write([])
+    assert os.listdir(runs.parent) == ["runs"], "with nobody to mistrust there is no book"
+    assert made.recall(runs, OWN) == [] and len(writes) == 4
 
 
 def test_the_file_that_runs_alone_is_named(runs: Path) -> None:
@@ -154,25 +147,19 @@ def test_the_book_keeps_what_a_file_looked_like_when_it_was_first_mistrusted(run
     assert [one.n_deaths for one in recall(runs, looks=looks)] == [0]
 
 
-def test_another_job_s_book_says_nothing(runs: Path) -> None:
-    book(runs).write([suspect(0, 7, 2, 1)])
-    assert recall(runs, job_id="b" * 32) == []
-
-
-@pytest.mark.parametrize("harm", ["", "{}", "[]", "\0" * 100, "no JSON", '{"format": 99}', '{"format": 1}'])
-def test_a_damaged_book_is_ignored_and_replaced(runs: Path, harm: str) -> None:
-    book(runs).write([suspect(0, 7, 2, 1)])
-    (runs.parent / "suspects.json").write_text(harm)
-    assert recall(runs) == []
-    assert os.listdir(runs.parent) == ["runs"]
-
-
-def test_a_book_in_which_one_byte_changed_is_ignored(runs: Path) -> None:
+@pytest.mark.parametrize(
+    "harm", ["", "{}", "[]", "\0" * 100, "no JSON", '{"format": 99}', '{"format": 1}', "one byte changed"]
+)
+def test_a_damaged_book_is_ignored_and_removed_and_another_job_s_says_nothing(runs: Path, harm: str) -> None:
     book(runs).write([suspect(0, 7, 2, 1)])
     path = runs.parent / "suspects.json"
-    path.write_text(path.read_text().replace('"deaths": 2', '"deaths": 3'))
-    assert '"deaths": 3' in path.read_text()
+    text = path.read_text()
+    assert '"deaths": 2' in text
+    path.write_text(text.replace('"deaths": 2', '"deaths": 3') if harm == "one byte changed" else harm)
     assert recall(runs) == []
+    assert os.listdir(runs.parent) == ["runs"]
+    book(runs).write([suspect(0, 7, 2, 1)])
+    assert recall(runs, job_id="b" * 32) == []
 
 
 @pytest.mark.parametrize("seam", ["_create", "_fsync", "_replace"])
@@ -228,70 +215,46 @@ def test_after_each_run_that_died_suspects_come_in_another_order(runs: Path) -> 
         assert keys(recall(runs)) == in_turn, "a run that did not die changes nothing"
 
 
-def test_a_run_in_which_the_lone_one_died_is_counted_as_well(runs: Path) -> None:
-    book(runs).write([Suspect(0, 7, is_apart=True, n_runs=1)], alone=suspect(0, 7))
-    leave_beacon(runs, 0, 7)
-    (found,) = recall(runs)
-    assert (found.n_runs, found.n_deaths) == (2, 1)
-
-
-@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.RECORDING])
-def test_a_run_that_died_while_a_file_was_not_in_flight_is_not_counted(runs: Path, phase: Phase) -> None:
-    book(runs).write([Suspect(0, 7, is_apart=True, n_runs=1)])
-    leave_beacon(runs, 0, 7, phase)
-    assert [one.n_runs for one in recall(runs)] == [1]
-
-
-@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.LOADING, Phase.RECORDING, Phase.STAGING])
-def test_a_worker_that_was_in_no_file_leaves_no_suspect(runs: Path, phase: Phase) -> None:
-    folder = leave_beacon(runs, 0, 7, phase)
-    assert recall(runs) == []
-    assert os.listdir(folder) == []
-
-
-def test_beacons_of_this_very_run_are_not_looked_at(runs: Path) -> None:
-    folder = leave_beacon(runs, 0, 7, run=OWN)
-    assert recall(runs) == []
-    assert list_workers(folder) == [0]
-
-
-def test_beacons_of_noise_are_removed_and_nothing_is_made_of_them(runs: Path) -> None:
-    folder = leave_beacon(runs, 0, 7)
-    worker_file(folder, 0, "beacon").write_bytes(bytes(56))
-    worker_file(folder, 1, "beacon").write_bytes(b"short")
-    assert recall(runs) == []
-    assert os.listdir(folder) == []
-
-
-def test_what_f_printed_in_a_killed_run_is_kept(runs: Path) -> None:
-    folder = leave_beacon(runs, 0, 7)
+def test_a_worker_that_was_in_no_file_or_whose_beacon_is_noise_leaves_no_suspect(runs: Path) -> None:
+    for worker, phase in enumerate((Phase.IDLE, Phase.LOADING, Phase.RECORDING, Phase.STAGING)):
+        folder = leave_beacon(runs, 0, worker, phase, worker)
+    worker_file(folder, 4, "beacon").write_bytes(bytes(56))
+    worker_file(folder, 5, "beacon").write_bytes(b"short")
     worker_file(folder, 0, "out").write_text("words")
-    recall(runs)
-    assert os.listdir(folder) == ["00000.out"]
+    own = leave_beacon(runs, 0, 7, run=OWN)
+    assert recall(runs) == []
+    assert os.listdir(folder) == ["00000.out"], "what f printed is kept"
+    assert list_workers(own) == [0], "beacons of this very run are not looked at"
 
 
-def test_whoever_was_alone_when_the_run_died_has_died_once_more(runs: Path) -> None:
-    book(runs).write([suspect(0, 7, 1, 1), suspect(0, 8)], alone=suspect(0, 7))
-    leave_beacon(runs, 0, 7)
-    seven, eight = recall(runs)
-    assert (seven.n_deaths, seven.n_known, seven.death) == (2, 1, Death("killed, and the run with it"))
-    assert seven.n_runs == 1
-    assert eight == suspect(0, 8)
-    assert [one.n_deaths for one in recall(runs)] == [2, 0], "and is not counted twice"
+KILLED = Death("killed, and the run with it")
 
 
-def test_a_crash_file_of_the_lone_one_makes_its_death_a_known_one(runs: Path) -> None:
-    book(runs).write([suspect(0, 7)], alone=suspect(0, 7))
+@pytest.mark.parametrize(
+    ("phase", "crash", "found"),
+    [
+        (Phase.CALLING, "", Suspect(0, 7, 2, 1, True, KILLED, n_runs=2)),
+        (Phase.READING, FATAL, Suspect(0, 7, 2, 2, True, Death("SIGSEGV", True, FATAL), n_runs=2)),
+        (Phase.RECORDING, "", replace(suspect(0, 7, 1, 1, is_apart=True), n_runs=1)),
+        (Phase.IDLE, "", replace(suspect(0, 7, 1, 1, is_apart=True), n_runs=1)),
+    ],
+    ids=["in it", "with a crash file", "after it", "not in it"],
+)
+def test_whoever_was_alone_when_the_run_died_has_died_once_more_if_its_beacon_says_so(
+    runs: Path, phase: Phase, crash: str, found: Suspect
+) -> None:
+    seven, eight = replace(suspect(0, 7, 1, 1, is_apart=True), n_runs=1), suspect(0, 8)
+    book(runs).write([seven, eight], alone=seven)
+    worker_file(leave_beacon(runs, 0, 7, phase), 0, "crash").write_text(crash)
+    assert sorted(recall(runs), key=lambda one: one.key) == [found, eight]
+    assert sum(one.n_deaths for one in recall(runs)) == found.n_deaths, "it is not counted twice"
+
+
+def test_a_lone_one_that_was_mended_has_not_died(runs: Path) -> None:
+    book(runs, looks={(0, 7): (3, 5)}).write([suspect(0, 7, 1, 1, is_apart=True)], alone=suspect(0, 7))
     worker_file(leave_beacon(runs, 0, 7), 0, "crash").write_text(FATAL)
-    (found,) = recall(runs)
-    assert (found.n_deaths, found.n_known, found.is_apart) == (1, 1, True)
-    assert found.death == Death("SIGSEGV", True, FATAL)
-
-
-def test_a_lone_one_whose_beacon_says_otherwise_has_not_died(runs: Path) -> None:
-    book(runs).write([suspect(0, 7)], alone=suspect(0, 7))
-    leave_beacon(runs, 0, 7, Phase.RECORDING)
-    assert [found.n_deaths for found in recall(runs)] == [0]
+    (found,) = recall(runs, looks={(0, 7): (4, 6)})
+    assert (found.n_deaths, found.n_known, found.is_apart) == (0, 0, True)
 
 
 def test_a_run_that_dies_while_it_recalls_loses_no_suspect(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,32 +304,13 @@ def test_an_orderly_end_leaves_nobody_to_mistrust(runs: Path) -> None:
 # The serial engine, which is one process with the run
 
 
-@pytest.mark.parametrize(
-    ("end", "n_deaths", "message"),
-    [
-        ("os.kill(os.getpid(), signal.SIGKILL)", 3, "killed, and the run with it"),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", 2, "SIGSEGV"),
-    ],
-)
-def test_a_file_that_ends_the_whole_run_is_a_failure_in_the_end(
-    tmp_path: Path, end: str, n_deaths: int, message: str
-) -> None:
-    deadly = "import os, signal\n\n" + DOUBLE.replace("    return", f"    if n == 3:\n        {end}\n    return")
-    job = make_job(tmp_path, 6, deadly)
-    codes = [run_process("run", "--engine", "serial", cwd=tmp_path).code for _ in range(n_deaths + 2)]
-    assert all(code < 0 for code in codes[:-1]), "first among the others, then alone"
-    assert codes[-1] == 1
+def test_a_file_that_ends_the_whole_run_is_a_failure_in_the_end(tmp_path: Path) -> None:
+    end = "if n == 3:\n        os.kill(os.getpid(), signal.SIGSEGV)"
+    job = make_job(tmp_path, 6, "import os, signal\n\n" + DOUBLE.replace("    return", f"    {end}\n    return"))
+    codes = [run_process("run", "--engine", "serial", cwd=tmp_path).code for _ in range(4)]
+    assert codes == [-signal.SIGSEGV] * 3 + [1], "first among the others, then alone"
     (failure,) = job.failures()
-    times = {2: "twice", 3: "3 times"}[n_deaths]
     assert (failure["path"], failure["error_type"]) == ("003.json", "WorkerDied")
-    assert failure["message"] == f"{message}: the process died in this file, alone, {times}"
+    assert failure["message"] == "SIGSEGV: the process died in this file, alone, twice"
     assert job.rows() == doubled(0, 1, 2, 4, 5)
     assert not (job.working_dir / "suspects.json").exists()
-
-
-def test_a_file_that_was_mended_has_not_died_alone_either(runs: Path) -> None:
-    book(runs, looks={(0, 7): (3, 5)}).write([suspect(0, 7, 1, 1, is_apart=True)], alone=suspect(0, 7))
-    folder = leave_beacon(runs, 0, 7, Phase.CALLING)
-    worker_file(folder, 0, "crash").write_text(FATAL)
-    (found,) = book(runs, looks={(0, 7): (4, 6)}).recall(runs, OWN)
-    assert (found.n_deaths, found.n_known, found.is_apart) == (0, 0, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from r3po.worker.messages import WorkerSetup
 
 TIMEOUT_S = 20.0
 LOAD, RUN = Call("load"), Call("run_batch")
+TRIAL = Batch(1, 2, ((3, 4),), "trial")
 
 
 @dataclass
@@ -87,7 +88,9 @@ class Scene:
     pool: FakePool
     manager: WorkerManager
     now: list[float]
-    beacons: dict[int, Beacon]
+    n_kernel_kills: int = 0
+    """For memory, as the machine counts them."""
+    beacons: dict[int, Beacon] = field(default_factory=dict)
 
     def pass_time(self, seconds: float, step: float = 0.5) -> list[Answer | Lost]:
         """Let the driver look every half second for so long."""
@@ -112,51 +115,58 @@ class Scene:
             self.beacons[worker] = Beacon(self.folder, worker)
         self.beacons[worker].mark(phase, 2, place)
 
-    def give(self, worker: int, number: int = 0) -> Batch:
+    def give(self, *workers: int, number: int = 0) -> Batch:
         work = Batch(number, 2, ((0, 10),))
-        self.manager.submit(self.manager.handles[worker], work, RUN)
+        for worker in workers:
+            self.manager.submit(self.manager.handles[worker], work, RUN)
         return work
 
     def ready(self, *workers: int) -> None:
         for worker in workers:
             self.manager.handles[worker].is_ready = True
 
+    def free(self, depth: int) -> list[int]:
+        return [handle.number for handle in self.manager.iter_free(depth)]
+
+    def leaving(self) -> list[int]:
+        return [handle.number for handle in self.manager.handles.values() if handle.is_leaving]
+
+
+NewStage = Callable[..., Scene]
+
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Scene]]:
-    # Other tests' neighbours may be killed meanwhile.
-    monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 0)
+def new_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NewStage]:
     stages: list[Scene] = []
-    yield stages
+    # Other tests' neighbours may be killed meanwhile.
+    monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: stages[-1].n_kernel_kills if stages else 7)
+
+    def make(n_workers: int = 3, timeout_s: float | None = TIMEOUT_S, can_replace: bool = True) -> Scene:
+        now = [1000.0]
+        pool = FakePool(WorkerProcesses(tmp_path, lambda: now[0]), can_replace)
+        stage = Scene(tmp_path, pool, WorkerManager(pool, n_workers, timeout_s, lambda: now[0]), now, n_kernel_kills=7)
+        stage.ready(*range(n_workers))
+        for worker in range(n_workers):
+            stage.mark(worker, Phase.IDLE, -1)
+        stages.append(stage)
+        return stage
+
+    yield make
     for stage in stages:
         for beacon in stage.beacons.values():
             beacon.close()
 
 
-def make_stage(
-    made: list[Scene], folder: Path, n_workers: int = 3, timeout_s: float | None = TIMEOUT_S, can_replace: bool = True
-) -> Scene:
-    now = [1000.0]
-    pool = FakePool(WorkerProcesses(folder, lambda: now[0]), can_replace)
-    stage = Scene(folder, pool, WorkerManager(pool, n_workers, timeout_s, lambda: now[0]), now, {})
-    stage.ready(*range(n_workers))
-    for worker in range(n_workers):
-        stage.mark(worker, Phase.IDLE, -1)
-    made.append(stage)
-    return stage
-
-
 @pytest.fixture
-def stage(made: list[Scene], tmp_path: Path) -> Scene:
-    return make_stage(made, tmp_path)
+def stage(new_stage: NewStage) -> Scene:
+    return new_stage()
 
 
 # What comes in
 
 
 def test_answers_come_before_deaths(stage: Scene) -> None:
-    for worker in (0, 1, 2):
-        stage.give(worker)
+    stage.give(0, 1, 2)
     found = stage.say(WorkerLost(2, "died"), WorkerLost(0, "died"), Answer(1, RUN), Answer(0, RUN))
     assert [type(message) for message in found] == [Answer, Answer, Lost]
     assert found[:2] == [Answer(1, RUN), Answer(0, RUN)]
@@ -169,26 +179,19 @@ def test_answers_come_before_deaths(stage: Scene) -> None:
 
 
 def test_whoever_has_answered_before_it_died_is_a_member_until_its_death_is_told(stage: Scene) -> None:
-    first, second = stage.give(0, 7), stage.give(0, 8)
+    first, second = stage.give(0, number=7), stage.give(0, number=8)
     stage.mark(0, Phase.CALLING, 4)
     stage.say(Answer(0, RUN), WorkerLost(0, "died"))
     handle = stage.manager.handles[0]
     assert handle.in_hand == [first, second] and list_workers(stage.folder) == [0, 1, 2]
     handle.in_hand.pop(0)
-    given = stage.give(0, 9)  # nobody knows yet
+    given = stage.give(0, number=9)  # nobody knows yet
+    assert stage.say(Answer(0, RUN)) == [Answer(0, RUN)], "it is held back as long as there are answers"
     (lost,) = stage.say(WorkerLost(0, "died"))
     assert isinstance(lost, Lost) and lost.handle is handle and lost.file == (2, 4)
     assert handle.in_hand == [second, given]
     assert 0 not in stage.manager.handles and list_workers(stage.folder) == [1, 2]
-
-
-def test_a_death_is_held_back_as_long_as_there_are_answers(stage: Scene) -> None:
-    for number in range(3):
-        stage.give(0, number)
-    assert stage.say(WorkerLost(0, "died"), Answer(0, RUN)) == [Answer(0, RUN)]
-    assert stage.say(Answer(0, RUN)) == [Answer(0, RUN)]
-    (lost,) = stage.say()
-    assert isinstance(lost, Lost) and stage.manager.n_lost == 1
+    assert stage.manager.n_lost == 1
 
 
 def test_whoever_has_answered_and_was_let_go_is_not_told_of(stage: Scene) -> None:
@@ -202,20 +205,16 @@ def test_whoever_has_answered_and_was_let_go_is_not_told_of(stage: Scene) -> Non
     assert (stage.pool.added, stage.manager.n_lost) == ([3], 0)
 
 
-def test_a_death_is_told_once_although_each_call_says_it(stage: Scene) -> None:
-    found = stage.say(WorkerLost(0, "died"), WorkerLost(0, "died"))
-    assert len(found) == 1
-    assert stage.say(WorkerLost(0, "died"), Answer(0, RUN)) == [], "and late words of the dead are not heard"
-
-
-def test_words_of_a_worker_that_was_let_go_are_not_heard(stage: Scene) -> None:
+def test_a_death_is_told_once_and_words_of_the_dead_and_of_who_was_let_go_are_not_heard(stage: Scene) -> None:
+    assert len(stage.say(WorkerLost(0, "died"), WorkerLost(0, "died"))) == 1
+    assert stage.say(WorkerLost(0, "died"), Answer(0, RUN)) == []
     stage.manager.dismiss(stage.manager.handles[1])
     assert stage.say(Answer(1, RUN), WorkerLost(1, "killed")) == []
     assert 1 not in stage.manager.handles
 
 
 def test_a_lost_worker_leaves_its_tickets_and_its_last_words(stage: Scene) -> None:
-    in_hand = [stage.give(0, 7), stage.give(0, 8)]
+    in_hand = [stage.give(0, number=7), stage.give(0, number=8)]
     stage.mark(0, Phase.CALLING, 4)
     worker_file(stage.folder, 0, "crash").write_text("Fatal Python error: Segmentation fault\n\nStack ...\n")
     lost = stage.lose(0)
@@ -223,44 +222,33 @@ def test_a_lost_worker_leaves_its_tickets_and_its_last_words(stage: Scene) -> No
     assert lost.file == (2, 4)
     assert lost.death == Death("SIGSEGV", True, "Fatal Python error: Segmentation fault\n\nStack ...\n")
     assert list_workers(stage.folder) == [1, 2], "they are read once"
+    stage.beacons[1].note_exit(7)
+    assert stage.lose(1).death == Death("exit code 7", True)
 
 
-@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.LOADING, Phase.RECORDING, Phase.STAGING])
-def test_between_two_files_no_file_is_named(stage: Scene, phase: Phase) -> None:
-    stage.mark(0, phase)
-    assert stage.lose(0).file is None
-
-
-def test_a_worker_that_died_before_its_first_word_has_no_last_one(stage: Scene) -> None:
-    stage.lose(0)
-    stage.pass_time(1)
-    lost = stage.lose(3)
-    assert (lost.last, lost.file) == (None, None)
-    assert lost.death == Death("killed, or exited")
-
-
-@pytest.mark.parametrize("phase", [Phase.READING, Phase.RECORDING, Phase.IDLE])
+@pytest.mark.parametrize("phase", Phase)
 def test_a_worker_that_did_anything_since_it_was_given_a_ticket_has_begun(stage: Scene, phase: Phase) -> None:
-    for worker in (0, 1):
-        stage.mark(worker, Phase.IDLE, -1)
-        stage.give(worker)
-        stage.give(worker)
+    stage.give(0, 1)
+    stage.give(0, 1)
     stage.mark(0, phase)
-    assert (stage.lose(0).has_begun, stage.lose(1).has_begun) == (True, False)
+    lost = stage.lose(0)
+    assert (lost.has_begun, stage.lose(1).has_begun) == (True, False)
+    is_in_file = phase in (Phase.READING, Phase.CALLING)
+    assert lost.file == ((2, 5) if is_in_file else None), "between two files none is named"
 
 
 def test_what_counts_is_the_moment_when_it_had_nothing_in_hand(stage: Scene) -> None:
     """It has answered the first work since; whether it has begun the second is not known."""
     handle = stage.manager.handles[0]
-    stage.give(0, 7)
-    stage.give(0, 8)
+    stage.give(0)
+    stage.give(0)
     stage.mark(0, Phase.RECORDING)
     stage.mark(0, Phase.IDLE, -1)
     handle.in_hand.pop(0)
-    stage.give(0, 9)
+    stage.give(0)
     assert Lost(handle, Death("killed"), read_beacon(stage.folder, 0), False).has_begun
     handle.in_hand.clear()
-    stage.give(0, 10)
+    stage.give(0)
     assert not stage.lose(0).has_begun, "it was idle when it was given this one"
 
 
@@ -272,29 +260,29 @@ def test_a_worker_whose_beacon_came_late_or_never_may_have_begun(stage: Scene) -
     assert stage.lose(3).has_begun
     stage.pass_time(1)
     stage.give(4)
-    assert stage.lose(4).has_begun
+    lost = stage.lose(4)
+    assert (lost.has_begun, lost.last, lost.file) == (True, None, None)
+    assert lost.death == Death("killed, or exited")
 
 
-def test_a_code_given_to_os_exit_is_the_cause(stage: Scene) -> None:
-    stage.beacons[0].note_exit(7)
-    assert stage.lose(0).death == Death("exit code 7", True)
-
-
-@pytest.mark.parametrize("n_busy", [0, 1, 2])
-def test_whoever_had_nobody_beside_it_was_alone(stage: Scene, n_busy: int) -> None:
-    stage.give(0)
-    for worker in range(1, n_busy + 1):
-        stage.give(worker)
-    assert stage.lose(0).was_alone is (n_busy == 0)
-
-
-@pytest.mark.parametrize(("busy", "alone"), [((0, 1), []), ((0,), [0]), ((0, 1, 2), []), ((2,), []), ((), [0, 1])])
-def test_of_two_that_died_by_the_same_look_each_had_the_other_beside_it(
-    stage: Scene, busy: tuple[int, ...], alone: list[int]
+@pytest.mark.parametrize(
+    ("busy", "dead", "alone"),
+    [
+        ((0,), (0,), [0]),
+        ((0, 1), (0,), []),
+        ((0, 1, 2), (0,), []),
+        ((0, 1), (0, 1), []),
+        ((0,), (0, 1), [0]),
+        ((0, 1, 2), (0, 1), []),
+        ((2,), (0, 1), []),
+        ((), (0, 1), [0, 1]),
+    ],
+)
+def test_whoever_had_nobody_beside_it_was_alone_and_of_two_by_the_same_look_each_had_the_other(
+    stage: Scene, busy: tuple[int, ...], dead: tuple[int, ...], alone: list[int]
 ) -> None:
-    for worker in busy:
-        stage.give(worker)
-    found = [lost for lost in stage.say(WorkerLost(0, "died"), WorkerLost(1, "died")) if isinstance(lost, Lost)]
+    stage.give(*busy)
+    found = [lost for lost in stage.say(*(WorkerLost(n, "died") for n in dead)) if isinstance(lost, Lost)]
     assert [lost.handle.number for lost in found if lost.was_alone] == alone
 
 
@@ -302,15 +290,13 @@ def test_of_two_that_died_by_the_same_look_each_had_the_other_beside_it(
 
 
 def test_of_two_memory_deaths_in_one_look_neither_was_alone(stage: Scene) -> None:
-    for worker in (0, 1):
-        stage.give(worker)
+    stage.give(0, 1)
     messages = stage.say(*(WorkerLost(worker, "ActorDiedError", is_memory=True) for worker in (0, 1)))
     assert [(lost.was_alone, lost.n_workers) for lost in messages if isinstance(lost, Lost)] == [(False, 2), (False, 1)]
 
 
 def test_a_worker_lost_for_memory_among_others_is_not_replaced_for_a_while(stage: Scene) -> None:
-    for worker in range(3):
-        stage.give(worker)
+    stage.give(0, 1, 2)
     assert stage.lose(0, is_memory=True).death == Death("out of memory", True, is_memory=True)
     assert stage.manager.n_wanted == 2
     stage.pass_time(60)
@@ -324,40 +310,39 @@ def test_a_worker_lost_for_memory_among_others_is_not_replaced_for_a_while(stage
     assert (stage.manager.n_wanted, stage.pool.added) == (3, [3, 4, 5]), "one after the other they come back"
 
 
-def test_a_worker_that_died_for_memory_alone_is_replaced(stage: Scene) -> None:
+def test_a_worker_that_died_for_memory_alone_is_replaced_and_one_is_always_wanted(stage: Scene) -> None:
     stage.give(0)
     stage.lose(0, is_memory=True)
     assert stage.manager.n_wanted == 3
     stage.pass_time(1)
     assert stage.pool.added == [3]
-
-
-def test_one_worker_is_always_wanted(made: list[Scene], tmp_path: Path) -> None:
-    stage = make_stage(made, tmp_path, n_workers=2)
-    for worker in (0, 1):
-        stage.give(worker)
+    stage.give(1, 2)
     stage.manager.n_wanted = 1
-    stage.lose(0, is_memory=True)
+    stage.lose(1, is_memory=True)
     assert stage.manager.n_wanted == 1
 
 
-def test_what_the_kernel_killed_for_memory_is_counted(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 1)
-    assert stage.lose(0).death.is_memory
+def test_what_the_kernel_killed_for_memory_is_counted(new_stage: NewStage) -> None:
+    stage = new_stage(n_workers=5)
+    assert not stage.lose(0).death.is_memory, "kills of before the run are no matter"
+    stage.n_kernel_kills += 1
+    assert stage.lose(1).death.is_memory
     stage.now[0] += OOM_S
-    assert not stage.lose(1).death.is_memory, "one kill is not a death of later on"
-    monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 2)
-    assert stage.lose(2).death.is_memory
+    assert not stage.lose(2).death.is_memory, "one kill is not a death of later on"
+    stage.n_kernel_kills += 1
+    assert stage.lose(3).death.is_memory
+    worker_file(stage.folder, 4, "crash").write_text("Fatal Python error: Aborted\n")
+    assert not stage.lose(4, is_memory=True).death.is_memory, "a fatal signal is no matter of memory"
 
 
 def test_what_idle_workers_hold_in_memory_is_freed_for_a_trial(stage: Scene) -> None:
-    for worker in (0, 1, 2):
-        stage.give(worker)
-        stage.say(Answer(worker, RUN))
-        stage.manager.handles[worker].in_hand.clear()
-    stage.manager.handles[1].is_fresh = True
+    stage.give(0, 1, 2)
+    stage.say(*(Answer(worker, RUN) for worker in range(3)))
+    for handle in stage.manager.handles.values():
+        handle.in_hand.clear()
     trial = stage.manager.handles[1]
-    stage.give(1, number=7)
+    trial.is_fresh = True
+    stage.give(1)
     stage.manager.free_memory(trial)
     assert [worker for worker, _ in stage.pool.killed] == [0, 2]
     stage.pass_time(0.5)
@@ -369,26 +354,13 @@ def test_what_idle_workers_hold_in_memory_is_freed_for_a_trial(stage: Scene) -> 
 
 @pytest.mark.parametrize(("seconds", "is_memory"), [(0.5, True), (OOM_S - 0.5, True), (OOM_S, False), (60.0, False)])
 def test_a_kill_of_the_kernel_that_was_seen_at_a_look_is_soon_forgotten(
-    stage: Scene, monkeypatch: pytest.MonkeyPatch, seconds: float, is_memory: bool
+    stage: Scene, seconds: float, is_memory: bool
 ) -> None:
     """Else somebody else's process, killed in the morning, is the reason for a death in the evening."""
-    monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 1)
+    stage.n_kernel_kills += 1
     stage.pass_time(WATCH_S)
     stage.pass_time(seconds)
     assert stage.lose(0).death.is_memory is is_memory
-
-
-def test_kills_of_before_the_run_are_no_matter(
-    tmp_path: Path, made: list[Scene], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker_processes, "count_oom_kills", lambda: 7)
-    stage = make_stage(made, tmp_path)
-    assert not stage.lose(0).death.is_memory
-
-
-def test_a_fatal_signal_is_no_matter_of_memory(stage: Scene) -> None:
-    worker_file(stage.folder, 0, "crash").write_text("Fatal Python error: Aborted\n")
-    assert not stage.lose(0, is_memory=True).death.is_memory
 
 
 # Replacements
@@ -411,32 +383,27 @@ def test_pauses_before_replacements_grow_with_losses_in_a_row(stage: Scene) -> N
 
 
 def test_an_answer_ends_the_row_of_losses_but_not_that_f_is_loaded(stage: Scene) -> None:
-    assert [pause_after_loss(stage, worker) for worker in (0, 3, 4)] == list(PAUSES_S[1:4])
-    stage.say(Answer(1, LOAD))
-    assert pause_after_loss(stage, 5) == PAUSES_S[4]
-    stage.say(Answer(1, RUN))
-    assert pause_after_loss(stage, 6) == PAUSES_S[1]
-
-
-def test_workers_that_we_ended_are_not_in_the_row(stage: Scene) -> None:
     stage.manager.dismiss(stage.manager.handles[2])
     stage.pass_time(1)
-    for worker in (0, 1):
-        stage.manager.handles[worker].ended_for = "time"
-        assert pause_after_loss(stage, worker) == 0
-    assert [pause_after_loss(stage, worker) for worker in (4, 5)] == list(PAUSES_S[1:3])
+    assert [pause_after_loss(stage, worker) for worker in (0, 4, 5)] == list(PAUSES_S[1:4])
+    stage.manager.handles[6].ended_for = "time"
+    assert pause_after_loss(stage, 6) == PAUSES_S[3], "those that we ended are not in the row"
+    stage.say(Answer(1, LOAD))
+    assert pause_after_loss(stage, 7) == PAUSES_S[4]
+    stage.say(Answer(1, RUN))
+    assert pause_after_loss(stage, 8) == PAUSES_S[1]
 
 
 def test_a_replacement_is_neither_ready_nor_given_work_before_it_has_loaded_f(stage: Scene) -> None:
     stage.lose(0)
     stage.pass_time(1)
-    assert [handle.number for handle in stage.manager.iter_free(1)] == [1, 2]
+    assert stage.free(1) == [1, 2]
     stage.ready(3)
-    assert [handle.number for handle in stage.manager.iter_free(1)] == [1, 2, 3]
+    assert stage.free(1) == [1, 2, 3]
 
 
-def test_a_pool_that_cannot_replace_is_not_asked_to(made: list[Scene], tmp_path: Path) -> None:
-    stage = make_stage(made, tmp_path, n_workers=1, can_replace=False)
+def test_a_pool_that_cannot_replace_is_not_asked_to(new_stage: NewStage) -> None:
+    stage = new_stage(n_workers=1, can_replace=False)
     (handle,) = stage.manager.handles.values()
     stage.give(0)
     handle.in_hand.clear()
@@ -450,21 +417,14 @@ def test_a_pool_that_cannot_replace_is_not_asked_to(made: list[Scene], tmp_path:
 # Who gets work
 
 
-def free(stage: Scene, depth: int) -> list[int]:
-    return [handle.number for handle in stage.manager.iter_free(depth)]
-
-
-def test_a_worker_is_free_up_to_the_depth_of_its_queue(stage: Scene) -> None:
+def test_a_worker_is_free_up_to_the_depth_of_its_queue_and_with_a_trial_not_at_all(stage: Scene) -> None:
     stage.give(0)
-    assert (free(stage, 1), free(stage, 2)) == ([1, 2], [0, 1, 2])
+    assert (stage.free(1), stage.free(2)) == ([1, 2], [0, 1, 2])
     stage.give(0)
-    assert free(stage, 2) == [1, 2]
+    assert stage.free(2) == [1, 2]
     assert stage.manager.is_busy
-
-
-def test_a_worker_with_a_trial_gets_nothing_beside_it(stage: Scene) -> None:
-    stage.manager.submit(stage.manager.handles[0], Batch(1, 2, ((3, 4),), "trial"), RUN)
-    assert free(stage, 2) == [1, 2]
+    stage.manager.submit(stage.manager.handles[1], TRIAL, RUN)
+    assert stage.free(2) == [2]
 
 
 def test_a_worker_is_fresh_until_it_was_given_a_file(stage: Scene) -> None:
@@ -486,83 +446,63 @@ def test_a_further_call_of_a_ticket_goes_to_its_worker_unless_that_is_gone(stage
     assert stage.pool.submitted == [(1, RUN)]
 
 
-def test_a_worker_that_is_to_leave_finishes_what_it_has(stage: Scene) -> None:
+def test_a_worker_that_is_to_leave_finishes_what_it_has_and_is_replaced_once(stage: Scene) -> None:
     handle = stage.manager.handles[0]
     stage.give(0)
     stage.manager.dismiss(handle)
     stage.manager.release(0)
-    assert (free(stage, 2), stage.pool.killed) == ([1, 2], [])
+    assert (stage.free(2), stage.pool.killed) == ([1, 2], [])
     handle.in_hand.clear()
     stage.manager.release(0)
     stage.manager.release(0)
     assert stage.pool.killed == [(0, False)]
-    assert sorted(stage.manager.handles) == [1, 2]
-    assert list_workers(stage.folder) == [1, 2]
+    assert sorted(stage.manager.handles) == list_workers(stage.folder) == [1, 2]
     stage.pass_time(1)
     assert stage.pool.added == [3]
-
-
-def test_a_worker_that_dies_while_it_is_to_leave_is_replaced_once(stage: Scene) -> None:
-    stage.give(0)
-    stage.manager.dismiss(stage.manager.handles[0])
-    stage.lose(0)
-    stage.manager.release(0)
+    stage.give(1)
+    stage.manager.dismiss(stage.manager.handles[1])
+    stage.lose(1)  # it dies before that
+    stage.manager.release(1)
     stage.pass_time(1)
-    assert stage.pool.added == [3]
+    assert stage.pool.added == [3, 4]
 
 
 # A fresh worker for a trial
 
 
-def give_all(stage: Scene) -> None:
-    for worker in range(3):
-        stage.give(worker)
-
-
 def test_where_none_is_fresh_the_least_busy_worker_is_let_go(stage: Scene) -> None:
-    give_all(stage)
-    for worker in (0, 2):
-        stage.give(worker)
+    stage.give(0, 1, 2)
+    stage.give(0, 2)
     stage.manager.need_fresh()
     stage.manager.need_fresh()
-    assert [handle.number for handle in stage.manager.handles.values() if handle.is_leaving] == [1]
+    assert stage.leaving() == [1]
 
 
-def test_nobody_is_let_go_while_a_fresh_one_is_there_or_on_its_way(stage: Scene) -> None:
-    for worker in (0, 1):
-        stage.give(worker)
-    stage.manager.need_fresh()
-    assert not any(handle.is_leaving for handle in stage.manager.handles.values()), "2 is fresh"
+def test_nobody_is_let_go_while_a_fresh_one_is_there_or_on_its_way_and_not_too_late(stage: Scene) -> None:
+    def leaving() -> list[int]:
+        stage.manager.need_fresh()
+        return stage.leaving()
+
+    stage.give(0, 1)
+    assert leaving() == [], "2 is fresh"
     stage.give(2)
     stage.lose(0)
-    stage.manager.need_fresh()
-    assert not any(handle.is_leaving for handle in stage.manager.handles.values()), "a replacement is due"
+    assert leaving() == [], "a replacement is due"
     stage.pass_time(1)
     assert stage.pool.added == [3]
-    stage.manager.need_fresh()
-    assert not any(handle.is_leaving for handle in stage.manager.handles.values()), "it loads f"
-
-
-def test_a_worker_that_does_not_come_to_load_f_is_not_waited_for(stage: Scene) -> None:
-    give_all(stage)
-    stage.lose(0)
-    stage.pass_time(1)
-    assert stage.pool.added == [3]
+    assert leaving() == [], "it loads f"
     late = stage.manager.handles[3]
     stage.now[0] = late.started_at + START_S - 0.5
-    stage.manager.need_fresh()
-    assert not any(handle.is_leaving for handle in stage.manager.handles.values())
+    assert leaving() == []
     stage.now[0] = late.started_at + START_S
-    stage.manager.need_fresh()
-    assert [handle.number for handle in stage.manager.handles.values() if handle.is_leaving] == [1]
+    assert leaving() == [1], "whoever does not come to load f is not waited for"
 
 
-def test_whoever_holds_a_trial_is_not_let_go_for_the_next(made: list[Scene], tmp_path: Path) -> None:
-    stage = make_stage(made, tmp_path, n_workers=1)
-    handle = stage.manager.handles[0]
-    stage.manager.submit(handle, Batch(1, 2, ((3, 4),), "trial"), RUN)
+def test_whoever_holds_a_trial_is_not_let_go_for_the_next(new_stage: NewStage) -> None:
+    stage = new_stage(n_workers=1)
+    stage.manager.submit(stage.manager.handles[0], TRIAL, RUN)
     stage.manager.need_fresh()
-    assert not handle.is_leaving
+    assert stage.leaving() == []
 
 
 # Deadlines
@@ -590,23 +530,22 @@ def test_a_worker_that_stays_in_f_is_ended_after_the_limit_and_the_grace(stage: 
     assert (lost.death.cause, lost.death.is_known) == ("time", True)
 
 
-@pytest.mark.parametrize("phase", [Phase.READING, Phase.RECORDING, Phase.STAGING, Phase.LOADING])
-def test_only_f_has_a_time_limit(stage: Scene, phase: Phase) -> None:
+@pytest.mark.parametrize(
+    ("phase", "timeout_s"),
+    [*((phase, TIMEOUT_S) for phase in Phase if phase not in (Phase.CALLING, Phase.IDLE)), (Phase.CALLING, None)],
+)
+def test_only_f_has_a_time_limit_and_without_timeout_seconds_it_has_none(
+    new_stage: NewStage, phase: Phase, timeout_s: float | None
+) -> None:
+    stage = new_stage(timeout_s=timeout_s)
     begin(stage, phase)
-    stage.pass_time(10 * TIMEOUT_S)
-    assert stage.pool.killed == []
-
-
-def test_without_timeout_seconds_f_has_none(made: list[Scene], tmp_path: Path) -> None:
-    stage = make_stage(made, tmp_path, timeout_s=None)
-    begin(stage, Phase.CALLING)
-    stage.pass_time(10_000, step=4)
+    stage.pass_time(100 * TIMEOUT_S, step=4)
     assert stage.pool.killed == []
 
 
 def test_the_next_file_has_the_whole_time_again(stage: Scene) -> None:
     begin(stage, Phase.CALLING)
-    for _ in range(5):
+    for _ in range(3):
         stage.pass_time(TIMEOUT_S)
         stage.mark(0, Phase.CALLING)  # the same place: another call
     assert stage.pool.killed == []
@@ -637,40 +576,26 @@ def test_whoever_answers_at_the_last_moment_is_not_late(stage: Scene) -> None:
     assert stage.pool.killed == []
 
 
-def test_after_a_gap_of_the_driver_deadlines_begin_anew(stage: Scene) -> None:
+@pytest.mark.parametrize("gap_s", [GAP_S - 1, 3600.0])  # a short pause; the lid was closed
+def test_after_a_gap_of_the_driver_deadlines_begin_anew(stage: Scene, gap_s: float) -> None:
     begin(stage, Phase.CALLING)
     stage.pass_time(TIMEOUT_S)
-    stage.now[0] += 3600.0  # the lid was closed
-    stage.manager.wait(0.1)
-    stage.pass_time(TIMEOUT_S + GRACE_S)
-    assert stage.pool.killed == []
+    stage.pass_time(gap_s, step=gap_s)
+    stage.pass_time(TIMEOUT_S + GRACE_S - (gap_s if gap_s < GAP_S else 0))
+    assert (stage.pool.killed == []) is (gap_s > GAP_S)
     stage.pass_time(WATCH_S)
-    assert stage.pool.killed == [(0, True)]
-
-
-def test_a_short_pause_is_no_gap(stage: Scene) -> None:
-    begin(stage, Phase.CALLING)
-    stage.pass_time(TIMEOUT_S + GRACE_S + GAP_S, step=GAP_S - 1)
     assert stage.pool.killed == [(0, True)]
 
 
 def test_a_worker_that_has_calls_and_never_begins_is_ended(stage: Scene) -> None:
-    handle = begin(stage, Phase.IDLE)
+    stage.pass_time(5 * SILENT_S, step=4)
+    stage.give(0)  # from now on, however long it was idle before
     stage.pass_time(SILENT_S)
     assert stage.pool.killed == []
     stage.pass_time(WATCH_S)
-    assert (stage.pool.killed, handle.ended_for) == ([(0, True)], "silence")
+    assert (stage.pool.killed, stage.manager.handles[0].ended_for) == ([(0, True)], "silence")
     lost = stage.lose(0)
     assert (lost.file, lost.is_overrun, lost.death.is_known) == (None, False, False)
-
-
-def test_a_worker_that_was_idle_for_long_has_its_time_from_when_it_is_given_something(stage: Scene) -> None:
-    stage.pass_time(5 * SILENT_S)
-    stage.give(0)
-    stage.pass_time(SILENT_S)
-    assert stage.pool.killed == []
-    stage.pass_time(WATCH_S)
-    assert stage.pool.killed == [(0, True)]
 
 
 def test_a_worker_that_has_just_done_something_has_its_time_from_then(stage: Scene) -> None:
@@ -686,16 +611,11 @@ def test_a_worker_that_has_just_done_something_has_its_time_from_then(stage: Sce
     assert (stage.pool.killed, handle.ended_for) == ([(0, True)], "silence")
 
 
-def test_a_worker_without_calls_may_be_silent_for_ever(stage: Scene) -> None:
-    stage.pass_time(10 * SILENT_S)
-    assert stage.pool.killed == []
-
-
-def test_a_worker_without_a_beacon_is_not_judged(stage: Scene) -> None:
+def test_a_worker_without_calls_or_without_a_beacon_may_be_silent_for_ever(stage: Scene) -> None:
     stage.lose(0)
     stage.pass_time(1)
     stage.give(3)
-    stage.pass_time(10 * SILENT_S)
+    stage.pass_time(10 * SILENT_S, step=4)
     assert stage.pool.killed == []
 
 
@@ -716,11 +636,8 @@ def test_the_file_that_has_been_running_for_longest_is_known(stage: Scene) -> No
     assert stage.manager.longest() is None
 
 
-def test_whether_there_can_be_workers_is_the_pool_s_to_say(stage: Scene) -> None:
+def test_whether_there_can_be_workers_and_what_they_wait_for_is_the_pool_s_to_say(stage: Scene) -> None:
     assert not stage.manager.is_gone
     stage.pool.is_gone = True
     assert stage.manager.is_gone
-
-
-def test_what_workers_wait_for_is_the_pool_s_to_say(stage: Scene) -> None:
     assert stage.manager.shortage() == "no CPU"

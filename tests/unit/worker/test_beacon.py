@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -78,53 +78,29 @@ def wait_for_place(folder: Path, place: int) -> Sighting:
 # Marks
 
 
-def test_a_new_beacon_says_who_it_is_and_that_nothing_is_going_on(tmp_path: Path, beacon: Beacon) -> None:
-    assert seen(tmp_path) == Sighting(1, Phase.IDLE, -1, -1, os.getpid(), start_of(os.getpid()), None)
-    assert not seen(tmp_path).is_in_file
-
-
-@pytest.mark.parametrize("phase", list(Phase))
-def test_a_mark_is_read_as_it_was_written(tmp_path: Path, beacon: Beacon, phase: Phase) -> None:
-    beacon.mark(phase, 2**40, 12_345)
-    found = seen(tmp_path)
-    assert (found.counter, found.phase, found.shard, found.place) == (2, phase, 2**40, 12_345)
-    assert found.is_in_file is (phase in (Phase.READING, Phase.CALLING))
-
-
-def test_every_mark_changes_the_counter_also_an_equal_one(tmp_path: Path, beacon: Beacon) -> None:
-    counters = []
-    for _ in range(3):
-        beacon.mark(Phase.READING, 1, 1)
-        counters.append(seen(tmp_path).counter)
-    assert counters == [2, 3, 4]
-
-
-def test_a_file_that_comes_to_its_next_phase_keeps_its_place(tmp_path: Path, beacon: Beacon) -> None:
-    beacon.mark(Phase.READING, 7, 8)
+def test_a_mark_is_read_as_it_was_written(tmp_path: Path, beacon: Beacon) -> None:
+    new = Sighting(1, Phase.IDLE, -1, -1, os.getpid(), start_of(os.getpid()), None)
+    assert seen(tmp_path) == new, "who it is, and that nothing is going on"
+    marks = [*Phase, Phase.READING, Phase.READING]  # an equal one changes the counter, too
+    for counter, phase in enumerate(marks, 2):
+        beacon.mark(phase, 2**40, 12_345)
+        found = seen(tmp_path)
+        assert found == replace(new, counter=counter, phase=phase, shard=2**40, place=12_345)
+        assert found.is_in_file is (phase in (Phase.READING, Phase.CALLING))
     beacon.advance(Phase.CALLING)
-    assert seen(tmp_path) == replace(seen(tmp_path), counter=3, phase=Phase.CALLING, shard=7, place=8)
-
-
-def test_a_mark_without_a_file_forgets_the_last_one(tmp_path: Path, beacon: Beacon) -> None:
-    beacon.mark(Phase.READING, 7, 8)
+    assert seen(tmp_path) == replace(found, counter=found.counter + 1, phase=Phase.CALLING), "of the same file"
     beacon.mark(Phase.RECORDING)
-    assert (seen(tmp_path).shard, seen(tmp_path).place) == (-1, -1)
+    assert (seen(tmp_path).shard, seen(tmp_path).place) == (-1, -1), "of none"
 
 
-def test_a_new_worker_under_an_old_number_begins_anew(tmp_path: Path) -> None:
-    for _ in range(2):
+def test_the_code_of_an_exit_is_told_and_a_new_worker_under_an_old_number_begins_anew(tmp_path: Path) -> None:
+    for code in (0, 1, 255):
         made = Beacon(tmp_path, 3)
         assert (seen(tmp_path).counter, seen(tmp_path).exit_code) == (1, None)
-        made.mark(Phase.READING, 1, 1)
-        made.note_exit(5)
+        made.mark(Phase.READING, 7, 8)
+        made.note_exit(code)
+        assert (seen(tmp_path).exit_code, seen(tmp_path).place) == (code, 8)
         made.close()
-
-
-@pytest.mark.parametrize("code", [0, 1, 255])
-def test_the_code_of_an_exit_is_told(tmp_path: Path, beacon: Beacon, code: int) -> None:
-    beacon.mark(Phase.READING, 7, 8)
-    beacon.note_exit(code)
-    assert (seen(tmp_path).exit_code, seen(tmp_path).place) == (code, 8)
 
 
 def test_the_exit_of_a_fork_is_not_the_worker_s(tmp_path: Path) -> None:
@@ -136,18 +112,12 @@ def test_the_exit_of_a_fork_is_not_the_worker_s(tmp_path: Path) -> None:
 # What is no beacon
 
 
-def test_a_worker_that_never_came_to_speak_has_no_sighting(tmp_path: Path) -> None:
+def test_a_beacon_that_is_none_says_nothing_and_is_never_an_error(tmp_path: Path) -> None:
     assert read_beacon(tmp_path, 3) is None
     assert read_beacon(tmp_path / "nowhere", 3) is None
-
-
-@pytest.mark.parametrize("size", [0, 1, 55, 56, 4096])
-def test_a_file_of_zeros_or_of_another_size_says_nothing(tmp_path: Path, size: int) -> None:
-    worker_file(tmp_path, 3, "beacon").write_bytes(bytes(size))
-    assert read_beacon(tmp_path, 3) is None
-
-
-def test_a_beacon_of_chance_bytes_is_a_sighting_or_none_and_never_an_error(tmp_path: Path) -> None:
+    for size in (0, 1, 55, 56, 4096):
+        worker_file(tmp_path, 3, "beacon").write_bytes(bytes(size))
+        assert read_beacon(tmp_path, 3) is None
     for _ in range(50):
         worker_file(tmp_path, 3, "beacon").write_bytes(os.urandom(56))
         found = read_beacon(tmp_path, 3)
@@ -180,14 +150,24 @@ def test_a_mark_is_there_after_sigkill(tmp_path: Path) -> None:
     assert (found.phase, found.shard, found.place, found.exit_code) == (Phase.CALLING, 4, 77, None)
 
 
-@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"])
-def test_a_fatal_signal_tells_its_name_and_the_line_that_it_interrupted(tmp_path: Path, name: str) -> None:
-    source = f"file = watch_for_crashes(folder, 3)\ndef weigh():\n    os.kill(os.getpid(), signal.{name})\nweigh()\n"
-    assert run_worker(tmp_path, source) == -getattr(signal, name)
-    found, stack = read_crash(tmp_path, 3)
-    assert found == name
-    assert stack.startswith("Fatal Python error: ")
-    assert 'File "<string>", line 8 in weigh' in stack
+def test_a_fatal_signal_tells_its_name_and_the_line_that_it_interrupted(tmp_path: Path) -> None:
+    names = ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"]
+    source = f"""\
+def weigh(number):
+    os.kill(os.getpid(), number)
+for worker, name in enumerate({names}):
+    child = os.fork()
+    if not child:
+        file = watch_for_crashes(folder, worker)
+        weigh(getattr(signal, name))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -getattr(signal, name)
+"""
+    assert run_worker(tmp_path, source) == 0
+    for worker, name in enumerate(names):
+        found, stack = read_crash(tmp_path, worker)
+        assert found == name
+        assert stack.startswith("Fatal Python error: ")
+        assert 'File "<string>", line 7 in weigh' in stack
 
 
 def test_a_crash_may_be_cut_is_read_to_a_limit_and_may_not_be_there(tmp_path: Path) -> None:
@@ -220,14 +200,18 @@ def test_on_request_a_worker_says_what_it_is_in_and_lives_on(tmp_path: Path) -> 
 
 
 @needs_proc
-def test_a_process_is_known_by_its_start_and_gone_after_its_end(tmp_path: Path) -> None:
-    assert start_of(os.getpid()) > 0
-    with worker(tmp_path, "beacon.mark(Phase.READING, 1, 1)\n" + FOR_EVER):
+def test_a_process_is_known_by_its_start_and_one_that_may_be_another_is_left_alone(tmp_path: Path) -> None:
+    with worker(tmp_path, "beacon.mark(Phase.READING, 1, 1)\n" + FOR_EVER) as process:
         found = wait_for_place(tmp_path, 1)
         assert is_running(found)
-        assert not is_running(replace(found, pid_started=found.pid_started + 1))
+        for pid_started in (found.pid_started + 1, 0):  # that of a later process with this number; not known
+            other = replace(found, pid_started=pid_started)
+            assert not is_running(other)
+            end_process(other)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
     assert start_of(found.pid) == 0
-    assert not is_running(found)
+    assert not is_running(found), "gone after its end"
 
 
 @needs_proc
@@ -246,21 +230,6 @@ def is_dead(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
-
-
-@needs_proc
-@pytest.mark.parametrize(
-    "other",
-    [
-        lambda found: replace(found, pid_started=found.pid_started + 1),  # a later process with that number
-        lambda found: replace(found, pid_started=0),
-    ],
-)
-def test_a_process_that_may_be_another_one_is_left_alone(tmp_path: Path, other: Callable[[Sighting], Sighting]) -> None:
-    with worker(tmp_path, "beacon.mark(Phase.READING, 1, 1)\n" + FOR_EVER) as process:
-        end_process(other(wait_for_place(tmp_path, 1)))
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.2)
 
 
 def test_a_process_never_ends_itself(tmp_path: Path, beacon: Beacon) -> None:

@@ -30,11 +30,6 @@ def raised(error: BaseException) -> tuple[BaseException, TracebackType | None]:
         return caught, caught.__traceback__
 
 
-class Mute(Exception):
-    def __str__(self) -> str:
-        raise SystemExit(3)
-
-
 class Odd(OSError):
     """Claims to be of the environment, in its own way."""
 
@@ -48,34 +43,21 @@ def test_an_exception_is_told_with_its_type_its_message_and_its_place() -> None:
     assert (failure.error_type, failure.message) == ("ValueError", "broke")
     assert failure.where.startswith("test_failures.py:") and failure.where.endswith(" in raised")
     assert failure.traceback.startswith("Traceback") and failure.traceback.endswith("ValueError: broke\n")
+    assert failure_of(ValueError("broke"), None).where == "", "without a frame of the user"
 
 
-def test_an_exception_that_cannot_be_shown_is_told_all_the_same() -> None:
-    failure = failure_of(*raised(Mute()))
-    assert (failure.error_type, failure.message) == ("Mute", "(no message: its __str__ raised SystemExit)")
+FILES_OWN = {errno.EISDIR, errno.EINVAL, errno.EPIPE, errno.ECHILD}
 
 
-def test_an_exception_without_a_frame_of_the_user_has_no_place() -> None:
-    assert failure_of(ValueError("broke"), None).where == ""
-
-
-@pytest.mark.parametrize("number", sorted(ENVIRONMENTAL))
-def test_what_the_system_says_of_a_disk_may_not_be_the_file_s_fault(number: int) -> None:
+@pytest.mark.parametrize("number", sorted(ENVIRONMENTAL | GONE | FILES_OWN))
+def test_what_the_system_says_of_a_disk_may_not_be_the_file_s_fault_and_a_file_gone_only_where_that_is_asked(
+    number: int,
+) -> None:
     error = OSError(number, "says the system", "a.json")
-    assert isinstance(failure_of(error, None, ENVIRONMENTAL), EnvironmentalFailure)
+    assert {errno.ENOENT, errno.EACCES} <= GONE and not ENVIRONMENTAL & GONE
+    assert isinstance(failure_of(error, None, ENVIRONMENTAL), EnvironmentalFailure) is (number in ENVIRONMENTAL)
+    assert isinstance(failure_of(error, None, ENVIRONMENTAL | GONE), EnvironmentalFailure) is (number not in FILES_OWN)
     assert type(failure_of(error, None)) is Failure, "unless nobody asks"
-
-
-@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EISDIR, errno.EINVAL, errno.EPIPE, errno.ECHILD])
-def test_other_errors_of_the_system_are_the_file_s_own(number: int) -> None:
-    assert type(failure_of(OSError(number, "no"), None, ENVIRONMENTAL)) is Failure
-
-
-@pytest.mark.parametrize("number", sorted(GONE))
-def test_a_file_that_is_gone_is_of_the_environment_only_where_that_is_asked(number: int) -> None:
-    error = OSError(number, "no")
-    assert isinstance(failure_of(error, None, ENVIRONMENTAL | GONE), EnvironmentalFailure)
-    assert type(failure_of(error, None, ENVIRONMENTAL)) is Failure
 
 
 @pytest.mark.parametrize("error", [OSError("words only"), OSError("EIO", "text"), Odd("x"), ValueError(errno.EIO)])

@@ -83,11 +83,6 @@ def test_a_character_that_the_limit_cuts_does_not_swallow_the_note(tmp_path: Pat
     assert look(Outputs(tmp_path, is_shown=True)) == {0: "x" * 99 + "\\xc3" + NOTE}
 
 
-def test_nothing_is_told_unless_somebody_asked(tmp_path: Path) -> None:
-    append(tmp_path, "words\n")
-    assert look(Outputs(tmp_path, is_shown=False)) == {}
-
-
 def test_a_folder_without_logs_or_with_other_files_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.out").write_text("no worker")
     worker_file(tmp_path, 0, "crash").write_text("no output")
@@ -97,22 +92,19 @@ def test_a_folder_without_logs_or_with_other_files_says_nothing(tmp_path: Path) 
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("is_shown", [True, False])
-def test_a_long_log_is_cut_to_its_beginning_with_one_note(tmp_path: Path, is_shown: bool) -> None:
-    tail, told = Outputs(tmp_path, is_shown=is_shown), ""
+def test_a_long_log_is_cut_to_its_beginning_with_one_note_and_told_if_somebody_asked(
+    tmp_path: Path, is_shown: bool
+) -> None:
+    tail, told, whole = Outputs(tmp_path, is_shown=is_shown), "", ""
     for n in range(50):
-        append(tmp_path, f"{n:08d}\n")
-        told += look(tail).get(0, "")
-    whole = "".join(f"{n:08d}\n" for n in range(50))
+        line = f"{n:08d}.\n"
+        append(tmp_path, line)
+        told, whole = told + look(tail).get(0, ""), whole + line
+        if n == 9:
+            assert log_of(tmp_path).read_text() == whole, "of exactly the limit it is left as it is"
     kept = log_of(tmp_path).read_text()
-    assert kept.endswith(NOTE) and kept.count("left out") == 1
-    assert whole.startswith(kept.removesuffix(NOTE)) and len(kept) == 100 + len(NOTE)
+    assert kept == whole[:100] + NOTE
     assert told == (kept if is_shown else "")
-
-
-@pytest.mark.usefixtures("small")
-def test_a_log_of_exactly_the_limit_is_left_as_it_is(tmp_path: Path) -> None:
-    append(tmp_path, "x" * 100)
-    assert look(Outputs(tmp_path, is_shown=True)) == {0: "x" * 100}
 
 
 @pytest.mark.usefixtures("small")
@@ -160,57 +152,52 @@ def print_in_worker(folder: Path, source: str) -> str:
     return written
 
 
-def test_whoever_writes_it_goes_to_the_log_in_its_order(tmp_path: Path) -> None:
+def test_whoever_writes_it_goes_to_the_log_in_its_order_and_there_is_nothing_to_read(tmp_path: Path) -> None:
     source = """\
 print("python")
 print("error", file=sys.stderr)
 os.write(1, b"descriptor\\n")
 subprocess.run(["echo", "child"], check=True)
 os.system("echo shell >&2")
-print("no newline", end="", flush=True)
+print("é\\udce9\\ud800")  # what no encoding has
+print(os.read(0, 10))
+try:
+    input()
+except EOFError:
+    print("end", end="", flush=True)
 """
-    assert print_in_worker(tmp_path, source) == "python\nerror\ndescriptor\nchild\nshell\nno newline"
+    written = "python\nerror\ndescriptor\nchild\nshell\né\\udce9\\ud800\nb''\nend"
+    assert print_in_worker(tmp_path, source) == written
 
 
-def test_there_is_nothing_to_read(tmp_path: Path) -> None:
-    source = "print(repr(os.read(0, 10)))\ntry:\n    input()\nexcept EOFError:\n    print('end')\n"
-    assert print_in_worker(tmp_path, source) == "b''\nend\n"
-
-
-def test_what_no_encoding_has_is_printed_all_the_same(tmp_path: Path) -> None:
-    assert print_in_worker(tmp_path, "print('é\\udce9\\ud800')") == "é\\udce9\\ud800\n"
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
-        "sys.stdout.close(); sys.stderr.close()",
-        "import io; sys.stdout = sys.stderr = io.StringIO()",
-        "sys.stdout = sys.stderr = None",
-    ],
-)
-def test_closed_and_replaced_streams_are_given_back(tmp_path: Path, harm: str) -> None:
-    source = f"{harm}\nrestore_streams()\nprint('again')\nprint('and again', file=sys.stderr)\n"
-    assert print_in_worker(tmp_path, source) == "again\nand again\n"
-
-
-@pytest.mark.parametrize("harm", ["os.close(1); os.close(2)", "os.dup2(0, 1); os.dup2(0, 2)"])
-def test_closed_and_replaced_descriptors_are_given_back(tmp_path: Path, harm: str) -> None:
-    source = f"{harm}\nrestore_streams()\nprint('again')\nos.write(2, b'and again\\n')\n"
-    source += "subprocess.run(['echo', 'child'], check=True)\n"
-    assert print_in_worker(tmp_path, source) == "again\nand again\nchild\n"
-
-
-def test_streams_in_order_are_kept(tmp_path: Path) -> None:
+def test_closed_and_replaced_streams_and_descriptors_are_given_back_and_those_in_order_are_kept(tmp_path: Path) -> None:
     source = """\
+from io import StringIO
 from r3po.worker.printed import _LogStream
+
+def print_again():
+    restore_streams()
+    assert all(isinstance(stream, _LogStream) for stream in (sys.stdout, sys.stderr))
+    print("again")
+    print("error", file=sys.stderr)
+    os.write(2, b"descriptor\\n")
+    subprocess.run(["echo", "child"], check=True)
+
 made = sys.stdout, sys.stderr
-restore_streams()
+print_again()
 assert (sys.stdout, sys.stderr) == made
-assert all(isinstance(stream, _LogStream) for stream in made)
-print("in order")
+sys.stdout.close(); sys.stderr.close()
+print_again()
+sys.stdout = sys.stderr = StringIO()
+print_again()
+sys.stdout = sys.stderr = None
+print_again()
+os.close(1); os.close(2)
+print_again()
+os.dup2(0, 1); os.dup2(0, 2)
+print_again()
 """
-    assert print_in_worker(tmp_path, source) == "in order\n"
+    assert print_in_worker(tmp_path, source) == "again\nerror\ndescriptor\nchild\n" * 6
 
 
 class Refusing(io.RawIOBase):
