@@ -31,7 +31,8 @@ from r3po.storage.json_files import read_json, write_json
 from r3po.table import parts
 
 if TYPE_CHECKING:
-    from conftest import Job, NewJob
+    from jobs import NewJob
+    from jobs import TinyJob as Job
 
 LONG_AGO = 1_600_000_000
 """As in conftest: nobody takes the source files for young ones."""
