@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,13 +40,3 @@ def draw() -> Draw:
     found = Draw()
     print(f"R3PO_FAULT_SEED={found.seed}")
     return found
-
-
-@pytest.fixture(scope="session")
-def memory_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for the whole session, in memory where there is such a place."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path_factory.mktemp("faults")
-        return
-    with tempfile.TemporaryDirectory(prefix="r3po-faults-", dir="/dev/shm") as folder:
-        yield Path(folder)

@@ -20,16 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import checker
 from damages import DAMAGES
-from jobs import Ended, Job, make_job, r3po, run_process, run_python, snapshot
+from jobs import LONG_AGO, Ended, Job, make_job, r3po, run_process, run_python, snapshot
 from r3po.run import session
 
 if TYPE_CHECKING:
     from conftest import Draw
 
 N_FILES = 22
-LONG_AGO = 1_600_000_000
 N_CASES = 200
 
 FUNCTION = """\
@@ -105,7 +103,7 @@ class Arena:
     def make(self) -> None:
         ended = self.job.run()
         assert ended.code == 1, ended.err
-        self.undisturbed = self.published()
+        self.undisturbed = self.job.published()
         self._keep("finished")
         self._clear()
         (self.job.folder / "die").touch()
@@ -132,11 +130,8 @@ class Arena:
         root = self.copies / state
         return sorted(str(path.relative_to(root)) for path in root.glob(TARGETS[target]) if path.stat().st_size)
 
-    def published(self) -> dict[str, bytes]:
-        return self.job.parts() | {"failures": (self.job.output / "failures" / "failures.csv").read_bytes()}
-
     def findings(self) -> list[str]:
-        return checker.check_job(self.job.working_dir, self.job.output, path_column=None, check_source=True)
+        return self.job.findings(check_source=True)
 
     def durable(self) -> dict[str, str]:
         """Return what is on disk of state and output, without what every start writes."""
@@ -224,9 +219,7 @@ def problems_of(arena: Arena, case: Case) -> Iterator[str]:
     # Outcomes are opened when they are needed, and that may be after other work.
     if changed and case.target != "outcomes":
         yield f"refused, but {changed} changed"
-    for name, content in good.items():
-        (arena.job.folder / name).write_bytes(content)
-    yield from problems_of_the_end(arena, "with the file put back, ")
+    yield from problems_of_the_end(arena, good)
 
 
 def is_same(good: bytes, content: bytes) -> bool:
@@ -252,7 +245,7 @@ def problems_of_a_success(arena: Arena, case: Case, good: dict[str, bytes]) -> I
     if case.target in PARTS:
         yield from problems_of_parts(arena, case, good)
         return
-    yield from (f"{name} is not as undisturbed" for name in differing(arena.published(), arena.undisturbed))
+    yield from (f"{name} is not as undisturbed" for name in differing(arena.job.published(), arena.undisturbed))
     told = [str(arena.job.folder / name) for name in left]
     yield from (finding for finding in arena.findings() if not finding.startswith(tuple(told)) or not left)
     if not left:
@@ -266,9 +259,7 @@ def problems_of_a_success(arena: Arena, case: Case, good: dict[str, bytes]) -> I
     ended = arena.job.run()
     if ended.code not in (2, 3) or not is_named(ended, case, arena.job):
         yield f"parts were made from damaged outcomes, or the refusal does not name them: {ended.code}, {ended.err}"
-    for name, content in good.items():
-        (arena.job.folder / name).write_bytes(content)
-    yield from problems_of_the_end(arena, "with the outcomes put back, ")
+    yield from problems_of_the_end(arena, good)
 
 
 def problems_of_parts(arena: Arena, case: Case, good: dict[str, bytes]) -> Iterator[str]:
@@ -279,7 +270,7 @@ def problems_of_parts(arena: Arena, case: Case, good: dict[str, bytes]) -> Itera
         if len(content) == len(good[name]):
             final = f"{Path(name).suffixes[0][1:]}/{Path(name).name.split('.')[0]}{Path(name).suffixes[0]}"
             unseen[final] = content
-    found = arena.published()
+    found = arena.job.published()
     for name in differing(found, arena.undisturbed):
         if found.get(name) != unseen.get(name, b""):
             yield f"{name} is neither as undisturbed nor as it was damaged"
@@ -290,13 +281,16 @@ def problems_of_parts(arena: Arena, case: Case, good: dict[str, bytes]) -> Itera
     yield from arena.findings()
 
 
-def problems_of_the_end(arena: Arena, when: str) -> Iterator[str]:
+def problems_of_the_end(arena: Arena, good: dict[str, bytes]) -> Iterator[str]:
+    """Put the files back, let a run finish the job, and yield what is not as undisturbed."""
+    for name, content in good.items():
+        (arena.job.folder / name).write_bytes(content)
     ended = arena.job.run()
     if ended.code != 1:
-        yield f"{when}run ended with {ended.code}: {ended.err}"
+        yield f"with {list(good)} put back, run ended with {ended.code}: {ended.err}"
         return
-    yield from (f"{when}{name} is not as undisturbed" for name in differing(arena.published(), arena.undisturbed))
-    yield from (f"{when}{finding}" for finding in arena.findings())
+    wrong = [f"{name} is not as undisturbed" for name in differing(arena.job.published(), arena.undisturbed)]
+    yield from (f"with {list(good)} put back, {finding}" for finding in (*wrong, *arena.findings()))
 
 
 def differing(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
@@ -309,7 +303,7 @@ def differing(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("state", ["half", "decided", "finished"])
 def test_an_undamaged_job_comes_to_its_end(state: str, arena: Arena) -> None:
     arena.restore(state)
-    assert not list(problems_of_the_end(arena, ""))
+    assert not list(problems_of_the_end(arena, {}))
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import pytest
 import raising
 from raising import EXCEPTIONS
 
-import checker
-from jobs import Ended, Job, make_job, r3po
+from jobs import Ended, Job, make_job, r3po, read_csv
 
 NewJob = Callable[..., Job]
 
@@ -53,22 +51,22 @@ def test_an_exception_is_its_files_failure_and_its_neighbours_have_rows(name: st
         assert failure["error_type"]
         assert len(failure["message"]) + len(failure["traceback"]) < 25_000
     assert job.rows() == [{"path": "001.json"}, {"path": "003.json"}]
-    assert checker.check_job(job.working_dir, job.output, path_column="path") == []
+    assert job.findings(path_column="path") == []
     shown = r3po("errors", cwd=job.folder)
     assert (shown.code, shown.err) == (0, "")
     assert all(character.isprintable() or character == "\n" for character in shown.out)
-    with open(job.output / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
-        assert [row["path"] for row in csv.DictReader(file)] == ["000.json", "002.json"]
+    lines = read_csv(job.output / "failures" / "failures.csv")
+    assert [line["path"] for line in lines] == ["000.json", "002.json"]
 
 
-def test_all_exceptions_in_one_job(new_job: NewJob) -> None:
+def test_all_exceptions_in_one_job(engine: str, new_job: NewJob) -> None:
     """What one exception leaves behind must not reach the next file; and all outcomes share a few segments."""
     names = list(EXCEPTIONS)
     job = new_job(*(pair for name in names for pair in ("good", name)))
-    assert job.run().code == 1
+    assert r3po("run", "--engine", engine, cwd=job.folder).code == 1
     assert [failure["path"] for failure in job.failures()] == [f"{2 * n + 1:03}.json" for n in range(len(names))]
     assert [row["path"] for row in job.rows()] == [f"{2 * n:03}.json" for n in range(len(names))]
-    assert checker.check_job(job.working_dir, job.output, path_column="path") == []
+    assert job.findings(path_column="path") == []
     before = job.parts()
     again = job.run("--retry-failed")
     assert again.code == 1

@@ -19,6 +19,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,41 +30,35 @@ OUTPUT_NAMES = {*KINDS, "failures", ".r3po.json", ".staging"}
 FAILURES_HEADER = ["path", "error_type", "message", "where", "attempts"]
 
 
-def check_job(
-    working_dir: Path,
-    output_path: Path,
-    *,
-    is_finished: bool = True,
-    is_swept: bool = False,
-    path_column: str | None = None,
-    check_source: bool = False,
-) -> list[str]:
+def check_job(working_dir: Path, output_path: Path, **options: Any) -> list[str]:
     """Return what is wrong with a job, one finding a line; an empty list is a good job.
 
     Args:
-        is_finished: the job has come to its end; else only that nothing is wrong so far, right after a start.
-        is_swept: the last run found nothing to do, so that not even the shard files of the build before are left.
-        path_column: column of the CSV parts that holds each row's path: then rows and failures are matched by name.
-        check_source: the source files still are what f read; compare them with the hashes of the manifest.
+        options: `is_finished`, `is_swept`, `path_column` and `check_source` of `_Check`.
     """
-    check = _Check(working_dir, output_path, is_finished, is_swept, path_column, check_source)
+    check = _Check(working_dir, output_path, **options)
     check.run()
     return check.findings
 
 
+@dataclass
 class _Check:
-    def __init__(
-        self, state: Path, output: Path, is_finished: bool, is_swept: bool, path_column: str | None, check_source: bool
-    ) -> None:
-        self.state, self.output = state, output
-        self.is_finished, self.is_swept = is_finished, is_swept
-        self.path_column, self.check_source = path_column, check_source
-        self.findings: list[str] = []
-        self.manifest: dict[str, Any] = {}
-        self.entries: dict[int, list[dict[str, Any]]] = {}
-        self.commits: dict[int, dict[str, Any]] = {}
-        self.rows: dict[int, list[str]] = {}
-        """Paths of the rows of each shard, where the table has a column for them."""
+    state: Path
+    output: Path
+    is_finished: bool = True
+    """The job has come to its end; else only that nothing is wrong so far, right after a start."""
+    is_swept: bool = False
+    """The last run found nothing to do, so that not even the shard files of the build before are left."""
+    path_column: str | None = None
+    """Column of the CSV parts that holds each row's path: then rows and failures are matched by name."""
+    check_source: bool = False
+    """The source files still are what f read; compare them with the hashes of the manifest."""
+    findings: list[str] = field(default_factory=list)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    entries: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    commits: dict[int, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[int, list[str]] = field(default_factory=dict)
+    """Paths of the rows of each shard, where the table has a column for them."""
 
     def run(self) -> None:
         found = self._read_json(self.state / "manifest.json", "manifest")
@@ -79,19 +74,16 @@ class _Check:
         if self.is_finished:
             self._check_finished()
 
-    def say(self, path: Path | str, what: str) -> None:
-        self.findings.append(f"{path}: {what}")
-
     def _expect(self, is_right: bool, path: Path | str, what: str) -> None:
         if not is_right:
-            self.say(path, what)
+            self.findings.append(f"{path}: {what}")
 
     def _read_json(self, path: Path, kind: str) -> dict[str, Any] | None:
         try:
             content = json.loads(path.read_bytes())
             digest = content.pop("digest")
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            self.say(path, f"cannot be read: {error!r}")
+            self._expect(False, path, f"cannot be read: {error!r}")
             return None
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         self._expect(digest == hashlib.sha256(text.encode()).hexdigest(), path, "its digest does not fit")
@@ -104,17 +96,16 @@ class _Check:
             with open(path, newline="", encoding="utf-8") as file:
                 return list(csv.reader(file)) or [[]]
         except (OSError, ValueError, csv.Error) as error:
-            self.say(path, f"cannot be read: {error!r}")
+            self._expect(False, path, f"cannot be read: {error!r}")
             return [[]]
 
     def _check_record(self, folder: Path, record: dict[str, Any]) -> None:
         path = folder / record["name"]
-        if not path.is_file():
-            self.say(path, "is named, but is not there")
-            return
-        data = path.read_bytes()
-        self._expect(len(data) == record["size_bytes"], path, f"{len(data)} bytes, named {record['size_bytes']}")
-        self._expect(hashlib.sha256(data).hexdigest() == record["sha256"], path, "another sha256 than named")
+        self._expect(path.is_file(), path, "is named, but is not there")
+        if path.is_file():
+            data = path.read_bytes()
+            self._expect(len(data) == record["size_bytes"], path, f"{len(data)} bytes, named {record['size_bytes']}")
+            self._expect(hashlib.sha256(data).hexdigest() == record["sha256"], path, "another sha256 than named")
 
     # The manifest and its files
 
@@ -161,19 +152,17 @@ class _Check:
     def _check_commits(self) -> None:
         refs = {ref["shard"]: ref for ref in self.manifest["shards"]}
         for path in _files(self.state / "commits"):
-            if not re.fullmatch(r"\d{5,}\.json", path.name):
-                self.say(path, "is no commit")
-                continue
-            commit = self._read_json(path, "commit")
+            is_commit = re.fullmatch(r"\d{5,}\.json", path.name) is not None
+            self._expect(is_commit, path, "is no commit")
+            commit = self._read_json(path, "commit") if is_commit else None
             if commit is None:
                 continue
             self.commits[commit["shard"]] = commit
             self._expect(path.name == f"{commit['shard']:05d}.json", path, f"holds shard {commit['shard']}")
             self._expect(commit["job_id"] == self.manifest["job_id"], path, "of another job")
             self._expect(commit["build"] <= self.manifest["build"], path, "newer than the manifest")
-            if commit["shard"] not in refs:
-                self.say(path, "of a shard that the manifest does not have")
-            elif self.is_finished:
+            self._expect(commit["shard"] in refs, path, "of a shard that the manifest does not have")
+            if commit["shard"] in refs and self.is_finished:
                 self._check_commit_of(path, commit, refs[commit["shard"]])
             self._check_tally(path, commit)
 
@@ -246,10 +235,9 @@ class _Check:
 
     def _check_leftovers(self) -> None:
         for path in _walk(self.state, self.output):
-            is_temporary = path.name.startswith(".") and path.name.endswith(".tmp")
             # The folders of segments go with their commits.
             is_in_use = not self.is_finished and path.parent.parent == self.state / "segments"
-            self._expect(not is_temporary or is_in_use, path, "a temporary file is left")
+            self._expect(not _is_temporary(path) or is_in_use, path, "a temporary file is left")
         for folder in (self.output / ".staging", *([self.state / "segments"] if self.is_finished else [])):
             for path in _files(folder):
                 self._expect(_is_temporary(path), path, "is left")
@@ -268,7 +256,7 @@ class _Check:
 
     def _check_finished(self) -> None:
         for shard in self.entries.keys() - self.commits.keys():
-            self.say(self.state / "commits", f"shard {shard} has none")
+            self._expect(False, self.state / "commits", f"shard {shard} has none")
         settings = [commit["part_settings"] for commit in self.commits.values()]
         self._expect(all(one == settings[0] for one in settings), self.output, "parts of different settings")
         for kind in KINDS:
@@ -297,8 +285,8 @@ class _Check:
 
     def _check_failures(self) -> None:
         path = self.output / "failures" / "failures.csv"
+        self._expect(path.is_file(), path, "is missing")
         if not path.is_file():
-            self.say(path, "is missing")
             return
         header, *lines = self._read_csv(path)
         self._expect(header == FAILURES_HEADER, path, f"its header is {header}")
@@ -314,14 +302,12 @@ class _Check:
             in_row_order += here
             n_failed = self.commits.get(shard, {}).get("n_failed", 0)
             self._expect(len(here) == n_failed, path, f"{len(here)} of shard {shard}, its commit says {n_failed}")
-            done = [entry for entry in entries if entry["path"] not in left and not entry.get("deleted", False)]
+            gone = {entry["path"] for entry in entries if entry.get("deleted", False)}
+            done = [entry for entry in entries if entry["path"] not in left | gone]
             unread = [entry["path"] for entry in done if entry["hash"] is None]
             self._expect(self.manifest["hash"] != "content" or not unread, path, f"no hash of {unread[:5]}")
-            self._expect(
-                not any(e.get("deleted", False) for e in entries if e["path"] in left), path, "names a gone file"
-            )
+            self._expect(not left & gone, path, "names a gone file")
             if self.path_column is not None:
-                gone = {entry["path"] for entry in entries if entry.get("deleted", False)}
                 keeps_deleted = self.commits.get(shard, {}).get("keeps_deleted", False)
                 self._check_names(shard, [entry["path"] for entry in done], gone if keeps_deleted else set())
         self._expect(failed == in_row_order, path, "not in row order, or with files that the manifest does not have")

@@ -150,7 +150,7 @@ def is_equal(cell: Cell, value: Any, type_: Any, *, is_only: bool) -> bool:
     if is_text(type_):
         return bool(cell.text == value and cell.is_quoted)
     try:
-        return bool(READERS_BY_KIND[kind_of(type_)](cell.text, value, type_))
+        return is_said_by(cell.text, value, type_)
     except (ValueError, InvalidOperation):
         return False
 
@@ -159,24 +159,12 @@ def is_text(type_: Any) -> bool:
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
-def kind_of(type_: Any) -> str:
-    for kind, is_kind in KINDS.items():
+def is_said_by(text: str, value: Any, type_: Any) -> bool:
+    """Whether a text, read as this type, is the value."""
+    for is_kind, is_same in READERS.items():
         if is_kind(type_):
-            return kind
+            return bool(is_same(text, value, type_))
     raise ValueError(f"no value of type {type_} is expected")
-
-
-KINDS: dict[str, Callable[[Any], bool]] = {
-    "int": pa.types.is_integer,
-    "float": pa.types.is_floating,
-    "bool": pa.types.is_boolean,
-    "bytes": pa.types.is_binary,
-    "decimal": pa.types.is_decimal,
-    "date": pa.types.is_date,
-    "time": pa.types.is_time,
-    "moment": pa.types.is_timestamp,
-    "nested": pa.types.is_nested,
-}
 
 
 def is_same_float(text: str, value: float, type_: Any) -> bool:
@@ -209,19 +197,19 @@ def is_same_nested(value: Any, read: Any, type_: Any) -> bool:
         # An int beside floats is one of them; json reads NaN and Infinity.
         return type(read) in (int, float) and is_same_float(repr(float(read)), value, type_)
     is_number = pa.types.is_decimal(type_) and type(read) is int  # beside decimals
-    return (isinstance(read, str) or is_number) and bool(READERS_BY_KIND[kind_of(type_)](str(read), value, type_))
+    return (isinstance(read, str) or is_number) and is_said_by(str(read), value, type_)
 
 
-READERS_BY_KIND: dict[str, Callable[[str, Any, Any], bool]] = {
-    "int": lambda text, value, _: int(text) == value,
-    "float": is_same_float,
-    "bool": lambda text, value, _: text == ("true" if value else "false"),
-    "bytes": lambda text, value, _: base64.b64decode(text, validate=True) == value,
-    "decimal": lambda text, value, _: Decimal(text) == value,  # 1.5 is 1.50 in a column of that scale
-    "date": lambda text, value, _: dt.date.fromisoformat(text) == value,
-    "time": lambda text, value, _: dt.time.fromisoformat(text) == value,
-    "moment": is_same_moment,
-    "nested": lambda text, value, type_: is_same_nested(value, json.loads(text), type_),
+READERS: dict[Callable[[Any], bool], Callable[[str, Any, Any], bool]] = {
+    pa.types.is_integer: lambda text, value, _: int(text) == value,
+    pa.types.is_floating: is_same_float,
+    pa.types.is_boolean: lambda text, value, _: text == ("true" if value else "false"),
+    pa.types.is_binary: lambda text, value, _: base64.b64decode(text, validate=True) == value,
+    pa.types.is_decimal: lambda text, value, _: Decimal(text) == value,  # 1.5 is 1.50 in a column of that scale
+    pa.types.is_date: lambda text, value, _: dt.date.fromisoformat(text) == value,
+    pa.types.is_time: lambda text, value, _: dt.time.fromisoformat(text) == value,
+    pa.types.is_timestamp: is_same_moment,
+    pa.types.is_nested: lambda text, value, type_: is_same_nested(value, json.loads(text), type_),
 }
 
 

@@ -18,9 +18,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+import checker
+from r3po import RunResult, run_jobs
+from r3po.storage import durable
 
 # Whoever starts the tests with nohup, or in the background of a shell, has these ignored, and r3po keeps that.
 for _number in (signal.SIGHUP, signal.SIGINT):
@@ -73,6 +79,36 @@ def double(filepath):
 """
 """The same, but the files from `at` on wait until the file `gate` is there: GATED.format(at=3, pause=0)."""
 
+DESCRIBE = '''\
+import json
+import os
+import time
+
+IS_MENDED = False
+
+
+def describe(filepath):
+    """Say in calls.log that it was called, then do what the file says."""
+    folder, name = os.path.split(filepath)
+    root = os.path.dirname(folder)
+    with open(os.path.join(root, "calls.log"), "ab", buffering=0) as log:
+        log.write(name.encode() + b"\\n")
+    with open(filepath) as file:
+        wanted = json.load(file)
+    while "wait_for" in wanted and not os.path.exists(os.path.join(root, wanted["wait_for"])):
+        time.sleep(0.01)
+    is_mended = IS_MENDED or os.path.exists(os.path.join(root, "mended"))
+    if "error" in wanted and not is_mended:
+        raise ValueError(wanted["error"])
+    return {"path": name, "value": wanted.get("value"), "other": wanted.get("other", 0), "text": "plain"}
+'''
+"""The function of a `TinyJob`."""
+
+MENDED = "tiny_function_mended.py"
+
+LONG_AGO = 1_600_000_000
+"""Time of source files, in seconds: nobody takes them for files that may change within their mtime."""
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -93,32 +129,12 @@ class Ended:
         return content
 
 
-@dataclass(frozen=True)
 class Job:
-    """A folder with config.yaml, double.py and source/000.json, source/001.json ..."""
+    """A folder with config.yaml, double.py, source/000.json, source/001.json ..., and what r3po makes of them."""
 
-    folder: Path
-    keys: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.yaml"
-
-    @property
-    def source(self) -> Path:
-        return self.folder / "source"
-
-    @property
-    def working_dir(self) -> Path:
-        return self.folder / "work"
-
-    @property
-    def output(self) -> Path:
-        return self.folder / "out"
-
-    def write_config(self, **keys: Any) -> None:
-        """Write the config anew, with some keys other than the usual; None leaves one out."""
-        usual = {
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        """Know the job in this folder; `settings` are the keys of its config that are other than usual."""
+        self.settings: dict[str, Any] = {
             "job_name": "doubles",
             "processes": 2,
             "source_path": "source",
@@ -126,11 +142,16 @@ class Job:
             "working_dir": "work",
             "output_path": "out",
             "function": "double.py:double",
+            **settings,
         }
-        lines = [
-            f"{key}: {json.dumps(value)}" for key, value in (usual | self.keys | keys).items() if value is not None
-        ]
-        self.config.write_text("\n".join(lines) + "\n")
+        self.folder, self.config, self.source = folder, folder / "config.yaml", folder / "source"
+        self.working_dir = folder / self.settings["working_dir"]
+        self.output = folder / self.settings["output_path"]
+
+    def write_config(self, **keys: Any) -> None:
+        """Write the config anew, with some keys other than the usual; None leaves one out."""
+        config = {key: value for key, value in (self.settings | keys).items() if value is not None}
+        self.config.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in config.items()))
 
     def write_function(self, text: str) -> None:
         (self.folder / "double.py").write_text(text)
@@ -153,37 +174,125 @@ class Job:
         return r3po("run", "--engine", "serial", *arguments, cwd=self.folder)
 
     def status(self) -> dict[str, Any]:
-        ended = r3po("status", "--json", cwd=self.folder)
+        return self.told_by("status")
+
+    def failures(self) -> list[dict[str, Any]]:
+        failures: list[dict[str, Any]] = self.told_by("errors")["failures"]
+        return failures
+
+    def told_by(self, command: str) -> dict[str, Any]:
+        ended = r3po(command, "--json", cwd=self.folder)
         assert ended.code == 0, ended.err
         return ended.json()
 
-    def failures(self) -> list[dict[str, Any]]:
-        ended = r3po("errors", "--json", cwd=self.folder)
-        assert ended.code == 0, ended.err
-        failures: list[dict[str, Any]] = ended.json()["failures"]
-        return failures
-
     def rows(self) -> list[dict[str, str]]:
         """Return the rows of all CSV parts, in the order of the parts."""
-        found = []
-        for part in sorted((self.output / "csv").glob("part-*.csv")):
-            with open(part, newline="", encoding="utf-8") as file:
-                found += list(csv.DictReader(file))
-        return found
+        return [row for part in sorted((self.output / "csv").glob("part-*.csv")) for row in read_csv(part)]
 
     def parts(self) -> dict[str, bytes]:
         """Return the bytes of all parts, by name."""
-        files = [*self.output.glob("csv/*"), *self.output.glob("parquet/*")]
-        return {f"{file.parent.name}/{file.name}": file.read_bytes() for file in files}
+        return self.published("csv", "parquet")
+
+    def published(self, *folders: str) -> dict[str, bytes]:
+        """Return what users read, by name: the bytes of all parts, and of failures.csv; or of some folders only."""
+        names = folders or ("csv", "parquet", "failures")
+        return {f"{name}/{file.name}": file.read_bytes() for name in names for file in self.output.glob(f"{name}/*")}
+
+    def findings(self, **options: Any) -> list[str]:
+        """Return what the independent checker finds."""
+        return checker.check_job(self.working_dir, self.output, **options)
 
 
-def make_job(folder: Path, n_files: int = 6, function: str = DOUBLE, **keys: Any) -> Job:
+class TinyJob(Job):
+    """A job whose files say what f does with them; it is run through the API, and the calls of f are logged."""
+
+    def __init__(self, folder: Path, function: Path) -> None:
+        super().__init__(
+            folder,
+            job_name="tiny",
+            processes=1,
+            working_dir="state",
+            output_path="output",
+            function=f"{function}:describe",
+            shard_size=3,
+            batch_seconds=0.0001,  # one file a batch, once the speed of f is known
+        )
+        self.root, self.state, self.function = folder, self.working_dir, function
+        self.calls_log = folder / "calls.log"
+        self.source.mkdir(parents=True)
+        self.configure()
+
+    def configure(self, **settings: Any) -> None:
+        """Write the config; what is given here stays."""
+        self.settings |= settings
+        self.write_config()
+
+    def add(self, name: str, **wanted: Any) -> None:
+        """Add a source file (`value`, `other`), one that fails (`error`), or one that waits for a file (`wait_for`)."""
+        path = self.source / name
+        path.write_text(json.dumps(wanted))
+        os.utime(path, (LONG_AGO, LONG_AGO))
+
+    def mend(self) -> None:
+        """Let the files that fail give a row from now on, although the code of f stays the same."""
+        (self.root / "mended").touch()
+
+    @property
+    def mended_function(self) -> str:
+        """The same function with other code: it fails on nothing."""
+        return f"{self.function.with_name(MENDED)}:describe"
+
+    def run(self, **options: Any) -> RunResult:  # type: ignore[override]
+        return run_jobs(self.config, engine="serial", progress=False, **options)
+
+    def run_until(self, is_last: Callable[[Path], object], **options: Any) -> None:
+        """Run, and die as the first file that fits is begun; its temporary name lies in the file's folder."""
+
+        class Died(BaseException):
+            pass
+
+        def create(path: Path, flags: int, mode: int) -> int:
+            if is_last(path):
+                raise Died
+            return os.open(path, flags, mode)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
+            patch.setattr(durable, "_create", create)
+            self.run(**options)
+
+    def failed(self) -> dict[str, int]:
+        """Return path and attempts of the files in failures.csv."""
+        with open(self.output / "failures" / "failures.csv", newline="") as file:
+            return {line["path"]: int(line["attempts"]) for line in csv.DictReader(file)}
+
+    def calls(self) -> list[str]:
+        """Return the file names that f was called with since the last `forget_calls`."""
+        return self.calls_log.read_text().splitlines() if self.calls_log.exists() else []
+
+    def forget_calls(self) -> None:
+        self.calls_log.unlink(missing_ok=True)
+
+    def findings(self, **options: Any) -> list[str]:
+        return super().findings(path_column="path", **options)
+
+
+NewJob = Callable[..., TinyJob]
+"""What the fixture `new_job` gives."""
+
+
+def make_job(folder: Path, n_files: int = 6, function: str = DOUBLE, **settings: Any) -> Job:
     folder.mkdir(parents=True, exist_ok=True)
-    job = Job(folder, keys)
+    job = Job(folder, **settings)
     job.write_config()
     job.write_function(function)
     job.add_files(*range(n_files))
     return job
+
+
+def write_tiny_function(function: Path) -> None:
+    """Write the function of tiny jobs, and beside it the mended one."""
+    function.write_text(DESCRIBE)
+    function.with_name(MENDED).write_text(DESCRIBE.replace("IS_MENDED = False", "IS_MENDED = True"))
 
 
 def doubled(*numbers: int) -> list[dict[str, str]]:
@@ -242,8 +351,13 @@ def run_process(*arguments: str, cwd: Path, **changed: str | None) -> Ended:
 
 
 def run_python(*arguments: str, cwd: Path, **changed: str | None) -> Ended:
+    return run_program(sys.executable, *arguments, cwd=cwd, **changed)
+
+
+def run_program(*command: str, cwd: Path, **changed: str | None) -> Ended:
+    """Run a program to its end, in a session of its own, with neither terminal nor anything else of ours."""
     done = subprocess.run(
-        [sys.executable, *arguments],
+        command,
         cwd=cwd,
         env=environment(**changed),
         stdin=subprocess.DEVNULL,
@@ -251,6 +365,7 @@ def run_python(*arguments: str, cwd: Path, **changed: str | None) -> Ended:
         text=True,
         timeout=120,
         check=False,
+        start_new_session=True,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 
@@ -313,10 +428,17 @@ def running(*arguments: str, cwd: Path, **changed: str | None) -> Iterator[Runni
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
+    assert comes_true(condition, timeout_s), f"not within {timeout_s:.0f} s: {what}"
+
+
+def comes_true(condition: Callable[[], object], timeout_s: float, pause_s: float = 0.01) -> bool:
+    """Return whether a condition became true within a time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.01)
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause_s)
+    return True
 
 
 @contextmanager
@@ -339,55 +461,51 @@ Pid = tuple[int, str]
 
 def tree_of(pid: int) -> list[Pid]:
     """Return a process that this test started and all that it started in turn, parents first."""
-    children: dict[int, list[int]] = {}
-    for other in _all_pids():
-        parent = _stat_of(other)
-        if parent is not None:
-            children.setdefault(int(parent[1]), []).append(other)
+    stats = {other: stat for other in all_pids() if (stat := stat_of(other))}
     found, waiting = [], [pid]
     while waiting:
         current = waiting.pop(0)
-        stat = _stat_of(current)
-        if stat is not None:
-            found.append((current, stat[19]))
-        waiting += children.get(current, [])
+        if current in stats:
+            found.append((current, stats[current][19]))
+        waiting += [other for other, stat in stats.items() if int(stat[1]) == current]
     return found
 
 
 def alive(pids: list[Pid]) -> list[Pid]:
     """Return those that still run; a zombie does not."""
-    return [(pid, started) for pid, started in pids if (s := _stat_of(pid)) and s[19] == started and s[0] != "Z"]
+    return [(pid, started) for pid, started in pids if (s := stat_of(pid)) and s[19] == started and s[0] != "Z"]
+
+
+def send(pid: Pid, number: signal.Signals) -> None:
+    """Send a signal to this very process: its id may be another's by now."""
+    if alive([pid]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid[0], number)
 
 
 def kill_tree(pid: int) -> list[Pid]:
     """SIGKILL a process that this test started and its whole tree; return what that was."""
     killed: list[Pid] = []
-    while fresh := [found for found in tree_of(pid) if found not in killed and alive([found])]:
-        for other, _ in fresh:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(other, signal.SIGKILL)
+    while fresh := [found for found in alive(tree_of(pid)) if found not in killed]:
+        for process in fresh:
+            send(process, signal.SIGKILL)
         killed += fresh
     return killed
 
 
-def commands_with(text: str) -> list[str]:
-    """Return the command lines of all processes that name `text`."""
-    found = []
-    for pid in _all_pids():
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if text in command:
-            found.append(command)
-    return found
-
-
-def _all_pids() -> list[int]:
+def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def _stat_of(pid: int) -> list[str] | None:
+def command_of(pid: int) -> list[str]:
+    """Return the words of a process's command line; none if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def stat_of(pid: int) -> list[str] | None:
     """Return state, parent and the rest of /proc/<pid>/stat; None if there is no such process."""
     try:
         content = Path(f"/proc/{pid}/stat").read_text(errors="replace")
@@ -397,6 +515,11 @@ def _stat_of(pid: int) -> list[str] | None:
 
 
 # Looking
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def snapshot(*folders: Path) -> dict[str, str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import fcntl
 import json
 import math
@@ -35,8 +34,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-import checker
-from jobs import Pid, alive, environment, short_folder
+from jobs import (
+    HAS_PROC,
+    LONG_AGO,
+    Job,
+    Pid,
+    alive,
+    all_pids,
+    comes_true,
+    command_of,
+    environment,
+    read_csv,
+    run_process,
+    send,
+    short_folder,
+    stat_of,
+)
 
 # What has to hold
 
@@ -106,9 +119,6 @@ def measure(filepath):
 """
 """The same text everywhere, since parts name its fingerprint; what crashes is decided by a file beside it."""
 
-LONG_AGO = 1_600_000_000
-"""Time of the source files, in seconds: nobody takes them for files that may change within their mtime."""
-
 
 # The source and the jobs over it
 
@@ -154,40 +164,27 @@ def make_source(
     return Source(folder, tuple(paths), frozenset(failing), frozenset(paths[n] for n in crashing), ms[0])
 
 
-@dataclass(frozen=True)
-class Job:
-    """A folder with config.yaml, measure.py and the log of its calls."""
+class SoakJob(Job):
+    """A job that logs the calls of f; files that crash do so where there is a file `crashes`, and raise elsewhere."""
 
-    folder: Path
-    source: Source
-    workers: int = 2
-    shard_size: int = 500
-    batch_seconds: float = 1.0
-
-    @property
-    def state(self) -> Path:
-        return self.folder / "work"
-
-    @property
-    def output(self) -> Path:
-        return self.folder / "out"
+    def __init__(
+        self, folder: Path, inputs: Source, workers: int = 2, shard_size: int = 500, batch_seconds: float = 1.0
+    ) -> None:
+        super().__init__(
+            folder,
+            job_name="soak",
+            processes=workers,
+            source_path=str(inputs.folder),
+            function="double.py:measure",
+            shard_size=shard_size,
+            batch_seconds=batch_seconds,
+        )
+        self.inputs, self.shard_size, self.batch_seconds = inputs, shard_size, batch_seconds
 
     def write(self, *, crashes: bool = True) -> Self:
-        """Make the folder; without `crashes`, the files that crash raise instead."""
         (self.folder / "calls").mkdir(parents=True)
-        (self.folder / "measure.py").write_text(FUNCTION)
-        config = {
-            "job_name": "soak",
-            "processes": self.workers,
-            "source_path": str(self.source.folder),
-            "source_file_part": ".json",
-            "working_dir": "work",
-            "output_path": "out",
-            "function": "measure.py:measure",
-            "shard_size": self.shard_size,
-            "batch_seconds": self.batch_seconds,
-        }
-        (self.folder / "config.yaml").write_text("".join(f"{key}: {json.dumps(v)}\n" for key, v in config.items()))
+        self.write_function(FUNCTION)
+        self.write_config()
         if crashes:
             (self.folder / "crashes").touch()
         return self
@@ -201,92 +198,55 @@ class Job:
 
     def n_calls(self) -> int:
         """Return how often f has been called so far; one stat a process, so that it may be asked often."""
-        line_bytes = len(self.source.paths[0]) + 1  # all paths are of one length
+        line_bytes = len(self.inputs.paths[0]) + 1  # all paths are of one length
         return sum(log.stat().st_size for log in (self.folder / "calls").iterdir()) // line_bytes
 
     def calls(self) -> Counter[str]:
         logs = (self.folder / "calls").iterdir()
         return Counter(line for log in logs for line in log.read_text().splitlines())
 
-    def parts(self) -> dict[str, bytes]:
-        """Return the bytes of every file in the data folders, by name."""
-        files = [*self.output.glob("csv/*"), *self.output.glob("parquet/*")]
-        return {f"{file.parent.name}/{file.name}": file.read_bytes() for file in files}
-
-    def row_paths(self) -> list[str]:
-        return [row["path"] for part in sorted((self.output / "csv").glob("part-*")) for row in _read_csv(part)]
-
-    def failures(self) -> list[dict[str, str]]:
-        return _read_csv(self.output / "failures" / "failures.csv")
+    def failures_csv(self) -> dict[str, tuple[str, str]]:
+        """Return kind and message by path. How often a file was tried is the faults' affair, not the file's."""
+        lines = read_csv(self.output / "failures" / "failures.csv")
+        return {line["path"]: (line["error_type"], line["message"]) for line in lines}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A finished job next to the reference."""
+def compare(job: SoakJob, reference: SoakJob) -> tuple[list[str], Counter[str]]:
+    """Look for everything that a finished job must be: whole, good in the checker's eyes, equal to the reference.
 
-    findings: list[str]
-    rows: int
-    failures: int
-    lost: int
-    doubled: int
-
-
-def compare(job: Job, reference: Job) -> Comparison:
-    """Look for everything that a finished job must be: whole, good in the checker's eyes, equal to the reference."""
-    findings = checker.check_job(job.state, job.output, path_column="path")
-    rows, failures = job.row_paths(), job.failures()
-    times = Counter(rows) + Counter(failure["path"] for failure in failures)
-    lost = [path for path in job.source.paths if path not in times]
+    Returns:
+        What is wrong, and how many rows, failures, lost and doubled files there are.
+    """
+    findings = job.findings(path_column="path")
+    rows, failures = [row["path"] for row in job.rows()], job.failures_csv()
+    times = Counter(rows) + Counter(failures.keys())  # the checker sees a path that failed twice
+    lost = [path for path in job.inputs.paths if path not in times]
     doubled = [path for path, n in times.items() if n > 1]
-    findings += [f"{len(lost)} files are lost: {lost[:5]}"] if lost else []
-    findings += [f"{len(doubled)} files are there twice: {doubled[:5]}"] if doubled else []
-    findings += _compare_parts(job.parts(), reference.parts())
-    findings += _compare_failures(job, failures, reference.failures())
-    return Comparison(findings, len(rows), len(failures), len(lost), len(doubled))
-
-
-def _compare_parts(ours: dict[str, bytes], theirs: dict[str, bytes]) -> list[str]:
+    ours, theirs = job.parts(), reference.parts()
     different = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-    return [f"{len(different)} parts differ from the reference: {different[:5]}"] if different else []
+    for paths, what in ((lost, "files are lost"), (doubled, "files are there twice"), (different, "parts differ")):
+        findings += [f"{len(paths)} {what}: {paths[:5]}"] if paths else []
+    findings += _compare_failures(job, failures, reference.failures_csv())
+    counts = {"rows": len(rows), "failures": len(failures), "lost": len(lost), "doubled": len(doubled)}
+    return findings, Counter(counts)
 
 
-def _compare_failures(job: Job, ours: list[dict[str, str]], theirs: list[dict[str, str]]) -> list[str]:
-    """Compare path, kind and message. How often a file was tried is the faults' affair, not the file's."""
+Failures = dict[str, tuple[str, str]]
 
-    def told(failures: list[dict[str, str]]) -> dict[str, tuple[str, str]]:
-        crashing = job.source.crashing if (job.folder / "crashes").exists() else frozenset()
-        kinds = {f["path"]: (f["error_type"], f["message"]) for f in failures}
-        return {path: ("WorkerDied", "") if path in crashing else kind for path, kind in kinds.items()}
 
-    findings = [
-        f"{failure['path']}: failed as {failure['error_type']}, expected WorkerDied"
-        for failure in ours
-        if failure["path"] in job.source.crashing
-        and (job.folder / "crashes").exists()
-        and failure["error_type"] != "WorkerDied"
+def _compare_failures(job: SoakJob, ours: Failures, theirs: Failures) -> list[str]:
+    """Compare kind and message; of a file that crashes the kind, since what is known of a death differs."""
+    crashing = job.inputs.crashing if (job.folder / "crashes").exists() else frozenset()
+    ours = {path: (kind, "" if path in crashing else message) for path, (kind, message) in ours.items()}
+    theirs = theirs | dict.fromkeys(crashing, ("WorkerDied", ""))
+    return [
+        f"{path}: failed as {ours.get(path)}, expected {theirs.get(path)}"
+        for path in sorted(ours.keys() | theirs.keys())
+        if ours.get(path) != theirs.get(path)
     ]
-    our, their = told(ours), told(theirs)
-    for path in sorted(our.keys() | their.keys()):
-        if our.get(path) != their.get(path):
-            findings.append(f"{path}: failed as {our.get(path)}, in the reference as {their.get(path)}")
-    return findings
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 # One run, and what may hit it
-
-
-@dataclass(frozen=True)
-class Process:
-    """One process of a run."""
-
-    pid: Pid
-    role: str
-    """driver, worker, raylet, gcs_server, agent or other."""
 
 
 @dataclass
@@ -308,7 +268,7 @@ class Run:
     Use as a context: at its end everything that it started is killed.
     """
 
-    job: Job
+    job: SoakJob
     temporary: Path
     """TMPDIR of the run: short, since Ray's sockets lie in it."""
     stderr_file: Path
@@ -322,7 +282,7 @@ class Run:
 
     def __enter__(self) -> Self:
         self.folders_before = set(self.temporary.iterdir())
-        self.runs_before = set((self.job.state / "runs").glob("*/events.jsonl"))
+        self.runs_before = set(self.job.working_dir.glob("runs/*/events.jsonl"))
         is_terminal = self.stdio is not None and os.isatty(self.stdio)
         with open(self.stderr_file, "wb") as err:
             self.process = subprocess.Popen(
@@ -345,10 +305,6 @@ class Run:
             self.process.wait(30)
 
     @property
-    def pid(self) -> int:
-        return self.process.pid
-
-    @property
     def stderr(self) -> str:
         return self.stderr_file.read_text(errors="replace")
 
@@ -359,14 +315,14 @@ class Run:
             self.ended_at = time.monotonic()
         return code
 
-    def look(self) -> list[Process]:
-        """Return what lives of this run now, and remember it."""
-        found = [Process(pid, "driver" if pid[0] == self.pid else role) for pid, role in processes_of(self.pid).items()]
-        self.seen |= {process.pid: process.role for process in found}
+    def look(self) -> dict[Pid, str]:
+        """Return what lives of this run now by its role, and remember it."""
+        found = processes_of(self.process.pid)
+        self.seen |= found
         return found
 
-    def of_role(self, role: str) -> list[Process]:
-        return [process for process in self.look() if process.role == role]
+    def of_role(self, role: str) -> list[Pid]:
+        return [pid for pid, of in self.look().items() if of == role]
 
     def alive(self, but: tuple[str, ...] = ()) -> list[str]:
         """Return what still lives of all that was ever seen, as `role pid`; roles in `but` are left out."""
@@ -376,7 +332,7 @@ class Run:
     @property
     def is_listening(self) -> bool:
         """Whether signals reach r3po: before that Python itself answers them, as it starts."""
-        fresh = set((self.job.state / "runs").glob("*/events.jsonl")) - self.runs_before
+        fresh = set(self.job.working_dir.glob("runs/*/events.jsonl")) - self.runs_before
         return any(file.stat().st_size for file in fresh)
 
     @property
@@ -393,25 +349,24 @@ class Run:
             return False
         targets = targets if n is None else rng.sample(targets, min(n, len(targets)))
         kind = role if role != "worker" or len(targets) == 1 else "workers"
-        self._note(kind, targets, len(targets) if role == "worker" else self.job.workers)
-        for process in targets:
-            _send(process.pid, signal.SIGKILL)
+        self._note(kind, targets, len(targets) if role == "worker" else self.job.settings["processes"])
+        for pid in targets:
+            send(pid, signal.SIGKILL)
         return True
 
     def kill_everything(self) -> bool:
-        targets = self.look()
-        self._note("everything", targets, self.job.workers)
-        while targets := [process for process in self.look() if alive([process.pid])]:
-            for process in targets:  # the driver first: none is left to tell of the others' deaths
-                _send(process.pid, signal.SIGKILL)
+        self._note("everything", list(self.look()), self.job.settings["processes"])
+        while targets := alive(list(self.look())):
+            for pid in targets:  # the driver first: none is left to tell of the others' deaths
+                send(pid, signal.SIGKILL)
         return True
 
-    def send(self, number: signal.Signals, *, group: bool = False, workers_hit: int = 0) -> bool:
+    def send(self, number: signal.Signals, *, group: bool = False) -> bool:
         """Send the driver a signal, or all of its process group as a terminal does."""
         if not self.is_listening or self.poll() is not None:
             return False
-        self._note(number.name, [], workers_hit)
-        os.killpg(self.pid, number) if group else _send((self.pid, _started(self.pid)), number)
+        self._note(number.name, [], 0)
+        (os.killpg if group else os.kill)(self.process.pid, number)
         return True
 
     def interrupt_twice(self, rng: random.Random) -> bool:
@@ -420,8 +375,8 @@ class Run:
             return False
         pause_until(lambda: self.poll() is not None, rng.uniform(0.05, 1.0))
         if self.poll() is None:
-            self.hits[-1].kind, self.hits[-1].workers_hit = "SIGINT twice", self.job.workers
-            os.killpg(self.pid, signal.SIGINT)
+            self.hits[-1].kind, self.hits[-1].workers_hit = "SIGINT twice", self.job.settings["processes"]
+            os.killpg(self.process.pid, signal.SIGINT)
         return True
 
     def stop_for(self, role: str, seconds: float, rng: random.Random) -> bool:
@@ -431,16 +386,31 @@ class Run:
             return False
         target = rng.choice(targets)
         self._note(f"{role} stopped", [target], 0)
-        _send(target.pid, signal.SIGSTOP)
+        send(target, signal.SIGSTOP)
         try:
             pause_until(lambda: self.poll() is not None, seconds)
         finally:
-            _send(target.pid, signal.SIGCONT)
+            send(target, signal.SIGCONT)
         return True
 
-    def _note(self, kind: str, targets: list[Process], workers_hit: int) -> None:
-        names = [f"{process.role} {process.pid[0]}" for process in targets]
+    def _note(self, kind: str, targets: list[Pid], workers_hit: int) -> None:
+        names = [f"{self.seen[pid]} {pid[0]}" for pid in targets]
         self.hits.append(Hit(kind, time.monotonic(), names, workers_hit))
+
+    # What hit it
+
+    @property
+    def fatal(self) -> Hit | None:
+        """The first hit that has to end the run."""
+        return next((hit for hit in self.hits if hit.kind in BOUND_S), None)
+
+    @property
+    def was_hit_at_start(self) -> bool:
+        return any(hit.kind.endswith(RAY_STARTING) for hit in self.hits)
+
+    @property
+    def has_worked(self) -> bool:
+        return "worker" in self.seen.values()
 
     # Its end
 
@@ -479,7 +449,7 @@ class Run:
         if self.died_at_start:
             # Ray ends the driver itself then, from C++ and with 1; the guard says so, and removes the folder.
             pause_until(lambda: DIED_AT_START in self.stderr and not self.left_folders, GONE_S)
-            if DIED_AT_START not in self.stderr or not any(kind.endswith(RAY_STARTING) for kind in kinds):
+            if DIED_AT_START not in self.stderr or not self.was_hit_at_start:
                 found.append(f"exit code {code} without an end after {kinds or 'no fault'}")
         if code != -signal.SIGKILL and self.left_folders:
             found.append(f"temporary folders are left after exit code {code}: {self.left_folders}")
@@ -488,9 +458,7 @@ class Run:
     @property
     def died_at_start(self) -> bool:
         """Whether the run ended like a finished one, but did not say so (where it can be heard)."""
-        if self.stdio is not None:
-            return False
-        return self.poll() in FINISHED and not self.says_the_end
+        return self.stdio is None and self.poll() in FINISHED and not self.says_the_end
 
     @property
     def says_the_end(self) -> bool:
@@ -498,8 +466,8 @@ class Run:
 
     def allowed_codes(self) -> set[int]:
         """Return the codes that tell the truth; a run may always have been finished just before a fault."""
-        allowed = {1 if self.job.source.failing else 0}
-        if self.job.source.crashing or any(hit.workers_hit or "Ray" in hit.kind for hit in self.hits):
+        allowed = {1 if self.job.inputs.failing else 0}
+        if self.job.inputs.crashing or any(hit.workers_hit or "Ray" in hit.kind for hit in self.hits):
             allowed.add(3)
         for hit in self.hits:
             if hit.kind in ("driver", "everything"):
@@ -518,38 +486,24 @@ def _take_terminal() -> None:
 
 
 def processes_of(session: int) -> dict[Pid, str]:
-    """Return the role of each process of a session that lives, its leader first if it does."""
+    """Return the role of each process of a session that lives, its leader first if it does: driver, worker, raylet,
+    gcs_server, agent or other."""
     found: dict[Pid, str] = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        with contextlib.suppress(OSError):  # it has just ended
-            stat = Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()
-            if int(stat[3]) == session and stat[0] != "Z":
-                command = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace")
-                found[(int(name), stat[19])] = _role_of(command.split("\0"))
-    return dict(sorted(found.items(), key=lambda item: item[0][0] != session))
+    for pid in all_pids():
+        stat = stat_of(pid)
+        if stat and int(stat[3]) == session and stat[0] != "Z":
+            found[(pid, stat[19])] = "driver" if pid == session else _role_of(command_of(pid))
+    return dict(sorted(found.items(), key=lambda item: item[1] != "driver"))
 
 
 def _role_of(command: list[str]) -> str:
-    program = command[0].strip()
+    program = command[0].strip() if command else ""  # it has just ended
     if program.startswith("ray::"):
         return "agent" if program.endswith("Agent") else "other" if program == "ray::IDLE" else "worker"
     if any(word.endswith(("dashboard/agent.py", "runtime_env/agent/main.py")) for word in command):
         return "agent"
     name = os.path.basename(program)
     return name if name in ("raylet", "gcs_server") else "other"
-
-
-def _started(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-
-
-def _send(pid: Pid, number: signal.Signals) -> None:
-    """Send a signal to this very process: its id may be another's by now."""
-    if alive([pid]):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid[0], number)
 
 
 # Waiting
@@ -568,25 +522,21 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float) -> No
 
 def pause_until(condition: Callable[[], object], timeout_s: float) -> bool:
     """Return whether a condition became true within a time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if _is_asked_to_end:
-            raise AskedToEnd
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.05)
-    return True
+    is_so = comes_true(lambda: _is_asked_to_end or condition(), timeout_s, pause_s=0.05)
+    if _is_asked_to_end:
+        raise AskedToEnd
+    return is_so
 
 
-def make_reference(job: Job, temporary: Path) -> Job:
+def make_reference(job: SoakJob, temporary: Path) -> SoakJob:
     """Run a job undisturbed and without Ray; files that crash raise there."""
     job.write(crashes=False)
     with Run(job, temporary, job.folder / "stderr.txt", ("--engine", "serial")) as run:
         code = run.wait(600)
-        expected = 1 if job.source.failing or job.source.crashing else 0
+        expected = 1 if job.inputs.failing or job.inputs.crashing else 0
         assert code == expected, f"the reference ended with {code}\n{run.stderr}"
     calls = job.calls()
-    assert all(calls[path] == 1 for path in job.source.paths), "the reference called f more or less than once a file"
+    assert all(calls[path] == 1 for path in job.inputs.paths), "the reference called f more or less than once a file"
     return job
 
 
@@ -595,32 +545,27 @@ def make_reference(job: Job, temporary: Path) -> Job:
 
 Fault = Callable[[Run, random.Random], bool]
 
-FAULTS: dict[str, Fault] = {
-    "worker": lambda run, rng: run.kill("worker", rng, 1),
-    "workers": lambda run, rng: run.kill("worker", rng),
-    "driver": lambda run, rng: run.kill("driver", rng),
-    "raylet": lambda run, rng: run.kill("raylet", rng),
-    "gcs_server": lambda run, rng: run.kill("gcs_server", rng),
-    "agents": lambda run, rng: run.kill("agent", rng),
-    "everything": lambda run, rng: run.kill_everything(),
-    "SIGTERM": lambda run, rng: run.send(signal.SIGTERM),
-    "SIGHUP": lambda run, rng: run.send(signal.SIGHUP),
-    "SIGINT": lambda run, rng: run.send(signal.SIGINT, group=rng.random() < 0.5),
-    "SIGINT twice": lambda run, rng: run.interrupt_twice(rng),
-    "worker stopped": lambda run, rng: run.stop_for("worker", rng.uniform(1, 6), rng),
-    "driver stopped": lambda run, rng: run.stop_for("driver", rng.uniform(1, 6), rng),
+FAULTS: dict[str, tuple[Fault, int, int]] = {
+    "worker": (lambda run, rng: run.kill("worker", rng, 1), 24, 44),
+    "workers": (lambda run, rng: run.kill("worker", rng), 10, 16),
+    "driver": (lambda run, rng: run.kill("driver", rng), 14, 9),
+    "raylet": (lambda run, rng: run.kill("raylet", rng), 8, 4),
+    "gcs_server": (lambda run, rng: run.kill("gcs_server", rng), 8, 4),
+    "agents": (lambda run, rng: run.kill("agent", rng), 5, 3),
+    "everything": (lambda run, rng: run.kill_everything(), 8, 6),
+    "SIGTERM": (lambda run, rng: run.send(signal.SIGTERM), 5, 2),
+    "SIGHUP": (lambda run, rng: run.send(signal.SIGHUP), 4, 2),
+    "SIGINT": (lambda run, rng: run.send(signal.SIGINT, group=rng.random() < 0.5), 5, 2),
+    "SIGINT twice": (lambda run, rng: run.interrupt_twice(rng), 4, 2),
+    "worker stopped": (lambda run, rng: run.stop_for("worker", rng.uniform(1, 6), rng), 4, 3),
+    "driver stopped": (lambda run, rng: run.stop_for("driver", rng.uniform(1, 6), rng), 4, 3),
 }
+"""What may hit a run, and how often of a hundred times it does, in steady weather and in a storm."""
 
 BOUND_S = {
-    "driver": SIGKILL_S,
-    "everything": SIGKILL_S,
-    "raylet": RAY_DEATH_S,
-    "gcs_server": RAY_DEATH_S,
-    "Ray died of it": RAY_DEATH_S,
-    "SIGTERM": SIGNAL_S,
-    "SIGHUP": SIGNAL_S,
-    "SIGINT": SIGNAL_S,
-    "SIGINT twice": SIGNAL_S,
+    **dict.fromkeys(("driver", "everything"), SIGKILL_S),
+    **dict.fromkeys(("raylet", "gcs_server", "Ray died of it"), RAY_DEATH_S),
+    **dict.fromkeys(("SIGTERM", "SIGHUP", "SIGINT", "SIGINT twice"), SIGNAL_S),
 }
 """Faults that end a run, and within what time."""
 
@@ -629,50 +574,16 @@ BOUND_S = {
 class Weather:
     """How a round is disturbed: seconds between faults, and how often each kind is drawn."""
 
-    name: str
-    pause_s: tuple[float, float]
-    weights: dict[str, int]
+    pause_s: tuple[int, int]
+    weights: list[int]
+
+    @property
+    def name(self) -> str:
+        return "a fault every {}-{} s".format(*self.pause_s)
 
 
-STEADY = Weather(
-    "a fault every 5-15 s",
-    (5, 15),
-    {
-        "worker": 24,
-        "workers": 10,
-        "driver": 14,
-        "raylet": 8,
-        "gcs_server": 8,
-        "agents": 5,
-        "everything": 8,
-        "SIGTERM": 5,
-        "SIGHUP": 4,
-        "SIGINT": 5,
-        "SIGINT twice": 4,
-        "worker stopped": 4,
-        "driver stopped": 4,
-    },
-)
-
-STORM = Weather(
-    "a fault every 1-5 s",
-    (1, 5),
-    {
-        "worker": 44,
-        "workers": 16,
-        "driver": 9,
-        "raylet": 4,
-        "gcs_server": 4,
-        "agents": 3,
-        "everything": 6,
-        "SIGTERM": 2,
-        "SIGHUP": 2,
-        "SIGINT": 2,
-        "SIGINT twice": 2,
-        "worker stopped": 3,
-        "driver stopped": 3,
-    },
-)
+STEADY = Weather((5, 15), [steady for _, steady, _ in FAULTS.values()])
+STORM = Weather((1, 5), [storm for _, _, storm in FAULTS.values()])
 
 
 @dataclass
@@ -681,55 +592,35 @@ class Report:
 
     seed: int
     minutes: float = 0.0
-    rounds: int = 0
-    runs: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    """Of rounds, runs, files, rows, failures, lost and doubled files, calls beyond the files, and what is allowed."""
     faults: Counter[str] = field(default_factory=Counter)
     exit_codes: Counter[int] = field(default_factory=Counter)
-    files: int = 0
-    rows: int = 0
-    failures: int = 0
-    lost: int = 0
-    doubled: int = 0
-    calls_beyond: int = 0
-    calls_beyond_bound: int = 0
-    runs_stopped_by_lost_workers: int = 0
-    agents_alive_10_s_after: int = 0
     longest_s: dict[str, float] = field(default_factory=dict)
     """Kind of fault: the longest time from it to the end of the run."""
     most_runs_of_a_round: int = 0
     findings: list[str] = field(default_factory=list)
     ended: str = "time is up"
 
-    @property
-    def faults_a_minute(self) -> float:
-        return self.faults.total() / self.minutes if self.minutes else 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        shown = {key: value for key, value in vars(self).items()}
-        return shown | {"faults_a_minute": round(self.faults_a_minute, 2)}
-
     def lines(self) -> list[str]:
-        kinds = ", ".join(f"{n} {kind}" for kind, n in self.faults.most_common())
-        codes = ", ".join(f"{n} times {code}" for code, n in self.exit_codes.most_common())
+        n, n_faults = self.counts, self.faults.total()
+        kinds = ", ".join(f"{times} {kind}" for kind, times in self.faults.most_common())
+        codes = ", ".join(f"{times} times {code}" for code, times in self.exit_codes.most_common())
         longest = ", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in sorted(self.longest_s.items()))
         return [
-            f"seed {self.seed}, {self.minutes:.1f} minutes ({self.ended}), {self.rounds} rounds, {self.runs} runs "
+            f"seed {self.seed}, {self.minutes:.1f} minutes ({self.ended}), {n['rounds']} rounds, {n['runs']} runs "
             f"(at most {self.most_runs_of_a_round} a round)",
-            f"faults          {self.faults.total()}, {self.faults_a_minute:.1f} a minute: {kinds}",
+            f"faults          {n_faults}, {n_faults / (self.minutes or 1):.1f} a minute: {kinds}",
             f"exit codes      {codes}",
-            f"files           {self.files:,}: {self.rows:,} rows, {self.failures:,} failures, "
-            f"{self.lost} lost, {self.doubled} doubled",
-            f"calls of f      {self.calls_beyond:,} beyond the files; allowed: {self.calls_beyond_bound:,} "
+            f"files           {n['files']:,}: {n['rows']:,} rows, {n['failures']:,} failures, "
+            f"{n['lost']} lost, {n['doubled']} doubled",
+            f"calls of f      {n['calls beyond']:,} beyond the files; allowed: {n['calls allowed']:,} "
             f"(two batches for each worker hit)",
             f"longest to end  {longest}",
-            f"lost workers    stopped {self.runs_stopped_by_lost_workers} runs that could have gone on",
-            f"agents          alive {GONE_S:.0f} s after {self.agents_alive_10_s_after} runs",
+            f"lost workers    stopped {n['stopped by lost workers']} runs that could have gone on",
+            f"agents          alive {GONE_S:.0f} s after {n['with late agents']} runs",
             *(f"FINDING         {finding}" for finding in self.findings),
         ]
-
-
-class FoundSomethingError(Exception):
-    """Something is wrong; the message says what."""
 
 
 @dataclass
@@ -738,18 +629,12 @@ class Soak:
 
     folder: Path
     temporary: Path
-    source: Source
-    reference: Job
+    reference: SoakJob
     workers: int
     rng: random.Random
     report: Report
     ends_at: float
     """time.monotonic() after which nothing is disturbed any more, and no round begins."""
-    is_kept: bool = False
-    tolerates_agents: bool = False
-    """Ray's agents may also outlive a run that ended by itself; they are counted."""
-    _good: list[Path] = field(default_factory=list)
-    """Folders of good rounds, kept while something of their runs may still live."""
     _leaving: list[Run] = field(default_factory=list)
     """Runs that ended while something of theirs may still live."""
     _next_fault_at: float = 0.0
@@ -757,30 +642,32 @@ class Soak:
     """The next fault; it waits until there is something that it can hit."""
 
     def go(self) -> None:
+        good = None
         while time.monotonic() < self.ends_at:
-            number = self.report.rounds + 1
-            weather = STORM if number % 2 == 0 else STEADY
-            job = Job(self.folder / f"round-{number:04}", self.source, self.workers, self.reference.shard_size)
+            number = self.report.counts["rounds"] + 1
+            folder = self.folder / f"round-{number:04}"
+            job = SoakJob(folder, self.reference.inputs, self.workers, self.reference.shard_size)
             try:
-                self.play_round(job.write(), weather)
+                self.play_round(job.write(), STORM if number % 2 == 0 else STEADY)
             except AssertionError as error:
-                raise FoundSomethingError(f"{job.folder}: {error}") from error
-            self._good.append(job.folder)
-            self._forget_good_rounds()
+                raise AssertionError(f"{folder}: {error}") from error
+            if good is not None:  # the round before: nothing of it lives any more
+                shutil.rmtree(good)
+            good = folder
 
     def close(self) -> None:
         """Leave nothing behind: wait for what may go by itself, and kill the rest."""
-        with contextlib.suppress(FoundSomethingError, AskedToEnd):
+        with contextlib.suppress(AskedToEnd):
             pause_until(lambda: not any(run.alive() for run in self._leaving), GONE_S)
         for run in self._leaving:
-            for pid in alive(list(run.seen)):
-                _send(pid, signal.SIGKILL)
+            for pid in run.seen:
+                send(pid, signal.SIGKILL)
 
-    def play_round(self, job: Job, weather: Weather) -> None:
+    def play_round(self, job: SoakJob, weather: Weather) -> None:
         """Run a job until it is finished, hit by faults, and compare it with the reference.
 
         Raises:
-            FoundSomethingError: something is wrong.
+            AssertionError: something is wrong.
         """
         started, n_runs, hits, done = time.monotonic(), 0, [], 0
         logs = job.folder / "runs"
@@ -789,8 +676,7 @@ class Soak:
         self._drawn = None
         while True:
             n_runs += 1
-            if n_runs > MAX_RUNS:
-                raise FoundSomethingError(f"{job.folder}: not finished after {MAX_RUNS} runs")
+            assert n_runs <= MAX_RUNS, f"not finished after {MAX_RUNS} runs"
             with Run(job, self.temporary, logs / f"{n_runs:03}.stderr.txt") as run:
                 try:
                     code = self._disturb(run, weather)
@@ -801,43 +687,35 @@ class Soak:
             if code in FINISHED and not run.died_at_start:
                 break
             done = self._check_progress(job, done)
-        self.report.rounds += 1
+        self.report.counts["rounds"] += 1
         self.report.most_runs_of_a_round = max(self.report.most_runs_of_a_round, n_runs)
         self._finish(job, hits)
-        say(f"round {self.report.rounds}: {weather.name}; {n_runs} runs, {len(hits)} faults, {_seconds(started)}")
+        number = self.report.counts["rounds"]
+        say(f"round {number}: {weather.name}; {n_runs} runs, {len(hits)} faults, {_seconds(started)}")
 
     # Private methods
-
-    def _forget_good_rounds(self) -> None:
-        for folder in list(self._good):
-            if not self.is_kept and not any(folder in run.stderr_file.parents for run in self._leaving):
-                shutil.rmtree(folder)
-                self._good.remove(folder)
 
     def _disturb(self, run: Run, weather: Weather) -> int:
         """Hit a run until it ends, and return its exit code."""
         while (code := run.poll()) is None:
             now = time.monotonic()
-            processes = run.look()
-            self._notice_death_of_ray(run, processes)
-            fatal = next((hit for hit in run.hits if hit.kind in BOUND_S), None)
-            if fatal is not None:
-                self._require_end(run, fatal)
-            elif now - run.started_at > RUN_LIMIT_S:
-                raise FoundSomethingError(f"{run.stderr_file}: the run does not end")
+            self._notice_death_of_ray(run)
+            if run.fatal is not None:
+                self._require_end(run, run.fatal)
             elif self._next_fault_at <= now < self.ends_at:
                 self._hit(run, weather)
+            assert run.fatal or now - run.started_at <= RUN_LIMIT_S, f"{run.stderr_file}: the run does not end"
             self._check_leaving()
             pause_until(lambda: run.poll() is not None, 0.2)
         return code
 
     def _hit(self, run: Run, weather: Weather) -> None:
         if self._drawn is None:
-            self._drawn = self.rng.choices(list(weather.weights), list(weather.weights.values()))[0]
+            self._drawn = self.rng.choices(list(FAULTS), weather.weights)[0]
         n_before = len(run.hits)
         # Ray's start is tried again when it fails; only once there are workers must a death of Ray end the run.
-        has_worked = "worker" in run.seen.values()
-        if not FAULTS[self._drawn](run, self.rng):
+        has_worked = run.has_worked
+        if not FAULTS[self._drawn][0](run, self.rng):
             return
         hit = run.hits[-1]
         if hit.kind in ("raylet", "gcs_server") and not has_worked:
@@ -846,46 +724,36 @@ class Soak:
         self._drawn = None
         self._next_fault_at = time.monotonic() + self.rng.uniform(*weather.pause_s)
 
-    def _notice_death_of_ray(self, run: Run, processes: list[Process]) -> None:
+    def _notice_death_of_ray(self, run: Run) -> None:
         """Ray's processes may die of the agents' death, or of one another's: that, too, has to end the run in time."""
-        roles = {process.role for process in processes}
-        has_worked = "worker" in run.seen.values()
-        is_hit = any(hit.kind in BOUND_S for hit in run.hits)
-        is_dead = not {"raylet", "gcs_server"} <= roles
-        if (
-            has_worked
-            and is_dead
-            and not is_hit
-            and "driver" in roles
-            and any(hit.kind == "agents" for hit in run.hits)
-        ):
+        roles = set(run.look().values())
+        is_at_work = run.has_worked and run.fatal is None and "driver" in roles
+        if is_at_work and not {"raylet", "gcs_server"} <= roles and any(hit.kind == "agents" for hit in run.hits):
             run.hits.append(Hit("Ray died of it", time.monotonic(), [], self.workers))
 
     def _require_end(self, run: Run, fatal: Hit) -> None:
         seconds, bound = time.monotonic() - fatal.at, BOUND_S[fatal.kind]
-        if any(hit.kind.endswith(RAY_STARTING) for hit in run.hits):
+        if run.was_hit_at_start:
             bound += RAY_START_S
         if seconds > bound:
             # How long does it really take? That is worth more than the bound.
             ended = pause_until(lambda: run.poll() is not None, 90)
             took = f"ended {time.monotonic() - fatal.at:.0f} s after it with {run.poll()}" if ended else "hangs"
-            raise FoundSomethingError(f"{run.stderr_file}: {fatal.kind}: the run {took}")
+            raise AssertionError(f"{run.stderr_file}: {fatal.kind}: the run {took}")
 
     def _account(self, run: Run, code: int) -> None:
         """Take down how a run ended; what it left is looked at later, while the next one is under way already."""
-        self.report.runs += 1
+        self.report.counts["runs"] += 1
         self.report.exit_codes[code] += 1
-        fatal = next((hit for hit in run.hits if hit.kind in BOUND_S), None)
         assert run.ended_at is not None
-        if fatal is not None and code not in FINISHED:
+        if run.fatal is not None and code not in FINISHED:
             longest = self.report.longest_s
-            was_starting = any(hit.kind.endswith(RAY_STARTING) for hit in run.hits)
-            kind = fatal.kind + (RAY_STARTING if was_starting else "")
-            longest[kind] = round(max(longest.get(kind, 0.0), run.ended_at - fatal.at), 2)
+            kind = run.fatal.kind + (RAY_STARTING if run.was_hit_at_start else "")
+            longest[kind] = round(max(longest.get(kind, 0.0), run.ended_at - run.fatal.at), 2)
         elif code == 3 and {hit.kind for hit in run.hits} <= {"worker", "workers", "worker stopped", "driver stopped"}:
-            self.report.runs_stopped_by_lost_workers += 1
-        if findings := run.findings():
-            raise FoundSomethingError(f"{run.stderr_file}: {'; '.join(findings)}")
+            self.report.counts["stopped by lost workers"] += 1
+        findings = run.findings()
+        assert not findings, f"{run.stderr_file}: {'; '.join(findings)}"
         self._leaving.append(run)
         if self.rng.random() < 0.5:  # else the next run begins while workers of this one may still write
             pause_until(lambda: not run.alive(but=("agent",)), GONE_S)
@@ -898,74 +766,50 @@ class Soak:
             left = run.alive()
             if not left:
                 self._leaving.remove(run)
-                self._forget_good_rounds()
             elif seconds > GONE_S:
-                self._check_late(run, left, seconds)
+                is_excused = run.poll() == -signal.SIGKILL and not run.alive(but=("agent",))
+                is_in_time = is_excused and seconds <= AGENTS_GONE_S
+                assert is_in_time, f"{run.stderr_file}: alive {seconds:.0f} s after its end: {left}"
+                if not any(hit.kind == "agents live on" for hit in run.hits):
+                    run.hits.append(Hit("agents live on", time.monotonic(), left, 0))
+                    self.report.counts["with late agents"] += 1
 
-    def _check_late(self, run: Run, left: list[str], seconds: float) -> None:
-        is_excused = run.poll() == -signal.SIGKILL or self.tolerates_agents
-        if not is_excused or run.alive(but=("agent",)) or seconds > AGENTS_GONE_S:
-            raise FoundSomethingError(f"{run.stderr_file}: alive {seconds:.0f} s after its end: {left}")
-        if not any(hit.kind == "agents live on" for hit in run.hits):
-            run.hits.append(Hit("agents live on", time.monotonic(), left, 0))
-            self.report.agents_alive_10_s_after += 1
-
-    def _check_progress(self, job: Job, done_before: int) -> int:
+    def _check_progress(self, job: SoakJob, done_before: int) -> int:
         """Return the files that have an outcome: they add up, and what was durable is not lost again."""
-        if not (job.state / "manifest.json").exists():
+        if not (job.working_dir / "manifest.json").exists():
             return 0
-        ended = subprocess.run(
-            [sys.executable, "-m", "r3po", "status", "--json"],
-            cwd=job.folder,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        if ended.returncode != 0:
-            raise FoundSomethingError(f"{job.folder}: r3po status ended with {ended.returncode}: {ended.stderr}")
-        counts = json.loads(ended.stdout)
+        ended = run_process("status", "--json", cwd=job.folder)
+        assert ended.code == 0, f"r3po status ended with {ended.code}: {ended.err}"
+        counts = ended.json()
         done: int = counts["done"] + counts["failed"]
-        if counts["files"] != len(self.source.paths) or done + counts["pending"] != counts["files"]:
-            raise FoundSomethingError(f"{job.folder}: r3po status counts {counts}")
-        if done < done_before:
-            raise FoundSomethingError(f"{job.folder}: {done_before} files had an outcome, now {done}")
+        assert counts["files"] == len(job.inputs.paths) == done + counts["pending"], f"r3po status counts {counts}"
+        assert done >= done_before, f"{done_before} files had an outcome, now {done}"
         return done
 
-    def _finish(self, job: Job, hits: list[Hit]) -> None:
+    def _finish(self, job: SoakJob, hits: list[Hit]) -> None:
         """Compare a finished job with the reference, and count."""
-        if left := sorted(path.name for path in self.temporary.iterdir()):
-            raise FoundSomethingError(f"{job.folder}: the job is finished, temporary folders are left: {left}")
-        compared, calls, report = compare(job, self.reference), job.calls(), self.report
-        report.files += len(self.source.paths)
-        report.rows += compared.rows
-        report.failures += compared.failures
-        report.lost += compared.lost
-        report.doubled += compared.doubled
-        n_crashes = sum(calls[path] for path in self.source.crashing)
+        left = sorted(path.name for path in self.temporary.iterdir())
+        assert not left, f"the job is finished, temporary folders are left: {left}"
+        findings, counts = compare(job, self.reference)
+        calls, n_files = job.calls(), len(job.inputs.paths)
+        n_crashes = sum(calls[path] for path in job.inputs.crashing)
         workers_hit = sum(hit.workers_hit for hit in hits) + n_crashes
-        batch_files = math.ceil(1000 * job.batch_seconds / self.source.least_ms)
-        beyond, bound = calls.total() - len(self.source.paths), 2 * batch_files * workers_hit
-        report.calls_beyond += beyond
-        report.calls_beyond_bound += bound
-        findings = [f"{job.folder}: {finding}" for finding in compared.findings]
-        if beyond > bound:
-            findings.append(f"{job.folder}: {beyond} calls of f beyond the files, allowed: {bound}")
-        if never := [path for path in self.source.paths if path not in calls]:
-            findings.append(f"{job.folder}: f was never called on {never[:5]}")
-        if findings:
-            raise FoundSomethingError("\n".join(findings[:20]))
+        batch_files = math.ceil(1000 * job.batch_seconds / job.inputs.least_ms)
+        beyond, allowed = calls.total() - n_files, 2 * batch_files * workers_hit
+        self.report.counts.update(counts)
+        self.report.counts.update({"files": n_files, "calls beyond": beyond, "calls allowed": allowed})
+        if beyond > allowed:
+            findings.append(f"{beyond} calls of f beyond the files, allowed: {allowed}")
+        if never := [path for path in job.inputs.paths if path not in calls]:
+            findings.append(f"f was never called on {never[:5]}")
+        assert not findings, "\n".join(findings[:20])
 
     def _write_faults(self, file: Path, run: Run, number: int, started: float) -> None:
         """Append what hit a run; times count from the begin of the round."""
+        lines: list[dict[str, Any]] = [{"started": round(run.started_at - started, 2), "code": run.poll()}]
+        lines += [vars(hit) | {"at": round(hit.at - started, 2)} for hit in run.hits]
         with open(file, "a") as log:
-            line: dict[str, Any] = {"run": number, "started": round(run.started_at - started, 2), "code": run.poll()}
-            log.write(json.dumps(line) + "\n")
-            for hit in run.hits:
-                line = {"run": number, "at": round(hit.at - started, 2), "kind": hit.kind, "targets": hit.targets}
-                log.write(json.dumps(line) + "\n")
+            log.writelines(json.dumps({"run": number} | line) + "\n" for line in lines)
 
 
 def say(line: str) -> None:
@@ -988,14 +832,9 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=12_000, help="of the source (12,000)")
     parser.add_argument("--crashers", type=int, default=2, help="files that crash their process for good (2)")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="where all of it lies; a temporary folder unless given")
-    parser.add_argument(
-        "--tolerate-agents", action="store_true", help="count agents of Ray that outlive a run, and go on"
-    )
-    parser.add_argument("--keep", action="store_true", help="keep the folder, and good rounds in it")
+    parser.add_argument("--folder", type=Path, help="where all of it lies, and stays; a temporary folder unless given")
     given = parser.parse_args()
-    if not Path("/proc/self/stat").exists():
-        parser.error("needs /proc")
+    assert HAS_PROC, "finds processes by /proc"
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _ask_to_end)
     seed = secrets.randbelow(1 << 32) if given.seed is None else given.seed
@@ -1010,33 +849,19 @@ def _soak(given: argparse.Namespace, folder: Path, report: Report) -> int:
     with short_folder() as temporary:
         soak = None
         try:
-            for name in ("source", "reference"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-            for left in folder.glob("round-*"):
-                shutil.rmtree(left)
+            for old in (folder / "source", folder / "reference", *folder.glob("round-*")):
+                shutil.rmtree(old, ignore_errors=True)
             source = make_source(folder / "source", given.files, n_crashers=given.crashers)
             shard_size = max(1, min(500, given.files // 20))
-            reference = make_reference(Job(folder / "reference", source, 1, shard_size), temporary)
+            reference = make_reference(SoakJob(folder / "reference", source, 1, shard_size), temporary)
             say(f"source of {given.files:,} files and reference made in {_seconds(started)}")
             started = time.monotonic()
-            ends_at = started + 60 * given.minutes
-            rng = random.Random(report.seed)
-            soak = Soak(
-                folder,
-                temporary,
-                source,
-                reference,
-                given.workers,
-                rng,
-                report,
-                ends_at,
-                given.keep,
-                given.tolerate_agents,
-            )
+            ends_at, rng = started + 60 * given.minutes, random.Random(report.seed)
+            soak = Soak(folder, temporary, reference, given.workers, rng, report, ends_at)
             soak.go()
         except AskedToEnd:
             report.ended = "asked to end"
-        except (FoundSomethingError, AssertionError) as error:
+        except AssertionError as error:
             report.ended = "something is wrong"
             report.findings += str(error).splitlines()
             shutil.copytree(temporary, folder / "temporary", symlinks=True, ignore=_sockets, dirs_exist_ok=True)
@@ -1044,13 +869,13 @@ def _soak(given: argparse.Namespace, folder: Path, report: Report) -> int:
             if soak is not None:
                 soak.close()
             report.minutes = round((time.monotonic() - started) / 60, 2)
-    (folder / "report.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
+    (folder / "report.json").write_text(json.dumps(vars(report), indent=2) + "\n")
     say("\n".join(report.lines()))
-    if report.findings or given.keep or given.folder:
+    if report.findings or given.folder:
         say(f"kept: {folder}")
     else:
-        shutil.copy(folder / "report.json", Path(tempfile.gettempdir()) / "r3po-soak-report.json")
-        say(f"report: {Path(tempfile.gettempdir()) / 'r3po-soak-report.json'}")
+        kept = shutil.copy(folder / "report.json", Path(tempfile.gettempdir()) / "r3po-soak-report.json")
+        say(f"report: {kept}")
         shutil.rmtree(folder)
     return 1 if report.findings else 0
 

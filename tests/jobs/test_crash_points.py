@@ -38,7 +38,8 @@ from r3po.storage import durable as storage
 from r3po.worker import worker
 
 if TYPE_CHECKING:
-    from conftest import Job, NewJob
+    from jobs import NewJob
+    from jobs import TinyJob as Job
 
 pytestmark = pytest.mark.faults
 

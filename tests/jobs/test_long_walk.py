@@ -21,7 +21,8 @@ from r3po.state.job import read_job
 from r3po.state.shard_files import Entries, read_shard_file
 
 if TYPE_CHECKING:
-    from conftest import Job, NewJob
+    from jobs import NewJob
+    from jobs import TinyJob as Job
 
 
 @pytest.fixture(autouse=True)

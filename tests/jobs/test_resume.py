@@ -23,7 +23,8 @@ from r3po.storage import durable as storage
 from r3po.worker import worker
 
 if TYPE_CHECKING:
-    from conftest import Job, NewJob
+    from jobs import NewJob
+    from jobs import TinyJob as Job
 
 
 A_SEGMENT_A_FILE = {"batch_seconds": 0.0001, "shard_size": 5}

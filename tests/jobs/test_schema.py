@@ -23,7 +23,7 @@ from r3po.errors import ConfigError
 from r3po.state.job import open_job
 
 if TYPE_CHECKING:
-    from conftest import NewJob
+    from jobs import NewJob
 
 CONFIG = """\
 job_name: t

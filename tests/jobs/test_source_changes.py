@@ -24,7 +24,8 @@ from r3po.state.manifest import read_manifest
 from r3po.storage import durable as storage
 
 if TYPE_CHECKING:
-    from conftest import Job, NewJob
+    from jobs import NewJob
+    from jobs import TinyJob as Job
 
 LATER = 1_700_000_000
 

@@ -33,7 +33,8 @@ from r3po.storage.json_files import read_json, write_json
 from r3po.table import parts
 
 if TYPE_CHECKING:
-    from conftest import Job, NewJob
+    from jobs import NewJob
+    from jobs import TinyJob as Job
 
 KINDS_FUNCTION = """\
 import datetime as dt

@@ -23,7 +23,8 @@ from r3po.state.segments import Segment
 from r3po.storage import durable as storage
 
 if TYPE_CHECKING:
-    from conftest import Job, NewJob
+    from jobs import NewJob
+    from jobs import TinyJob as Job
 
 FUNCTION = """\
 import json

@@ -88,15 +88,6 @@ def make_job(folder: Path, function: str, files: dict[str, Any], **keys: Any) ->
     return config
 
 
-@pytest.fixture(params=["serial", pytest.param("ray", marks=pytest.mark.ray)])
-def engine(request: pytest.FixtureRequest) -> str:
-    """Both engines, one after the other."""
-    if request.param == "ray":
-        request.getfixturevalue("cluster")
-    name: str = request.param
-    return name
-
-
 def rows_of(result: r3po.RunResult) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = result.to_pandas().to_dict("records")
     return rows

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,12 @@ from jobs import (
     GATED,
     HAS_PROC,
     Job,
-    Pid,
-    Running,
     alive,
+    all_pids,
     as_new_process,
-    commands_with,
+    command_of,
     doubled,
-    kill_tree,
     make_job,
-    run_process,
     running,
     tree_of,
     wait_until,
@@ -44,16 +41,6 @@ from r3po.state.segments import read_segment
 from r3po.table.columns import Column, Columns
 from r3po.work import Batch
 from r3po.worker.messages import BatchDone, ShardContext, WorkerSetup
-
-on_ray = [pytest.mark.ray]
-
-
-@pytest.fixture(params=["serial", pytest.param("ray", marks=on_ray)])
-def engine(request: pytest.FixtureRequest) -> str:
-    if request.param == "ray":
-        request.getfixturevalue("cluster")
-    name: str = request.param
-    return name
 
 
 @dataclass
@@ -98,19 +85,17 @@ def make_bench(folder: Path, function: str = DOUBLE, n_files: int = 20) -> Bench
 
 @pytest.fixture
 def pool(engine: str, tmp_path: Path) -> Iterator[Pool]:
-    made = make_pool(engine, tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def make_pool(engine: str, folder: Path) -> Pool:
     if engine == "serial":
-        return SerialPool()
-    from r3po.engines.ray_pool import RayPool
+        made: Pool = SerialPool()
+    else:
+        from r3po.engines.ray_pool import RayPool
 
-    return RayPool(folder / "ray.log", folder / "ray_folder")
+        made = RayPool(tmp_path / "ray.log", tmp_path / "ray_folder")
+    yield made
+    made.close()
+
+
+only_ray = pytest.mark.parametrize("engine", [pytest.param("ray", marks=pytest.mark.ray)], indirect=True)
 
 
 def wait_for(pool: Pool, n: int) -> list[Answer | WorkerLost]:
@@ -134,12 +119,16 @@ def answer_of(pool: Pool, call: Call, worker: int = 0) -> Answer:
     return message
 
 
-def started(pool: Pool, bench: Bench) -> Columns:
-    """Start one worker, let it do place 0, and return the columns which that sets."""
-    pool.start(bench.setup, 1)
-    (loaded,) = wait_for(pool, 1)
-    assert isinstance(loaded, Answer)
-    assert (loaded.call.method, loaded.error) == ("load", None)
+def load(pool: Pool, bench: Bench, n_workers: int = 1) -> list[Answer]:
+    """Start workers, and return what they answer first."""
+    pool.start(bench.setup, n_workers)
+    loaded = wait_for(pool, n_workers)
+    assert all(isinstance(message, Answer) and message.call == Call("load") for message in loaded)
+    return loaded
+
+
+def set_columns(pool: Pool, bench: Bench) -> Columns:
+    """Let the first worker do place 0, and return the columns which that sets."""
     columns = answer_of(pool, Call("probe", bench.offer(0, 1))).value.columns
     answer_of(pool, Call("record_probe", (columns,)))
     assert isinstance(columns, Columns)
@@ -149,71 +138,40 @@ def started(pool: Pool, bench: Bench) -> Columns:
 # One suite for both pools
 
 
-def test_a_worker_answers_load_first_and_then_has_nothing_to_say(pool: Pool, bench: Bench) -> None:
-    pool.start(bench.setup, 1)
-    (loaded,) = wait_for(pool, 1)
-    assert loaded == Answer(worker=0, call=Call("load"), value=bench.setup.function.fingerprint)
-    assert pool.wait(0.05) == []
+def test_a_worker_loads_probes_and_carries_out_its_calls_in_order(pool: Pool, bench: Bench) -> None:
+    assert load(pool, bench) == [Answer(worker=0, call=Call("load"), value=bench.setup.function.fingerprint)]
+    assert pool.wait(0.05) == [], "then it has nothing to say"
     assert pool.description == ("serial" if isinstance(pool, SerialPool) else "Ray, joined")
 
+    probed = answer_of(pool, Call("probe", bench.offer(0, 20))).value
+    columns = probed.columns
+    assert [column.name for column in columns.items] == ["n", "twice"]
+    assert probed.first_row_path == "000.json"
+    assert list(bench.setup.folders.segments.iterdir()) == [], "nothing is recorded before the columns are"
+    done = answer_of(pool, Call("record_probe", (columns,))).value
+    assert (done.n_rows, done.n_failed, done.returned) == (1, 0, ((1, 20),)), "it stops at the first row"
 
-def test_a_batch_is_answered_with_what_is_durable(pool: Pool, bench: Bench) -> None:
-    columns = started(pool, bench)
-    done = answer_of(pool, Call("run_batch", bench.offer(1, 20, columns))).value
-    assert isinstance(done, BatchDone)
-    assert (done.n_rows, done.n_failed, done.returned) == (19, 0, ())
-    assert done.segment is not None
-    table = read_segment(bench.setup.folders.segments, done.segment)
-    assert table is not None
-    assert len(table) == 19
-    assert done.seconds > 0
-
-
-def test_calls_to_one_worker_are_carried_out_in_order(pool: Pool, bench: Bench) -> None:
-    columns = started(pool, bench)
     attempts = [f"attempt{n}" for n in range(1, 9)]
     for n, attempt in enumerate(attempts, start=1):
         pool.submit(0, Call("run_batch", bench.offer(n, n + 1, columns, attempt)))
     answers = wait_for(pool, len(attempts))
     assert [a.value.segment.attempt for a in answers if isinstance(a, Answer)] == attempts
 
-
-def test_a_probe_stops_at_the_first_row_and_gives_the_rest_back(pool: Pool, bench: Bench) -> None:
-    pool.start(bench.setup, 1)
-    wait_for(pool, 1)
-    probed = answer_of(pool, Call("probe", bench.offer(0, 20))).value
-    assert [column.name for column in probed.columns.items] == ["n", "twice"]
-    assert probed.first_row_path == "000.json"
-    assert list(bench.setup.folders.segments.iterdir()) == [], "nothing is recorded before the columns are"
-    done = answer_of(pool, Call("record_probe", (probed.columns,))).value
-    assert (done.n_rows, done.n_failed, done.returned) == (1, 0, ((1, 20),))
+    done = answer_of(pool, Call("run_batch", bench.offer(9, 20, columns))).value
+    assert isinstance(done, BatchDone)
+    assert (done.n_rows, done.n_failed, done.returned) == (11, 0, ())
+    assert done.segment is not None
+    table = read_segment(bench.setup.folders.segments, done.segment)
+    assert table is not None
+    assert len(table) == 11, "what is answered is durable"
+    assert done.seconds > 0
 
 
-def test_a_worker_that_is_told_to_stop_gives_everything_back(pool: Pool, bench: Bench) -> None:
-    columns = started(pool, bench)
-    bench.setup.stop_file.touch()
-    done = answer_of(pool, Call("run_batch", bench.offer(1, 20, columns))).value
-    assert (done.segment, done.n_rows, done.returned) == (None, 0, ((1, 20),))
-
-
-def test_a_function_that_cannot_be_imported_is_an_answer_with_its_evidence(pool: Pool, tmp_path: Path) -> None:
-    with as_new_process(tmp_path):
-        bench = make_bench(tmp_path, "import no_such_library\n\n" + DOUBLE)
-        pool.start(bench.setup, 1)
-        (loaded,) = wait_for(pool, 1)
-    assert isinstance(loaded, Answer)
-    assert isinstance(loaded.error, FunctionError)
-    assert "failed to import no_such_library" in str(loaded.error)
-    assert loaded.error.evidence == "double.py:1  import no_such_library"
-    assert loaded.error.hint is not None
-
-
-def test_damaged_state_is_an_answer_and_the_worker_goes_on(pool: Pool, bench: Bench) -> None:
+def test_what_goes_wrong_in_a_call_is_its_answer_and_the_worker_goes_on(pool: Pool, bench: Bench) -> None:
     (shard_file,) = bench.setup.folders.shards.iterdir()
     good = shard_file.read_bytes()
     shard_file.write_bytes(good[:-10])
-    pool.start(bench.setup, 1)
-    wait_for(pool, 1)
+    load(pool, bench)
     columns = Columns((Column("n", "number"), Column("twice", "number")))
     error = answer_of(pool, Call("run_batch", bench.offer(1, 5, columns))).error
     assert isinstance(error, DamagedStateError)
@@ -221,81 +179,26 @@ def test_damaged_state_is_an_answer_and_the_worker_goes_on(pool: Pool, bench: Be
     shard_file.write_bytes(good)
     assert answer_of(pool, Call("run_batch", bench.offer(1, 5, columns))).value.n_rows == 4
 
-
-def test_a_disk_that_refuses_is_an_answer(pool: Pool, bench: Bench) -> None:
-    columns = started(pool, bench)
     segments = bench.setup.folders.segments
     shutil.rmtree(segments)
     segments.write_text("a file where the folder should be")
-    answer = answer_of(pool, Call("run_batch", bench.offer(1, 5, columns)))
+    answer = answer_of(pool, Call("run_batch", bench.offer(5, 10, columns)))
     assert isinstance(answer.error, OSError)
     assert answer.value is None
 
-
-def test_whatever_f_raises_is_a_failure_of_its_file(pool: Pool, tmp_path: Path) -> None:
-    with as_new_process(tmp_path):
-        bench = make_bench(tmp_path, NASTY)
-        columns = started(pool, bench)
-        done = answer_of(pool, Call("run_batch", bench.offer(1, 20, columns))).value
-    assert (done.n_rows, done.n_failed, done.returned) == (19 - len(NASTY_TYPES), len(NASTY_TYPES), ())
-    assert [failure.error_type for _, failure in done.failures] == NASTY_TYPES
-
-
-def test_a_closed_pool_drops_what_was_queued_and_may_be_closed_again(pool: Pool, bench: Bench) -> None:
-    columns = started(pool, bench)
-    for n in range(1, 5):
+    for n in range(10, 15):
         pool.submit(0, Call("run_batch", bench.offer(n, n + 1, columns)))
     pool.close()
-    assert pool.wait(0.05) == []
+    assert pool.wait(0.05) == [], "a closed pool drops what was queued"
     pool.close()
 
 
-NASTY = """\
-import json
-import sys
-
-
-class Unpicklable(Exception):
-    def __init__(self, a, b):
-        super().__init__(a)
-        self.held = lambda: b
-
-
-class Mute(Exception):
-    def __str__(self):
-        raise RuntimeError("no words")
-
-
-def double(filepath):
-    with open(filepath) as file:
-        n = json.load(file)["n"]
-    if n == 3:
-        sys.exit(0)
-    if n == 4:
-        raise KeyboardInterrupt
-    if n == 5:
-        raise GeneratorExit
-    if n == 6:
-        raise Unpicklable(1, 2)
-    if n == 7:
-        raise Mute
-    if n == 8:
-        raise ValueError("x" * 10_000_000)
-    if n == 9:
-        return double(filepath) if n else None
-    return {"n": n, "twice": 2 * n}
-"""
-"""Nine kinds of trouble; 9.json is an endless recursion."""
-
-NASTY_TYPES = [
-    "SystemExit",
-    "KeyboardInterrupt",
-    "GeneratorExit",
-    "Unpicklable",
-    "Mute",
-    "ValueError",
-    "RecursionError",
-]
+def test_a_worker_that_is_told_to_stop_gives_everything_back(pool: Pool, bench: Bench) -> None:
+    load(pool, bench)
+    columns = set_columns(pool, bench)
+    bench.setup.stop_file.touch()
+    done = answer_of(pool, Call("run_batch", bench.offer(1, 20, columns))).value
+    assert (done.segment, done.n_rows, done.returned) == (None, 0, ((1, 20),))
 
 
 # Only Ray
@@ -304,7 +207,7 @@ NASTY_TYPES = [
 @pytest.mark.ray
 def test_two_workers_are_two_processes_and_end_with_the_pool(cluster: None, tmp_path: Path) -> None:
     with as_new_process(tmp_path):
-        job = make_job(tmp_path, 2)
+        job = make_job(tmp_path, 40, batch_seconds=0.01)
         job.write_function(
             "import os, time\n\n\ndef double(filepath):\n"
             "    folder = os.path.dirname(os.path.dirname(filepath)) + '/pids/'\n"
@@ -314,8 +217,6 @@ def test_two_workers_are_two_processes_and_end_with_the_pool(cluster: None, tmp_
             "        time.sleep(0.01)\n"
             "    return {'pid': os.getpid()}\n"
         )
-        job.add_files(*range(2, 40))
-        job.write_config(batch_seconds=0.01)
         result = r3po.run_jobs(job.config, progress=False)
     assert (result.done, result.failed) == (40, 0)
     pids = {int(row["pid"]) for row in job.rows()}
@@ -332,28 +233,42 @@ def is_there(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return not HAS_PROC or bool(alive([(pid, found[0][1])]) if (found := tree_of(pid)) else False)
+    return not HAS_PROC or bool(alive(tree_of(pid)[:1]))
 
 
-@pytest.mark.ray
-def test_a_worker_that_dies_is_told_and_the_other_goes_on(cluster: None, tmp_path: Path) -> None:
+@only_ray
+def test_a_worker_that_dies_or_is_ended_is_lost_and_others_go_on(pool: Pool, tmp_path: Path) -> None:
+    text = GATED.format(at=7, pause=0).replace("    if n >=", "    n == 6 and os._exit(1)\n    if n >=")
     with as_new_process(tmp_path):
-        bench = make_bench(
-            tmp_path, "import os\n\n" + DOUBLE.replace("    return", "    n == 7 and os._exit(1)\n    return")
-        )
-        pool = make_pool("ray", tmp_path)
-        try:
-            pool.start(bench.setup, 2)
-            wait_for(pool, 2)
-            columns = answer_of(pool, Call("probe", bench.offer(0, 1))).value.columns
-            answer_of(pool, Call("record_probe", (columns,)))
-            pool.submit(0, Call("run_batch", bench.offer(5, 10, columns)))
-            (lost,) = wait_for(pool, 1)
-            assert isinstance(lost, WorkerLost)
-            assert (lost.worker, bool(lost.reason)) == (0, True)
-            assert answer_of(pool, Call("run_batch", bench.offer(1, 5, columns)), worker=1).value.n_rows == 4
-        finally:
-            pool.close()
+        bench = make_bench(tmp_path, text)
+        load(pool, bench, 2)
+        columns = set_columns(pool, bench)
+        pool.submit(0, Call("run_batch", bench.offer(4, 7, columns)))
+        (lost,) = wait_for(pool, 1)
+        assert isinstance(lost, WorkerLost)
+        assert (lost.worker, bool(lost.reason)) == (0, True)
+        assert answer_of(pool, Call("run_batch", bench.offer(1, 5, columns)), worker=1).value.n_rows == 4
+
+        pool.submit(1, Call("run_batch", bench.offer(7, 10, columns)))
+        wait_until(lambda: list(bench.job.folder.glob("at_the_gate.*")), "f is in its file")
+        (pid,) = (int(path.suffix[1:]) for path in bench.job.folder.glob("at_the_gate.*"))
+        pool.end(1)
+        pool.dismiss(1)
+        wait_until(lambda: not is_there(pid), "the worker has ended", 10)
+        assert all(isinstance(message, WorkerLost) for message in pool.wait(0.1)), "told as lost, or not at all"
+        pool.submit(1, Call("run_batch", bench.offer(1, 2, columns)))  # nobody is there, and nobody minds
+        pool.add_worker(2)
+        loaded = [message for message in wait_for(pool, 1) if isinstance(message, Answer)]
+        assert [(message.worker, message.error) for message in loaded] == [(2, None)]
+        assert answer_of(pool, Call("run_batch", bench.offer(1, 5, columns)), worker=2).value.n_rows == 4
+
+
+@only_ray
+def test_a_worker_without_a_folder_for_log_and_beacon_says_so(pool: Pool, bench: Bench) -> None:
+    bench.setup.workers_folder.rmdir()
+    (loaded,) = load(pool, bench)
+    assert isinstance(loaded.error, FileNotFoundError), "no dead worker"
+    assert str(bench.setup.workers_folder) in str(loaded.error)
 
 
 MIXED = """\
@@ -371,21 +286,6 @@ def double(filepath):
 
 
 @pytest.mark.ray
-def test_a_worker_without_a_folder_for_log_and_beacon_says_so(cluster: None, tmp_path: Path) -> None:
-    with as_new_process(tmp_path):
-        bench = make_bench(tmp_path)
-        bench.setup.workers_folder.rmdir()
-        pool = make_pool("ray", tmp_path)
-        try:
-            pool.start(bench.setup, 1)
-            (loaded,) = wait_for(pool, 1)
-        finally:
-            pool.close()
-    assert isinstance(loaded, Answer), "no dead worker"
-    assert isinstance(loaded.error, FileNotFoundError)
-    assert str(bench.setup.workers_folder) in str(loaded.error)
-
-
 def test_a_run_on_ray_gives_the_bytes_of_a_serial_run(cluster: None, tmp_path: Path) -> None:
     jobs = {}
     for engine in ("ray", "serial"):
@@ -393,44 +293,20 @@ def test_a_run_on_ray_gives_the_bytes_of_a_serial_run(cluster: None, tmp_path: P
             jobs[engine] = make_job(tmp_path / engine, 203, MIXED, shard_size=30, batch_seconds=0.02)
             result = r3po.run_jobs(jobs[engine].config, engine=engine, progress=False)
             assert (result.done, result.failed, result.pending) == (191, 12, 0)
-    on_ray, serial = jobs["ray"].parts(), jobs["serial"].parts()
-    assert len(on_ray) == 2 * 7 + 2
-    assert on_ray == serial
-    failed = [job.output / "failures" / "failures.csv" for job in jobs.values()]
-    assert failed[0].read_bytes() == failed[1].read_bytes()
+    on_ray = jobs["ray"].published()
+    assert len(on_ray) == 2 * 7 + 2 + 1
+    assert on_ray == jobs["serial"].published()
 
 
-def test_a_run_goes_on_after_everything_that_f_can_raise(engine: str, tmp_path: Path) -> None:
-    with as_new_process(tmp_path):
-        job = make_job(tmp_path, 20, NASTY)
-        result = r3po.run_jobs(job.config, engine=engine, progress=False)
-        failures = result.failures()
-    assert (result.done, result.failed, result.pending) == (20 - len(NASTY_TYPES), len(NASTY_TYPES), 0)
-    assert [failure["error_type"] for failure in failures] == NASTY_TYPES
-    assert [failure["path"] for failure in failures] == [f"{n:03}.json" for n in range(3, 10)]
-    assert all(failure["where"].startswith("double.py:") for failure in failures)
-    assert all("Traceback" in failure["traceback"] for failure in failures)
-    assert all(len(failure["message"]) < 20_000 for failure in failures)
-    assert job.rows() == doubled(0, 1, 2, *range(10, 20))
-
-
-def test_a_module_beside_the_function_is_found_by_the_workers(engine: str, tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_a_module_beside_the_function_and_a_callable_by_value_reach_the_workers(cluster: None, tmp_path: Path) -> None:
     """The function lies neither beside the config nor in the current folder, and its module is imported late."""
-    scripts = tmp_path / "scripts"
+    scripts, elsewhere = tmp_path / "scripts", tmp_path / "elsewhere"
     scripts.mkdir()
+    elsewhere.mkdir()
     (scripts / "beside_the_function.py").write_text("def twice(n):\n    return 2 * n\n")
     text = DOUBLE.replace("    return", "    from beside_the_function import twice\n\n    return")
     (scripts / "count.py").write_text(text.replace("2 * n", "twice(n)"))
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    with as_new_process(elsewhere):
-        job = make_job(tmp_path / "job")
-        result = r3po.run_jobs(job.config, function=str(scripts / "count.py:double"), engine=engine, progress=False)
-    assert (result.done, result.failed) == (6, 0)
-    assert job.rows() == doubled(*range(6))
-
-
-def test_a_callable_of_this_process_reaches_the_workers_by_value(engine: str, tmp_path: Path) -> None:
     factor = 2
 
     def closure(filepath: str) -> dict[str, Any]:
@@ -440,11 +316,12 @@ def test_a_callable_of_this_process_reaches_the_workers_by_value(engine: str, tm
             n = json.load(file)["n"]
         return {"n": n, "twice": factor * n}
 
-    with as_new_process(tmp_path):
-        job = make_job(tmp_path)
-        result = r3po.run_jobs(job.config, closure, engine=engine, progress=False)
-    assert (result.done, result.failed) == (6, 0)
-    assert job.rows() == doubled(*range(6))
+    with as_new_process(elsewhere):
+        for name, given in (("file", {"function": str(scripts / "count.py:double")}), ("value", {"f": closure})):
+            job = make_job(tmp_path / name)
+            result = r3po.run_jobs(job.config, progress=False, **given)
+            assert (result.done, result.failed) == (6, 0)
+            assert job.rows() == doubled(*range(6))
 
 
 @pytest.mark.ray
@@ -463,112 +340,44 @@ def test_errors_of_a_worker_are_raised_in_the_driver_as_they_are(cluster: None, 
         assert r3po.run_jobs(job.config, engine="serial", progress=False).done == 6
 
 
-# r3po's own Ray: started, stopped and killed as a process of its own
+# r3po's own Ray, of a process of its own
 
 
-def own_ray(test: Callable[..., None]) -> Any:
-    marked = pytest.mark.skipif(not HAS_PROC, reason="finds the children of a process by /proc")(test)
-    return pytest.mark.ray(pytest.mark.slow(marked))
-
-
-def left_over(temporary: Path) -> list[str]:
-    return sorted(path.name for path in temporary.glob("r3po-ray-*"))
-
-
-def assert_clean_end(tree: list[Pid], temporary: Path) -> None:
-    """Check that ten seconds after a run nothing of it is left."""
-    wait_until(lambda: not alive(tree), "every process of the tree has ended", 10)
-    wait_until(lambda: not commands_with(str(temporary)), "no process of its Ray is left", 10)
-    assert left_over(temporary) == []
-
-
-def assert_no_chatter(text: str) -> None:
-    for chatter in ("Traceback", "ray.exceptions", "RayError", "(raylet)", "(pid=", "ActorDiedError:"):
-        assert chatter not in text
-
-
-def gated_job(folder: Path) -> Job:
-    """400 files in shards of 25; from number 300 on they wait at the gate."""
-    return make_job(folder, 400, GATED.format(at=300, pause=0.002), shard_size=25, batch_seconds=0.05)
-
-
-def wait_for_the_middle(job: Job, process: Running) -> list[Pid]:
-    """Wait until something is committed and both workers stand at the gate; return the process tree."""
-    process.wait_until(
-        lambda: any((job.working_dir / "commits").glob("*.json")) and job.is_at_the_gate(n_workers=2),
-        "a shard is committed, and both workers stand at the gate",
-    )
-    tree = tree_of(process.pid)
-    assert len(tree) >= 5, "the driver, two of Ray's own processes, two workers"
-    return tree
-
-
-@own_ray
-def test_a_process_tree_that_is_killed_leaves_a_job_that_goes_on(tmp_path: Path, temporary: Path) -> None:
-    job, calm = gated_job(tmp_path / "killed"), gated_job(tmp_path / "calm")
-    with running("run", cwd=job.folder, TMPDIR=str(temporary)) as process:
-        wait_for_the_middle(job, process)
-        killed = kill_tree(process.pid)
-        assert process.process.wait(30) == -signal.SIGKILL
-    wait_until(lambda: not alive(killed), "the whole tree is dead")
-    assert len(left_over(temporary)) == 1
-    status = job.status()
-    assert (status["files"], status["failed"]) == (400, 0)
-    assert 25 <= status["done"] < 400
-    assert not (job.output / "csv" / "_SUCCESS").exists()
-
-    job.open_gate()
-    ended = run_process("run", cwd=job.folder, TMPDIR=str(temporary))
-    assert ended.code == 0, ended.err
-    assert f"Resume    {status['done']} of 400 files done" in ended.err
-    assert_no_chatter(ended.err)
-    assert left_over(temporary) == [], "the next start removes what the killed run left"
-
-    assert job.rows() == doubled(*range(400))
-    calm.open_gate()
-    assert calm.run().code == 0
-    assert job.parts() == calm.parts()
-    assert len(job.parts()) == 2 * 16 + 2
-
-
-@own_ray
-def test_ctrl_c_ends_a_run_on_ray_with_nothing_left(tmp_path: Path, temporary: Path) -> None:
-    """As a terminal does it: the whole process group gets the signal, Ray and the workers, too."""
-    job = gated_job(tmp_path)
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_PROC, reason="finds the children of a process by /proc")
+@pytest.mark.parametrize("is_twice", [False, True], ids=["once", "twice"])
+def test_ctrl_c_ends_a_run_on_ray_with_nothing_left(is_twice: bool, tmp_path: Path, temporary: Path) -> None:
+    """As a terminal does it: the whole process group gets the signal, Ray and the workers, too. The first one waits for
+    the files at hand, the second does not."""
+    job = make_job(tmp_path, 400, GATED.format(at=300, pause=0.002), shard_size=25, batch_seconds=0.05)
     with running("run", "--json", cwd=job.folder, TMPDIR=str(temporary)) as process:
-        tree = wait_for_the_middle(job, process)
+        process.wait_until(
+            lambda: any((job.working_dir / "commits").glob("*.json")) and job.is_at_the_gate(n_workers=2),
+            "a shard is committed, and both workers stand at the gate",
+        )
+        tree = tree_of(process.pid)
+        assert len(tree) >= 5, "the driver, two of Ray's own processes, two workers"
         os.killpg(process.pid, signal.SIGINT)
         process.wait_until(lambda: "Stopping" in process.err, "it says that it stops", 5)
-        job.open_gate()
+        if is_twice:
+            os.kill(process.pid, signal.SIGINT)
+        else:
+            job.open_gate()
         ended = process.end(15)
     assert ended.code == 130
     assert ended.err.splitlines()[-1] == "Continue with: r3po run"
     assert "Stopped after" in ended.err
-    assert_no_chatter(ended.err)
-    assert_clean_end(tree, temporary)
-    counts = ended.json()
+    for chatter in ("Traceback", "ray.exceptions", "RayError", "(raylet)", "(pid=", "ActorDiedError:"):
+        assert chatter not in ended.err
+    wait_until(lambda: not alive(tree), "every process of the tree has ended", 10)
+    of_its_ray = str(temporary)
+    wait_until(lambda: not any(of_its_ray in " ".join(command_of(pid)) for pid in all_pids()), "its Ray has ended", 10)
+    assert list(temporary.iterdir()) == []
+    counts, status = ended.json(), job.status()
     assert (counts["files"], counts["failed"]) == (400, 0)
     assert counts["pending"] > 0
-    status = job.status()
     assert (status["done"], status["pending"]) == (counts["done"], counts["pending"])
-    assert job.run().code == 0
-    assert job.rows() == doubled(*range(400))
-
-
-@own_ray
-def test_a_second_ctrl_c_ends_a_run_on_ray_although_f_hangs(tmp_path: Path, temporary: Path) -> None:
-    job = gated_job(tmp_path)
-    with running("run", cwd=job.folder, TMPDIR=str(temporary)) as process:
-        tree = wait_for_the_middle(job, process)
-        os.kill(process.pid, signal.SIGINT)
-        process.wait_until(lambda: "Stopping" in process.err, "it says that it stops", 5)
-        os.kill(process.pid, signal.SIGINT)
-        ended = process.end(15)
-    assert ended.code == 130
-    assert ended.err.splitlines()[-1] == "Continue with: r3po run"
-    assert_no_chatter(ended.err)
-    assert_clean_end(tree, temporary)
-    assert job.failures() == []
     job.open_gate()
     assert job.run().code == 0
     assert job.rows() == doubled(*range(400))
@@ -576,6 +385,7 @@ def test_a_second_ctrl_c_ends_a_run_on_ray_although_f_hangs(tmp_path: Path, temp
 
 DEADLY = """\
 import ctypes
+import itertools
 import json
 import os
 import signal
@@ -594,94 +404,53 @@ def double(filepath):
     if n == 45 and not os.path.exists(os.path.join(HERE, "killed")):
         open(os.path.join(HERE, "killed"), "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
+    if n == 50:
+        all(itertools.repeat(1))
     return {"n": n, "twice": 2 * n}
 
 
 def read_nothing():
     ctypes.string_at(0)
 """
-"""Number 21 always exits, 33 always crashes, and 45 is in a worker that is killed once."""
-
-
-def assert_deadly_ones_are_told(job: Job, failures: list[dict[str, Any]]) -> None:
-    exits, crashes = failures
-    assert exits["path"] == "021.json"
-    assert exits["error_type"] == crashes["error_type"] == "WorkerDied"
-    assert exits["message"] == "exit code 7: the process died in this file, alone, twice"
-    assert crashes["path"] == "033.json"
-    assert crashes["message"] == "SIGSEGV: the process died in this file, alone, twice"
-    line = DEADLY.splitlines().index("    ctypes.string_at(0)") + 1
-    assert crashes["where"] == f"double.py:{line} in read_nothing"
-    assert "Segmentation fault" in crashes["traceback"]
-    assert f'File "{job.folder}/double.py", line {line} in read_nothing' in crashes["traceback"]
-    assert job.rows() == doubled(*(n for n in range(60) if n not in (21, 33)))
-    assert not (job.working_dir / "suspects.json").exists(), "all of them have an outcome"
+"""Number 21 always exits, 33 always crashes, 45 is in a worker that is killed once, and 50 hangs where Python's own
+handlers never run: it is ended by the driver, who asks where it is first."""
 
 
 @pytest.mark.ray
 def test_workers_that_die_are_replaced_and_only_their_deadly_files_fail(cluster: None, tmp_path: Path) -> None:
     with as_new_process(tmp_path):
-        job = make_job(tmp_path, 60, DEADLY, shard_size=20)
-        job.write_config(shard_size=20)
+        job = make_job(tmp_path, 60, DEADLY, shard_size=20, timeout_seconds=1.0)
         result = r3po.run_jobs(job.config, progress=False)
-        failures = result.failures()
-    assert (result.done, result.failed, result.pending) == (58, 2, 0)
+        exits, crashes, hangs = result.failures()
+    assert (result.done, result.failed, result.pending) == (57, 3, 0)
     assert (job.folder / "killed").exists()
-    assert_deadly_ones_are_told(job, failures)
-    (workers,) = job.working_dir.glob("runs/*/workers")
-    kept = [path.suffix for path in workers.iterdir()]
-    assert kept and set(kept) == {".out"}, "what f printed is kept, and nothing else"
-    assert "021.json" in "".join(path.read_text() for path in workers.iterdir())
-
-
-@pytest.mark.ray
-def test_a_worker_that_was_ended_is_told_as_lost_or_not_at_all(cluster: None, tmp_path: Path) -> None:
-    with as_new_process(tmp_path):
-        bench = make_bench(tmp_path, GATED.format(at=7, pause=0))
-        pool = make_pool("ray", tmp_path)
-        try:
-            columns = started(pool, bench)
-            pool.submit(0, Call("run_batch", bench.offer(7, 10, columns)))
-            wait_until(lambda: list(bench.job.folder.glob("at_the_gate.*")), "f is in its file")
-            (pid,) = (int(path.suffix[1:]) for path in bench.job.folder.glob("at_the_gate.*"))
-            pool.end(0)
-            pool.dismiss(0)
-            wait_until(lambda: not is_there(pid), "the worker has ended", 10)
-            assert all(isinstance(message, WorkerLost) for message in pool.wait(0.1))
-            pool.submit(0, Call("run_batch", bench.offer(1, 2, columns)))  # nobody is there, and nobody minds
-            pool.add_worker(1)
-            loaded = [message for message in wait_for(pool, 1) if isinstance(message, Answer)]
-            assert [(message.worker, message.error) for message in loaded] == [(1, None)]
-            assert answer_of(pool, Call("run_batch", bench.offer(1, 7, columns)), worker=1).value.n_rows == 6
-        finally:
-            pool.close()
-
-
-@own_ray
-def test_a_run_on_its_own_ray_outlives_deadly_and_hanging_files(tmp_path: Path, temporary: Path) -> None:
-    """A file that hangs where Python's own handlers never run is ended by the driver, who asks where it is first."""
-    text = DEADLY.replace("import ctypes", "import ctypes\nimport itertools")
-    text = text.replace("    return {", "    if n == 50:\n        all(itertools.repeat(1))\n    return {")
-    job = make_job(tmp_path, 60, shard_size=20)
-    job.write_config(shard_size=20, timeout_seconds=1.0)
-    job.write_function(text)
-    ended = run_process("run", "--json", cwd=job.folder, TMPDIR=str(temporary))
-    assert ended.code == 1, ended.err
-    assert_no_chatter(ended.err)
-    assert_clean_end([], temporary)
-    (log,) = job.working_dir.glob("runs/*/events.jsonl")
-    happened = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = {text: n for n, text in enumerate(DEADLY.splitlines(), start=1)}
+    assert (exits["path"], exits["error_type"]) == ("021.json", "WorkerDied")
+    assert exits["message"] == "exit code 7: the process died in this file, alone, twice"
+    assert (crashes["path"], crashes["error_type"]) == ("033.json", "WorkerDied")
+    assert crashes["message"] == "SIGSEGV: the process died in this file, alone, twice"
+    line = lines["    ctypes.string_at(0)"]
+    assert crashes["where"] == f"double.py:{line} in read_nothing"
+    assert "Segmentation fault" in crashes["traceback"]
+    assert f'File "{job.folder}/double.py", line {line} in read_nothing' in crashes["traceback"]
+    line = lines["        all(itertools.repeat(1))"]
+    assert (hangs["path"], hangs["error_type"], hangs["where"]) == (
+        "050.json",
+        "Timeout",
+        f"double.py:{line} in double",
+    )
+    assert hangs["message"] == "f took longer than timeout_seconds: 1"
+    assert f'double.py", line {line} in double' in hangs["traceback"]
+    assert job.rows() == doubled(*(n for n in range(60) if n not in (21, 33, 50)))
+    assert not (job.working_dir / "suspects.json").exists(), "all of them have an outcome"
+    (run,) = job.working_dir.glob("runs/*")
+    happened = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     lost = {(event["path"], event["cause"]) for event in happened if event["event"] == "WorkerLost"}
     assert lost >= {("021.json", "exit code 7"), ("033.json", "SIGSEGV"), ("050.json", "over timeout_seconds")}
     assert {path for path, _ in lost} == {"021.json", "033.json", "045.json", "050.json"}
-    assert "note: a worker was lost in 021.json: exit code 7" in ended.err
-    failures = job.failures()
-    assert [failure["path"] for failure in failures] == ["021.json", "033.json", "050.json"]
-    hanging = failures[2]
-    line = text.splitlines().index("        all(itertools.repeat(1))") + 1
-    assert (hanging["error_type"], hanging["where"]) == ("Timeout", f"double.py:{line} in double")
-    assert hanging["message"] == "f took longer than timeout_seconds: 1"
-    assert f'double.py", line {line} in double' in hanging["traceback"]
+    kept = list((run / "workers").iterdir())
+    assert {path.suffix for path in kept} == {".out"}, "what f printed is kept, and nothing else"
+    assert "021.json" in "".join(path.read_text() for path in kept)
     job.write_function(DOUBLE)
     assert job.run().code == 0
     assert job.rows() == doubled(*range(60))
