@@ -27,7 +27,7 @@ import r3po.jobrunner
 from jobs import DOUBLE, PICKY, Job, as_new_process, doubled, make_job, run_python, snapshot, wait_until
 from odd_names import NAMES
 
-FIELDS = ["run_id", "job_name", "files", "done", "failed", "pending", "rows", "seconds", "output"]
+FIELDS = ["run_id", "job_name", "files", "done", "failed", "pending", "rows", "seconds", "output", "notices"]
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_the_data_frame_of_a_job_without_rows_says_why(job: Job) -> None:
 # Words and silence
 
 
-def test_failed_files_are_logged_once_as_a_warning_and_a_good_run_logs_none(
+def test_failed_files_and_changed_code_are_logged_once_as_warnings(
     failing: Job, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "r3po"):
@@ -160,7 +160,8 @@ def test_failed_files_are_logged_once_as_a_warning_and_a_good_run_logs_none(
         caplog.clear()
         failing.write_function(DOUBLE)  # it is imported anew in this process, as in a notebook
         assert run(failing).failed == 0
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    (told,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "double changed after 4 rows were made; they stay as they are" in told
     assert failing.rows() == doubled(*range(6))
 
 

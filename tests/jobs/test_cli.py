@@ -43,9 +43,21 @@ from r3po.engines.serial import SerialPool
 
 COMMANDS = ("run", "build", "status", "errors", "verify", "reset")
 
-RUN_KEYS = {"schema_version", "run_id", "job_name", "files", "done", "failed", "pending", "rows", "seconds", "output"}
+RUN_KEYS = {
+    "schema_version",
+    "run_id",
+    "job_name",
+    "files",
+    "done",
+    "failed",
+    "pending",
+    "rows",
+    "seconds",
+    "output",
+    "notices",
+}
 STATUS_KEYS = {"schema_version", "files", "done", "failed", "pending", "shards", "committed_shards", "functions"}
-FAILURE_KEYS = {"path", "error_type", "message", "where", "traceback", "attempts", "seconds"}
+FAILURE_KEYS = {"path", "error_type", "message", "where", "traceback", "attempts", "seconds", "group"}
 
 
 @pytest.fixture
