@@ -255,7 +255,7 @@ OF_JSON = ("zeros", *JSON_DAMAGES)
         ("work/commits/00000.json", OF_JSON, (RUN, BUILD, *READING)),
         ("out/.r3po.json", OF_JSON, (RUN, BUILD)),
         ("work/columns*.json", OF_JSON, (RUN,)),
-        ("work/shards/*", ("truncated", "missing"), (RUN,)),
+        ("work/shards/*", ("truncated", "emptied", "missing"), (RUN,)),
         ("work/outcomes/*", ("zeros", "missing"), (RUN, ("errors",))),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

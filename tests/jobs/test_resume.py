@@ -569,3 +569,14 @@ def test_a_late_failure_does_not_outrank_the_row_of_a_retry(new_job: NewJob) -> 
     assert job.calls() == []
     assert job.published() == before
     assert job.findings() == []
+
+
+def test_a_late_worker_of_a_job_that_was_made_anew_changes_nothing(interrupted: Job) -> None:
+    late = kept_segments(interrupted)
+    r3po.reset_all_tracking(interrupted.config)
+    for path, content in late.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        put(path, content)
+    interrupted.run()
+    assert sorted(interrupted.calls()) == [f"{n}.json" for n in range(5)]
+    assert interrupted.findings() == []
