@@ -397,6 +397,7 @@ COLUMNS: dict[str, tuple[str, list[Any]]] = {
     "int and bool": ("string", [True, 1, None]),
     "date and moment": ("string", [dt.date(2020, 1, 1), dt.datetime(2020, 1, 1), None]),
     "moments with and without zone": ("string", [NOON, NOON_CET, None]),
+    "list of both moments": ("string", [[NOON, NOON_CET], [], None]),
     "decimal and int": ("string", [Decimal(1), 1, None]),
     "list and dict": ("string", [[1], {"a": 1}, None]),
     "list of int and of text": ("string", [[1], ["a"], []]),

@@ -351,7 +351,7 @@ PINNABLE = NUMBERS | DECIMALS | ANYTHING | st.lists(NUMBERS | DECIMALS) | st.lis
 @SOME
 @given(st.sampled_from(PIN_NAMES), st.lists(PINNABLE, min_size=1, max_size=12), st.booleans())
 @example("decimal(10,2)", [5, Decimal("1.50")], True)
-@example("list<decimal(20,2)>", [[Decimal("1.50"), 2, None]], True)
+@example("decimal(3,3)", [Decimal("0E+9"), Decimal("0.999")], False)  # a zero of more digits than the type has
 @example("list<list<uint64>>", [[[1], None]], True)
 def test_what_fits_a_type_can_be_written_whether_it_was_pinned_at_first_or_later(
     tmp_path_factory: pytest.TempPathFactory, name: str, values: list[Any], is_later: bool
