@@ -428,8 +428,11 @@ NO_ROWS = {
     "'x'": ("NoDict", "f returned a str; r3po needs one dict a file"),
     "(n for n in ())": ("NoDict", "f returned a generator; r3po needs one dict a file"),
     "{}": ("BadRow", f"{KEYS_DIFFER}missing 'x'"),
+    "{'y': 1, 'x': 1}": ("BadRow", f"{KEYS_DIFFER}not a column of this job: 'y'"),
     "{'\\udcff': 1}": ("BadRow", f"{KEYS_DIFFER}missing 'x'; not a column of this job: '\\udcff'"),
     "{'x': 'text'}": ("BadRow", "column 'x': expected number, found text 'text'"),
+    "{'x': 1 << 64}": ("BadRow", "column 'x': the int 18446744073709551616 does not fit 64 bit"),
+    "{'x': object()}": ("BadRow", "column 'x': a value of type object cannot be stored"),
 }
 
 
