@@ -717,10 +717,9 @@ class Driver:
         counts = Counts(*(sum(getattr(state, name) for state in states.values()) for name in names))
         n_files = counts.n_done + counts.n_failed + counts.n_pending
         self.scheduler = Scheduler(pending, world.n_workers, world.batch_seconds, suspects)
-        publisher: Any = SimPublisher(self)
         outputs: Any = SimpleNamespace(look=lambda: [])
         self.loop = RunLoop(
-            publisher,
+            SimPublisher(self),
             states,
             self._manager,
             budget,
@@ -943,10 +942,9 @@ class Driver:
 def check_finished(world: World) -> None:
     for shard, files in enumerate(world.files):
         table = world.disk.outcomes[world.disk.commits[shard].outcomes.name]
-        columns = ("place", "is_row", "error_type", "size", "build")
-        lines = list(zip(*(table[name].to_pylist() for name in columns), strict=True))
-        assert [line[0] for line in lines] == list(range(len(files))), f"shard {shard} has every place once"
-        for (place, is_row, error_type, version, build), file in zip(lines, files, strict=True):
+        assert table["place"].to_pylist() == list(range(len(files))), f"shard {shard} has every place once"
+        columns = (table[name].to_pylist() for name in ("place", "is_row", "error_type", "size", "build"))
+        for place, is_row, error_type, version, build, file in zip(*columns, files, strict=True):
             found = "row" if is_row else error_type
             if build >= world.phase_build:
                 check_outcome(world, (shard, place), file, found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -52,9 +51,10 @@ def rest_of(runs: Iterable[Span], n_done: int) -> list[Span]:
 
 @dataclass
 class SimWorker:
-    number: int
     seconds_a_file: float
     in_hand: deque[Work] = field(default_factory=deque)
+    ends_at: float = 0.0
+    """When it is through with the first of them, or has been."""
 
 
 class Simulation:
@@ -71,23 +71,22 @@ class Simulation:
         """Seconds of some places, of whatever shard; the others take what their worker takes."""
         self.batch_seconds = batch_seconds
         self.scheduler = Scheduler(pending, len(speeds), batch_seconds)
-        self.workers = [SimWorker(i, speed) for i, speed in enumerate(speeds)]
-        self.answers: list[tuple[float, int, int]] = []
-        """A heap: when, order, worker."""
+        self.workers = [SimWorker(speed) for speed in speeds]
         self.now = 0.0
-        self.n_events = 0
-        self.idle_since = [0.0] * len(speeds)
         self.offers: list[int] = []
 
     def run(self) -> None:
         self.hand_out()
-        while not self.scheduler.is_finished:
-            assert self.answers, "the job is not finished, and nobody is at work"
-            self.n_events += 1
-            assert self.n_events < 100_000, "the job does not come to an end"
-            self.now, _, number = heapq.heappop(self.answers)
-            self.answer(self.workers[number])
+        for _ in range(100_000):
+            if self.scheduler.is_finished:
+                return
+            busy = [worker for worker in self.workers if worker.in_hand]
+            assert busy, "the job is not finished, and nobody is at work"
+            first = min(busy, key=lambda worker: worker.ends_at)
+            self.now = first.ends_at
+            self.answer(first)
             self.hand_out()
+        raise AssertionError("the job does not come to an end")
 
     def hand_out(self) -> None:
         for depth in range(1, QUEUE_DEPTH + 1):
@@ -104,8 +103,7 @@ class Simulation:
 
     def begin(self, worker: SimWorker) -> None:
         work = worker.in_hand[0]
-        took = 0.01 if isinstance(work, Stage) else self.seconds_of(worker, work)[1]
-        heapq.heappush(self.answers, (self.now + took, self.n_events * 100 + worker.number, worker.number))
+        worker.ends_at = self.now + (0.01 if isinstance(work, Stage) else self.seconds_of(worker, work)[1])
 
     def seconds_of(self, worker: SimWorker, work: Batch) -> tuple[int, float]:
         """Return how many files fit into a batch, and how long they take."""
@@ -126,7 +124,6 @@ class Simulation:
         else:
             n_done, took = self.seconds_of(worker, work)
             self.scheduler.batch_done(work, rest_of(work.places, n_done), took)
-        self.idle_since[worker.number] = self.now
         if worker.in_hand:
             self.begin(worker)
 
@@ -196,14 +193,6 @@ def test_nothing_to_do_is_finished_at_once_and_no_workers_count_as_one() -> None
     assert scheduler.next_work() is None
     assert (scheduler.n_pending, scheduler.n_in_flight) == (0, 0)
     assert len(drain(Scheduler([(0, [(0, 4)])], 0, 1.0))) == 1
-
-
-def test_a_shard_without_pending_places_only_needs_staging() -> None:
-    scheduler = Scheduler([(3, []), (5, [(0, 2)])], 1, 1.0)
-    assert not scheduler.is_finished
-    first, second = drain(scheduler)
-    assert first == Stage(first.number, 3)
-    assert second == Batch(second.number, 5, ((0, 2),))
 
 
 def test_a_shard_is_staged_after_its_last_batch_came_back_and_before_other_batches() -> None:
@@ -336,7 +325,8 @@ def test_offers_shrink_towards_the_end_so_that_nobody_waits_for_a_long_batch(n_w
     assert tail == sorted(tail, reverse=True) and tail[-1] == 1
     assert sum(n < SHORTEST_S / 0.001 for n in simulation.offers) < 10 * n_workers, "a batch has a price, too"
     # All workers are busy to the end: the last one ends soon after the first.
-    assert max(simulation.idle_since) - min(simulation.idle_since) < 0.1
+    ends = [worker.ends_at for worker in simulation.workers]
+    assert max(ends) - min(ends) < 0.1
 
 
 def test_nothing_waits_behind_a_slow_file_at_the_end() -> None:

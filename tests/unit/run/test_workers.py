@@ -543,11 +543,14 @@ def test_only_f_has_a_time_limit_and_without_timeout_seconds_it_has_none(
     assert stage.pool.killed == []
 
 
-def test_the_next_file_has_the_whole_time_again(stage: Scene) -> None:
+def test_the_next_file_has_the_whole_time_again_and_an_answer_at_the_last_moment_is_not_late(stage: Scene) -> None:
     begin(stage, Phase.CALLING)
     for _ in range(3):
         stage.pass_time(TIMEOUT_S)
         stage.mark(0, Phase.CALLING)  # the same place: another call
+    stage.pass_time(WATCH_S + TIMEOUT_S + GRACE_S)
+    stage.now[0] += 0.5
+    stage.say(Answer(0, RUN))
     assert stage.pool.killed == []
 
 
@@ -566,14 +569,6 @@ def test_a_worker_hangs_although_the_others_answer_all_the_time(stage: Scene) ->
         stage.now[0] += 0.1
         stage.say(Answer(1, RUN), Answer(2, RUN))
     assert stage.pool.killed == [(0, True)]
-
-
-def test_whoever_answers_at_the_last_moment_is_not_late(stage: Scene) -> None:
-    begin(stage, Phase.CALLING)
-    stage.pass_time(TIMEOUT_S + GRACE_S)
-    stage.now[0] += 0.5
-    stage.say(Answer(0, RUN))
-    assert stage.pool.killed == []
 
 
 @pytest.mark.parametrize("gap_s", [GAP_S - 1, 3600.0])  # a short pause; the lid was closed

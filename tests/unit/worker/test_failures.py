@@ -63,10 +63,8 @@ def test_what_the_system_says_of_a_disk_may_not_be_the_file_s_fault_and_a_file_g
 @pytest.mark.parametrize("error", [OSError("words only"), OSError("EIO", "text"), Odd("x"), ValueError(errno.EIO)])
 def test_an_error_without_a_number_of_the_system_is_the_file_s_own(error: Exception) -> None:
     assert type(failure_of(error, None, ENVIRONMENTAL)) is Failure
-
-
-def test_an_errno_of_the_user_s_own_does_not_deceive() -> None:
-    assert isinstance(failure_of(Odd(errno.EIO, "x"), None, ENVIRONMENTAL), EnvironmentalFailure)
+    environmental = failure_of(Odd(errno.EIO, "x"), None, ENVIRONMENTAL)
+    assert isinstance(environmental, EnvironmentalFailure), "an errno of the user's own does not deceive"
 
 
 def test_a_timeout_says_the_limit_and_where_f_was() -> None:
