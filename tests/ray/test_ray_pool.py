@@ -329,11 +329,16 @@ def test_errors_of_a_worker_are_raised_in_the_driver_as_they_are(engine: str, tm
         with pytest.raises(FunctionError, match="returned a list for") as no_dict:
             r3po.run_jobs(job.config, engine=engine, progress=False)
         assert no_dict.value.exit_code == 2
-        job.write_function("raise OSError('no key file')\n\n" + DOUBLE)
-        with pytest.raises(FunctionError, match="raised OSError while it was imported: no key file") as no_import:
-            r3po.run_jobs(job.config, engine=engine, progress=False)
-        assert no_import.value.evidence is not None
-        assert "double.py" in no_import.value.evidence
+        for line, said in (
+            ("raise OSError('no key file')", "raised OSError while it was imported: no key file"),
+            ("import no_such_library", "failed to import no_such_library"),
+        ):
+            job.write_function(f"{line}\n\n{DOUBLE}")
+            with pytest.raises(FunctionError, match=said) as no_import:
+                r3po.run_jobs(job.config, engine=engine, progress=False)
+            assert "double.py" in (no_import.value.evidence or "")
+            assert line in (no_import.value.evidence or "")
+        assert no_import.value.hint is not None
         job.write_function(DOUBLE)
         assert r3po.run_jobs(job.config, engine="serial", progress=False).done == 6
 
