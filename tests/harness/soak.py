@@ -426,7 +426,7 @@ class Run:
         assert code is not None
         return code
 
-    def wait_until(self, condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
+    def wait_until(self, condition: Callable[[], object], what: str, timeout_s: float = 120) -> None:
         """Wait for a condition; the run must go on until then."""
 
         def is_so() -> bool:
