@@ -456,7 +456,7 @@ def test_ctrl_c_while_the_workers_are_being_ended_is_no_traceback(
     ended = job.run()
     assert ended.code == 130, ended.err
     assert "Traceback" not in ended.err
-    assert ended.err.splitlines()[-1] == "Continue with: r3po run"
+    assert ended.err.splitlines()[-1] == "Continue with: r3po run --engine serial"
 
 
 def test_a_second_run_names_the_first_and_status_works_meanwhile(tmp_path: Path) -> None:
@@ -578,7 +578,7 @@ def test_a_terminal_has_a_live_bar_and_its_cursor_back_after_ctrl_c_and_no_color
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
     assert "TIME" not in without_times(shown), "the plain lines are for what is no terminal"
     assert "ValueError: xxx" in shown
-    assert shown.rstrip().endswith("Continue with: r3po run")
+    assert shown.rstrip().endswith("Continue with: r3po run --engine serial")
     colors = re.findall(r"\x1b\[[0-9;]*m", seen)
     assert [code for code in colors if re.search(r"\b([34]\d|9\d|10\d|38|48)\b", code)] == []
 

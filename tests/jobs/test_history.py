@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ from r3po.config.settings import Config, load_config
 from r3po.function.find import FunctionSpec, find_function
 from r3po.inspect import verify as jobverify
 from r3po.inspect.status import read_status
-from r3po.run import session
+from r3po.run import session, walk_and_start
 from r3po.source import new_manifest
 from r3po.source import walk as scan
 from r3po.source.hashing import hash_file
@@ -960,12 +961,12 @@ def test_every_history_gives_the_table_of_a_fresh_run(
     monkeypatch.setattr(storage, "_fsync", lambda descriptor: None)
     # `r3po build` hashes in this process, and the walk is not waited for beside a start that takes no time.
     monkeypatch.setattr(new_manifest, "hash_files", hash_here)
-    monkeypatch.setattr(session, "threading", SimpleNamespace(Thread=Here))
+    monkeypatch.setattr(walk_and_start, "threading", SimpleNamespace(Thread=Here, Event=threading.Event))
     monkeypatch.setattr(sys, "path", sys.path[:])
     # Reading a config and finding f in its file would take more than half of the time.
     monkeypatch.setattr(session, "find_function", lambda text, base_dir: find_cached(text))
     for room in (jobbuilder, jobreset, jobrunner, jobverify):
-        monkeypatch.setattr(room, "load_config", lambda path: load_cached(path, Path(path).read_text()))
+        monkeypatch.setattr(room, "load_config", lambda path, **_: load_cached(path, Path(path).read_text()))
     with tempfile.TemporaryDirectory(prefix="r3po-test-", dir=place) as folder:
         for code, (bad, good) in CODES.items():
             (Path(folder) / f"{code}.py").write_text(FUNCTION.format(bad=bad, good=good))
@@ -973,7 +974,7 @@ def test_every_history_gives_the_table_of_a_fresh_run(
         run_state_machine_as_test(
             History,
             settings=settings(
-                max_examples=N_EXAMPLES or 100,
+                max_examples=N_EXAMPLES or 60,
                 stateful_step_count=20,
                 derandomize=not N_EXAMPLES,
                 database=None,

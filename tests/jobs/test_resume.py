@@ -173,7 +173,7 @@ def test_a_signal_lets_the_file_at_hand_finish_and_the_next_run_goes_on(
     assert ended.json()["pending"] == 1
     assert "Stopping" in ended.err
     assert re.search(r"Stopped after [\d.:]+( s)?\. 3 files have their rows, 1 failed, 1 is to do\.", ended.err)
-    assert ended.err.splitlines()[-1] == "Continue with: r3po run big.yaml"
+    assert ended.err.splitlines()[-1] == "Continue with: r3po run big.yaml --engine serial"
     assert "error:" not in ended.err and "Traceback" not in ended.err
     job.configure()
     assert n_pending(job) == 1
@@ -195,7 +195,7 @@ def test_a_second_signal_stops_at_once_and_is_nobodys_failure(new_job: NewJob) -
         ended = process.end(30)
     assert ended.code == 130
     assert "Traceback" not in ended.err
-    assert ended.err.splitlines()[-1] == "Continue with: r3po run"
+    assert ended.err.splitlines()[-1] == "Continue with: r3po run --engine serial"
     assert [failure["path"] for failure in read_failures(load_config(job.config))] in ([], ["0.json"])
     (job.root / "go").touch()
     job.run()

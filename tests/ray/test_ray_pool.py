@@ -349,7 +349,7 @@ def test_errors_of_a_worker_are_raised_in_the_driver_as_they_are(engine: str, tm
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_PROC, reason="finds the children of a process by /proc")
-@pytest.mark.parametrize("is_twice", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize("is_twice", [False, pytest.param(True, marks=pytest.mark.faults)], ids=["once", "twice"])
 def test_ctrl_c_ends_a_run_on_ray_with_nothing_left(is_twice: bool, tmp_path: Path, temporary: Path) -> None:
     """As a terminal does it: the whole process group gets the signal, Ray and the workers, too. The first one waits for
     the files at hand, the second does not."""
@@ -420,6 +420,7 @@ handlers never run: it is ended by the driver. Where it is nobody asks on a Ray 
 
 
 @pytest.mark.ray
+@pytest.mark.faults
 def test_workers_that_die_are_replaced_and_only_their_deadly_files_fail(cluster: None, tmp_path: Path) -> None:
     with as_new_process(tmp_path):
         job = make_job(tmp_path, 60, DEADLY, shard_size=20, timeout_seconds=1.0)

@@ -304,6 +304,7 @@ def test_an_orderly_end_leaves_nobody_to_mistrust(runs: Path) -> None:
 # The serial engine, which is one process with the run
 
 
+@pytest.mark.faults
 def test_a_file_that_ends_the_whole_run_is_a_failure_in_the_end(tmp_path: Path) -> None:
     end = "if n == 3:\n        os.kill(os.getpid(), signal.SIGSEGV)"
     job = make_job(tmp_path, 6, "import os, signal\n\n" + DOUBLE.replace("    return", f"    {end}\n    return"))
