@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import r3po.table.outcomes as tables
@@ -204,6 +204,7 @@ RULES = st.builds(
 
 @MANY
 @given(ORIGINS, st.lists(st.integers(0, 4), max_size=5), RULES, st.randoms(use_true_random=False))
+@example([Origin(attempt=attempt, lines=[Line(0, (1,))]) for attempt in "bac"], [1], NO_RULES, random.Random(0))
 def test_the_predicate_chooses_what_its_docstring_says_in_whichever_order_outcomes_come(
     origins: list[Origin], entry_builds: list[int], rules: CountingRules, rng: random.Random
 ) -> None:
