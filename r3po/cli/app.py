@@ -191,15 +191,14 @@ def errors(
 ) -> None:
     """Show which files failed, and why, grouped by exception, place and message."""
     from r3po.config.settings import load_config
-    from r3po.inspect.failure_groups import WAYS, group_failures
     from r3po.state.failed_files import read_failures
+    from r3po.state.failure_groups import WAYS, group_failures, with_groups
 
     loaded = load_config(config)
     with _pandas_left_out():
         failures = list(read_failures(loaded))
     if by not in WAYS:
         _fail(f"--by {by} is no way to group failures", f"--by {', --by '.join(WAYS)}")
-    groups = group_failures(failures, by)
     if full is not None:
         found = [failure for failure in failures if full in (failure["path"], one_line(failure["path"]))]
         if not found:
@@ -209,15 +208,12 @@ def errors(
         else:
             _print(failure_text(found[0]))
     elif as_json:
-        for group in groups:
-            for failure in group.failures:
-                failure["group"] = group.number
-        _print_json({"schema_version": 1, "failures": failures})
+        _print_json({"schema_version": 1, "failures": with_groups(failures, by)})
     elif paths:
         if failures:
             _print("\n".join(one_line(failure["path"]) for failure in failures))
     else:
-        _print(errors_text(groups, shutil.get_terminal_size((100, 24)).columns))
+        _print(errors_text(group_failures(failures, by), shutil.get_terminal_size((100, 24)).columns))
 
 
 @app.command()

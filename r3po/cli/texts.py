@@ -12,8 +12,8 @@ from r3po.text import count_of, shorten, shorten_path
 
 if TYPE_CHECKING:
     from r3po.config.settings import Config
-    from r3po.inspect.failure_groups import FailureGroup
     from r3po.inspect.verify import VerifyResult
+    from r3po.state.failure_groups import FailureGroup
 
 
 MOST_SHOWN = 10

@@ -84,8 +84,9 @@ class RunResult:
     def failures(self) -> list[dict[str, Any]]:
         """Return every failed file, as `r3po errors --json` does."""
         from r3po.state.failed_files import read_failures
+        from r3po.state.failure_groups import with_groups
 
-        return list(read_failures(self.config))
+        return with_groups(read_failures(self.config))
 
     def _parts(self) -> list[Path]:
         kind = "parquet" if self.config.parquet is not None else "csv"

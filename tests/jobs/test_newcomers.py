@@ -22,7 +22,7 @@ from r3po import (
     run_jobs,
     verify_jobs,
 )
-from r3po.inspect.failure_groups import mask
+from r3po.state.failure_groups import mask
 
 CONFIG = """\
 job_name: written

@@ -66,6 +66,15 @@ def group_failures(failures: Iterable[dict[str, Any]], by: str = "all") -> list[
     return ordered
 
 
+def with_groups(failures: Iterable[dict[str, Any]], by: str = "all") -> list[dict[str, Any]]:
+    """Return the failures in their order, each with the number of its group under the key `group`."""
+    failures = list(failures)
+    for group in group_failures(failures, by):
+        for failure in group.failures:
+            failure["group"] = group.number
+    return failures
+
+
 def mask(message: str) -> str:
     """Return the first line of a message without what differs from file to file."""
     masked = first_line(message)
