@@ -125,7 +125,7 @@ def test_the_result_has_the_fields_of_the_contract(failing: Job) -> None:
     assert (result.job_name, result.output) == ("doubles", str(failing.output))
     assert [failure["path"] for failure in result.failures()] == ["002.json", "003.json"]
     assert result.failures() == failing.failures()
-    assert re.fullmatch(r"RunResult\(run_id='[^']+', .*output='[^']+'\)", repr(result))
+    assert re.fullmatch(r"RunResult\(run_id='[^']+', .*output='[^']+', notices=\(\)\)", repr(result))
     assert result.seconds > 0
 
 
