@@ -336,7 +336,7 @@ def test_errors_json_has_exactly_the_keys_of_the_contract_and_paths_is_one_path_
     assert "double.py" in first["traceback"]
     assert "worker.py" not in first["traceback"]
     assert r3po("errors", "--paths", cwd=failing.folder) == Ended(0, "002.json\n003.json\n", "")
-    assert r3po("errors", cwd=failing.folder).out.startswith("2 files failed, 2 kinds\n")
+    assert r3po("errors", cwd=failing.folder).out.startswith("2 files failed, 1 kind\n")
     assert snapshot(failing.folder) == before
 
 
