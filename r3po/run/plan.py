@@ -32,6 +32,8 @@ class Plan:
     """How each shard stands by that manifest and today's function, by shard."""
     notices: tuple[Notice, ...]
     """What the user should know of it."""
+    is_costly: bool = False
+    """It is a redo, and there are rows which it replaces."""
 
 
 Walk = Callable[[Job, bool], BuildResult]
@@ -53,7 +55,8 @@ def plan_run(job: Job, spec: FunctionSpec, options: RunOptions, walk: Walk) -> P
     draft.reopen()
     draft.build(walk)
     draft.redo()
-    return Plan(draft.job.built, draft.states, tuple(draft.notices))
+    is_redo = job.manifest is not None and draft.job.built.redo_since > job.manifest.redo_since
+    return Plan(draft.job.built, draft.states, tuple(draft.notices), is_redo and draft.has_rows)
 
 
 def command_of(config: Config) -> str:
@@ -74,6 +77,8 @@ class _Draft:
         self._config = job.config
         self.states: dict[int, ShardState] = {}
         self.notices: list[Notice] = []
+        self.has_rows = False
+        """Rows count by the manifest in force."""
         self._is_checked = True
         """The rows that are there fit the columns that the config wants, or there are none."""
 
@@ -84,6 +89,7 @@ class _Draft:
                 raise StateError("there is no manifest yet", hint="r3po build makes it; or run without --no-build")
             return
         self.states = self.job.resolve(None)
+        self.has_rows = any(state.n_done for state in self.states.values())
         self._judge_older_code()
         if self._has_stale_columns():
             # A kill came between the columns and their first row, and f or the config changed since: they set them.

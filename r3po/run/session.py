@@ -163,21 +163,20 @@ class _Run:
     def _put_in_force(self, plan: Plan) -> None:
         """Make the plan the job's. Up to here a run may be refused, and then nothing has changed.
 
-        A redo is left to its first row: an f that gives none must not cost the rows that are there.
+        A redo of rows is left to its first row: an f that gives none must not cost those that are there.
         """
         job, fingerprint = self.job, self.spec.fingerprint
         for notice in plan.notices:
             self.emit(notice)
-        is_redo = job.manifest is not None and plan.manifest.redo_since > job.manifest.redo_since
-        if not is_redo:
+        if not plan.is_costly:
             if plan.manifest is not job.manifest:
                 job.put_in_force(plan.manifest)
             job.adopt_commits(plan.states, fingerprint)
         self._count(plan.states)
         attempts = (f"{self.log.run_id}-{number:06d}" for number in count(1))
-        planned = job.with_manifest(plan.manifest) if is_redo else job
+        planned = job.with_manifest(plan.manifest) if plan.is_costly else job
         self._publisher = Publisher(
-            planned, fingerprint, r3po_version(), lambda: next(attempts), in_force=job if is_redo else None
+            planned, fingerprint, r3po_version(), lambda: next(attempts), in_force=job if plan.is_costly else None
         )
         if self._publisher.columns is None and any(state.n_done for state in plan.states.values()):
             path = columns_path(self.config.working_dir, plan.manifest)

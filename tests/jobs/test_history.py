@@ -789,6 +789,10 @@ class History(RuleBasedStateMachine):
             error = "killed"
         except (r3po.SourceError, r3po.ConfigError, r3po.StateError) as refusal:
             error = str(refusal)
+        except r3po.FunctionError as refusal:
+            assert "the redo was not begun" in str(refusal)
+            self.check_without_a_row(run, before)
+            return
         calls = self.calls()
         note(f"    calls {calls}, {error or result}")
         if error == "killed":
@@ -806,6 +810,15 @@ class History(RuleBasedStateMachine):
             event("run: whole")
             self.check_whole(config, run, result, calls)
             self.is_settled = self.is_clean = run.build
+
+    def check_without_a_row(self, run: Run, before: object) -> None:
+        """A redo whose first files gave no row: nothing has changed, whatever the other files would have given."""
+        event("run: a redo without a row")
+        calls = self.calls()
+        assert calls and all(attempt(State(), run, path)[1].values is None for path in calls)
+        assert any(rows_of(state, run.keeps) for state in self.states), "there was a row to lose"
+        if self.is_clean:
+            assert stamps(self.output) == before
 
     def refuse(self, run: Run, error: str) -> None:
         left, expected = set(), []

@@ -493,7 +493,7 @@ def test_rows_before_the_columns_are_known_are_failures(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_deleted_before_or_by_f_is_a_failure(tmp_path: Path) -> None:
-    source = SIZE_OF.replace("    with", "    if 'removed' in path: os.remove(path); return {}\n    with")
+    source = SIZE_OF.replace("    with", "    if 'removed' in path: os.remove(path); open(path)\n    with")
     job = Job(tmp_path, source, {"a": b"1", "b": b"2", "removed": b"3", "z": b"4"}, columns=SIZE_COLUMNS)
     entry = os.stat(job.path("b"))
     job.path("b").unlink()
