@@ -64,8 +64,8 @@ def run_jobs(
         RunStoppedError: the run ended early; its `result` says how far it came.
         R3poError: of another kind: nothing was started.
     """
-    name = getattr(f, "__name__", None) if f is not None else None
-    loaded = load_config(config, job_name=name).with_overrides(
+    name = getattr(f, "__name__", "")
+    loaded = load_config(config, job_name=name if name.isidentifier() else None).with_overrides(
         processes=processes, function=function, max_errors=max_errors
     )
     spec = describe_callable(f) if f is not None else find_configured(loaded)

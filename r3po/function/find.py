@@ -106,9 +106,10 @@ def describe_callable(f: Callable[..., object]) -> FunctionSpec:
         label = f"{_script_name(f)}:{name}"
         return FunctionSpec(label, "value", "", name, _driver_path(), fingerprint, f, given)
     kind, target, label = place
-    folders = _search_path(_file_folders(Path(target)) if kind == "file" else [])
-    if kind == "file":
-        _refuse_shadows(Path(target), folders)
+    near = _file_folders(Path(target)) if kind == "file" else []
+    if near:
+        _refuse_shadows(Path(target), near)
+    folders = _search_path(near)
     return FunctionSpec(f"{label}:{name}", kind, target, name, folders, fingerprint, None, given)
 
 
@@ -161,8 +162,9 @@ def _find_in_file(place: str, name: str, base_dir: Path) -> FunctionSpec:
         raise _no_file_error(path)
     module = _read_source(path, place)
     _check_name(module, name, place)
-    folders = _search_path([*_file_folders(path, module), str(base_dir)])
-    _refuse_shadows(path, folders)
+    near = [*_file_folders(path, module), str(base_dir)]
+    _refuse_shadows(path, near)
+    folders = _search_path(near)
     return FunctionSpec(f"{place}:{name}", "file", str(path), name, folders, fingerprint_source(path, name))
 
 
@@ -277,7 +279,8 @@ def _refuse_shadows(path: Path, folders: Iterable[str]) -> None:
 
     Args:
         path: of f's file, whose name may be that of any library.
-        folders: of the search path; what lies there may not be named like a library that r3po or Ray imports.
+        folders: which go in front of the workers' search path for f; nothing there may have the name of a library that
+            r3po or Ray imports.
     """
     installed = [folder for folder in sys.path if os.path.basename(folder) in ("site-packages", "dist-packages")]
     places = [(path.stem, path)]

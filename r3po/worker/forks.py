@@ -51,13 +51,15 @@ def _unblock() -> None:
 
 
 def _shed_handlers() -> None:
-    for number in signal.valid_signals():
-        owner = getattr(signal.getsignal(number), "__module__", None)
-        if isinstance(owner, str) and owner.partition(".")[0] in _OWNERS:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    with contextlib.suppress(RuntimeError, ValueError):
-        faulthandler.unregister(signal.SIGUSR1)
-    _unblock()
+    try:
+        for number in signal.valid_signals():
+            owner = getattr(signal.getsignal(number), "__module__", None)
+            if isinstance(owner, str) and owner.partition(".")[0] in _OWNERS:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        with contextlib.suppress(RuntimeError, ValueError):
+            faulthandler.unregister(signal.SIGUSR1)
+    finally:
+        _unblock()
 
 
 def _do_nothing(number: int, frame: object) -> None:
