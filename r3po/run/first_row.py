@@ -61,7 +61,8 @@ class FirstRow:
                 evidence=f"returned  {shown}",
                 hint="return a dict, such as {'name': value}; nothing was recorded",
             )
-        if probed.columns is None and self._publisher.in_force is not None and not probed.stopped:
+        is_waiting = probed.columns is None and self._publisher.in_force is not None
+        if is_waiting and probed.n_failed and not probed.stopped:
             if not goes_on:
                 raise FunctionError(
                     f"none of the first {count_of(probed.n_failed, 'file')} gave a row; the redo was not begun, "

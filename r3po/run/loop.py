@@ -231,12 +231,14 @@ class RunLoop:
             self.manager.release(message.worker)
 
     def _take_probe(self, answer: Answer) -> None:
-        is_first = not (self.counts.n_done or self.counts.n_failed)
-        columns = self._first_row.take(answer.value, is_first=is_first, goes_on=self.budget.is_off)
-        if columns is None and self.publisher.in_force is not None:  # a redo that is not in force records nothing
+        probed, is_first = answer.value, not (self.counts.n_done or self.counts.n_failed)
+        columns = self._first_row.take(probed, is_first=is_first, goes_on=self.budget.is_off)
+        if (
+            columns is None and probed.n_failed and self.publisher.in_force
+        ):  # it was stopped: of this redo nothing stays
             self.scheduler.hand_back(self.manager.handles[answer.worker].in_hand.pop(0))
             return
-        self.budget.first_row_path = show_name(answer.value.first_row_path)
+        self.budget.first_row_path = show_name(probed.first_row_path)
         # The work stays: the answer to this call settles it.
         self.manager.submit_more(answer.worker, Call("record_probe", (columns,)))
 
