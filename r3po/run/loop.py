@@ -233,11 +233,9 @@ class RunLoop:
     def _take_probe(self, answer: Answer) -> None:
         probed, is_first = answer.value, not (self.counts.n_done or self.counts.n_failed)
         columns = self._first_row.take(probed, is_first=is_first, goes_on=self.budget.is_off)
-        if (
-            columns is None and probed.n_failed and self.publisher.in_force
-        ):  # it was stopped: of this redo nothing stays
+        if columns is None and probed.n_failed and self.publisher.in_force:
             self.scheduler.hand_back(self.manager.handles[answer.worker].in_hand.pop(0))
-            return
+            return  # it was stopped, and of a redo that is not in force nothing is recorded
         self.budget.first_row_path = show_name(probed.first_row_path)
         # The work stays: the answer to this call settles it.
         self.manager.submit_more(answer.worker, Call("record_probe", (columns,)))
