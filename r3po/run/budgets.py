@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from r3po.config.settings import MaxErrors
+from r3po.config.keys import MaxErrors
 from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.run.workers import Lost
 from r3po.table.outcomes import Failure

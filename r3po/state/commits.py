@@ -20,7 +20,8 @@ from r3po.state.output_folder import Part
 from r3po.state.segments import remove_segments
 from r3po.storage.durable import FileRecord, NewFile, digest_file, list_names, remove_if_there, remove_temporaries
 from r3po.storage.json_files import damaged, read_json, write_json
-from r3po.table.outcomes import Schema, Table, Tally, read_table, unpack_table
+from r3po.table.outcome_files import read_table, unpack_table
+from r3po.table.outcomes import Schema, Table, Tally
 from r3po.table.schema import schema_for_people, schema_from_text, schema_to_text
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r3po.storage.durable import NewFile, digest_file, list_names, remove_if_there, sync_folder
-from r3po.table.outcomes import Table, read_table, with_origin, write_table
+from r3po.table.outcome_files import read_table, write_table
+from r3po.table.outcomes import Table, with_origin
 
 log = logging.getLogger(__name__)
 

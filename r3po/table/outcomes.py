@@ -14,7 +14,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -178,29 +177,6 @@ def with_origin(table: Table, *, build: int, attempt: str, fingerprint: str) -> 
     return table
 
 
-def write_table(table: Table, sink: Any, metadata: dict[str, str], *, is_compressed: bool) -> None:
-    """Write an outcome table as an Arrow IPC file with `metadata` in its schema."""
-    with TableWriter(sink, table.schema, metadata, is_compressed=is_compressed) as writer:
-        writer.write(table)
-
-
-class TableWriter:
-    """Writes outcome tables of one schema into one Arrow IPC file, one record batch a `write`."""
-
-    def __init__(self, sink: Any, schema: Schema, metadata: dict[str, str], *, is_compressed: bool) -> None:
-        options = pa.ipc.IpcWriteOptions(compression="zstd" if is_compressed else None)
-        self._writer = pa.ipc.new_file(sink, schema.with_metadata(metadata), options=options)
-
-    def write(self, table: Table) -> None:
-        self._writer.write_table(table.combine_chunks().replace_schema_metadata(None))
-
-    def __enter__(self) -> TableWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
-
-
 def outcomes_at(table: Table, indices: Indices) -> Table:
     """Return the outcomes at `indices`, in their order."""
     return gather(table, indices)
@@ -251,46 +227,6 @@ def variants_in(table: Table, i: int) -> list[str]:
     """Return the variants that occur in column number `i` of the job."""
     # Asked by name: a list of all names, for each of 5,000 columns, would be slow.
     return [variant for variant in VARIANT_TYPES if table.schema.get_field_index(f"{i}.{variant}") >= 0]
-
-
-def read_table(path: Path, *, with_values: bool = True) -> tuple[Table, dict[str, str]]:
-    """Return an outcome table and its metadata. Uncompressed values stay on disk until they are touched (mmap).
-
-    Args:
-        with_values: False: only the fixed columns, which are small; compressed values stay on disk that way, too.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is no Arrow IPC file.
-    """
-    with pa.memory_map(str(path)) as source:
-        try:
-            reader = pa.ipc.open_file(source)
-            if not with_values:
-                fixed = [i for i, name in enumerate(reader.schema.names) if name in FIXED.names]
-                reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fixed))
-            table = reader.read_all()
-        except pa.ArrowException as error:
-            raise ValueError(f"no Arrow file: {error}") from error
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    return table.replace_schema_metadata(None), metadata
-
-
-def unpack_table(path: Path, sink: Any) -> None:
-    """Write a compressed outcome table without compression, so that it can be mapped; one record batch at a time.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is no Arrow IPC file.
-    """
-    with pa.memory_map(str(path)) as source:
-        try:
-            reader = pa.ipc.open_file(source)
-            with pa.ipc.new_file(sink, reader.schema) as writer:
-                for i in range(reader.num_record_batches):
-                    writer.write_batch(reader.get_batch(i))
-        except pa.ArrowException as error:
-            raise ValueError(f"no Arrow file: {error}") from error
 
 
 def join_tables(tables: Sequence[Table]) -> Table:

@@ -20,17 +20,7 @@ import pyarrow.parquet as pq
 from r3po.table.column_types import MOST_DIGITS
 from r3po.table.columns import Columns
 from r3po.table.nested import show
-from r3po.table.outcomes import (
-    AS_TEXT,
-    FIXED,
-    Indices,
-    Schema,
-    Table,
-    gather,
-    one_chunk,
-    outcome_groups,
-    variants_in,
-)
+from r3po.table.outcomes import AS_TEXT, FIXED, Indices, Schema, Table, gather, one_chunk, outcome_groups, variants_in
 from r3po.table.schema import plain_values
 
 PARQUET_MAKER = f"parquet-cpp-arrow version {pa.cpp_version}"

@@ -15,16 +15,7 @@ import pyarrow.compute as pc
 from r3po.table.column_types import MOST_DIGITS, ColumnType, why_unfit
 from r3po.table.columns import Columns
 from r3po.table.nested import decode
-from r3po.table.outcomes import (
-    AS_TEXT,
-    VARIANT_TYPES,
-    Indices,
-    Schema,
-    Table,
-    gather,
-    outcome_groups,
-    variants_in,
-)
+from r3po.table.outcomes import AS_TEXT, VARIANT_TYPES, Indices, Schema, Table, gather, outcome_groups, variants_in
 from r3po.table.values import family_of
 from r3po.text import shorten
 

@@ -23,7 +23,7 @@ from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
 from r3po.state.shards import Shard, missing_spans
 from r3po.storage.durable import FileRecord, NewFile
 from r3po.storage.names import show_name
-from r3po.table import predicate
+from r3po.table import outcome_files, predicate
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Schema, Table, Tally
@@ -121,7 +121,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
 def _write_outcomes(order: StageOrder, table: Table, indices: Any) -> FileRecord:
     metadata = {"r3po.job_id": order.job_id, "r3po.shard": str(order.ref.shard), "r3po.build": str(order.build)}
     with NewFile(order.folders.outcomes) as new:
-        with tables.TableWriter(new, table.schema, metadata, is_compressed=True) as writer:
+        with outcome_files.TableWriter(new, table.schema, metadata, is_compressed=True) as writer:
             for group in tables.outcome_groups(table, indices):
                 writer.write(tables.outcomes_at(table, group))
         return new.finish(f"{order.ref.shard:05d}.b{order.build}.{order.attempt}.arrow")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import r3po.table.outcomes as tables
-from r3po.config.settings import MaxErrors
+from r3po.config.keys import MaxErrors
 from r3po.engines import worker_processes as processes
 from r3po.engines.pool import Answer, Call, WorkerLost
 from r3po.engines.worker_processes import WorkerProcesses

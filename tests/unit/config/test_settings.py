@@ -11,15 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from r3po.config.settings import (
-    MAX_TIMEOUT_S,
-    Config,
-    MaxErrors,
-    ParquetOptions,
-    check_source,
-    load_config,
-    parse_max_errors,
-)
+from r3po.config.keys import MAX_TIMEOUT_S, MaxErrors, ParquetOptions, parse_max_errors
+from r3po.config.settings import Config, check_source, load_config
 from r3po.errors import ConfigError, SourceError
 
 SIX = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs import make_job
-from r3po.config.settings import MaxErrors
+from r3po.config.keys import MaxErrors
 from r3po.engines.pool import Answer, Call
 from r3po.errors import FunctionError, RunStoppedError
 from r3po.run import budgets

@@ -26,7 +26,7 @@ import r3po.table.parts as parts
 from jobs import run_python
 from r3po.file_version import FileVersion
 from r3po.run.signals import StopNow
-from r3po.table import predicate
+from r3po.table import outcome_files, predicate
 from r3po.table import schema as schemas
 from r3po.table.columns import Column, Columns, RowCollector, columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
@@ -366,30 +366,30 @@ def test_an_outcome_table_reads_back_as_it_was_written(tmp_path: Path, is_compre
     rows = [(1, "a\x00", [1], None), (2.5, "ü", [], b"x"), (None, None, None, {"a": 1})]
     table = tables.join_tables([rows_table(rows, columns), table_of(Origin(2, lines=[Line(3, BROKE)]), columns)])
     with open(tmp_path / "whole", "wb") as sink:
-        tables.write_table(table, sink, metadata, is_compressed=is_compressed)
+        outcome_files.write_table(table, sink, metadata, is_compressed=is_compressed)
     with (
         open(tmp_path / "pieces", "wb") as sink,
-        tables.TableWriter(sink, table.schema, metadata, is_compressed=is_compressed) as writer,
+        outcome_files.TableWriter(sink, table.schema, metadata, is_compressed=is_compressed) as writer,
     ):
         for start in range(0, 4, 3):
             writer.write(table.slice(start, 3))
     for name in ("whole", "pieces"):
-        found, told = tables.read_table(tmp_path / name)
+        found, told = outcome_files.read_table(tmp_path / name)
         assert found.equals(table)
         assert told == metadata
 
 
 def test_what_is_no_whole_arrow_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        tables.read_table(tmp_path / "t.arrow")
+        outcome_files.read_table(tmp_path / "t.arrow")
     with open(tmp_path / "t.arrow", "wb") as sink:
-        tables.write_table(rows_table([(1,)], columns_named("number")), sink, {}, is_compressed=False)
+        outcome_files.write_table(rows_table([(1,)], columns_named("number")), sink, {}, is_compressed=False)
     whole = (tmp_path / "t.arrow").read_bytes()
     garbage = [b"ARROW1", b"ARROW1\x00\x00" + b"\xff" * 100, b"no arrow file at all"]
     for content in [*garbage, *(whole[:n] for n in range(0, len(whole), 97))]:
         (tmp_path / "t.arrow").write_bytes(content)
         with pytest.raises(ValueError):
-            tables.read_table(tmp_path / "t.arrow")
+            outcome_files.read_table(tmp_path / "t.arrow")
 
 
 # The types of parts
