@@ -1,6 +1,7 @@
 """The user's settings: one YAML file, or a mapping of its keys, read once, checked whole, never written to.
 
-It owns what the keys may be to each other; what each may hold is said in `config.keys`. A file with mistakes is refused with all of them at once, each with its line.
+It owns what the keys may be to each other; what each may hold is said in `config.keys`. A file with mistakes is refused
+with all of them at once, each with its line.
 
 It refuses whatever could be read in two ways: unknown keys, keys given twice, a quoted number where a number is
 meant. It creates no folder and looks at no input file; whether the source is there is asked by `check_source` alone,
