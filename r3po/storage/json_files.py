@@ -22,12 +22,16 @@ def read_json(path: Path, *, kind: str, newest_format: int) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedStateError: it is not what was written (no JSON, another digest, another kind of file), or too old.
+        DamagedStateError: it is not what was written (no JSON, another digest, another kind of file), is too old, or
+            may not be read.
         NewerFormatError: its `format` is newer than `newest_format`.
     """
     try:
         content = orjson.loads(path.read_bytes())
-    except (IsADirectoryError, PermissionError) as error:
+    except PermissionError as error:
+        hint = "fix its permissions; nothing is known to be damaged"
+        raise DamagedStateError(f"cannot be read: {error.strerror}", where=path, hint=hint) from error
+    except IsADirectoryError as error:
         raise damaged(path, f"cannot be read: {error.strerror}") from error
     except orjson.JSONDecodeError as error:
         raise damaged(path, f"is damaged: no valid JSON ({error})") from error

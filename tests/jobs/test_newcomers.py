@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -145,6 +146,7 @@ def test_what_differs_from_file_to_file_is_masked(message: str, masked: str) -> 
 
 
 FAILS = """\
+import errno
 import json
 
 
@@ -363,3 +365,19 @@ def test_a_redo_that_nothing_stops_begins_without_a_row(tmp_path: Path) -> None:
     result = run_jobs(config, engine="serial", redo=True, max_errors="none")
     assert (result.rows, result.failed) == (0, 1)
     assert verify_jobs(config).is_good
+
+
+def test_state_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_job(tmp_path)
+    run_jobs(config, engine="serial")
+    read = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.name == "manifest.json":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(R3poError, match="cannot be read: Permission denied") as caught:
+        run_jobs(config, engine="serial")
+    assert caught.value.hint == "fix its permissions; nothing is known to be damaged"
