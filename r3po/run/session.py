@@ -21,6 +21,7 @@ from r3po.engines.worker_processes import end_left_workers, forget_workers
 from r3po.errors import ConfigError, R3poError, RunStoppedError, StopNow
 from r3po.events import Event, Observer
 from r3po.file_version import UNKNOWN_VERSION, FileVersion
+from r3po.function.arguments import check_arguments
 from r3po.function.find import FunctionSpec, find_function, fingerprint_of_file
 from r3po.run.budgets import ErrorBudget
 from r3po.run.finish import make_end
@@ -76,6 +77,7 @@ def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: O
         raise ConfigError("--restart says how to redo", hint="r3po run --redo --restart")
     if options.build:
         check_source(config)
+    check_arguments(spec, config.input)
     with open_job(config) as job, _Run(job, spec, options, observer) as run:
         return run.result_of(run.go)
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -381,3 +382,34 @@ def test_state_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkey
     with pytest.raises(R3poError, match="cannot be read: Permission denied") as caught:
         run_jobs(config, engine="serial")
     assert caught.value.hint == "fix its permissions; nothing is known to be damaged"
+
+
+@pytest.mark.parametrize(
+    ("head", "given", "told"),
+    [
+        ("def f(path, data):", "path", "takes 2 arguments, but `input: path` calls f(filepath)"),
+        ("def f(path):", "bytes", "takes 1 arguments, but `input: bytes` calls f(filepath, data)"),
+        ("def f():", "path", "takes 0 arguments"),
+        ("def f(path, data, more):", "bytes", "takes 3 arguments"),
+        ("def f(path, data=None):", "path", ""),
+        ("def f(*parts):", "bytes", ""),
+        ("@staticmethod\ndef f(path, data):", "path", ""),  # what a decorator makes of it is not known
+    ],
+)
+def test_a_signature_that_does_not_fit_input_is_told_before_anything_starts(
+    head: str, given: str, told: str, tmp_path: Path
+) -> None:
+    config = make_job(tmp_path)
+    (tmp_path / "f.py").write_text(f"{head}\n    return {{'n': 1}}\n")
+    config.write_text(f"{config.read_text()}input: {given}\n")
+    names: dict[str, Any] = {}
+    exec(f"{head}\n    return {{'n': 1}}\n", names)
+    for function in (None, names["f"]):
+        if told:
+            with pytest.raises(FunctionError, match=re.escape(told)) as caught:
+                run_jobs(config, function if "@" not in head else None, engine="serial")
+            assert ("write  input: " in str(caught.value)) == ("2" in told or "1" in told)
+            assert not (tmp_path / "work").exists()
+        elif "@" not in head:
+            assert run_jobs(config, function, engine="serial").done == 1
+            reset_all_tracking(config)
