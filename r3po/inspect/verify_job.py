@@ -96,9 +96,12 @@ class JobCheck:
 
     def _check_pending(self) -> None:
         n_pending, n_files = self.totals.n_pending, self.job.built.count_job_files
-        if n_pending:
-            hint = "the run that is going on does them" if self.is_running else RUN
-            self.found.add("pending", self.job.config.job_name, f"{n_pending:,} of {n_files:,} files are to do", hint)
+        what = f"{n_pending:,} of {n_files:,} files are to do"
+        if self.is_running:
+            if n_pending:
+                self.found.note(f"{what}: the run that is going on does them")
+        elif n_pending:
+            self.found.add("pending", self.job.config.job_name, what, RUN)
         elif not self.totals.is_committed and not _UNKNOWN & self.earlier:
             self.found.add("pending", self.job.config.job_name, "all files are tried, but parts are to do", RUN)
 
