@@ -149,6 +149,7 @@ class JobCheck:
         """Whether every shard is committed, so that there has to be an end."""
         return not self.totals.n_pending and len(self.job.commits) == len(self.job.built.shards)
 
+    # Complex by count: one look a folder.
     def _check_state_folders(self) -> None:
         commits = self.job.commits.values()
         named = {ref.file.name for ref in self.job.built.shards} | {commit.entries.file.name for commit in commits}

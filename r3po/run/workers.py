@@ -166,6 +166,7 @@ class WorkerManager:
         """Say what workers that do not start are waiting for; empty where nothing is known."""
         return self._pool.shortage()
 
+    # Complex by count: what came in is sorted into answers and deaths, each for a worker that is still known.
     def wait(self, timeout_s: float) -> list[Answer | Lost]:
         """Return what came in, answers before deaths; replace who is due, and look at the beacons now and then.
 
