@@ -65,7 +65,7 @@ def draw_job(drawn: random.Random) -> list[Wanted]:
 
 def problems_of(job: Job) -> Iterator[str]:
     """Run a job and yield what should not have happened."""
-    ended = job.run()
+    ended = job.run("--max-errors", "none")  # that nearly no row fits the first one is the point
     if ended.code == 2 and "r3po needs one dict a file" in ended.err:
         return
     if ended.code not in (0, 1) or not is_calm(ended):
@@ -85,7 +85,7 @@ def problems_of(job: Job) -> Iterator[str]:
     yield from job.findings(path_column="path" if has_paths else None)
     yield from compare_parts(job.output)
     before = job.parts()
-    again = job.run()
+    again = job.run("--max-errors", "none")
     if again.code != ended.code or "Nothing to do" not in again.err or job.parts() != before:
         yield f"the next run ended with {again.code}, {again.err}"
 
