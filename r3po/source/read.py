@@ -26,12 +26,19 @@ class FileInUse:
 
     __slots__ = ("_descriptor", "_path", "_status", "data", "version")
 
-    def __init__(self, path: str, status: os.stat_result, descriptor: int = -1) -> None:
+    def __init__(
+        self,
+        path: str,
+        status: os.stat_result,
+        version: FileVersion,
+        data: bytes | None = None,
+        descriptor: int = -1,
+    ) -> None:
         self._path = path
         self._status = status
         self._descriptor = descriptor
-        self.version = FileVersion(status.st_size, mtime_of(status))
-        self.data: bytes | None = None
+        self.version = version
+        self.data = data
 
     def still_holds(self) -> bool:
         """Whether the file that the path names has the size and the mtime that were seen.
@@ -77,7 +84,8 @@ def use_file(path: str) -> FileInUse:
     Raises:
         OSError: there is no regular file; f would wait for ever for the writer of what became a FIFO.
     """
-    return FileInUse(path, _stat_regular(path))
+    status = _stat_regular(path)
+    return FileInUse(path, status, FileVersion(status.st_size, mtime_of(status)))
 
 
 def stat_file(path: str) -> FileVersion | None:
@@ -98,21 +106,20 @@ def read_file(path: str, *, wants_data: bool, wants_hash: bool) -> FileInUse:
     """
     now_ns = time.time_ns()
     descriptor, status = open_regular(path)
-    file = FileInUse(path, status, descriptor)
+    data: bytes | None = None
     try:
         if wants_data or status.st_size <= BLOCK_BYTES:
             data = _read_whole(descriptor, status.st_size)
             size = len(data)
             digest = hashlib.blake2b(data, digest_size=HASH_BYTES).digest() if wants_hash else None
-            file.data = data if wants_data else None
         else:
             digest, size = hash_rest(descriptor)
     except BaseException:
-        file.close()
+        os.close(descriptor)
         raise
-    mtime_ns = file.version.mtime_ns
-    file.version = FileVersion(size, mtime_ns, digest, digest is not None and mtime_ns > now_ns - RACY_NS)
-    return file
+    mtime_ns = mtime_of(status)
+    version = FileVersion(size, mtime_ns, digest, digest is not None and mtime_ns > now_ns - RACY_NS)
+    return FileInUse(path, status, version, data if wants_data else None, descriptor)
 
 
 # Private functions

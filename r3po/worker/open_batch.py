@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from r3po.file_version import FileVersion
 from r3po.state.segments import Segment
 from r3po.storage.names import show_name
 from r3po.table.outcomes import Failure, OutcomeBatch
@@ -27,8 +26,8 @@ class OpenBatch:
     shard: ShardContext
     paths: list[str]
     """Paths of all files of the batch, in the order of its places."""
-    files: Iterator[tuple[int, str, FileVersion]]
-    """Place, path and version in the shard file of those that are still to be done."""
+    files: Iterator[tuple[int, str, tuple[int, int]]]
+    """Place, path, and size and mtime in the shard file, of those that are still to be done."""
     started: float
     """By `time.perf_counter`."""
     outcomes: OutcomeBatch = field(default_factory=OutcomeBatch)

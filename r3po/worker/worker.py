@@ -10,13 +10,14 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import r3po.table.outcomes as tables
 from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.function.find import fingerprint_of_file
 from r3po.function.load import load_function
-from r3po.source.read import FileInUse, read_file, stat_file, use_file
+from r3po.source.read import read_file, stat_file, use_file
 from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, write_segment
@@ -62,7 +63,8 @@ class Worker:
         self._should_stop = should_stop or setup.stop_file.exists
         self._wants_data = setup.input == "bytes"
         self._wants_hash = setup.hash == "content"
-        self._use_file = self._read_file if self._wants_data or self._wants_hash else use_file
+        read = partial(read_file, wants_data=self._wants_data, wants_hash=self._wants_hash)
+        self._use_file = read if self._wants_data or self._wants_hash else use_file
         self._prefix = setup.source_path.rstrip("/") + "/"
         self._lines: dict[str, list[bytes]] = {}
         """Lines of the shard files that were worked on last, by their digest; the latest last. A batch parses its own
@@ -123,7 +125,7 @@ class Worker:
             opened = self._open(batch, shard)
             for place, _, listed in opened.files:
                 # As it is now, it may be another one than f failed on.
-                note_file(opened.outcomes, place, version if listed.size == UNSEEN else listed)
+                note_file(opened.outcomes, place, version if listed[0] == UNSEEN else FileVersion(*listed))
                 append_outcome(opened.outcomes, None, failure)
             return self._record(opened, shard.columns)
 
@@ -186,8 +188,8 @@ class Worker:
         started = time.perf_counter()
         lines = self._read_lines(shard.ref)
         entries = parse_entries([line for start, stop in batch.places for line in lines[start:stop]])
-        versions = map(FileVersion, entries.sizes, entries.mtimes_ns)
-        files = zip(iter_places(batch.places), entries.paths, versions, strict=True)
+        listed = zip(entries.sizes, entries.mtimes_ns, strict=True)
+        files = zip(iter_places(batch.places), entries.paths, listed, strict=True)
         return OpenBatch(batch, shard, entries.paths, files, started)
 
     def _read_lines(self, ref: ShardRef) -> list[bytes]:
@@ -233,13 +235,14 @@ class Worker:
             if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
                 return
 
-    def _process(self, opened: OpenBatch, place: int, name: str, version: FileVersion) -> tuple[Any, Failure | None]:
+    def _process(self, opened: OpenBatch, place: int, name: str, listed: tuple[int, int]) -> tuple[Any, Failure | None]:
         """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch.
 
         Args:
             name: the file's path, relative to the source.
-            version: of the file as it was listed; recorded if it cannot be looked at.
+            listed: size and mtime of the file as it was listed; recorded if it cannot be looked at.
         """
+        version: FileVersion | None = None
         self.beacon.mark(Phase.READING, opened.shard.ref.shard, place)
         path = self._prefix + name
         returned: Any = None
@@ -266,15 +269,12 @@ class Worker:
             else:
                 failure = _CHANGED
         except (OSError, MemoryError) as error:  # a file may be larger than what `input: bytes` can hold
-            if version.size == UNSEEN:
+            if (version or FileVersion(*listed)).size == UNSEEN:
                 # Once more: what is recorded of a file must be older than what was found wrong with it.
-                return self._process(opened, place, name, stat_file(path) or UNKNOWN_VERSION)
+                return self._process(opened, place, name, (stat_file(path) or UNKNOWN_VERSION)[:2])
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
-        note_file(opened.outcomes, place, version, time.perf_counter() - started)
+        note_file(opened.outcomes, place, version or FileVersion(*listed), time.perf_counter() - started)
         return returned, failure
-
-    def _read_file(self, path: str) -> FileInUse:
-        return read_file(path, wants_data=self._wants_data, wants_hash=self._wants_hash)
 
     def _record(self, opened: OpenBatch, columns: Columns | None) -> BatchDone:
         self._caller.leave_if_forked()

@@ -718,7 +718,7 @@ class Soak:
         if not FAULTS[self._drawn][0](run, self.rng):
             return
         hit = run.hits[-1]
-        if hit.kind in ("raylet", "gcs_server") and not has_worked:
+        if hit.kind in ("raylet", "gcs_server", "agent") and not has_worked:  # the raylet dies with its agents
             hit.kind += RAY_STARTING
         self.report.faults.update(hit.kind for hit in run.hits[n_before:])
         self._drawn = None
@@ -728,7 +728,7 @@ class Soak:
         """Ray's processes may die of the agents' death, or of one another's: that, too, has to end the run in time."""
         roles = set(run.look().values())
         is_at_work = run.has_worked and run.fatal is None and "driver" in roles
-        if is_at_work and not {"raylet", "gcs_server"} <= roles and any(hit.kind == "agents" for hit in run.hits):
+        if is_at_work and not {"raylet", "gcs_server"} <= roles and any(hit.kind == "agent" for hit in run.hits):
             run.hits.append(Hit("Ray died of it", time.monotonic(), [], self.workers))
 
     def _require_end(self, run: Run, fatal: Hit) -> None:
