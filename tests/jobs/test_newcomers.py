@@ -147,7 +147,6 @@ def test_what_differs_from_file_to_file_is_masked(message: str, masked: str) -> 
 
 
 FAILS = """\
-import errno
 import json
 
 
