@@ -116,6 +116,11 @@ class WorkerLost:
     n_workers: int | None
     """How many there are for the next minutes, if there is one fewer; None: as many as before."""
 
+    @property
+    def words(self) -> str:
+        """What happened, for one line."""
+        return f"a worker was lost{f' in {self.path}' if self.path else ''}: {self.cause}"
+
 
 LONG_S = 5.0
 """A file that runs for so long is named."""

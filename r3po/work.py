@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 Span = tuple[int, int]
 """A range of places: from the first up to, not including, the second."""
+
+
+def count_places(spans: Iterable[Span]) -> int:
+    """Return how many places the spans have together."""
+    return sum(stop - start for start, stop in spans)
+
+
+def iter_places(spans: Iterable[Span]) -> Iterator[int]:
+    """Yield the places of the spans, one after the other."""
+    return (place for start, stop in spans for place in range(start, stop))
 
 
 @dataclass(frozen=True, slots=True)

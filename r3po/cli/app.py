@@ -194,11 +194,11 @@ def errors(
     from r3po.state.failed_files import read_failures
     from r3po.state.failure_groups import WAYS, group_failures, with_groups
 
+    if by not in WAYS:
+        _fail(f"--by {by} is no way to group failures", f"--by {', --by '.join(WAYS)}")
     loaded = load_config(config)
     with _pandas_left_out():
         failures = list(read_failures(loaded))
-    if by not in WAYS:
-        _fail(f"--by {by} is no way to group failures", f"--by {', --by '.join(WAYS)}")
     if full is not None:
         found = [failure for failure in failures if full in (failure["path"], one_line(failure["path"]))]
         if not found:

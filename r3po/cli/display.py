@@ -192,9 +192,8 @@ class Display:
         self._n_lost += 1
         if self._n_lost > LOSSES_SHOWN:
             return
-        where = f" in {event.path}" if event.path else ""
         then = "" if event.n_workers is None else f"; {count_of(event.n_workers, 'worker')} for the next minutes"
-        self._line(f"note: a worker was lost{where}: {event.cause}{then}")
+        self._line(f"note: {event.words}{then}")
         if self._n_lost == LOSSES_SHOWN:
             self._line("note: more are not shown; events.jsonl in the newest folder of runs/ has them all")
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from r3po.work import Span
+from r3po.work import Span, count_places
 
 FIRST_BATCH = 4
 """Files of a batch while the speed of f is unknown."""
@@ -157,8 +157,8 @@ class Deferred:
 
     def add(self, shard: int, places: Iterable[int]) -> None:
         """Take places of a shard."""
-        for place in places:
-            self._places.setdefault(shard, []).append(place)
+        if added := list(places):
+            self._places.setdefault(shard, []).extend(added)
 
     def take(self, n_left: Mapping[int, int], *, is_all: bool) -> tuple[int, list[int]] | None:
         """Return the shard and places to try again now, or None.
@@ -183,8 +183,3 @@ class Deferred:
     def spend(self, n_files: int) -> None:
         """Take note that so many files are tried again."""
         self.credit = max(0, self.credit - n_files)
-
-
-def count_places(spans: Iterable[Span]) -> int:
-    """Return how many places the spans have together."""
-    return sum(stop - start for start, stop in spans)

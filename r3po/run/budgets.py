@@ -89,7 +89,7 @@ class ErrorBudget:
         raise RunStoppedError(
             f"{longest} files in a row could not be processed, and it looks like the machine rather than the files; "
             "they are not recorded as failed",
-            evidence=f"{path}  {failure.error_type}: {first_line(failure.message)}\n{failure.where}".rstrip(),
+            evidence=f"{failure.line(path)}\n{failure.where}".rstrip(),
             hint="look at the disk, the mount, the network, the permissions and the limits of this machine\n"
             "(or does f leave files open?), then run again; --max-errors none records such files as failed",
         )

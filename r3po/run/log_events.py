@@ -20,7 +20,7 @@ def log_event(event: Event) -> None:
         case events.Notice():
             log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.words)
         case events.WorkerLost():
-            log.warning("a worker was lost%s: %s", f" in {event.path}" if event.path else "", event.cause)
+            log.warning("%s", event.words)
         case events.OutputSeen():
             for line in event.text.splitlines():
                 print(f"worker {event.worker}: {line}", file=sys.stderr)

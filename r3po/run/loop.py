@@ -27,7 +27,7 @@ from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
 from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
-from r3po.work import Batch, RecordFailure, Stage, Work
+from r3po.work import Batch, RecordFailure, Stage, Work, count_places
 from r3po.worker.messages import BatchDone, ShardContext
 from r3po.worker.staging import Staged
 
@@ -287,7 +287,7 @@ class RunLoop:
 
     def _staged(self, work: Stage, staged: Staged) -> None:
         if staged.commit is None:
-            n_missing = sum(stop - start for start, stop in staged.missing)
+            n_missing = count_places(staged.missing)
             text = f"{n_missing} files lost their outcome (a damaged file in segments/); they are done again"
             self.observer(events.Notice(text, is_warning=True))
             self.counts.add(-n_missing, 0)

@@ -14,9 +14,9 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
-from r3po.run.backlog import Backlog, Deferred, count_places
+from r3po.run.backlog import Backlog, Deferred
 from r3po.run.suspect_list import Suspect, SuspectList
-from r3po.work import Batch, Death, RecordFailure, Span, Stage, Work
+from r3po.work import Batch, Death, RecordFailure, Span, Stage, Work, count_places, iter_places
 
 
 class Scheduler:
@@ -114,7 +114,7 @@ class Scheduler:
                 suspect.is_last_try, suspect.is_apart = True, False
             self.suspects.waiting.append(suspect)
         elif work.kind == "last try":
-            self._deferred.add(work.shard, _places(returned))
+            self._deferred.add(work.shard, iter_places(returned))
         else:
             self._deferred.add(work.shard, deferred)
             self._backlog.add(work.shard, returned, work.limit)
@@ -131,7 +131,7 @@ class Scheduler:
             case Batch(kind="trial"):
                 self.suspects.waiting.append(self.suspects.on_trial.pop(work.number))
             case Batch(kind="last try"):
-                self._deferred.add(work.shard, _places(work.places))
+                self._deferred.add(work.shard, iter_places(work.places))
             case _:
                 self._backlog.add(work.shard, work.places, work.limit)
 
@@ -252,7 +252,3 @@ class Scheduler:
 def _without(spans: Iterable[Span], place: int) -> list[Span]:
     pieces = [(s, e) for start, stop in spans for s, e in ((start, min(place, stop)), (max(place + 1, start), stop))]
     return [(start, stop) for start, stop in pieces if start < stop]
-
-
-def _places(spans: Iterable[Span]) -> list[int]:
-    return [place for start, stop in spans for place in range(start, stop)]

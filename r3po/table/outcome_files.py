@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +45,12 @@ def read_table(path: Path, *, with_values: bool = True) -> tuple[Table, dict[str
         FileNotFoundError: it is not there.
         ValueError: it is no Arrow IPC file.
     """
-    with pa.memory_map(str(path)) as source:
-        try:
-            reader = pa.ipc.open_file(source)
-            if not with_values:
-                fixed = [i for i, name in enumerate(reader.schema.names) if name in FIXED.names]
-                reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fixed))
-            table = reader.read_all()
-        except pa.ArrowException as error:
-            raise ValueError(f"no Arrow file: {error}") from error
+    with _mapped(path) as source:
+        reader = pa.ipc.open_file(source)
+        if not with_values:
+            fixed = [i for i, name in enumerate(reader.schema.names) if name in FIXED.names]
+            reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fixed))
+        table = reader.read_all()
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     return table.replace_schema_metadata(None), metadata
 
@@ -63,11 +62,21 @@ def unpack_table(path: Path, sink: Any) -> None:
         FileNotFoundError: it is not there.
         ValueError: it is no Arrow IPC file.
     """
+    with _mapped(path) as source:
+        reader = pa.ipc.open_file(source)
+        with pa.ipc.new_file(sink, reader.schema) as writer:
+            for i in range(reader.num_record_batches):
+                writer.write_batch(reader.get_batch(i))
+
+
+# Private functions
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[Any]:
+    """Give a file that is mapped into memory; what Arrow finds wrong within the block is a ValueError."""
     with pa.memory_map(str(path)) as source:
         try:
-            reader = pa.ipc.open_file(source)
-            with pa.ipc.new_file(sink, reader.schema) as writer:
-                for i in range(reader.num_record_batches):
-                    writer.write_batch(reader.get_batch(i))
+            yield source
         except pa.ArrowException as error:
             raise ValueError(f"no Arrow file: {error}") from error

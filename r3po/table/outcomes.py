@@ -23,6 +23,7 @@ from r3po.file_version import FileVersion
 from r3po.table.columns import Column, Columns, check_value
 from r3po.table.user_objects import ends_worker
 from r3po.table.values import BadRowError, Nested, variant_of
+from r3po.text import first_line
 
 # pyarrow ships no types; the names say what is meant.
 Table: TypeAlias = Any
@@ -103,6 +104,10 @@ class Failure(NamedTuple):
     where: str
     """`count_fruits.py:14 in count_fruits`: the innermost place in the user's code; empty where there is none."""
     traceback: str
+
+    def line(self, path: str) -> str:
+        """Return the failure of the file `path` in one line, for people."""
+        return f"{path}  {self.error_type}: {first_line(self.message)}"
 
 
 @dataclass(slots=True)

@@ -11,7 +11,6 @@ from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
 from r3po.table.columns import Columns, ColumnSettings
 from r3po.table.outcomes import Failure
-from r3po.text import first_line
 from r3po.work import Span
 
 
@@ -84,7 +83,7 @@ class BatchDone:
         if not self.failures:
             return ""
         path, failure = self.failures[-1]
-        return f"{path}  {failure.error_type}: {first_line(failure.message)}"
+        return failure.line(path)
 
 
 FAILURES_TOLD = 100

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from r3po.state.segments import Segment
 from r3po.storage.names import show_name
 from r3po.table.outcomes import Failure, OutcomeBatch
-from r3po.text import first_line
-from r3po.work import Batch, Span
+from r3po.work import Batch, Span, iter_places
 from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.messages import FAILURES_TOLD, BatchDone, ShardContext
 
@@ -65,16 +64,14 @@ class OpenBatch:
         if not self.outcomes.failures:
             return ""
         last = max(self.outcomes.failures)
-        names = dict(zip(iter_places(self.batch.places), self.paths, strict=True))
-        failure = self.outcomes.failures[last]
-        return f"{show_name(names[self.outcomes.places[last]])}  {failure.error_type}: {first_line(failure.message)}"
+        return self.outcomes.failures[last].line(show_name(self._names()[self.outcomes.places[last]]))
 
     def done(self, segment: Segment | None) -> BatchDone:
         """Return the answer to the batch, whose outcomes are in `segment`; None: there are none."""
         outcomes = self.outcomes
         last = self.deferred[-1] if self.deferred else None
         is_told = outcomes.failures or last
-        names = dict(zip(iter_places(self.batch.places), self.paths, strict=True)) if is_told else {}
+        names = self._names() if is_told else {}
         failed = [(outcomes.places[i], outcomes.failures[i]) for i in sorted(outcomes.failures)[:FAILURES_TOLD]]
         return BatchDone(
             segment=segment,
@@ -91,10 +88,8 @@ class OpenBatch:
             vanished=show_name(self.vanished),
         )
 
-
-def iter_places(spans: Iterable[Span]) -> Iterator[int]:
-    """Yield the places of the spans, one after the other."""
-    return (place for start, stop in spans for place in range(start, stop))
+    def _names(self) -> dict[int, str]:
+        return dict(zip(iter_places(self.batch.places), self.paths, strict=True))
 
 
 def _spans(places: list[int]) -> Iterator[Span]:

@@ -25,12 +25,12 @@ from r3po.state.shard_files import parse_entries, read_shard_lines
 from r3po.table.columns import Columns, RowCollector, is_row
 from r3po.table.outcomes import Failure
 from r3po.table.user_objects import type_name
-from r3po.work import Batch
+from r3po.work import Batch, iter_places
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.call import Caller
 from r3po.worker.failures import ENVIRONMENTAL, GONE, failure_of
 from r3po.worker.messages import BatchDone, Probed, ShardContext, WorkerSetup
-from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch, iter_places
+from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch
 from r3po.worker.rows import append_outcome, first_row, note_file, safe_repr, take_row
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 
