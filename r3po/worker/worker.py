@@ -17,7 +17,7 @@ import r3po.table.outcomes as tables
 from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.function.find import fingerprint_of_file
 from r3po.function.load import load_function
-from r3po.source.read import read_file, stat_file, use_file
+from r3po.source.read import FileInUse, read_file, stat_file, use_file
 from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, write_segment
@@ -242,7 +242,7 @@ class Worker:
             name: the file's path, relative to the source.
             listed: size and mtime of the file as it was listed; recorded if it cannot be looked at.
         """
-        version: FileVersion | None = None
+        version: FileVersion | FileInUse | None = None
         self.beacon.mark(Phase.READING, opened.shard.ref.shard, place)
         path = self._prefix + name
         returned: Any = None
@@ -252,7 +252,7 @@ class Worker:
             for _ in range(2):
                 file = self._use_file(path)
                 try:
-                    version = file.version
+                    version = file
                     started = time.perf_counter()
                     returned, failure = self._caller.call(path, file.data)
                     opened.is_spent = self._caller.was_cut_off
