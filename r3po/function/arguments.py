@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from r3po.errors import FunctionError
@@ -39,13 +40,11 @@ def check_arguments(spec: FunctionSpec, input_: str) -> None:
 # Private functions
 
 
-def _accepted_by_value(value: object) -> tuple[int, float] | None:
+def _accepted_by_value(value: Callable[..., object]) -> tuple[int, float] | None:
     """Return the least and the most positional arguments that a callable takes; None: it does not say."""
     try:
-        parameters = list(inspect.signature(value).parameters.values()) if callable(value) else None
+        parameters = list(inspect.signature(value).parameters.values())
     except (TypeError, ValueError):
-        return None
-    if parameters is None:
         return None
     if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
         return None

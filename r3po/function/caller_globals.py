@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
-import inspect
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r3po.errors import FunctionError
-from r3po.function.fingerprint import MAIN_NAMES, find_written, is_same_file, reach_modules
+from r3po.function.fingerprint import MAIN_NAMES, find_written, is_same_file, reach_modules, undecorated
 from r3po.function.messages import brief
 from r3po.function.source_tree import SourceModule
 
@@ -45,14 +44,12 @@ def find_caller_globals(f: Callable[..., object]) -> tuple[CallerGlobal, ...]:
     written = find_written(f)
     if written is None:
         return ()
+    loaded = list(_iter_loaded(f))
     found: list[CallerGlobal] = []
     for path, source in reach_modules(written).items():
-        for name, values in _iter_loaded(f) if source is not None else ():
-            file = values.get("__file__")
-            # By its name first: of a thousand modules that are loaded, few need a look at the disk.
-            if source is not None and str(file).endswith(path.name) and is_same_file(file, path):
-                found += _iter_changed(source, name, values)
-                break
+        if source is not None:
+            name, values = next(((n, v) for n, v in loaded if _is_at(v.get("__file__"), path)), ("", {}))
+            found += _iter_changed(source, name, values)
     for one in found:
         try:
             pickle.dumps(one.value)
@@ -67,23 +64,26 @@ def find_caller_globals(f: Callable[..., object]) -> tuple[CallerGlobal, ...]:
 def set_caller_globals(found: tuple[CallerGlobal, ...]) -> None:
     """Give the modules of this process the values that the caller's have."""
     for one in found:
-        module = sys.modules.get(one.module)
-        if module is None or not is_same_file(getattr(module, "__file__", None), one.file):
-            candidates = list(sys.modules.values())
-            module = next((m for m in candidates if is_same_file(getattr(m, "__file__", None), one.file)), None)
+        loaded = [sys.modules.get(one.module), *sys.modules.values()]
+        module = next((m for m in loaded if _is_at(getattr(m, "__file__", None), Path(one.file))), None)
         if module is None:
             with contextlib.suppress(ImportError):
                 module = importlib.import_module(one.module)
-        if module is not None and getattr(module, one.name, None) is not one.value:
+        if module is not None:
             setattr(module, one.name, one.value)
 
 
 # Private functions
 
 
+def _is_at(file: object, path: Path) -> bool:
+    """Whether a module's `__file__` is `path`: by its name first, so that few of a thousand modules need the disk."""
+    return str(file).endswith(path.name) and is_same_file(file, path)
+
+
 def _iter_loaded(f: object) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the name and the globals of the modules that are loaded; f's own first, which may be loaded no more."""
-    own = getattr(inspect.unwrap(f) if inspect.isfunction(f) else f, "__globals__", None)
+    own = getattr(undecorated(f), "__globals__", None)
     if isinstance(own, dict) and own.get("__name__") not in MAIN_NAMES:
         yield str(own.get("__name__")), own
     for name, module in list(sys.modules.items()):

@@ -62,7 +62,7 @@ def fingerprint_callable(func: Callable[..., object]) -> str:
     home, reference = _find_home(func), find_reference(func)
     if home:
         return fingerprint_source(*home)
-    if reference and reference[0].__name__ not in MAIN_NAMES and not isinstance(_undecorated(func), types.FunctionType):
+    if reference and reference[0].__name__ not in MAIN_NAMES and not isinstance(undecorated(func), types.FunctionType):
         return fingerprint_name(reference[0].__name__, reference[1])
     try:
         return _digest(_Values().describe(func))
@@ -79,7 +79,7 @@ def fingerprint_with(fingerprint: str, values: Iterable[tuple[str, object]]) -> 
 def find_written(func: object) -> SourceModule | None:
     """Return the module in which a function is written, as a tree; None: it has no file that can be read."""
     home = _find_home(func)
-    code = getattr(_undecorated(func), "__code__", None)
+    code = getattr(undecorated(func), "__code__", None)
     path = home[0] if home else _existing_source(code.co_filename) if isinstance(code, types.CodeType) else None
     return read_module(path.resolve() if path else None)
 
@@ -233,7 +233,7 @@ def _find_home(func: object) -> tuple[Path, str] | None:
     """Return the file, and the name at its top level, where `func` is written, unless it carries values of its own."""
     reference = find_reference(func)
     if reference:
-        path, inner = find_source_file(reference[0]), _undecorated(func)
+        path, inner = find_source_file(reference[0]), undecorated(func)
         # A shell after `python -i count.py` may have another function by the same name.
         is_elsewhere = isinstance(inner, types.FunctionType) and not is_same_file(inner.__code__.co_filename, path)
         return None if is_elsewhere else _home_at(path, reference[1])
@@ -253,7 +253,7 @@ def _existing_source(file: str) -> Path | None:
     return Path(os.path.abspath(file)) if file.endswith(".py") and os.path.isfile(file) else None
 
 
-def _undecorated(func: object) -> object:
+def undecorated(func: object) -> object:
     """Return what decorators that keep `__wrapped__` were put around; `inspect.unwrap` trusts any object's answer."""
     seen: set[int] = set()
     while id(func) not in seen:

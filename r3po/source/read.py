@@ -20,8 +20,8 @@ class FileInUse:
     """A file from before f is called with it until f has returned.
 
     Attributes:
-        size, mtime_ns, hash, is_racy: the file's version before f was called, as `FileVersion` has it; attributes of its
-            own, since a tuple more costs 0.3 us a file.
+        size, mtime_ns, hash, is_racy: as in `FileVersion`, of before f was called; kept here, since a tuple more costs
+            0.3 us a file.
         data: its content, None if that is not wanted.
     """
 
