@@ -43,7 +43,7 @@ class RunResult:
         return {"schema_version": 1, **fields}
 
     def to_pandas(self, dtype_backend: str | None = None) -> pandas.DataFrame:
-        """Return the table, in row order, with exact values. Needs pandas: `pip install 'r3po[pandas]'`.
+        """Return the table, in row order; exact from Parquet parts. Needs pandas: `pip install 'r3po[pandas]'`.
 
         Args:
             dtype_backend: `numpy_nullable` or `pyarrow`, as in pandas. None: pandas' usual types, but `Int64` for a
