@@ -269,7 +269,9 @@ def test_two_jobs_at_once_both_finish_and_a_second_run_of_one_is_refused(lab: La
         second = run_process("run", cwd=jobs[0].folder, TMPDIR=str(lab.temporary))
         assert second.code == 4, second.err
         assert str(one.process.pid) in second.err
+        # Each has its Ray in the same temporary folder: only when both are over is what lies there left.
+        assert [one.wait(120), other.wait(120)] == [1, 1], one.stderr + other.stderr
         for run in (one, other):
-            assert_ended(run, 1, 120)
+            assert_ended(run, 1, 0)
     for job in jobs:
         lab.assert_finished(job)
