@@ -1,0 +1,73 @@
+"""What all commands share: their arguments, how an answer is printed, exit codes that a command chooses itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from r3po.errors import R3poError
+
+EXIT_FAILED_FILES = 1
+EXIT_USAGE = 2
+EXIT_CLOSED_PIPE = 141
+
+CONFIG = Path("config.yaml")
+ConfigArgument = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The job's config file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def print_text(text: str) -> None:
+    """Print an answer. Whoever reads us may have enough (`r3po errors | head`), which is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would complain again when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_CLOSED_PIPE) from None
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print the one JSON object that a command answers with."""
+    print_text(json.dumps(content))
+
+
+def say(text: str) -> None:
+    """Write text on stderr, as it is."""
+    with suppress(OSError):  # whoever read us has gone
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def fail(what: str, hint: str) -> NoReturn:
+    """Refuse an option or an argument, with the exit code of a usage error.
+
+    Raises:
+        R3poError: always.
+    """
+    raise R3poError(what, hint=hint)
+
+
+class _NoPandas:
+    """A finder that finds no pandas."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError("pandas is left out", name=name)
+
+
+@contextmanager
+def pandas_left_out() -> Iterator[None]:
+    """Spare a process that never calls f the import of pandas, which pyarrow does at its first scalar if it can."""
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_NoPandas)

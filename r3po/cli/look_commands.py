@@ -1,0 +1,108 @@
+"""The commands that only look at a job, also while a run is going: status, errors, verify. One library call each."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from r3po.cli.answers import (
+    CONFIG,
+    EXIT_FAILED_FILES,
+    ConfigArgument,
+    JsonOption,
+    fail,
+    pandas_left_out,
+    print_json,
+    print_text,
+    say,
+)
+from r3po.cli.texts import errors_text, failure_text, one_line, status_text, verify_text
+
+
+def status(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None:
+    """Show how far the job is. Reads files only: instant, also while a run is going."""
+    from r3po.config.settings import load_config
+    from r3po.inspect.status import read_status
+
+    loaded = load_config(config)
+    with pandas_left_out():
+        found = read_status(loaded)
+    if as_json:
+        print_json(found)
+        return
+    print_text(status_text(loaded, found))
+
+
+def errors(
+    config: ConfigArgument = CONFIG,
+    paths: Annotated[bool, typer.Option("--paths", help="One path a line, nothing else.")] = False,
+    full: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The traceback of one file, named as in the list.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Group by place, type or message alone; all: by the three.")] = "all",
+    as_json: JsonOption = False,
+) -> None:
+    """Show which files failed, and why, grouped by exception, place and message."""
+    from r3po.config.settings import load_config
+    from r3po.state.failed_files import read_failures
+    from r3po.state.failure_groups import WAYS, group_failures, with_groups
+
+    if by not in WAYS:
+        fail(f"--by {by} is no way to group failures", f"--by {', --by '.join(WAYS)}")
+    loaded = load_config(config)
+    with pandas_left_out():
+        failures = list(read_failures(loaded))
+    if full is not None:
+        found = [failure for failure in failures if full in (failure["path"], one_line(failure["path"]))]
+        if not found:
+            fail(f"no failed file is named {full}", "r3po errors --paths lists them, relative to source_path")
+        if as_json:
+            print_json({"schema_version": 1, **found[0]})
+        else:
+            print_text(failure_text(found[0]))
+    elif as_json:
+        print_json({"schema_version": 1, "failures": with_groups(failures, by)})
+    elif paths:
+        if failures:
+            print_text("\n".join(one_line(failure["path"]) for failure in failures))
+    else:
+        print_text(errors_text(group_failures(failures, by), shutil.get_terminal_size((100, 24)).columns))
+
+
+def verify(
+    config: ConfigArgument = CONFIG,
+    source: Annotated[bool, typer.Option("--source", help="Hash every file of the source again, too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check all that the job left on disk, and say what is wrong and what fixes it.
+
+    Reads files only, also while a run is going: every digest, count, type and value.
+    """
+    from r3po.config.settings import load_config
+    from r3po.inspect.verify import verify_job
+
+    with pandas_left_out(), _one_line() as show:
+        found = verify_job(load_config(config), source=source, tell=show)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_text(verify_text(found))
+    if not found.is_good:
+        raise typer.Exit(EXIT_FAILED_FILES)
+
+
+@contextmanager
+def _one_line() -> Iterator[Callable[[int, int], None]]:
+    """Give what shows how many files are checked, where stderr is a terminal, and clear the line at the end."""
+    if not sys.stderr.isatty():
+        yield lambda n_files, of: None
+        return
+    try:
+        yield lambda n_files, of: say(f"\rChecked {n_files:,} of {of:,} files")
+    finally:
+        say("\r\x1b[K")
