@@ -135,8 +135,11 @@ class Reader:
 
     def type(self, command: str) -> str:
         """Return what a command prints."""
-        command = command.partition("   #")[0].replace("$?", str(self.code))
+        command = command.replace("$?", str(self.code))
         words = command.split()
+        if words[0] == "r3po" and ">" in words:
+            (self.folder / words[-1]).write_text(self.type(command.partition(" > ")[0]))
+            return ""
         if words[0] == "r3po":
             serial = ["--engine", "serial"] if words[1] == "run" and "--engine" not in words else []
             return self.type_r3po(*words[1:], *serial)
