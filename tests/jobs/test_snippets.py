@@ -203,7 +203,7 @@ def masked(text: str) -> str:
     text = re.sub(
         r"^(Ray  |Serial  |Process  |\d{4}-\d\d-\d\dT).*\n", "", text, flags=re.M
     )  # progress, as the engine has it
-    text = re.sub(r"\d+(\.\d+)?(e-\d+)? (s|ms)\b", "TIME", text)
+    text = re.sub(r"\b\d+(\.\d+)? s\b|\b\d+\.\d{3,}\b( s\b)?", "TIME", text)
     text = re.sub(r"^\s*[~^]+\n", "", text, flags=re.M)  # Python 3.11 and 3.12 mark different parts of a line
     text = re.sub(r"r3po \d+\.\d+\.\w+", "r3po VERSION", text)
     return "".join(" ".join(line.split()) + "\n" for line in text.splitlines())  # what follows a time moves
