@@ -103,9 +103,15 @@ def entries_of(keys: Mapping[str, Any]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for key, value in keys.items():
         is_nested = key in ("parquet", "columns") and isinstance(value, Mapping)
-        content = entries_of(value) if is_nested else os.fspath(value) if isinstance(value, os.PathLike) else value
+        content = entries_of(value) if is_nested else _without_paths(value)
         entries[str(key)] = Entry(None, short(f"{key}: {value}"), repr(value), content)
     return entries
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_paths(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _read_mapping(
