@@ -107,5 +107,7 @@ def _normalized(folder: str) -> str:
 
 
 def _listed(texts: tuple[str, ...]) -> str:
+    if not texts:
+        return "not set"
     shown = sorted(f'"{show_name(text)}"' for text in texts)
     return shown[0] if len(shown) == 1 else f"[{', '.join(shown)}]"

@@ -15,6 +15,16 @@ from r3po.config.selection import Selection
 from r3po.source.globs import Globs, States
 
 
+def is_below(path: str, folders: Collection[str]) -> bool:
+    """Whether a path lies in one of some folders, which are paths that end with a slash."""
+    at = path.find("/")
+    while at >= 0:
+        if path[: at + 1] in folders:
+            return True
+        at = path.find("/", at + 1)
+    return False
+
+
 @dataclass(slots=True)
 class WalkCounts:
     """What the walk passed over, for the screen."""

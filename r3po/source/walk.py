@@ -166,13 +166,15 @@ class _FolderErrors:
         Raises:
             SourceError: it may not be.
         """
-        if self._skips and prefix not in self._roots:
+        is_root = prefix in self._roots
+        if self._skips and not is_root:
             self._counts.unreadable[prefix] = error.strerror or str(error)
             return
+        others = "" if is_root else "; on_unreadable: skip in the config goes on without such folders"
         raise SourceError(
             f"cannot be read: {error.strerror}; nothing was changed",
             where=show_name(path_of(self._source, prefix).rstrip("/")),
-            hint="fix the permissions, or move the folder out of the source; then run again",
+            hint=f"fix the permissions, or move the folder out of the source; then run again{others}",
         ) from error
 
 

@@ -33,8 +33,9 @@ def absolute_path(root: str, path: str) -> str:
     One that begins with a dot or a slash is of a list of folders (`config.selection`): no other does, since names that
     begin with a dot are passed over.
     """
-    joined = os.path.join(root, path)
-    return os.path.normpath(joined) if path[:1] == "." else joined
+    if path[:1] in ("/", "."):
+        return os.path.normpath(os.path.join(root, path))
+    return f"{root.rstrip('/')}/{path}"  # os.path.join takes a microsecond more, each file
 
 
 def name_to_json(path: str) -> dict[str, str]:

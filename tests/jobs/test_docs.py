@@ -19,7 +19,7 @@ from r3po.config.settings import Config, load_config
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "FORMAT.md").read_text(encoding="utf-8")
-SETTINGS = set(Config.model_fields) - {"path", "notices", "lines", "source_written"}
+SETTINGS = set(Config.model_fields) - {"path", "notices", "lines", "source_written", "source_folders"}
 
 
 def section(text: str, title: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from r3po.config.selection import Selection
 from r3po.errors import DamagedStateError, NewerFormatError
 from r3po.file_version import UNSEEN
 from r3po.file_version import FileVersion as V
@@ -62,7 +63,7 @@ def some_manifest(*shards: ShardRef) -> Manifest:
         retry_since=2,
         source_path="/data/produce_log",
         output_path="/data/out",
-        source_file_part=".json",
+        selection=Selection((".json",)),
         hash="content",
         count_all_files=30,
         sorted_spans=(0, 12),
