@@ -42,7 +42,9 @@ class Entry:
     @property
     def plain(self) -> Any:
         """The value as `yaml.safe_load` has it, without lines."""
-        return {key: entry.plain for key, entry in self.value.items()} if isinstance(self.value, dict) else self.value
+        if not isinstance(self.value, dict):
+            return self.value
+        return {key: entry.plain if isinstance(entry, Entry) else entry for key, entry in self.value.items()}
 
     @property
     def place(self) -> str:
