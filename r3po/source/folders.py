@@ -43,6 +43,8 @@ class WalkCounts:
     """Files whose name ends so, and that `include` and `exclude` leave out."""
     excluded_folders: int = 0
     """Folders that were not entered because of them."""
+    unmatched: list[str] = field(default_factory=list)
+    """Globs that are a name alone and fit no file and no folder; complete at the end of the walk."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Folders that could not be listed and were skipped, as paths that end with a slash, each with the reason."""
 
@@ -139,6 +141,10 @@ class Chooser:
                     _count_passed_over(entry, self._endings, self._counts, self._folded)
         _sort_names(names, subfolders)
         return names, subfolders
+
+    def note_unmatched(self) -> None:
+        """Put the globs that fitted nothing into the counts."""
+        self._counts.unmatched += [*self._include.unmatched_names, *self._exclude.unmatched_names]
 
     # Private methods
 

@@ -29,6 +29,8 @@ class Globs:
         ]
         self.start: States = self._closed({(number, 0) for number in range(len(globs))})
         """At the folder that the globs are relative to."""
+        self._is_matched = [False] * len(globs)
+        self._texts = globs
 
     def __bool__(self) -> bool:
         return bool(self._globs)
@@ -49,7 +51,16 @@ class Globs:
 
     def is_match(self, states: States) -> bool:
         """Whether one of the globs has come to its end."""
-        return any(at == len(self._globs[number]) for number, at in states)
+        ended = [number for number, at in states if at == len(self._globs[number])]
+        for number in ended:
+            self._is_matched[number] = True
+        return bool(ended)
+
+    @property
+    def unmatched_names(self) -> list[str]:
+        """The globs that are a name alone and of which `is_match` has met none: they fit in the topmost folder only."""
+        matched = zip(self._texts, self._is_matched, strict=True)
+        return [glob for glob, is_matched in matched if not is_matched and "/" not in glob and glob != "**"]
 
     def leads_on(self, states: States) -> bool:
         """Whether something below the folder that this was reached at may match."""

@@ -37,10 +37,14 @@ def changed_keys(known: Manifest, config: Config) -> list[str]:
     now, was = config.selection, known.selection
     changed = []
     if _is_list(known) != (now.folders != ONE_FOLDER):
-        kind, start = ("one folder", "with the folder") if _is_list(known) else ("a list", "below the folder")
-        changed.append(f"source_path is {kind} now, and the files' paths began {start}")
+        kind, start = ("one folder", "below it") if _is_list(known) else ("a list", "with their folder")
+        changed.append(f"source_path is {kind} now, so that paths begin {start} and all files are new")
     elif lost := sorted(set(was.folders) - set(now.folders)):
-        changed.append(f"source_path does not name {_quoted(lost)} any more")
+        paths = {str(path): name for path, name in zip(config.source_paths, now.folders, strict=True)}
+        for name in lost:
+            other = paths.get(absolute_path(known.source_path, name))
+            change = "any more" if other is None else f'but "{show_name(other)}", so that all files of it are new'
+            changed.append(f'source_path does not name "{show_name(name)}" {change}')
     return changed + [f"{key} is {new} and was {old}" for key, (old, new) in was.differences(now).items()]
 
 
@@ -71,6 +75,9 @@ def tell_scan(
     )
     if counts.other_case:
         observer(events.Notice(near_words(counts), hint="ignore_case: true takes such names, too"))
+    if counts.unmatched:
+        hint = f"globs begin at source_path: **/{counts.unmatched[0]} finds it in every folder"
+        observer(events.Notice(f"{_quoted(counts.unmatched)} of include and exclude fits nothing", hint=hint))
     if counts.unreadable:
         text = f"{unreadable_words(config, counts.unreadable)}; the files that the job knows of there stay as they are"
         observer(events.Notice(text, hint="on_unreadable: stop ends a run instead", is_warning=True))

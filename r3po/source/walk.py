@@ -183,8 +183,10 @@ def _iter_listings(
 ) -> Iterator[Listing]:
     """Yield the folders in the order of the walk, at most `BLOCK_FILES` names at a time."""
     skipped = {(s.st_dev, s.st_ino) for s in map(stat_or_none, skip) if s is not None}
+    chooser = None
     if selection.include or selection.exclude or selection.ignore_case or selection.follow_links:
-        read = Chooser(source, selection, skipped, counts).read_folder
+        chooser = Chooser(source, selection, skipped, counts)
+        read = chooser.read_folder
     else:
         read = partial(read_folder, source, selection.endings, skipped, counts)
     # A stack of folders still to enter, deepest first; folders of one parent are pushed in reverse order.
@@ -199,6 +201,8 @@ def _iter_listings(
         for start in range(0, len(names), BLOCK_FILES):
             yield prefix, names[start : start + BLOCK_FILES]
         folders.extend(reversed(subfolders))
+    if chooser is not None:
+        chooser.note_unmatched()
 
 
 def _helped(

@@ -152,6 +152,12 @@ def test_no_file_that_fits_says_how_globs_begin(job: Job) -> None:
     assert "**/ before a name finds it in every folder" in told
 
 
+def test_a_glob_of_a_name_alone_that_fits_nothing_is_told(job: Job) -> None:
+    told = '"tmp" of include and exclude fits nothing (globs begin at source_path: **/tmp finds it in every folder)'
+    assert told in run(job, exclude=["tmp", "**/nothing", "2023"]).notices
+    assert not any("fits nothing" in told for told in run(job, exclude=["**/tmp"], include=["a.*", "**"]).notices)
+
+
 def test_a_manifest_without_the_new_keys_is_as_it_always_was(job: Job) -> None:
     run(job)
     said = json.loads((job.working_dir / "manifest.json").read_text())
@@ -206,11 +212,21 @@ def test_folders_of_one_last_name_and_folders_elsewhere_differ(job: Job, monkeyp
     assert job.findings(check_source=True) == []
 
 
+def test_a_folder_under_another_name_is_told_as_that(job: Job) -> None:
+    run(job, source_path=["source", "other"])
+    called(job)
+    told = refused(job, source_path=["other", str(job.source)])
+    assert f'source_path does not name "source" but "{job.source}", so that all files of it are new' in told
+
+
 def test_a_source_that_becomes_a_list_goes_through_the_guard(job: Job) -> None:
     run(job)
     called(job)
     told = refused(job, source_path=["source", "other"])
-    assert "4 of 4 files" in told and "source_path is a list now, and the files' paths began below the folder" in told
+    assert (
+        "4 of 4 files" in told
+        and "source_path is a list now, so that paths begin with their folder and all files are new" in told
+    )
     with pytest.raises(r3po.StateError, match="source_path is another one"):
         run(job, BUILD=False)
     run(job, ACCEPT_DELETIONS=True)
