@@ -82,6 +82,7 @@ def preview_build(config: Config, fingerprint: str | None, observer: Observer) -
     progress = BuildProgress(tell=lambda n_files: observer(events.ScanProgressed(n_files)))
     check_source(config)
     job, result, standing, today = read_again(lambda: _preview(config, fingerprint, progress))
+    tell_moved_source(job, observer)
     tell_found(job, result, observer)
     n_pending = sum(state.n_pending for state in standing)
     n_to_retry = sum(state.n_pending for state in today) - n_pending
@@ -229,7 +230,7 @@ def _check_found(job: Job, comparison: Comparison, counts: WalkCounts, accept_de
 
 
 def _keys_of(changed: list[str]) -> str:
-    return " and ".join(words.split(maxsplit=1)[0] for words in changed)
+    return " and ".join(dict.fromkeys(words.split(maxsplit=1)[0] for words in changed))
 
 
 def _check_redo(job: Job, built: Manifest) -> None:

@@ -28,8 +28,8 @@ def tell_moved_source(job: Job, observer: Observer) -> None:
     if known.source_path != str(config.source_path) and _is_list(known) == (config.source_folders != ONE_FOLDER):
         text = f"the source was {show_name(known.source_path)}; files of the same relative path, size and mtime keep "
         observer(events.Notice(text + "their rows, and whatever these say of the old path", hint=redo))
-    for what in changed_keys(known, config):
-        observer(events.Notice(f"{what}; files that are not chosen any more are gone from the job"))
+    if changed := changed_keys(known, config):
+        observer(events.Notice(f"{', '.join(changed)}; files that are not chosen any more are gone from the job"))
 
 
 def changed_keys(known: Manifest, config: Config) -> list[str]:
@@ -41,10 +41,13 @@ def changed_keys(known: Manifest, config: Config) -> list[str]:
         changed.append(f"source_path is {kind} now, so that paths begin {start} and all files are new")
     elif lost := sorted(set(was.folders) - set(now.folders)):
         paths = {str(path): name for path, name in zip(config.source_paths, now.folders, strict=True)}
-        for name in lost:
-            other = paths.get(absolute_path(known.source_path, name))
-            change = "any more" if other is None else f'but "{show_name(other)}", so that all files of it are new'
-            changed.append(f'source_path does not name "{show_name(name)}" {change}')
+        others = {name: paths.get(absolute_path(known.source_path, name)) for name in lost}
+        if gone := [name for name in lost if others[name] is None]:
+            changed.append(f"source_path does not name {_quoted(gone)} any more")
+        for name, other in others.items():
+            if other is not None:
+                change = f"{_quoted([name])} but {_quoted([other])}, so that all files of it are new"
+                changed.append(f"source_path does not name {change}")
     return changed + [f"{key} is {new} and was {old}" for key, (old, new) in was.differences(now).items()]
 
 
@@ -101,6 +104,8 @@ def no_file_error(config: Config, counts: WalkCounts) -> SourceError:
     which, hints = config.selection, []
     ends = " or ".join(f'"{ending}"' for ending in which.endings if ending)
     what = f"no file under {config.shown_source} {f'ends with {ends}' if ends else 'was found'}"
+    if which.include or which.exclude:
+        what += " and fits include and exclude"
     if counts.excluded or counts.excluded_folders:
         files, folders = count_of(counts.excluded, "file"), count_of(counts.excluded_folders, "folder")
         hints.append(

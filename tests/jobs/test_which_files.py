@@ -149,6 +149,7 @@ def test_what_is_chosen_no_longer_goes_through_the_guard_of_deleted_files_by_the
 
 def test_no_file_that_fits_says_how_globs_begin(job: Job) -> None:
     told = refused(job, include=["e.json"])
+    assert 'ends with ".json" and fits include and exclude' in told
     assert "**/ before a name finds it in every folder" in told
 
 
@@ -310,7 +311,10 @@ def test_files_in_folders_that_cannot_be_listed_stay_as_they_are(
     assert told.split(",", maxsplit=1)[0] in ended.err and "2 folders that cannot be listed" in ended.err
     verified = verify_jobs(job.config, source=True)
     assert verified.is_good and any("3 files of the job were not looked at" in note for note in verified.notes)
-    build_jobs(job.config)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "r3po"):
+        build_jobs(job.config)
+    assert sum(told in record.getMessage() for record in caplog.records) == 1
     unreadable.clear()
     (job.source / "2023" / "d.json").unlink()
     result = run(job)
