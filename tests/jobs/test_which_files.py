@@ -147,6 +147,12 @@ def test_what_is_chosen_no_longer_goes_through_the_guard_of_deleted_files_by_the
     assert "is the disk mounted?" in refused(job)
 
 
+def test_a_change_that_leaves_out_nothing_is_told_once(job: Job) -> None:
+    run(job)
+    assert any("exclude is" in told for told in run(job, exclude=["**/none"]).notices)
+    assert not any("exclude is" in told for told in run(job).notices)
+
+
 def test_no_file_that_fits_says_how_globs_begin(job: Job) -> None:
     told = refused(job, include=["e.json"])
     assert 'ends with ".json" and fits include and exclude' in told
@@ -232,6 +238,17 @@ def test_a_source_that_becomes_a_list_goes_through_the_guard(job: Job) -> None:
         run(job, BUILD=False)
     run(job, ACCEPT_DELETIONS=True)
     assert len(rows(job)) == 6 and rows(job)["source/a.json"] == "source/a.json"
+
+
+def test_without_a_build_a_list_is_not_taken_for_the_one_folder_that_its_paths_begin_at(job: Job) -> None:
+    for name in ("config.yaml", "double.py"):
+        (job.source / name).write_text((job.folder / name).read_text())
+    job.config = job.source / "config.yaml"
+    run(job, source_path=".", working_dir="../work", output_path="../out")
+    with pytest.raises(r3po.StateError, match="source_path is another one"):
+        run(job, source_path=["."], BUILD=False)
+    run(job, source_path=["."], ACCEPT_DELETIONS=True)
+    assert "./2023/d.json" in rows(job) and job.findings(check_source=True) == []
 
 
 def test_errors_and_status_name_files_of_a_list(job: Job) -> None:

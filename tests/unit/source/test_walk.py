@@ -399,6 +399,13 @@ def test_the_name_of_a_folder_is_as_it_is_written_but_for_what_says_nothing(monk
     assert folder_names("a") == ("",)
 
 
+def test_what_leads_out_of_the_root_is_found_by_its_name_as_folders_of_a_config_are() -> None:
+    """Not through a link that the root may be."""
+    found = [absolute_path("/a/b", path) for path in ("c/d", "../c/d", "./c", "/e/f", "../../g")]
+    assert found == ["/a/b/c/d", "/a/c/d", "/a/b/c", "/e/f", "/g"]
+    assert absolute_path("/", "a/b") == "/a/b"
+
+
 def test_globs_are_relative_to_each_folder(tmp_path: Path) -> None:
     make(tmp_path, "a/tmp/1.json", "a/2.json", "b/tmp/3.json", "b/x/4.json", "a/x/5.json")
     which = Selection((".json",), folders=("a", "b"), include=("x/*", "*"), exclude=("tmp",))
