@@ -16,7 +16,7 @@ from r3po.errors import ConfigError
 from r3po.text import first_line, shorten
 
 _LINE_SHAPE = 'each line is "key: value", with a space after the colon'
-README_HINT = 'README, "Config", lists every key'
+KEYS_HINT = "r3po config --keys lists every key"
 
 _SHOWN_CHARS = 37  # of a line that has a problem; the user has the file for the rest
 
@@ -42,7 +42,10 @@ class Entry:
     @property
     def plain(self) -> Any:
         """The value as `yaml.safe_load` has it, without lines."""
-        return {key: entry.plain for key, entry in self.value.items()} if isinstance(self.value, dict) else self.value
+        if not isinstance(self.value, dict):
+            return self.value
+        # A mapping where none belongs (`job_name: {a: 1}`) holds no entries.
+        return {key: item.plain if isinstance(item, Entry) else item for key, item in self.value.items()}
 
     @property
     def place(self) -> str:
@@ -93,9 +96,9 @@ def read_entries(file: Path, text: str, needed: Iterable[str], problems: list[Pr
     except (yaml.YAMLError, RecursionError) as error:
         raise _syntax_error(file, text, error) from error
     if root is None or (root.tag == "tag:yaml.org,2002:null" and not root.value):
-        raise ConfigError(f"{file.name} is empty", hint=f"it needs {', '.join(needed)}\n{README_HINT}")
+        raise ConfigError(f"{file.name} is empty", hint=f"it needs {', '.join(needed)}\n{KEYS_HINT}")
     evidence = f"line {root.start_mark.line + 1}   {short(text[root.start_mark.index :])}"
-    raise ConfigError(f"{file.name} holds no keys", evidence=evidence, hint=f"{_LINE_SHAPE}\n{README_HINT}")
+    raise ConfigError(f"{file.name} holds no keys", evidence=evidence, hint=f"{_LINE_SHAPE}\n{KEYS_HINT}")
 
 
 def entries_of(keys: Mapping[str, Any]) -> dict[str, Entry]:
@@ -146,7 +149,7 @@ def _syntax_error(file: Path, text: str, error: Exception) -> ConfigError:
         line, reason = text.count("\n", 0, error.position) + 1, f"holds the character U+{error.character:04X}"
         hint = "take the character out"
     else:
-        return ConfigError(what, evidence="it is nested too deeply", hint=README_HINT)
+        return ConfigError(what, evidence="it is nested too deeply", hint=KEYS_HINT)
     shown = "".join(char for char in "".join(text.split("\n")[line - 1 : line]) if char.isprintable())
     return ConfigError(what, evidence=f"line {line}   {short(shown)}   {reason}", hint=hint)
 

@@ -23,7 +23,7 @@ SIX = {
     "working_dir": "working_dir",
     "output_path": "output_dir",
 }
-HINT = 'hint:  README, "Config", lists every key'
+HINT = "hint:  r3po config --keys lists every key"
 
 
 def write_config(folder: Path, *more: str, **changed: str | None) -> Path:
@@ -291,7 +291,7 @@ working_dir:
         "  line 10   1: one                                 the key is not text; keys are names such as job_name\n"
         "  line 12   working_dir:                           has no value; must be text\n"
         "  missing   source_file_part                       required, such as  source_file_part: .json\n"
-        'hint:  README, "Config", lists every key'
+        "hint:  r3po config --keys lists every key"
     )
 
 
@@ -312,7 +312,7 @@ UNQUOTED = ["job_name: no", "job_name: 2026-11-22", "job_name: 2026-13-45", "job
 UNQUOTED += ["working_dir: ~", "function: 5", "source_column: 5"]
 PROBLEMS = {
     'must be text; quote it: "{value}"': UNQUOTED,
-    "must be text": ["job_name: [a]"],
+    "must be text": ["job_name: [a]", "job_name: {a: 1}", "working_dir: {a: {b: c}}"],
     "has no value; must be text": ["job_name: null"],
     "must not be empty": ['job_name: " "', 'working_dir: ""', "source_column: ''"],
     "must not hold line breaks, tabs or other control characters": [r'job_name: "a\nb"', r'job_name: "\ud800"'],
@@ -439,7 +439,7 @@ def test_a_file_without_keys_is_told_what_it_needs(tmp_path: Path, text: str) ->
     if "processes" not in text:
         what, hint = "is empty", f"it needs {', '.join(SIX)}"
     assert error_of(write_text(tmp_path, text)) == (
-        f'config.yaml {what}\nhint:  {hint}\n       README, "Config", lists every key'
+        f"config.yaml {what}\nhint:  {hint}\n       r3po config --keys lists every key"
     )
 
 
