@@ -224,7 +224,7 @@ class Keys(BaseModel):
     )
     input: Literal["path", "bytes"] = Field(
         "path",
-        description="what f takes: path: f(filepath); bytes: f(filepath, data), the file read once for both of you",
+        description="what f takes: path: f(filepath); bytes: f(filepath, data), and no file is opened twice",
     )
     csv: bool = Field(True, description="write CSV parts")
     parquet: Annotated[ParquetOptions | None, BeforeValidator(_to_parquet)] = Field(

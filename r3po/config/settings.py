@@ -33,7 +33,8 @@ from r3po.text import count_of
 # r3po 0.2.0 wrote these two into the user's file. They are read past, whatever they hold.
 IGNORED = ("count_all_files", "count_job_files")
 """Keys that are read past, with a notice."""
-_FOLDERS = ("source_path", "working_dir", "output_path")
+FOLDERS = ("source_path", "working_dir", "output_path")
+"""Keys that name folders."""
 
 MAPPING = "the config"
 """What messages call a mapping of keys, which has no file's name."""
@@ -240,7 +241,7 @@ def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems:
     if "source_path" not in folders:
         return
     source, named = folders["source_path"], f"source_path{entries['source_path'].place}"
-    for key in [key for key in _FOLDERS[1:] if key in folders]:
+    for key in [key for key in FOLDERS[1:] if key in folders]:
         is_inside, is_around = holds(source, folders[key]), holds(folders[key], source)
         relation = "is" if is_inside and is_around else "lies inside" if is_inside else "holds"
         why = "its files would be taken for input" if is_inside else "r3po would write beside your data"
