@@ -1,7 +1,7 @@
 """The keys of config.yaml: their types, defaults, units, limits, and what each means.
 
 The meaning of a key is said here alone, as its `description`: `r3po config`, the comments of `r3po init` and the JSON
-schema take it from here, and a test compares the table of the documentation. An optional key without a default has an
+schema take it from here, and a test compares the table of docs/keys.md. An optional key without a default has an
 example, which `r3po init` shows.
 """
 
@@ -238,7 +238,8 @@ class Keys(BaseModel):
         WithJsonSchema(_COLUMNS_SCHEMA),
     ] = Field(
         default=None,
-        description="names, order and types of the columns, in place of the first row's",
+        description="names, order and types of the columns, such as "
+        '{fruits: int64, price: "decimal(10,2)"}, in place of the first row\'s',
         examples=['{fruits: int64, price: "decimal(10,2)"}'],
     )
     """Names and types, in order; None: the first row sets them."""

@@ -1,7 +1,7 @@
 """A job that is run again and again on a source that changes, against a model of what its table and its price must be.
 
 Hypothesis draws histories: files come, change, go and return, f and the config change, runs are killed. A `State` says
-what a job knows; the functions under "The model" say what a run makes of it, from FORMAT.md and README.md and nothing
+what a job knows; the functions under "The model" say what a run makes of it, from FORMAT.md and docs/ and nothing
 of r3po. After a kill nobody knows how far the job came: `History.states` are all that may be, and what the next run
 shows leaves those that fit. Some must.
 
