@@ -106,7 +106,7 @@ def in_yaml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(in_yaml, value)) + "]"
     if isinstance(value, str):
-        return value if _is_bare(value) else json.dumps(value, ensure_ascii=False)
+        return value if _is_bare(value) else _in_quotes(value)
     return json.dumps(value)
 
 
@@ -144,11 +144,19 @@ def _absolute(folder: str, base: Path) -> str:
     return os.path.abspath(base / expand(folder))
 
 
+def _in_quotes(text: str) -> str:
+    dumped: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 30)
+    return dumped.rstrip("\n")
+
+
 def _is_bare(text: str) -> bool:
     """Whether YAML takes a text for that text, also within brackets, without quotes."""
     if not text or text != text.strip() or any(sign in text for sign in ",[]{}\n"):
         return False
     try:
-        return bool(yaml.safe_load(f"key: {text}") == {"key": text})
+        return bool(
+            yaml.safe_load(f"key: {text}") == {"key": text}
+            and yaml.safe_load(f"[{text}, {{{text}: {text}}}]") == [text, {text: text}]
+        )
     except (yaml.YAMLError, ValueError):
         return False
