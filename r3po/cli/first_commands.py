@@ -13,6 +13,7 @@ import typer
 
 from r3po.cli.answers import CONFIG, ConfigArgument, JsonOption, fail, print_json, print_text
 from r3po.cli.texts import plain
+from r3po.storage.names import show_name
 from r3po.text import count_of, shorten_path, size_text
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _origin(setting: Setting) -> str:
 def _look_lines(look: SourceLook, taken: str) -> list[str]:
     """Return what was found in the source."""
     until = f" (stopped after {look.stopped_at}; there is more)" if look.stopped_at else ""
-    lines = [f"Found in {shorten_path(str(look.folder), 60)}: {count_of(look.n_files, 'file')}{until}"]
+    lines = [f"Found in {shorten_path(show_name(str(look.folder)), 60)}: {count_of(look.n_files, 'file')}{until}"]
     found = look.by_number()
     shown = found[:MOST_SUFFIXES]
     shown += [item for item in found[MOST_SUFFIXES:] if item[0] == taken]
@@ -154,19 +155,13 @@ def _look_lines(look: SourceLook, taken: str) -> list[str]:
         lines.append(f"  {suffix or '(no suffix)':{width}} {files:>15} {size_text(count.size_bytes):>12}{mark}")
     if len(found) > len(shown):
         lines.append(f"  and {len(found) - len(shown):,} more suffixes")
-    passed = {
-        "hidden": look.n_hidden,
-        "links to folders": look.n_linked_folders,
-        "no files": look.n_irregular,
-        "cannot be read": look.n_unreadable,
-    }
-    if any(passed.values()):
-        lines.append("  passed over: " + ", ".join(f"{n:,} {what}" for what, n in passed.items() if n))
+    if passed := look.passed_over_text:
+        lines.append(f"  passed over: {passed}")
     sample = look.suffixes[taken].sample
     if sample is None:
         lines.append("No file was looked into: each is empty or large. The function is a general one.")
     else:
-        lines.append(f"Looked into {shorten_path(os.path.relpath(sample, look.folder), 60)}")
+        lines.append(f"Looked into {shorten_path(show_name(os.path.relpath(sample, look.folder)), 60)}")
     return lines
 
 
@@ -177,6 +172,7 @@ def _init_json(made: NewJob) -> dict[str, Any]:
         found = {
             "files": look.n_files,
             "stopped_at": look.stopped_at or None,
+            "passed_over": look.passed_over,
             "suffixes": {
                 plain(suffix): {"files": count.n_files, "size_bytes": count.size_bytes}
                 for suffix, count in look.by_number()

@@ -64,6 +64,22 @@ class SourceLook:
         """Return the suffixes, the commonest first."""
         return sorted(self.suffixes.items(), key=lambda item: (-item[1].n_files, -item[1].size_bytes, item[0]))
 
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """How many were passed over, by the reason, in the words of a run."""
+        passed = {
+            "hidden": self.n_hidden,
+            "linked folders": self.n_linked_folders,
+            "not regular files": self.n_irregular,
+            "not readable": self.n_unreadable,
+        }
+        return {reason: n for reason, n in passed.items() if n}
+
+    @property
+    def passed_over_text(self) -> str:
+        """The same, for people; empty: nothing was."""
+        return ", ".join(f"{n:,} {reason}" for reason, n in self.passed_over.items())
+
     def commonest(self) -> tuple[str, SuffixCount]:
         """Return the commonest suffix that a config can name.
 
@@ -173,16 +189,11 @@ def _cannot_list(folder: Path, error: OSError) -> SourceError:
 
 
 def _no_file(look: SourceLook) -> SourceError:
-    passed = {
-        "whose name begins with a dot": look.n_hidden,
-        "that are links to folders": look.n_linked_folders,
-        "that are no files": look.n_irregular,
-        "that cannot be read": look.n_unreadable,
-    }
-    evidence = "\n".join(f"passed over: {n:,} {what}" for what, n in passed.items() if n)
+    passed = look.passed_over_text
     until = f" among the first {look.stopped_at}" if look.stopped_at else ""
+    hidden = "names that begin with a dot are hidden, and passed over; " if look.n_hidden else ""
     return SourceError(
         f"there is no file in {look._shown}{until}",
-        evidence=evidence or None,
-        hint="name a folder that holds files; r3po init without --from makes one with small samples",
+        evidence=f"passed over: {passed}" if passed else None,
+        hint=f"{hidden}name a folder that holds files; r3po init without --from makes one with small samples",
     )
