@@ -83,7 +83,11 @@ def _not_found(file: Path) -> ConfigError:
     # Not at difflib's own 0.6: the ending alone makes two short names that similar.
     likely = get_close_matches(file.name, others, n=1, cutoff=0.8) or others[:3]
     named = " or ".join(f'"{name}"' for name in likely)
-    hint = f"did you mean {named}?" if likely else "r3po init begins a job here; or name the config, such as: r3po run my.yaml"
+    hint = (
+        f"did you mean {named}?"
+        if likely
+        else "r3po init begins a job here; or name the config, such as: r3po run my.yaml"
+    )
     return ConfigError(f"{file.name} not found in {file.parent}", hint=hint)
 
 
