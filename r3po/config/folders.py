@@ -10,6 +10,13 @@ from pathlib import Path
 
 from r3po.errors import ConfigError
 
+_VARIABLE = re.compile(r"\$\{([^}]*)\}?")
+
+
+def variables_in(written: str) -> list[str]:
+    """Return the names of the variables that `expand` fills in."""
+    return _VARIABLE.findall(written)
+
 
 def expand(written: str) -> str:
     """Return the path with `${VAR}` and a leading `~` filled in; an empty VAR would turn `${VAR}/x` into `/x`."""
@@ -20,7 +27,7 @@ def expand(written: str) -> str:
             raise ValueError(f"the variable {name} is {'empty' if name in os.environ else 'not set'}; export it first")
         return os.environ[name]
 
-    expanded = os.path.expanduser(re.sub(r"\$\{([^}]*)\}?", value_of, written))
+    expanded = os.path.expanduser(_VARIABLE.sub(value_of, written))
     if expanded.startswith("~"):
         raise ValueError("there is no such user's home; ./~ starts a folder of that name")
     return expanded

@@ -7,7 +7,7 @@ It refuses whatever could be read in two ways: unknown keys, keys given twice, a
 meant. It creates no folder and looks at no input file; whether the source is there is asked by `check_source` alone,
 so that reading a job's state works while its disk is away.
 
-Source: docs/keys.md.
+Source: what the keys mean is in `config.keys`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from pydantic_core import ErrorDetails
 from r3po.config.folders import check_current_folder, expand, find_nested, hint_of_missing, holds
 from r3po.config.keys import MAX_PROCESSES, Keys, ParquetOptions, parse_max_errors
 from r3po.config.selection import ONE_FOLDER, Selection, folder_names, folder_paths
-from r3po.config.yaml_file import README_HINT, Entry, Problem, entries_of, read_entries, read_text, short
+from r3po.config.yaml_file import KEYS_HINT, Entry, Problem, entries_of, read_entries, read_text, short
 from r3po.errors import ConfigError, SourceError
 from r3po.storage.names import show_name
 from r3po.table.columns import ColumnSettings
 from r3po.text import count_of
 
 # r3po 0.2.0 wrote these two into the user's file. They are read past, whatever they hold.
-_IGNORED = ("count_all_files", "count_job_files")
-_FOLDERS = ("source_path", "working_dir", "output_path")
+IGNORED = ("count_all_files", "count_job_files")
+"""Keys that are read past, with a notice."""
+FOLDERS = ("source_path", "working_dir", "output_path")
+"""Keys that name folders."""
 
 MAPPING = "the config"
 """What messages call a mapping of keys, which has no file's name."""
@@ -145,7 +147,7 @@ def load_config(source: ConfigSource, job_name: str | None = None) -> Config:
     else:
         file = Path(os.path.abspath(source))
         entries = read_entries(file, read_text(file), _required(), problems)
-    ignored = {key: entries.pop(key) for key in _IGNORED if key in entries}
+    ignored = {key: entries.pop(key) for key in IGNORED if key in entries}
 
     checked = _check_keys(entries, file.parent, problems)
     _check_together(checked, entries, problems)
@@ -194,6 +196,16 @@ def _check_source_folder(source: Path, place: str) -> None:
 _TYPES = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}
 """What a value of another type must be, by the type of pydantic's finding."""
 
+_TAKES = {
+    "include": "a list of globs such as [2024/**]",
+    "exclude": 'a list of globs such as ["**/tmp"]',
+    "processes": "a whole number, or auto",
+    "parquet": "true, false or {compression: zstd, level: 3}",
+    "timeout_seconds": "a number of seconds, or null",
+    "columns": "a mapping such as {fruits: int64, name: string}, or null",
+}
+"""What a value of another type must be, for keys of which pydantic's finding does not say it."""
+
 
 def _check_keys(entries: dict[str, Entry], base: Path, problems: list[Problem]) -> dict[str, Any]:
     """Return the values that are right, by key, and note what is wrong with the others."""
@@ -231,8 +243,7 @@ def _reason(fields: dict[str, FieldInfo], key: str, entry: Entry, kind: str, con
         return f"must be at most {int(context['le']):,}"
     if kind == "literal_error":
         return _type_reason(context["expected"].replace("'", ""), entry)
-    # The type is wrong: the field says what it takes, or the kind of pydantic's finding does.
-    return _type_reason(fields[key].description or _TYPES.get(kind, "text"), entry)
+    return _type_reason(_TAKES.get(key) or _TYPES.get(kind, "text"), entry)
 
 
 def _type_reason(words: str, entry: Entry) -> str:
@@ -279,7 +290,7 @@ def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems:
             reason = f"{inner} is {outer}, or lies in it: each file must be of one folder; take {inner} out"
             problems.append(entries["source_path"].problem(reason))
     named = f"source_path{entries['source_path'].place}"
-    for key in [key for key in _FOLDERS[1:] if key in folders]:
+    for key in [key for key in FOLDERS[1:] if key in folders]:
         relations = (_relation(source, folders[key], named) for source in sources)
         if relation := next(filter(None, relations), None):
             problems.append(entries[key].problem(relation))
@@ -310,7 +321,7 @@ def _config_error(file: Path, problems: list[Problem]) -> ConfigError:
     place_width = max(len(place) for place, _ in rows)
     shown_width = max(len(problem.shown) for problem in problems)
     lines = [f"{place:{place_width}}   {found.shown:{shown_width}}   {found.reason}" for place, found in rows]
-    return ConfigError(f"{file.name} has {count_of(len(rows), 'problem')}", evidence="\n".join(lines), hint=README_HINT)
+    return ConfigError(f"{file.name} has {count_of(len(rows), 'problem')}", evidence="\n".join(lines), hint=KEYS_HINT)
 
 
 def _notices(file: Path, ignored: dict[str, Entry]) -> tuple[str, ...]:

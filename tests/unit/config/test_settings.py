@@ -24,7 +24,7 @@ SIX = {
     "working_dir": "working_dir",
     "output_path": "output_dir",
 }
-HINT = 'hint:  README, "Config", lists every key'
+HINT = "hint:  r3po config --keys lists every key"
 
 
 def write_config(folder: Path, *more: str, **changed: str | None) -> Path:
@@ -292,7 +292,7 @@ working_dir:
         "  line 10   1: one                                 the key is not text; keys are names such as job_name\n"
         "  line 12   working_dir:                           has no value; must be text\n"
         "  missing   source_file_part                       required, such as  source_file_part: .json\n"
-        'hint:  README, "Config", lists every key'
+        "hint:  r3po config --keys lists every key"
     )
 
 
@@ -313,7 +313,7 @@ UNQUOTED = ["job_name: no", "job_name: 2026-11-22", "job_name: 2026-13-45", "job
 UNQUOTED += ["working_dir: ~", "function: 5", "source_column: 5"]
 PROBLEMS = {
     'must be text; quote it: "{value}"': UNQUOTED,
-    "must be text": ["job_name: [a]"],
+    "must be text": ["job_name: [a]", "job_name: {a: 1}", "working_dir: {a: {b: c}}"],
     "has no value; must be text": ["job_name: null"],
     "must not be empty": ['job_name: " "', 'working_dir: ""', "source_column: ''"],
     "must not hold line breaks, tabs or other control characters": [r'job_name: "a\nb"', r'job_name: "\ud800"'],
@@ -409,7 +409,7 @@ def test_a_missing_file_and_a_folder_are_told_with_the_configs_that_may_be_meant
 
     missing = tmp_path / "config.yaml", f"config.yaml not found in {tmp_path}"
     folder = tmp_path, f"{tmp_path} is a folder, not a config"
-    assert hint(*missing) == "name the config, such as: r3po run my.yaml"
+    assert hint(*missing) == "r3po init begins a job here; or name the config, such as: r3po run my.yaml"
     assert hint(*folder) == "name the config file in it"
     for name in ("big.yaml", "small.yml", "notes.txt"):
         (tmp_path / name).touch()
@@ -440,7 +440,7 @@ def test_a_file_without_keys_is_told_what_it_needs(tmp_path: Path, text: str) ->
     if "processes" not in text:
         what, hint = "is empty", f"it needs {', '.join(SIX)}"
     assert error_of(write_text(tmp_path, text)) == (
-        f'config.yaml {what}\nhint:  {hint}\n       README, "Config", lists every key'
+        f"config.yaml {what}\nhint:  {hint}\n       r3po config --keys lists every key"
     )
 
 
