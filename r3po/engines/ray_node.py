@@ -92,6 +92,27 @@ def one_thread_each() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that starts use this machine's loopback alone, as it does on macOS and Windows.
+
+    It would take the address that leads to the internet, and wait for ever where a VPN or a firewall keeps packets
+    from that one; and nobody else need reach it.
+    """
+    name, switch = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "ENABLE_RAY_CLUSTER"
+    before, given = getattr(ray_constants, switch), os.environ.get(name)
+    setattr(ray_constants, switch, False)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        setattr(ray_constants, switch, before)
+        if given is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = given
+
+
+@contextlib.contextmanager
 def signals_kept() -> Iterator[None]:
     """Keep our handler of SIGTERM while Ray starts: Ray's own would leave in the middle, by `sys.exit`."""
     utils = sys.modules["ray._private.utils"]

@@ -32,6 +32,7 @@ from r3po.engines.ray_node import (
     global_node,
     make_temporary,
     no_grace,
+    on_loopback,
     one_thread_each,
     resources,
     signals_kept,
@@ -275,7 +276,7 @@ class RayPool:
         logger.propagate = False
         if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
             logger.addHandler(logging.FileHandler(self._log_file, delay=True))
-        with one_thread_each(), signals_kept():
+        with one_thread_each(), on_loopback(), signals_kept():
             self._ray_init(n_workers)
         # `log_to_driver=False` leaves the raylet's messages on the screen; this is the switch that they obey.
         internals = sys.modules["ray._private.worker"]
