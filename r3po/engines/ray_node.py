@@ -19,9 +19,15 @@ import ray.exceptions
 from ray._private import ray_constants
 
 from r3po.engines.ray_guard import TEMPORARY_PREFIX
+from r3po.errors import RunStoppedError
 from r3po.worker.processes import descendants_of, start_of
 
 log = logging.getLogger(__name__)
+
+_LOOPBACK = "127.0.0.1"
+
+_LOOPBACK_S = 5.0
+"""Seconds that a connection from this machine to itself may take."""
 
 _SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path; Ray's own part takes about 65 of them."""
@@ -76,6 +82,24 @@ def answers() -> bool:
     except Exception as error:  # these are not Ray's public functions
         log.info("cannot ask Ray whether it is there: %s", error)
     return True
+
+
+def check_loopback() -> None:
+    """Make sure that processes of this machine reach each other, which a Ray that starts waits for.
+
+    Raises:
+        RunStoppedError: they do not.
+    """
+    try:
+        with socket.create_server((_LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname()[:2], timeout=_LOOPBACK_S).close()
+    except OSError as error:
+        raise RunStoppedError(
+            f"Ray cannot start: processes of this machine do not reach each other on {_LOOPBACK} "
+            f"({error.strerror or error})",
+            hint="let the firewall or the VPN pass what goes from this machine to itself (is its interface lo up?);\n"
+            "or run without Ray: r3po run --engine serial",
+        ) from error
 
 
 @contextlib.contextmanager

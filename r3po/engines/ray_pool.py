@@ -11,6 +11,7 @@ import dataclasses
 import faulthandler
 import gc
 import logging
+import math
 import os
 import shutil
 import signal
@@ -26,8 +27,10 @@ import ray.exceptions
 
 from r3po.engines.pool import Answer, Call, WorkerLost, answer
 from r3po.engines.ray_guard import end_users_of
+from r3po.engines.ray_lines import ray_lines_to
 from r3po.engines.ray_node import (
     answers,
+    check_loopback,
     find_dead,
     global_node,
     make_temporary,
@@ -39,10 +42,11 @@ from r3po.engines.ray_node import (
     started_by_raylet,
     use_settings,
 )
-from r3po.engines.ray_watch import VITAL, Guard, Watchdog
+from r3po.engines.ray_watch import START_HINT, VITAL, Guard, StartStuck, Watchdog
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.function.load import extend_sys_path
+from r3po.text import first_line
 from r3po.work import Death
 from r3po.worker.beacon import Beacon, Sighting, watch_for_crashes
 from r3po.worker.forks import ignore_interrupts, shed_handlers_in_children
@@ -99,6 +103,7 @@ class RayPool:
         """
         if ray.is_initialized():
             self.description = "Ray, joined"
+            self._check(is_due=True)  # what is sent to a Ray that is gone waits for ever
         else:
             self._start_ray(n_workers)
         # By value where it has no module to import it from. In memory only: no pickle on disk.
@@ -106,8 +111,8 @@ class RayPool:
         self._setup = _without_value(setup)
         self._processes = WorkerProcesses(setup.workers_folder)
         # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.
-        # In a Ray of our own the CPUs are left to the tasks that f itself may start; it would wait for one for ever.
-        num_cpus = 0 if self._is_local else 1
+        # CPUs are left to the tasks that f itself may start, for which it would wait for ever: in a Ray of our own all.
+        num_cpus = 0.0 if self._is_local else _cpus_each(n_workers, resources("available_resources").get("CPU", 0.0))
         self._actor_class = ray.remote(_Actor).options(num_cpus=num_cpus, max_restarts=0, max_task_retries=0)
         for worker in range(n_workers):
             self.add_worker(worker)
@@ -231,6 +236,7 @@ class RayPool:
         return RunStoppedError(f"Ray is gone: {what}", hint="your state is safe; run again to go on")
 
     def _start_ray(self, n_workers: int) -> None:
+        check_loopback()
         use_settings()
         for attempt in range(1, START_TRIES + 1):
             self._temporary = make_temporary()
@@ -240,20 +246,23 @@ class RayPool:
             self._watchdog.start()
             try:
                 self._init(n_workers)
+                self._watchdog.ray_has_started()
                 self._guard.ray_has_started()
                 return
             except BaseException as error:
+                is_stuck = isinstance(error, StartStuck)
                 with contextlib.suppress(Exception):
                     ray.shutdown()
                 self._remove_temporary(is_clean=False)
-                if not isinstance(error, Exception):
+                if not isinstance(error, Exception) and not is_stuck:
                     raise  # a second Ctrl-C
                 log.info("Ray did not start (%d of %d): %s", attempt, START_TRIES, error)
-                if attempt == START_TRIES:
+                if attempt == START_TRIES or is_stuck:
+                    what = str(error) if is_stuck else f"{type(error).__name__}: {first_line(str(error))}"
                     raise RunStoppedError(
-                        f"Ray does not start: {type(error).__name__}: {error}",
+                        f"Ray does not start: {what}",
                         evidence=f"Ray's own messages are in {self._log_file}",
-                        hint="your state is safe; run again, or without Ray: r3po run --engine serial",
+                        hint=START_HINT,
                     ) from error
                 time.sleep(attempt)
 
@@ -276,7 +285,7 @@ class RayPool:
         logger.propagate = False
         if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
             logger.addHandler(logging.FileHandler(self._log_file, delay=True))
-        with one_thread_each(), on_loopback(), signals_kept():
+        with one_thread_each(), on_loopback(), signals_kept(), ray_lines_to(self._log_file):
             self._ray_init(n_workers)
         # `log_to_driver=False` leaves the raylet's messages on the screen; this is the switch that they obey.
         internals = sys.modules["ray._private.worker"]
@@ -340,6 +349,16 @@ class _Actor:
         crash_file = watch_for_crashes(self._setup.workers_folder, self._number, on_request=True)
         self._worker = Worker(_with_value(self._setup, self._pickled), self._number)
         _note_exits(self._worker.beacon, crash_file)
+
+
+def _cpus_each(n_workers: int, n_free: float) -> float:
+    """Return how many CPUs each worker takes of a Ray that others use, too: one, or less where none would be left.
+
+    With none free, one: the workers wait for their turn.
+    """
+    if n_free < 1 or n_free >= n_workers + 1:
+        return 1.0
+    return math.floor(100 * (n_free - 1) / n_workers) / 100
 
 
 def _note_exits(beacon: Beacon, crash_file: IO[bytes]) -> None:
