@@ -346,6 +346,10 @@ class _Actor:
     def _load(self) -> None:
         """Not in `__init__`: what that raises is one more dead worker, without a word of the disk."""
         redirect_output(self._setup.workers_folder, self._number)
+        sys.argv[:] = self._setup.arguments
+        if self._setup.current_folder:
+            with contextlib.suppress(OSError):  # another machine may not have it
+                os.chdir(self._setup.current_folder)
         crash_file = watch_for_crashes(self._setup.workers_folder, self._number, on_request=True)
         self._worker = Worker(_with_value(self._setup, self._pickled), self._number)
         _note_exits(self._worker.beacon, crash_file)
