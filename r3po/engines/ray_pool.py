@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import ray
-import ray.cloudpickle
 import ray.exceptions
 
 from r3po.engines.pool import Answer, Call, WorkerLost, answer
@@ -42,6 +41,7 @@ from r3po.engines.ray_node import (
     started_by_raylet,
     use_settings,
 )
+from r3po.engines.ray_pickle import from_bytes, to_bytes
 from r3po.engines.ray_watch import START_HINT, VITAL, Guard, StartStuck, Watchdog
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError, R3poError, RunStoppedError
@@ -107,7 +107,7 @@ class RayPool:
         else:
             self._start_ray(n_workers)
         # By value where it has no module to import it from. In memory only: no pickle on disk.
-        self._pickled = _pickle(setup.function.value) if setup.function.kind == "value" else None
+        self._pickled = to_bytes(setup.function.value) if setup.function.kind == "value" else None
         self._setup = _without_value(setup)
         self._processes = WorkerProcesses(setup.workers_folder)
         # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.
@@ -378,19 +378,6 @@ def _note_exits(beacon: Beacon, crash_file: IO[bytes]) -> None:
     os._exit = leave_with_a_note
 
 
-def _pickle(value: Any) -> bytes:
-    dumps: Any = ray.cloudpickle.dumps
-    try:
-        pickled: bytes = dumps(value)
-    except Exception as error:
-        raise FunctionError(
-            f"f cannot be sent to the workers: {type(error).__name__}: {error}",
-            hint="f holds something that belongs to this process (a lock, an open file, a connection); "
-            "open it inside f, or put f into a module of its own",
-        ) from error
-    return pickled
-
-
 def _without_value(setup: WorkerSetup) -> WorkerSetup:
     return dataclasses.replace(setup, function=dataclasses.replace(setup.function, value=None))
 
@@ -400,6 +387,4 @@ def _with_value(setup: WorkerSetup, pickled: bytes | None) -> WorkerSetup:
         return setup
     # What the function's module imports must be found before it is unpickled.
     extend_sys_path(setup.function.sys_path)
-    return dataclasses.replace(
-        setup, function=dataclasses.replace(setup.function, value=ray.cloudpickle.loads(pickled))
-    )
+    return dataclasses.replace(setup, function=dataclasses.replace(setup.function, value=from_bytes(pickled)))
