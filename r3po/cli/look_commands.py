@@ -71,7 +71,8 @@ def errors(
         if failures:
             print_text("\n".join(one_line(failure["path"]) for failure in failures))
     else:
-        print_text(errors_text(group_failures(failures, by), shutil.get_terminal_size((100, 24)).columns))
+        width = shutil.get_terminal_size((100, 24)).columns
+        print_text(errors_text(group_failures(failures, by), width, has_columns=loaded.columns is not None))
 
 
 def verify(

@@ -387,7 +387,7 @@ def test_state_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkey
     ("head", "given", "told"),
     [
         ("def f(path, data):", "path", "takes 2 arguments, but `input: path` calls f(filepath)"),
-        ("def f(path):", "bytes", "takes 1 arguments, but `input: bytes` calls f(filepath, data)"),
+        ("def f(path):", "bytes", "takes 1 argument, but `input: bytes` calls f(filepath, data)"),
         ("def f():", "path", "takes 0 arguments"),
         ("def f(path, data, more):", "bytes", "takes 3 arguments"),
         ("def f(path, data=None):", "path", ""),
