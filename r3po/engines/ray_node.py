@@ -103,16 +103,37 @@ def check_loopback() -> None:
 
 
 @contextlib.contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Let the workers inherit OMP_NUM_THREADS=1 unless the user chose: each has a core, not all of them."""
-    if "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    os.environ["OMP_NUM_THREADS"] = "1"
+def environment_for_start() -> Iterator[None]:
+    """What Ray's processes are to inherit, where the user has not chosen.
+
+    One thread each for the workers' libraries: each worker has a core, not all of them. And docstrings, which Ray
+    itself needs: with `PYTHONOPTIMIZE=2` it does not start.
+    """
+    given = dict(os.environ)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if given.get("PYTHONOPTIMIZE", "0") not in ("", "0"):
+        os.environ["PYTHONOPTIMIZE"] = "1"
     try:
         yield
     finally:
-        del os.environ["OMP_NUM_THREADS"]
+        for name in ("OMP_NUM_THREADS", "PYTHONOPTIMIZE"):
+            if name in given:
+                os.environ[name] = given[name]
+            else:
+                os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def logging_only_to(file: Path) -> Iterator[None]:
+    """Let what Ray's Python code logs go to `file` alone."""
+    logger = logging.getLogger("ray")
+    handlers, propagates = logger.handlers[:], logger.propagate
+    logger.handlers[:], logger.propagate = [logging.FileHandler(file, delay=True)], False
+    try:
+        yield
+    finally:
+        logger.handlers[0].close()
+        logger.handlers[:], logger.propagate = handlers, propagates
 
 
 @contextlib.contextmanager

@@ -30,12 +30,13 @@ from r3po.engines.ray_lines import ray_lines_to
 from r3po.engines.ray_node import (
     answers,
     check_loopback,
+    environment_for_start,
     find_dead,
     global_node,
+    logging_only_to,
     make_temporary,
     no_grace,
     on_loopback,
-    one_thread_each,
     resources,
     signals_kept,
     started_by_raylet,
@@ -91,6 +92,8 @@ class RayPool:
         self._actor_class: Any = None
         self._guard: Guard | None = None
         self._watchdog: Watchdog | None = None
+        self._until_end = contextlib.ExitStack()
+        """What holds as long as there is a Ray of our own."""
         self._checked_at = 0.0
         self.is_gone = False
         self.description = "Ray, local"
@@ -268,6 +271,7 @@ class RayPool:
 
     def _remove_temporary(self, *, is_clean: bool) -> None:
         """Remove Ray's folder and end who uses it; unless Ray ended well, the guard goes on looking for a while."""
+        self._until_end.close()
         if self._watchdog is not None:
             self._watchdog.is_over.set()
             self._watchdog = None
@@ -281,11 +285,8 @@ class RayPool:
             self._temporary = None
 
     def _init(self, n_workers: int) -> None:
-        logger = logging.getLogger("ray")
-        logger.propagate = False
-        if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
-            logger.addHandler(logging.FileHandler(self._log_file, delay=True))
-        with one_thread_each(), on_loopback(), signals_kept(), ray_lines_to(self._log_file):
+        self._until_end.enter_context(logging_only_to(self._log_file))
+        with environment_for_start(), on_loopback(), signals_kept(), ray_lines_to(self._log_file):
             self._ray_init(n_workers)
         # `log_to_driver=False` leaves the raylet's messages on the screen; this is the switch that they obey.
         internals = sys.modules["ray._private.worker"]
