@@ -29,7 +29,7 @@ def shorten_path(path: str, limit: int) -> str:
     return f"{path[: limit - 3 - end]}...{path[-end:]}"
 
 
-_LABEL = re.compile(r"(?:error|hint|warning|note): +|[A-Z][a-z]+ {2,}| +|")
+_LABEL = re.compile(r" *(?:(?:error|hint|warning|note): +|[A-Za-z_]+:? {2,})?")
 """What a line of ours begins with: its further lines are indented as far."""
 
 

@@ -35,6 +35,11 @@ def print_text(text: str) -> None:
         raise SystemExit(EXIT_CLOSED_PIPE) from None
 
 
+def print_wrapped(text: str) -> None:
+    """Print an answer for people; on a terminal its lines are wrapped at words."""
+    print_text(wrap_lines(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text)
+
+
 def print_json(content: dict[str, Any]) -> None:
     """Print the one JSON object that a command answers with."""
     print_text(json.dumps(content))

@@ -128,11 +128,12 @@ def logging_only_to(file: Path) -> Iterator[None]:
     """Let what Ray's Python code logs go to `file` alone."""
     logger = logging.getLogger("ray")
     handlers, propagates = logger.handlers[:], logger.propagate
-    logger.handlers[:], logger.propagate = [logging.FileHandler(file, delay=True)], False
+    ours = logging.FileHandler(file, delay=True)
+    logger.handlers[:], logger.propagate = [ours], False
     try:
         yield
     finally:
-        logger.handlers[0].close()
+        ours.close()
         logger.handlers[:], logger.propagate = handlers, propagates
 
 
