@@ -124,9 +124,9 @@ def environment_for_start() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def logging_only_to(file: Path) -> Iterator[None]:
-    """Let what Ray's Python code logs go to `file` alone."""
-    logger = logging.getLogger("ray")
+def logging_only_to(file: Path, name: str) -> Iterator[None]:
+    """Let what Ray's Python code logs under `name` go to `file` alone."""
+    logger = logging.getLogger(name)
     handlers, propagates = logger.handlers[:], logger.propagate
     ours = logging.FileHandler(file, delay=True)
     logger.handlers[:], logger.propagate = [ours], False

@@ -285,9 +285,10 @@ class RayPool:
             self._temporary = None
 
     def _init(self, n_workers: int) -> None:
-        self._until_end.enter_context(logging_only_to(self._log_file))
+        self._until_end.enter_context(logging_only_to(self._log_file, "ray._private"))
         with environment_for_start(), on_loopback(), signals_kept(), ray_lines_to(self._log_file):
             self._ray_init(n_workers)
+        self._until_end.enter_context(logging_only_to(self._log_file, "ray"))  # now: `ray.init` takes it away
         # `log_to_driver=False` leaves the raylet's messages on the screen; this is the switch that they obey.
         internals = sys.modules["ray._private.worker"]
         if hasattr(internals, "_worker_logs_enabled"):
