@@ -79,9 +79,8 @@ class Worker:
             FunctionError: it cannot be imported.
         """
         self.beacon.mark(Phase.LOADING)
-        # First: pandas does not bear a clock that f's module has stopped. Later: the first batch would seem slow.
         extend_sys_path(self._setup.function.sys_path)
-        tables.complete_imports()
+        tables.complete_imports()  # before f's module, which may stop the clock: pandas does not bear that
         self._caller.function = load_function(self._setup.function)
         fingerprint = fingerprint_of_file(self._setup.function)
         self.beacon.mark(Phase.IDLE)
