@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from r3po.cli.answers import EXIT_USAGE, print_text, say
+from r3po.cli.answers import EXIT_USAGE, print_text, say, say_message
 from r3po.cli.first_commands import config, init
 from r3po.cli.job_commands import build, reset, run
 from r3po.cli.look_commands import errors, status, verify
@@ -94,14 +94,14 @@ def _run() -> int:
         return _end_with_os_error(error)
     except Exception:
         say(traceback.format_exc())
-        say("error: this is a bug in r3po, not in your function; your state is safe\n")
+        say_message("error: this is a bug in r3po, not in your function; your state is safe")
         return EXIT_BUG
     return 0
 
 
 def _end_with_os_error(error: OSError) -> int:
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-    say(plain(f"error: {where}{error.strerror or error}\nhint:  fix the disk or the permissions\n"))
+    say_message(plain(f"error: {where}{error.strerror or error}\nhint:  fix the disk or the permissions"))
     return EXIT_USAGE
 
 
@@ -109,7 +109,7 @@ def _print_error(error: R3poError) -> None:
     text = str(error)
     if not (isinstance(error, RunStoppedError) and error.exit_code > 128):
         text = f"error: {text}"
-        say(plain(text) + "\n")
+        say_message(plain(text))
         return
     # A signal is no error: what is said is how to go on.
-    say(plain(error.hint or text) + "\n")
+    say_message(plain(error.hint or text))

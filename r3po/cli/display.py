@@ -22,7 +22,7 @@ from rich.text import Text
 from r3po import events
 from r3po.events import Event
 from r3po.storage.names import show_name, show_text
-from r3po.text import count_of, first_line, shorten, size_text
+from r3po.text import count_of, first_line, shorten, shorten_path, size_text, wrap_lines
 
 PLAIN_EVERY_S = 30.0
 """Seconds between two plain lines, where stderr is no terminal."""
@@ -31,6 +31,11 @@ RATE_OVER_S = 30.0
 """Seconds over which the shown speed is measured."""
 
 UPDATES_PER_SECOND = 10
+
+MOST_LINES = 3
+"""Most lines of one text while the run goes on."""
+
+_INDENT = " " * 10
 
 LOSSES_SHOWN = 5
 """Most lost workers that are told of one by one."""
@@ -122,7 +127,8 @@ class Display:
                 self._finished(event)
 
     def _line(self, text: str) -> None:
-        self._console.print(Text(show_text(text)))
+        text = show_text(text)
+        self._console.print(Text(wrap_lines(text, self._console.width) if self._is_terminal else text))
 
     def _notice(self, event: events.Notice) -> None:
         self._line(f"{'warning' if event.is_warning else 'note'}: {event.text}")
@@ -165,12 +171,12 @@ class Display:
                 f"Resume    {event.n_done:,} of {event.n_files:,} files done, "
                 f"{event.n_failed:,} failed, {event.n_pending:,} to do"
             )
-        self._bar = _Bar(event)
+        self._bar = bar = _Bar(event)
         self._last_plain = time.monotonic()
         if self._is_terminal:
             self._end_live()
             self._live = Live(
-                get_renderable=self._bar.render,
+                get_renderable=lambda: bar.render(self._console.width),
                 console=self._console,
                 refresh_per_second=UPDATES_PER_SECOND,
                 transient=True,
@@ -278,8 +284,8 @@ class _Bar:
         )
         return bar
 
-    def render(self) -> Table:
-        """Everything that is shown while the run goes on."""
+    def render(self, width: int) -> Table:
+        """Everything that is shown while the run goes on, on a terminal of `width` columns."""
         left = self._seconds_left()
         elapsed = _duration(time.monotonic() - self._started)
         speed = f"{self._rate():,.0f} files/s   elapsed {elapsed}"
@@ -289,13 +295,16 @@ class _Bar:
             speed += f"   {self._n_failed:,} failed"
         lines = Table.grid()
         lines.add_row(self.bar())
-        lines.add_row(Text("          " + speed, overflow="ellipsis", no_wrap=True))
+        texts = [speed]
         if self.longest.seconds >= events.LONG_S:
-            text = show_text(f"          longest running  {self.longest.path}  {_duration(self.longest.seconds)}")
-            lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
+            seconds = _duration(self.longest.seconds)
+            path = shorten_path(self.longest.path, max(20, width - len(f"{_INDENT}longest running    {seconds}")))
+            texts.append(f"longest running  {path}  {seconds}")
         if self.last_failure:
-            text = show_text(f"          last failure  {first_line(self.last_failure)}")
-            lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
+            texts.append(f"last failure  {first_line(self.last_failure)}")
+        for text in texts:
+            shown = wrap_lines(_INDENT + show_text(text), width).split("\n")[:MOST_LINES]
+            lines.add_row(Text("\n".join(shown), overflow="ellipsis", no_wrap=True))
         return lines
 
     def _percent(self) -> float:
@@ -322,9 +331,9 @@ def _workers_started(event: events.WorkersStarted) -> str:
 
 
 def _stopping(event: events.StopRequested) -> str:
-    limit = "" if event.limit_s is None else f", at most {event.limit_s:.0f} s"
     if event.is_starting:
-        return f"Stopping ({event.signal_name}): Ray is just starting{limit} (Ctrl-C again: stop now)"
+        return f"Stopping ({event.signal_name}): Ray is just starting, its end takes some 10 s (Ctrl-C again: stop now)"
+    limit = "" if event.limit_s is None else f", at most {event.limit_s:.0f} s"
     what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
     again = "Ctrl-C again: stop now, what is in hand will be done again"
     return f"Stopping ({event.signal_name}): {what}{limit}\n          {again}"

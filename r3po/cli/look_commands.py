@@ -19,6 +19,7 @@ from r3po.cli.answers import (
     pandas_left_out,
     print_json,
     print_text,
+    print_wrapped,
     say,
 )
 from r3po.cli.texts import errors_text, failure_text, one_line, status_text, verify_text
@@ -35,7 +36,7 @@ def status(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None
     if as_json:
         print_json(found)
         return
-    print_text(status_text(loaded, found))
+    print_wrapped(status_text(loaded, found))
 
 
 def errors(
@@ -74,7 +75,8 @@ def errors(
         if failures:
             print_text("\n".join(one_line(failure["path"]) for failure in failures))
     else:
-        print_text(errors_text(group_failures(failures, by), shutil.get_terminal_size((100, 24)).columns))
+        width = shutil.get_terminal_size((100, 24)).columns
+        print_wrapped(errors_text(group_failures(failures, by), width, has_columns=loaded.columns is not None))
 
 
 def verify(
@@ -94,7 +96,7 @@ def verify(
     if as_json:
         print_json(found.to_json())
     else:
-        print_text(verify_text(found))
+        print_wrapped(verify_text(found))
     if not found.is_good:
         raise typer.Exit(EXIT_FAILED_FILES)
 

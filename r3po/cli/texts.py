@@ -104,8 +104,12 @@ def preview_text(found: dict[str, int], on_deleted: str) -> str:
     return "\n".join([*lines, "Nothing was changed."])
 
 
-def errors_text(groups: list[FailureGroup], width: int) -> str:
-    """Return what `r3po errors` says of these groups, in lines of at most `width` characters where words allow it."""
+def errors_text(groups: list[FailureGroup], width: int, *, has_columns: bool = False) -> str:
+    """Return what `r3po errors` says of these groups, in lines of at most `width` characters where words allow it.
+
+    Args:
+        has_columns: the config names the columns.
+    """
     if not groups:
         return "No file failed."
     n_failed = sum(len(group.failures) for group in groups)
@@ -114,10 +118,7 @@ def errors_text(groups: list[FailureGroup], width: int) -> str:
         lines += _group_lines(group, width)
     if len(groups) > MOST_GROUPS:
         lines.append(f"        and {len(groups) - MOST_GROUPS:,} more kinds: r3po errors --json")
-    if any(group.error_type == "BadRow" for group in groups):
-        lines.append("The first row set the columns, or `columns` in the config did. If the first file is the odd one:")
-        lines.append("       name all columns in the config (columns: {...}), then r3po run --redo")
-        lines.append("If the function gives other columns by now: r3po run --redo")
+    lines += _column_lines(groups, has_columns)
     lines += [
         "Next:  r3po errors --full PATH       one failure with its traceback",
         "       r3po errors --json            all of them",
@@ -126,6 +127,24 @@ def errors_text(groups: list[FailureGroup], width: int) -> str:
         "       r3po run --retry-failed       tries them again as it is",
     ]
     return plain("\n".join(lines))
+
+
+def _column_lines(groups: list[FailureGroup], has_columns: bool) -> list[str]:
+    """Say who set the columns that rows do not fit, and what to do about it; a value that fits nowhere is f's alone."""
+    rows = {one["message"] for group in groups for one in group.failures if one["error_type"] == "BadRow"}
+    keys = {message for message in rows if message.startswith("the row's keys differ")}
+    types = {message for message in rows if ": expected " in message}
+    by_config = any("which the config's" in message for message in keys) or bool(types and has_columns)
+    by_first = any("first row set" in message for message in keys) or bool(types and not has_columns)
+    lines = []
+    if by_config:
+        lines.append("`columns` in the config says what the columns are.")
+        lines.append("If it is wrong: change it, then r3po run --redo; if the function is: fix it, then r3po run")
+    if by_first:
+        lines.append("The first row set the columns. If its file is the odd one:")
+        lines.append("       name all columns in the config (columns: {...}), then r3po run --redo")
+        lines.append("If the function gives other columns by now: r3po run --redo")
+    return lines
 
 
 def failure_text(failure: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, Phase, event, note, settings
+from hypothesis import HealthCheck, event, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -1064,7 +1064,6 @@ def test_every_history_gives_the_table_of_a_fresh_run(
                 database=None,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate],
             ),
         )
 
