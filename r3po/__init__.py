@@ -3,6 +3,7 @@
     build_jobs(config)          list the source's files in the manifest
     run_jobs(config, f)         call f on every file that has no outcome yet
     verify_jobs(config)         check all that is on disk, against itself and the source
+    slow_files(config, n=20)    the files that f took longest for, and the spread
     reset_all_errors(config)    let the next run try every failed file again
     reset_all_tracking(config)  forget everything, as if the job had never run
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         SourceError,
         StateError,
     )
+    from r3po.inspect.slow import SlowFiles, slow_files
     from r3po.inspect.verify import VerifyResult, verify_jobs
     from r3po.jobbuilder import build_jobs
     from r3po.jobrunner import RunResult, run_jobs
@@ -44,6 +46,7 @@ __all__ = [
     "R3poError",
     "RunResult",
     "RunStoppedError",
+    "SlowFiles",
     "SourceError",
     "StateError",
     "VerifyResult",
@@ -52,6 +55,7 @@ __all__ = [
     "reset_all_errors",
     "reset_all_tracking",
     "run_jobs",
+    "slow_files",
     "verify_jobs",
 ]
 
@@ -60,6 +64,8 @@ _HOMES = {
     "run_jobs": "r3po.jobrunner",
     "RunResult": "r3po.jobrunner",
     "VerifyResult": "r3po.inspect.verify",
+    "SlowFiles": "r3po.inspect.slow",
+    "slow_files": "r3po.inspect.slow",
     "verify_jobs": "r3po.inspect.verify",
     "reset_all_errors": "r3po.state.reset",
     "reset_all_tracking": "r3po.state.reset",

@@ -16,7 +16,7 @@ import typer
 
 from r3po.cli.answers import EXIT_USAGE, print_text, say
 from r3po.cli.job_commands import build, reset, run
-from r3po.cli.look_commands import errors, status, verify
+from r3po.cli.look_commands import errors, slow, status, verify
 from r3po.cli.texts import plain
 from r3po.errors import R3poError, RunStoppedError
 
@@ -43,7 +43,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for command in (run, build, status, errors, verify, reset):
+for command in (run, build, status, errors, slow, verify, reset):
     app.command()(command)
 
 
