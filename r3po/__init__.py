@@ -3,6 +3,7 @@
     build_jobs(config)          list the source's files in the manifest
     run_jobs(config, f)         call f on every file that has no outcome yet
     verify_jobs(config)         check all that is on disk, against itself and the source
+    try_files(config, f)        call f on a few files, here and now; nothing is kept
     slow_files(config, n=20)    the files that f took longest for, and the spread
     reset_all_errors(config)    let the next run try every failed file again
     reset_all_tracking(config)  forget everything, as if the job had never run
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from r3po.inspect.verify import VerifyResult, verify_jobs
     from r3po.jobbuilder import build_jobs
     from r3po.jobrunner import RunResult, run_jobs
+    from r3po.run.try_files import TryResult, try_files
     from r3po.state.reset import reset_all_errors, reset_all_tracking
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "SlowFiles",
     "SourceError",
     "StateError",
+    "TryResult",
     "VerifyResult",
     "__version__",
     "build_jobs",
@@ -56,6 +59,7 @@ __all__ = [
     "reset_all_tracking",
     "run_jobs",
     "slow_files",
+    "try_files",
     "verify_jobs",
 ]
 
@@ -66,6 +70,8 @@ _HOMES = {
     "VerifyResult": "r3po.inspect.verify",
     "SlowFiles": "r3po.inspect.slow",
     "slow_files": "r3po.inspect.slow",
+    "TryResult": "r3po.run.try_files",
+    "try_files": "r3po.run.try_files",
     "verify_jobs": "r3po.inspect.verify",
     "reset_all_errors": "r3po.state.reset",
     "reset_all_tracking": "r3po.state.reset",

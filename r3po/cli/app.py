@@ -18,6 +18,7 @@ from r3po.cli.answers import EXIT_USAGE, print_text, say
 from r3po.cli.job_commands import build, reset, run
 from r3po.cli.look_commands import errors, slow, status, verify
 from r3po.cli.texts import plain
+from r3po.cli.try_command import try_files
 from r3po.errors import R3poError, RunStoppedError
 
 EXIT_BUG = 70
@@ -45,6 +46,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 for command in (run, build, status, errors, slow, verify, reset):
     app.command()(command)
+app.command("try")(try_files)
 
 
 def main() -> NoReturn:

@@ -1,4 +1,4 @@
-"""The commands that only look at a job, also while a run is going: status, errors, slow, verify. One library call each."""
+"""The commands that only look at a job, also while a run is going on. One library call each."""
 
 from __future__ import annotations
 

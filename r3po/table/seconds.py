@@ -1,4 +1,4 @@
-"""How long f took, file by file: the slowest files, the spread, the share of the slowest. Four bytes a file in memory."""
+"""How long f took, file by file: the slowest files, the spread, the share of the slowest. Four bytes a file."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class SecondsTally:
         p50, p95, p99 = pc.quantile(seconds, q=[0.5, 0.95, 0.99]).to_pylist()
         n_slowest = -(-n_files // 100)
         total = pc.sum(seconds).as_py()
-        # The least of the slowest percent: several files may have just its seconds, of which some are beyond the percent.
+        # The least of the slowest percent: several files may have just its seconds, and some be beyond the percent.
         least = pc.quantile(seconds, q=(n_files - n_slowest) / max(1, n_files - 1), interpolation="nearest")[0].as_py()
         above = seconds.filter(pc.greater(seconds, pa.scalar(least, pa.float32())))
         of_slowest = (pc.sum(above).as_py() or 0.0) + (n_slowest - len(above)) * least
