@@ -6,6 +6,7 @@
     try_files(config, f)        call f on a few files, here and now; nothing is kept
     slow_files(config, n=20)    the files that f took longest for, and the spread
     reset_all_errors(config)    let the next run try every failed file again
+    reset_redo(config)          give up a redo that is under way: the rows of before are back
     reset_all_tracking(config)  forget everything, as if the job had never run
 
 Names are loaded when they are asked for, so that `import r3po` costs next to nothing.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from r3po.jobbuilder import build_jobs
     from r3po.jobrunner import RunResult, run_jobs
     from r3po.run.try_files import TryResult, try_files
+    from r3po.run.undo_redo import reset_redo
     from r3po.state.reset import reset_all_errors, reset_all_tracking
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "build_jobs",
     "reset_all_errors",
     "reset_all_tracking",
+    "reset_redo",
     "run_jobs",
     "slow_files",
     "try_files",
@@ -75,6 +78,7 @@ _HOMES = {
     "verify_jobs": "r3po.inspect.verify",
     "reset_all_errors": "r3po.state.reset",
     "reset_all_tracking": "r3po.state.reset",
+    "reset_redo": "r3po.run.undo_redo",
 }
 
 

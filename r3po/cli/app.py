@@ -50,7 +50,7 @@ app.command("try")(try_files)
 
 
 def main() -> NoReturn:
-    """Run the command line and end the process with the exit code of the README's table."""
+    """Run the command line and end the process with the exit code of the table in docs/commands.md."""
     code = run_command()
     if not sys.modules.keys().isdisjoint(("ray", "r3po.source.parallel")):
         _leave_at_once(code)
