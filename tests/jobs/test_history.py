@@ -840,7 +840,7 @@ class History(RuleBasedStateMachine):
             assert len(calls) == limit
             made = {made for state in self.states for made in may_be(state, run, calls)}
             self.states = {state for state in made if len(to_do(state, run)) == result.pending}
-            self.is_settled = self.is_clean = False
+            self.is_settled = self.is_clean = self.is_whole = False
             assert not any(self.output.glob("*/_SUCCESS"))
             self.check_killed(config)
         else:
