@@ -84,6 +84,7 @@ def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: O
         return run.result_of(run.go)
 
 
+# Long by the ways in which a run may end; each step is short.
 class _Run:
     """One run, from the lock to the summary."""
 
