@@ -75,10 +75,49 @@ def _check_text(value: str) -> str:
     return value
 
 
+def _to_file_part(value: Any) -> str | tuple[str, ...]:
+    """Return the end of file names, or several; the empty text for every file."""
+    if isinstance(value, str):
+        return "" if value == "all" else _check_file_part(value)
+    parts = dict.fromkeys("" if part == "all" else _check_file_part(part) for part in _texts(value, "ends of names"))
+    return "" if "" in parts else next(iter(parts)) if len(parts) == 1 else tuple(parts)
+
+
 def _check_file_part(value: str) -> str:
     if "/" in value:
         raise ValueError("must be the end of file names, without a /")
-    return value
+    return _check_text(value) if value else value
+
+
+def _to_globs(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else [] if value is None else _texts(value, "globs")
+    return tuple(dict.fromkeys(map(_check_glob, texts)))
+
+
+def _check_glob(glob: str) -> str:
+    """Return a glob relative to the source, as `source.globs.Globs` takes it."""
+    parts = _check_text(glob).removeprefix("./").rstrip("/").split("/")
+    if glob.startswith("/"):
+        raise ValueError(f'"{glob}" must be relative to source_path, without a / in front')
+    if "" in parts or "." in parts or ".." in parts:
+        raise ValueError(f'"{glob}" must be folders and a name, with one / between them')
+    if joined := next((part for part in parts if "**" in part and part != "**"), None):
+        raise ValueError(
+            f'"{glob}": ** stands for folders and has a / on each side; write **/{joined.replace("**", "*")}'
+        )
+    return "/".join(parts)
+
+
+def _texts(value: Any, what: str) -> list[str]:
+    """Return the texts of a list."""
+    if not isinstance(value, list | tuple):
+        raise PydanticCustomError("text_type", "must be text")
+    if not value:
+        raise ValueError("is empty; take the key out, or name one")
+    for text in value:
+        if not isinstance(text, str):
+            raise ValueError(f'must be a list of {what}, each a text; quote it: "{text}"')
+    return list(value)
 
 
 def _check_column(name: str) -> str:
@@ -116,6 +155,18 @@ def _to_parquet(value: Any) -> Any:
     return False if value is None else value  # `parquet:` without a value is no way to turn it off
 
 
+def _to_source(value: Any, info: ValidationInfo) -> Path:
+    """Return the source's folder, or what the paths of files of several folders are relative to."""
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        return _to_folder(value, info)
+    for folder in _texts(value, "folders"):
+        try:
+            _to_folder(folder, info)
+        except ValueError as error:
+            raise ValueError(f'"{folder}" {error}') from None
+    return Path(os.path.abspath(info.context["base"] if info.context else Path()))
+
+
 def _to_folder(value: Any, info: ValidationInfo) -> Path:
     """Return the folder as an absolute path; one that is relative in the file starts at the file's own folder."""
     if not isinstance(value, str):
@@ -130,6 +181,9 @@ _Text = Annotated[str, AfterValidator(_check_text)]
 
 
 _Folder = Annotated[Path, PlainValidator(_to_folder)]
+_Source = Annotated[Path, PlainValidator(_to_source, json_schema_input_type=str | list[str])]
+_FilePart = Annotated[str | tuple[str, ...], PlainValidator(_to_file_part, json_schema_input_type=str | list[str])]
+_Globs = Annotated[tuple[str, ...], PlainValidator(_to_globs, json_schema_input_type=str | list[str] | None)]
 
 
 class ParquetOptions(BaseModel):
@@ -166,10 +220,21 @@ class Keys(BaseModel):
         gt=0, le=MAX_PROCESSES, examples=["2"], description="a whole number, or auto"
     )
     """Workers, at least 1; `auto` is already a number here."""
-    source_path: _Folder = Field(examples=["produce_log"])
-    """Absolute, as the other two folders, with links left as they are."""
-    source_file_part: Annotated[_Text, AfterValidator(_check_file_part)] = Field(examples=[".json"])
-    """The end of file names."""
+    source_path: _Source = Field(examples=["produce_log"])
+    """Absolute, as the other two folders, with links left as they are. Of a list: the config's folder, which the paths
+    of files are relative to; they begin with one of `Config.source_folders`."""
+    source_file_part: _FilePart = Field(examples=[".json"])
+    """The end of file names, or several; the empty text: every file."""
+    ignore_case: bool = False
+    """Of the ends of names, and of `include` and `exclude`."""
+    include: _Globs = Field((), description="a list of globs such as [2024/**]")
+    """Globs of files, relative to the source; empty: all files."""
+    exclude: _Globs = Field((), description='a list of globs such as ["**/tmp"]')
+    """Globs of files and folders, relative to the source."""
+    follow_links: bool = False
+    """Links to folders are entered."""
+    on_unreadable: Literal["stop", "skip"] = "stop"
+    """What is done about a subfolder that cannot be listed."""
     working_dir: _Folder = Field(examples=["working_dir"])
     output_path: _Folder = Field(examples=["output_dir"])
     function: _Text | None = None

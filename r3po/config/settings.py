@@ -23,10 +23,12 @@ from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from r3po.config.folders import check_current_folder, hint_of_missing, holds
+from r3po.config.folders import check_current_folder, expand, find_nested, hint_of_missing, holds
 from r3po.config.keys import MAX_PROCESSES, Keys, ParquetOptions, parse_max_errors
+from r3po.config.selection import ONE_FOLDER, Selection, folder_names, folder_paths
 from r3po.config.yaml_file import README_HINT, Entry, Problem, entries_of, read_entries, read_text, short
 from r3po.errors import ConfigError, SourceError
+from r3po.storage.names import show_name
 from r3po.table.columns import ColumnSettings
 from r3po.text import count_of
 
@@ -47,8 +49,10 @@ class Config(Keys):
     """What the user is told once a run."""
     lines: dict[str, int] = Field(default_factory=dict)
     """The line of each key in the file, from 1."""
-    source_written: str = ""
+    source_written: str | list[str] = ""
     """`source_path` as the file has it, for messages."""
+    source_folders: tuple[str, ...] = ONE_FOLDER
+    """The folders of the source, relative to `source_path` or absolute; files' paths begin with them."""
 
     @property
     def is_file(self) -> bool:
@@ -64,6 +68,32 @@ class Config(Keys):
     def column_settings(self) -> ColumnSettings:
         """What `columns` and `source_column` say together."""
         return ColumnSettings(None if self.columns is None else tuple(self.columns.items()), self.source_column)
+
+    @property
+    def source_paths(self) -> list[Path]:
+        """The absolute paths of the folders of the source."""
+        return folder_paths(self.source_path, self.source_folders)
+
+    @property
+    def shown_source(self) -> str:
+        """The folders of the source in a few words, for messages."""
+        shown = [show_name(str(path)) for path in self.source_paths]
+        if len(shown) > 3:
+            return f"the {len(shown)} folders of source_path"
+        return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+    @property
+    def selection(self) -> Selection:
+        """Which files of the source are the job's."""
+        part = self.source_file_part
+        return Selection(
+            endings=(part,) if isinstance(part, str) else part,
+            folders=self.source_folders,
+            ignore_case=self.ignore_case,
+            include=self.include,
+            exclude=self.exclude,
+            follow_links=self.follow_links,
+        )
 
     def with_overrides(
         self, *, processes: int | None = None, function: str | None = None, max_errors: int | str | None = None
@@ -126,17 +156,26 @@ def load_config(source: ConfigSource, job_name: str | None = None) -> Config:
     lines = {key: entry.line for key, entry in (entries | ignored).items() if entry.line is not None}
     written = entries["source_path"].value
     return Config.model_construct(
-        **checked, path=file, notices=_notices(file, ignored), lines=lines, source_written=written
+        **checked,
+        path=file,
+        notices=_notices(file, ignored),
+        lines=lines,
+        source_written=written,
+        source_folders=folder_names(written),
     )
 
 
 def check_source(config: Config) -> None:
-    """Make sure that the source folder is there. Its files are not looked at, and it may be a link.
+    """Make sure that the folders of the source are there. Their files are not looked at, and they may be links.
 
     Raises:
-        SourceError: it is missing, cannot be reached, or is no folder.
+        SourceError: one is missing, cannot be reached, or is no folder.
     """
-    source, place = config.source_path, _source_place(config)
+    for source in config.source_paths:
+        _check_source_folder(source, _source_place(config))
+
+
+def _check_source_folder(source: Path, place: str) -> None:
     try:
         mode = source.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -231,13 +270,29 @@ def _check_together(checked: dict[str, Any], entries: dict[str, Entry], problems
 def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:
     if "source_path" not in folders:
         return
-    source, named = folders["source_path"], f"source_path{entries['source_path'].place}"
+    written = entries["source_path"].value
+    sources = [folders["source_path"]]
+    if not isinstance(written, str):
+        sources = folder_paths(sources[0], tuple(map(expand, written)))
+        if nested := find_nested(sources):
+            inner, outer = (f'"{written[at]}"' for at in nested)
+            reason = f"{inner} is {outer}, or lies in it: each file must be of one folder; take {inner} out"
+            problems.append(entries["source_path"].problem(reason))
+    named = f"source_path{entries['source_path'].place}"
     for key in [key for key in _FOLDERS[1:] if key in folders]:
-        is_inside, is_around = holds(source, folders[key]), holds(folders[key], source)
-        relation = "is" if is_inside and is_around else "lies inside" if is_inside else "holds"
-        why = "its files would be taken for input" if is_inside else "r3po would write beside your data"
-        if is_inside or is_around:
-            problems.append(entries[key].problem(f"{relation} {named}: {why}; choose a folder outside"))
+        relations = (_relation(source, folders[key], named) for source in sources)
+        if relation := next(filter(None, relations), None):
+            problems.append(entries[key].problem(relation))
+
+
+def _relation(source: Path, folder: Path, named: str) -> str | None:
+    """Say what is wrong with a folder of ours, if it lies in one of the source or around it."""
+    is_inside, is_around = holds(source, folder), holds(folder, source)
+    if not (is_inside or is_around):
+        return None
+    relation = "is" if is_inside and is_around else "lies inside" if is_inside else "holds"
+    why = "its files would be taken for input" if is_inside else "r3po would write beside your data"
+    return f"{relation} {named}: {why}; choose a folder outside"
 
 
 def _check_required(entries: dict[str, Entry], problems: list[Problem]) -> None:
@@ -271,7 +326,8 @@ def _notices(file: Path, ignored: dict[str, Entry]) -> tuple[str, ...]:
 
 def _source_place(config: Config) -> str:
     line = f" line {config.lines['source_path']}" if "source_path" in config.lines else ""
-    is_relative = config.source_written and not config.source_written.startswith(("/", "~", "$"))
+    written = config.source_written
+    is_relative = isinstance(written, str) and written and not written.startswith(("/", "~", "$"))
     if not config.is_file:
         return f"(source_path{'; relative to the current folder' if is_relative else ''})"
     return f"({config.path.name}{line}{'; relative to that file' if is_relative else ''})"

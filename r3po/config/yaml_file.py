@@ -42,7 +42,9 @@ class Entry:
     @property
     def plain(self) -> Any:
         """The value as `yaml.safe_load` has it, without lines."""
-        return {key: entry.plain for key, entry in self.value.items()} if isinstance(self.value, dict) else self.value
+        if not isinstance(self.value, dict):
+            return self.value
+        return {key: entry.plain if isinstance(entry, Entry) else entry for key, entry in self.value.items()}
 
     @property
     def place(self) -> str:
@@ -103,9 +105,15 @@ def entries_of(keys: Mapping[str, Any]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for key, value in keys.items():
         is_nested = key in ("parquet", "columns") and isinstance(value, Mapping)
-        content = entries_of(value) if is_nested else os.fspath(value) if isinstance(value, os.PathLike) else value
+        content = entries_of(value) if is_nested else _without_paths(value)
         entries[str(key)] = Entry(None, short(f"{key}: {value}"), repr(value), content)
     return entries
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_paths(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _read_mapping(

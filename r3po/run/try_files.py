@@ -31,7 +31,7 @@ from r3po.source.read import read_file, use_file
 from r3po.source.sample import Sample, sample_files
 from r3po.state.job import Job, job_folders
 from r3po.state.manifest import read_manifest
-from r3po.storage.names import show_name
+from r3po.storage.names import absolute_path, show_name
 from r3po.table.columns import Columns, RowCollector
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.preview import Preview, preview_parts
@@ -147,7 +147,7 @@ def try_function(
     else:
         check_source(config)
         sample = sample_files(config, n, seed)
-        paths = [(path, f"{config.source_path}/{path}") for path in sample.paths]
+        paths = [(path, absolute_path(str(config.source_path), path)) for path in sample.paths]
     trial = _Trial(config, spec, debug)
     with _interruptible():
         trial.load()

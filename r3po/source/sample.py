@@ -9,7 +9,8 @@ from contextlib import closing
 from typing import NamedTuple
 
 from r3po.config.settings import Config
-from r3po.source.build import _no_file
+from r3po.source.folders import WalkCounts
+from r3po.source.told import no_file_error
 from r3po.source.walk import walk_blocks, walk_key
 
 KEPT = 2000
@@ -45,7 +46,16 @@ def sample_files(config: Config, n: int, seed: int = 0, limit_s: float = WALK_S)
     bound, n_files, is_whole = 1.0, 0, True
     deadline = time.monotonic() + limit_s
     folders = (config.working_dir, config.output_path)
-    with closing(walk_blocks(config.source_path, config.source_file_part, skip=folders)) as blocks:
+    counts = WalkCounts()
+    with closing(
+        walk_blocks(
+            config.source_path,
+            config.selection,
+            skip=folders,
+            counts=counts,
+            skip_unreadable=config.on_unreadable == "skip",
+        )
+    ) as blocks:
         for block in blocks:
             n_files += len(block)
             drawn = [(draw.random(), path, size) for path, size, _ in block]
@@ -57,7 +67,7 @@ def sample_files(config: Config, n: int, seed: int = 0, limit_s: float = WALK_S)
                 is_whole = next(blocks, None) is None
                 break
     if not n_files:
-        raise _no_file(config)
+        raise no_file_error(config, counts)
     return Sample(sorted(_spread(sorted(kept)[:KEPT], n), key=walk_key), n_files, is_whole)
 
 
