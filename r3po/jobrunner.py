@@ -35,6 +35,7 @@ def run_jobs(
     engine: str = "ray",
     max_errors: int | str | None = None,
     show_output: bool = False,
+    limit: int | None = None,
 ) -> RunResult:
     """Call f on every file of the job that has no outcome yet, and return what the job has come to.
 
@@ -56,6 +57,8 @@ def run_jobs(
         engine: `ray`, or `serial`: everything in this process, for a debugger.
         max_errors: a number of failed files, a share such as "1%", or "none", instead of the config's.
         show_output: show what f prints in the workers, while it does.
+        limit: do the first so many pending files, in row order, and leave the others to a later run (`pending` says
+            how many).
 
     Returns:
         The result, also when files failed; then one warning is logged. Its `notices` are what was said of the run.
@@ -70,7 +73,7 @@ def run_jobs(
     )
     spec = describe_callable(f) if f is not None else find_configured(loaded)
     show = sys.stderr.isatty() if progress is None else progress
-    options = RunOptions(build, retry_failed, redo, restart, accept_deletions, engine, show_output)
+    options = RunOptions(build, retry_failed, redo, restart, accept_deletions, engine, show_output, limit)
     try:
         if not show:
             result = run_job(loaded, spec, options, log_event)

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, NoReturn
 
@@ -17,8 +18,9 @@ import typer
 from r3po.cli.answers import EXIT_USAGE, print_text, say, say_message
 from r3po.cli.first_commands import config, init
 from r3po.cli.job_commands import build, reset, run
-from r3po.cli.look_commands import errors, status, verify
+from r3po.cli.look_commands import errors, slow, status, verify
 from r3po.cli.texts import plain
+from r3po.cli.try_command import try_files
 from r3po.errors import R3poError, RunStoppedError
 
 EXIT_BUG = 70
@@ -43,8 +45,20 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for command in (init, run, build, status, errors, verify, reset, config):
-    app.command()(command)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "init": init,
+    "try": try_files,
+    "run": run,
+    "build": build,
+    "status": status,
+    "errors": errors,
+    "slow": slow,
+    "verify": verify,
+    "reset": reset,
+    "config": config,
+}
+for name, command in _COMMANDS.items():
+    app.command(name)(command)
 
 
 def main() -> NoReturn:

@@ -215,6 +215,9 @@ class Display:
             to_do = count_of(event.n_pending, "is to do", "are to do")
             self._line(f"Stopped after {_duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
             return
+        if event.is_limited:
+            self._line(_limited(event))
+            return
         if not event.worked:
             self._line(_nothing_to_do(event))
             return
@@ -244,6 +247,10 @@ class _Bar:
 
     def __init__(self, planned: events.ProcessingPlanned) -> None:
         self._n_files = planned.n_files
+        self._n_goal = planned.n_files
+        """How many are finished when this run is over."""
+        if planned.limit is not None:
+            self._n_goal = planned.n_done + planned.n_failed + min(planned.limit, planned.n_pending)
         self._n_finished = planned.n_done + planned.n_failed
         self._n_failed = planned.n_failed
         self._started = time.monotonic()
@@ -317,7 +324,7 @@ class _Bar:
 
     def _seconds_left(self) -> float | None:
         rate = self._rate()
-        return (self._n_files - self._n_finished) / rate if rate else None
+        return (self._n_goal - self._n_finished) / rate if rate else None
 
 
 # Private functions
@@ -337,6 +344,13 @@ def _stopping(event: events.StopRequested) -> str:
     what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
     again = "Ctrl-C again: stop now, what is in hand will be done again"
     return f"Stopping ({event.signal_name}): {what}{limit}\n          {again}"
+
+
+def _limited(event: events.RunFinished) -> str:
+    done = count_of(event.n_done, "file has its row", "files have their rows")
+    failed = f"{event.n_failed:,} failed{' (r3po errors)' if event.n_failed else ''}"
+    to_do = count_of(event.n_pending, "is to do", "are to do")
+    return f"Limit reached after {_duration(event.seconds)}. {done}, {failed}, {to_do}."
 
 
 def _nothing_to_do(event: events.RunFinished) -> str:

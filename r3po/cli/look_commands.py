@@ -1,4 +1,4 @@
-"""The commands that only look at a job, also while a run is going: status, errors, verify. One library call each."""
+"""The commands that only look at a job, also while a run is going on. One library call each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from r3po.cli.answers import (
     print_wrapped,
     say,
 )
-from r3po.cli.texts import errors_text, failure_text, one_line, status_text, verify_text
+from r3po.cli.texts import errors_text, failure_text, one_line, slow_text, status_text, verify_text
 
 
 def status(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None:
@@ -77,6 +77,23 @@ def errors(
     else:
         width = shutil.get_terminal_size((100, 24)).columns
         print_wrapped(errors_text(group_failures(failures, by), width, has_columns=loaded.columns is not None))
+
+
+def slow(
+    config: ConfigArgument = CONFIG,
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many files to name.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which files the function took longest for, and how the seconds of all files spread."""
+    from r3po.config.settings import load_config
+    from r3po.inspect.slow import find_slow_files
+
+    with pandas_left_out():
+        found = find_slow_files(load_config(config), n)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_text(slow_text(found, shutil.get_terminal_size((100, 24)).columns))
 
 
 def verify(

@@ -12,6 +12,7 @@ from r3po.text import count_of, shorten, shorten_path
 
 if TYPE_CHECKING:
     from r3po.config.settings import Config
+    from r3po.inspect.slow import SlowFiles
     from r3po.inspect.verify import VerifyResult
     from r3po.state.failure_groups import FailureGroup
 
@@ -171,6 +172,32 @@ def _group_lines(group: FailureGroup, width: int) -> list[str]:
     paths = [shorten_path(one_line(path), max(20, room // 2)) for path in group.paths[:2]]
     more = f", {len(group.paths) - 2:,} more" if len(group.paths) > 2 else ""
     return [*lines, f"        {group.where + '   ' if group.where else ''}{', '.join(paths)}{more}"]
+
+
+def slow_text(found: SlowFiles, width: int) -> str:
+    """Return what `r3po slow` says, in lines of at most `width` characters."""
+    if not found.files:
+        return "No file is done yet: r3po run"
+    lines = [f"{'seconds':>10}  file"]
+    for one in found.slowest:
+        failed = f"   failed: {one['error_type']}" if one["error_type"] else ""
+        path = shorten_path(one_line(one["path"]), max(20, width - 12 - len(failed)))
+        lines.append(f"{seconds_text(one['seconds']):>10}  {path}{failed}")
+    n = found.slowest_percent_files
+    who = "The slowest file" if n == 1 else f"The slowest 1 % ({n:,} files)"
+    lines += [
+        f"{count_of(found.files, 'file')}, {seconds_text(found.seconds)} s of the function in all",
+        f"p50 {seconds_text(found.p50)} s   p95 {seconds_text(found.p95)} s   p99 {seconds_text(found.p99)} s",
+        f"{who} took {100 * found.slowest_percent_share:.0f} % of the time.",
+    ]
+    return plain("\n".join(lines))
+
+
+def seconds_text(seconds: float) -> str:
+    """Return seconds with three digits that count."""
+    if seconds >= 100:
+        return f"{seconds:,.0f}"
+    return f"{seconds:.3g}" if seconds >= 0.001 or not seconds else f"{seconds:.6f}"
 
 
 def verify_text(found: VerifyResult) -> str:
