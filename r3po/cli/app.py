@@ -106,7 +106,7 @@ def _end_with_os_error(error: OSError) -> int:
 
 
 def _print_error(error: R3poError) -> None:
-    text = str(error)
+    text = error.for_terminal()
     if not (isinstance(error, RunStoppedError) and error.exit_code > 128):
         text = f"error: {text}"
         say(plain(text) + "\n")

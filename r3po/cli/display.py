@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Self
 
@@ -41,15 +42,16 @@ class Display:
 
     Args:
         is_quiet: only warnings.
+        words: makes what may name a command into what is shown; for a caller in Python, `doors.in_python`.
     """
 
-    def __init__(self, *, is_quiet: bool = False) -> None:
+    def __init__(self, *, is_quiet: bool = False, words: Callable[[str], str] = str) -> None:
         # Rich believes FORCE_COLOR; only a real terminal is one.
         self._is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._console = Console(
             stderr=True, force_terminal=self._is_terminal, highlight=False, soft_wrap=True, markup=False
         )
-        self._is_quiet = is_quiet
+        self._is_quiet, self._words = is_quiet, words
         self._live: Live | None = None
         self._bar: _Bar | None = None
         self._last_plain = time.monotonic()
@@ -86,7 +88,9 @@ class Display:
                     self._line(f"worker {event.worker}: {line}")
             case events.RunFinished() if self._is_quiet:
                 if event.n_failed and event.worked:
-                    self._line(f"{event.n_failed:,} of {count_of(event.n_files, 'file')} failed: r3po errors")
+                    self._line(
+                        self._words(f"{event.n_failed:,} of {count_of(event.n_files, 'file')} failed: r3po errors")
+                    )
             case _ if self._is_quiet:
                 pass
             case events.JobOpened():
@@ -127,7 +131,7 @@ class Display:
     def _notice(self, event: events.Notice) -> None:
         self._line(f"{'warning' if event.is_warning else 'note'}: {event.text}")
         if event.hint:
-            self._line(f"hint:  {event.hint}")
+            self._line(f"hint:  {self._words(event.hint)}")
 
     def _scan_progressed(self, event: events.ScanProgressed) -> None:
         if event.n_files:
@@ -167,7 +171,11 @@ class Display:
             )
         self._bar = _Bar(event)
         self._last_plain = time.monotonic()
-        if self._is_terminal:
+        self._start_bar()
+
+    def _start_bar(self) -> None:
+        """Show the bar, which moves from now on."""
+        if self._is_terminal and self._bar is not None:
             self._end_live()
             self._live = Live(
                 get_renderable=self._bar.render,
@@ -202,6 +210,14 @@ class Display:
             self._live.stop()
             self._live = None
 
+    def _keep_bar(self) -> None:
+        """Show the bar as it stays."""
+        if self._bar is not None:
+            if self._is_terminal:
+                self._console.print(self._bar.bar())
+            else:
+                self._line(self._bar.plain_line())
+
     # Complex by count: the last lines of a run, which differ with how it ended.
     def _finished(self, event: events.RunFinished) -> None:
         if event.is_stopped:
@@ -210,13 +226,9 @@ class Display:
             self._line(f"Stopped after {_duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
             return
         if not event.worked:
-            self._line(_nothing_to_do(event))
+            self._line(self._words(_nothing_to_do(event)))
             return
-        if self._bar is not None:
-            if self._is_terminal:
-                self._console.print(self._bar.bar())
-            else:
-                self._line(self._bar.plain_line())
+        self._keep_bar()
         self._line("")
         self._line(f"Done in {_duration(event.seconds)}: {count_of(event.n_files, 'file')}, {event.n_failed:,} failed")
         output = _relative(event.output)
@@ -228,7 +240,8 @@ class Display:
             self._line(f"  {output}/failures/failures.csv   {count_of(event.n_failed, 'failed file')}")
             if self._bar is not None and self._bar.last_failure:
                 self._line(f"  Last   {shorten(first_line(self._bar.last_failure), 200)}")
-            self._line("  Next   r3po errors; fix the function, then r3po run (unchanged: --retry-failed)")
+            again = "r3po errors; fix the function, then r3po run (unchanged: --retry-failed)"
+            self._line(f"  Next   {self._words(again)}")
         if event.n_rows and "parquet" in event.parts:
             self._line(f'  Read   pd.read_parquet("{output}/parquet")')
 

@@ -445,7 +445,7 @@ def test_columns_that_do_not_fit_a_redo_under_way_are_set_by_what_is_told(new_jo
     )
     with pytest.raises(r3po.ConfigError, match="no such column") as caught:
         job.run()
-    assert "r3po run --redo --restart" in str(caught.value)
+    assert "run_jobs(config, redo=True, restart=True)" in str(caught.value)
     job.run(function=f"{function}:describe", redo=True, restart=True)
     assert job.published()["csv/part-00001.csv"] == b'path,value,new\n"3.json",3,true\n'
     assert job.findings(check_source=True) == []
