@@ -2,6 +2,7 @@
 
     build_jobs(config)          list the source's files in the manifest
     run_jobs(config, f)         call f on every file that has no outcome yet
+    job_status(config)          how far the job is, also while a run is going on
     verify_jobs(config)         check all that is on disk, against itself and the source
     reset_all_errors(config)    let the next run try every failed file again
     reset_all_tracking(config)  forget everything, as if the job had never run
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         SourceError,
         StateError,
     )
+    from r3po.inspect.status import JobStatus, job_status
     from r3po.inspect.verify import VerifyResult, verify_jobs
     from r3po.jobbuilder import build_jobs
     from r3po.jobrunner import RunResult, run_jobs
@@ -39,6 +41,7 @@ __all__ = [
     "DamagedStateError",
     "FolderError",
     "FunctionError",
+    "JobStatus",
     "LockedError",
     "NewerFormatError",
     "R3poError",
@@ -49,6 +52,7 @@ __all__ = [
     "VerifyResult",
     "__version__",
     "build_jobs",
+    "job_status",
     "reset_all_errors",
     "reset_all_tracking",
     "run_jobs",
@@ -59,6 +63,8 @@ _HOMES = {
     "build_jobs": "r3po.jobbuilder",
     "run_jobs": "r3po.jobrunner",
     "RunResult": "r3po.jobrunner",
+    "JobStatus": "r3po.inspect.status",
+    "job_status": "r3po.inspect.status",
     "VerifyResult": "r3po.inspect.verify",
     "verify_jobs": "r3po.inspect.verify",
     "reset_all_errors": "r3po.state.reset",

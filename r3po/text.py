@@ -24,3 +24,12 @@ def shorten_path(path: str, limit: int) -> str:
         return path
     end = (limit - 3) * 2 // 3
     return f"{path[: limit - 3 - end]}...{path[-end:]}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span: `5.1 s`, `1:28`, `2:05:00`."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(int(max(seconds, 60)), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from r3po.cli.answers import EXIT_USAGE, print_text, say
+from r3po.cli.answers import EXIT_USAGE, forget_answers, print_error_json, print_text, say
 from r3po.cli.job_commands import build, reset, run
 from r3po.cli.look_commands import errors, status, verify
 from r3po.cli.texts import plain
@@ -60,6 +60,7 @@ def run_command() -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    forget_answers()
     return _run()
 
 
@@ -87,6 +88,7 @@ def _run() -> int:
         return exit_.code if isinstance(exit_.code, int) else 0
     except R3poError as error:
         _print_error(error)
+        print_error_json(error, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -102,6 +104,7 @@ def _run() -> int:
 def _end_with_os_error(error: OSError) -> int:
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
     say(plain(f"error: {where}{error.strerror or error}\nhint:  fix the disk or the permissions\n"))
+    print_error_json(error, EXIT_USAGE)
     return EXIT_USAGE
 
 

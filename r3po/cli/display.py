@@ -23,7 +23,7 @@ from rich.text import Text
 from r3po import events
 from r3po.events import Event
 from r3po.storage.names import show_name, show_text
-from r3po.text import count_of, first_line, shorten
+from r3po.text import count_of, duration, first_line, shorten
 
 PLAIN_EVERY_S = 30.0
 """Seconds between two plain lines, where stderr is no terminal."""
@@ -223,14 +223,14 @@ class Display:
         if event.is_stopped:
             done = count_of(event.n_done, "file has its row", "files have their rows")
             to_do = count_of(event.n_pending, "is to do", "are to do")
-            self._line(f"Stopped after {_duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
+            self._line(f"Stopped after {duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
             return
         if not event.worked:
             self._line(self._words(_nothing_to_do(event)))
             return
         self._keep_bar()
         self._line("")
-        self._line(f"Done in {_duration(event.seconds)}: {count_of(event.n_files, 'file')}, {event.n_failed:,} failed")
+        self._line(f"Done in {duration(event.seconds)}: {count_of(event.n_files, 'file')}, {event.n_failed:,} failed")
         output = _relative(event.output)
         width = max((len(kind) for kind in event.parts), default=0) + len(output) + 1
         for kind, n_parts in event.parts.items():
@@ -294,17 +294,17 @@ class _Bar:
     def render(self) -> Table:
         """Everything that is shown while the run goes on."""
         left = self._seconds_left()
-        elapsed = _duration(time.monotonic() - self._started)
+        elapsed = duration(time.monotonic() - self._started)
         speed = f"{self._rate():,.0f} files/s   elapsed {elapsed}"
         if left is not None:
-            speed += f"   left about {_duration(left)}"
+            speed += f"   left about {duration(left)}"
         if self._n_failed:
             speed += f"   {self._n_failed:,} failed"
         lines = Table.grid()
         lines.add_row(self.bar())
         lines.add_row(Text("          " + speed, overflow="ellipsis", no_wrap=True))
         if self.longest.seconds >= events.LONG_S:
-            text = show_text(f"          longest running  {self.longest.path}  {_duration(self.longest.seconds)}")
+            text = show_text(f"          longest running  {self.longest.path}  {duration(self.longest.seconds)}")
             lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
         if self.last_failure:
             text = show_text(f"          last failure  {first_line(self.last_failure)}")
@@ -375,11 +375,3 @@ def _size(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} TiB"
-
-
-def _duration(seconds: float) -> str:
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    hours, rest = divmod(int(max(seconds, 60)), 3600)
-    minutes, seconds = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -482,7 +482,7 @@ def test_a_bug_of_ours_is_70_and_says_so(job: Job, monkeypatch: pytest.MonkeyPat
     def broken(config: object) -> None:
         raise AttributeError("our own mistake")
 
-    monkeypatch.setattr("r3po.inspect.status.read_status", broken)
+    monkeypatch.setattr("r3po.inspect.status.status_of", broken)
     ended = r3po("status", cwd=job.folder)
     assert (ended.code, ended.out) == (70, "")
     assert "our own mistake" in ended.err
