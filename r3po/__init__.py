@@ -5,6 +5,7 @@
     job_status(config)          how far the job is, also while a run is going on
     verify_jobs(config)         check all that is on disk, against itself and the source
     reset_all_errors(config)    let the next run try every failed file again
+    reset_redo(config)          give up a redo that is under way: the rows of before are back
     reset_all_tracking(config)  forget everything, as if the job had never run
 
 Names are loaded when they are asked for, so that `import r3po` costs next to nothing.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from r3po.inspect.verify import VerifyResult, verify_jobs
     from r3po.jobbuilder import build_jobs
     from r3po.jobrunner import RunResult, run_jobs
+    from r3po.run.undo_redo import reset_redo
     from r3po.state.reset import reset_all_errors, reset_all_tracking
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "job_status",
     "reset_all_errors",
     "reset_all_tracking",
+    "reset_redo",
     "run_jobs",
     "verify_jobs",
 ]
@@ -69,6 +72,7 @@ _HOMES = {
     "verify_jobs": "r3po.inspect.verify",
     "reset_all_errors": "r3po.state.reset",
     "reset_all_tracking": "r3po.state.reset",
+    "reset_redo": "r3po.run.undo_redo",
 }
 
 

@@ -14,7 +14,7 @@
 Two that are no `Exception`, so that `except Exception` in f cannot keep them: `StopNow` and `TimedOut`.
 
 A *failed file* is none of these: it is an outcome, and the job goes on.
-The exit codes are the table of README.md, "Exit codes".
+The exit codes are the table of docs/commands.md, "Exit codes".
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ for command in (run, build, status, errors, verify, reset):
 
 
 def main() -> NoReturn:
-    """Run the command line and end the process with the exit code of the README's table."""
+    """Run the command line and end the process with the exit code of the table in docs/commands.md."""
     code = run_command()
     if not sys.modules.keys().isdisjoint(("ray", "r3po.source.parallel")):
         _leave_at_once(code)

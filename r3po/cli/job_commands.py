@@ -130,19 +130,27 @@ def build(
 def reset(
     config: ConfigArgument = CONFIG,
     errors: Annotated[bool, typer.Option("--errors", help="Let the next run try every failed file again.")] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Give up a redo under way: the rows of before are back.")
+    ] = False,
     all_: Annotated[bool, typer.Option("--all", help="Forget the job: its state and the parts it made.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Forget failures (--errors), or everything (--all)."""
+    """Forget failures (--errors), a redo under way (--redo), or everything (--all)."""
     from r3po.config.settings import load_config
+    from r3po.run.undo_redo import reset_redo
     from r3po.state.reset import reset_all_errors, reset_all_tracking
 
-    if errors == all_:
-        fail("say what to reset: --errors or --all", "r3po reset --help")
+    if errors + redo + all_ != 1:
+        fail("say what to reset: --errors, --redo or --all", "r3po reset --help")
     loaded = load_config(config)
     if errors:
         n_failed = reset_all_errors(config)
         print_text(f"{count_of(n_failed, 'failed file')} will be tried again by the next run.")
+        return
+    if redo:
+        rows = count_of(reset_redo(config), "row", "rows")
+        print_text(f"{rows} of before the redo count again; r3po run makes what is left of parts.")
         return
     if not yes:
         if not sys.stdin.isatty():

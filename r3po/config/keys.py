@@ -1,4 +1,4 @@
-"""The keys of config.yaml: their types, defaults, units and limits. Source: README.md, "Config"."""
+"""The keys of config.yaml: their types, defaults, units and limits. Source: docs/keys.md."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ It refuses whatever could be read in two ways: unknown keys, keys given twice, a
 meant. It creates no folder and looks at no input file; whether the source is there is asked by `check_source` alone,
 so that reading a job's state works while its disk is away.
 
-Source: README.md, "Config".
+Source: docs/keys.md.
 """
 
 from __future__ import annotations

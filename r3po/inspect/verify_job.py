@@ -149,25 +149,34 @@ class JobCheck:
         """Whether every shard is committed, so that there has to be an end."""
         return not self.totals.n_pending and len(self.job.commits) == len(self.job.built.shards)
 
-    # Complex by count: one look a folder.
     def _check_state_folders(self) -> None:
         commits = self.job.commits.values()
+        built = self.job.built
         named = {ref.file.name for ref in self.job.built.shards} | {commit.entries.file.name for commit in commits}
         # Every run leaves the shard files of before f read the files; they are no news.
         named |= {name for name in list_names(self.folders.shards) if name.endswith(".jsonl")}
         self._note_unnamed(self.folders.shards, named)
-        self._note_unnamed(self.folders.outcomes, {commit.outcomes.name for commit in commits})
-        columns = columns_path(self.folders.working_dir, self.job.built).name
+        outcomes = {commit.outcomes.name for commit in commits} | self.job.former_outcomes()
+        self._note_unnamed(self.folders.outcomes, outcomes)
+        columns = columns_path(self.folders.working_dir, built).name
         for name in list_names(self.folders.working_dir):
-            if is_temporary(name) or (name.startswith("columns.b") and name != columns):
+            is_old = name.startswith("columns.b") and name != columns and not built.is_redoing
+            if is_temporary(name) or is_old:
                 self.found.note(f"{self.folders.working_dir / name}: nothing names it; the next run removes it")
-        shards = {f"{ref.shard:05d}" for ref in self.job.built.shards}
+        self._check_segments({f"{ref.shard:05d}" for ref in built.shards})
+
+    def _check_segments(self, shards: set[str]) -> None:
         for name in list_names(self.folders.segments):
             folder = self.folders.segments / name
             for inner in list_names(folder) if folder.is_dir() else [""]:
                 if is_temporary(inner):
                     self.found.note(f"{folder / inner}: a temporary file; the next run removes it")
-                elif name not in shards or Segment.parse(inner) is None:
+                    continue
+                segment = Segment.parse(inner)
+                is_former = (
+                    segment is not None and segment.build < self.job.built.layout_since
+                )  # goes at the redo's end
+                if segment is None or (name not in shards and not is_former):
                     self.found.add("foreign", folder / inner, "is no segment of this job", "move it elsewhere")
 
     def _note_unnamed(self, folder: Path, named: set[str]) -> None:

@@ -161,23 +161,12 @@ class _ShardCheck:
 
     def _check_seen(self, commit: Commit, entries: Entries, table: Table, indices: Indices) -> None:
         """See that the adopted entries say what f saw of the files."""
-        other, unread = [], []
-        places = tables.places_of(table, indices)
-        failed = {failure["place"] for failure in tables.failures_of(table, indices)}
-        needs_hash = self.job.built.hash == "content"
-        for place, seen in zip(places, tables.seen_files(table, indices), strict=True):
-            if needs_hash and entries.hashes[place] is None and place not in failed:
-                unread.append(entries.paths[place])
-            if entries.adopt(place, seen):
-                other.append(entries.paths[place])
-        path = self.folders.shards / commit.entries.file.name
-        for paths, what in (
-            (other, "have another size, mtime or hash there than f saw"),
-            (unread, "have a row, but no hash"),
-        ):
-            if paths:
-                shown = f"{count_of(len(paths), 'file')} {what}: {_list([show_name(path) for path in paths])}"
-                self.findings.add("shard_file", path, shown, RESTORE)
+        seen = zip(tables.places_of(table, indices), tables.seen_files(table, indices), strict=True)
+        other = [show_name(entries.paths[place]) for place, version in seen if entries.adopt(place, version)]
+        if other:
+            files = count_of(len(other), "file has", "files have")
+            what = f"{files} another size, mtime or hash there than f saw: {_list(other)}"
+            self.findings.add("shard_file", self.folders.shards / commit.entries.file.name, what, RESTORE)
 
     def _check_standing(self) -> None:
         """See how many files are done, failed and to do, by the predicate of the runs."""

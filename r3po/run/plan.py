@@ -16,6 +16,7 @@ from r3po.function.find import FunctionSpec
 from r3po.run.check_columns import check_columns
 from r3po.run.result import RunOptions
 from r3po.source.build import BuildResult
+from r3po.source.row_order import in_row_order, is_in_row_order
 from r3po.state.job import Job, tidy_path
 from r3po.state.manifest import Manifest, read_columns
 from r3po.state.shards import ShardState
@@ -34,6 +35,8 @@ class Plan:
     """What the user should know of it."""
     is_costly: bool = False
     """It is a redo, and there are rows which it replaces."""
+    has_new_places: bool = False
+    """Files have other shards and places than in the manifest that was in force."""
 
 
 Walk = Callable[[Job, bool], BuildResult]
@@ -55,8 +58,14 @@ def plan_run(job: Job, spec: FunctionSpec, options: RunOptions, walk: Walk) -> P
     draft.reopen()
     draft.build(walk)
     draft.redo()
-    is_redo = job.manifest is not None and draft.job.built.redo_since > job.manifest.redo_since
-    return Plan(draft.job.built, draft.states, tuple(draft.notices), is_redo and draft.has_rows)
+    before, after = job.manifest, draft.job.built
+    return Plan(
+        after,
+        draft.states,
+        tuple(draft.notices),
+        is_costly=draft.has_rows and before is not None and after.redo_since > before.redo_since,
+        has_new_places=before is not None and after.layout_since > before.layout_since,
+    )
 
 
 def command_of(config: Config) -> str:
@@ -64,6 +73,11 @@ def command_of(config: Config) -> str:
     if not config.is_file:
         return "run_jobs"
     return "r3po run" if config.path.name == "config.yaml" else f"r3po run {tidy_path(config.path)}"
+
+
+def undo_of(config: Config) -> str:
+    """Return what to type to give up a redo that is under way."""
+    return command_of(config).replace("r3po run", "r3po reset --redo") if config.is_file else "reset_redo"
 
 
 # Private
@@ -114,6 +128,7 @@ class _Draft:
         if self._is_redo_due():
             self._check_kept_rows()
             self._raise_build(redo=True)
+            self._put_files_in_order()
         elif self._has_stale_columns():
             self._raise_build(redo=True)  # the last rows went, or are to be made again
         elif not self._is_checked:
@@ -127,6 +142,18 @@ class _Draft:
 
     def _raise_build(self, *, retry: bool = False, redo: bool = False) -> None:
         self._take(self.job.raised(retry=retry, redo=redo))
+
+    def _put_files_in_order(self) -> None:
+        """Let the redo begin as a first run would: rows in the order of the walk, nothing of files that are gone."""
+        manifest, size = self.job.built, self._config.shard_size
+        if is_in_row_order(manifest, size) or not manifest.count_job_files:
+            return
+        self._take(in_row_order(self.job.folders.shards, manifest, size))
+        if self.has_rows:
+            words = "files were added or deleted since the first run: "
+            words += "this redo begins the table again, in the order of the files"
+            hint = f"{undo_of(self._config)} brings the rows of before back, until the redo has come to its end"
+            self.notices.append(Notice(words, hint=hint))
 
     def _reopen_failures(self) -> None:
         n_pending = sum(state.n_pending for state in self.states.values())

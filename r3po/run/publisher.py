@@ -130,7 +130,10 @@ class Publisher:
     # Private methods
 
     def _commit(self, commit: Commit) -> None:
-        commit_shard(self.job.folders, commit, self.job.commits.get(commit.shard))
+        previous = self.job.commits.get(commit.shard)
+        if previous is not None and not self._is_current(previous):
+            previous = None  # its outcomes can be brought back until the redo has come to its end
+        commit_shard(self.job.folders, commit, previous)
         self.job.commits[commit.shard] = commit
         self.job.broken_shards.discard(commit.shard)
 

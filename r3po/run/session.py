@@ -93,6 +93,7 @@ class _Run:
         self._observer = observer
         self._code = fingerprint_of_file(spec)
         self._loop: RunLoop | None = None
+        self._has_new_places = False
         self.counts = Counts(0, 0, 0)
         self._notices: list[str] = []
         self.stop = StopSignals(self.log.stop_file, self._on_signal, interrupts=options.engine == "serial")
@@ -177,6 +178,7 @@ class _Run:
         self._count(plan.states)
         attempts = (f"{self.log.run_id}-{number:06d}" for number in count(1))
         planned = job.with_manifest(plan.manifest) if plan.is_costly else job
+        self._has_new_places = plan.has_new_places
         self._publisher = Publisher(
             planned, fingerprint, r3po_version(), lambda: next(attempts), in_force=job if plan.is_costly else None
         )
@@ -197,6 +199,8 @@ class _Run:
         pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
         stat_place = partial(self._stat_place, states)
         book = SuspectBook(self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint, stat_place)
+        if self._has_new_places:
+            book.forget(self.job.folders.runs, self.log.run_id)
         suspects = book.recall(self.job.folders.runs, self.log.run_id)
         n_apart = sum(suspect.is_apart for suspect in suspects)
         if n_apart:

@@ -41,6 +41,12 @@ class SuspectBook:
         self._versions: dict[tuple[int, int], FileVersion] = {}
         self._written: tuple[object, ...] | None = None
 
+    def forget(self, runs: Path, own_run: str) -> None:
+        """Mistrust no file any more: what is known of them is of places that have other files from now on."""
+        end_left_workers(runs, own_run)
+        self.write(())
+        forget_left_workers(runs, own_run)
+
     def recall(self, runs: Path, own_run: str) -> list[Suspect]:
         """Return the files to mistrust: those of the book, and those that killed runs were in.
 

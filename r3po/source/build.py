@@ -255,19 +255,22 @@ def _check_found(job: Job, comparison: Comparison, accept_deletions: bool) -> No
 
 
 def _check_redo(job: Job, built: Manifest) -> None:
-    """Refuse to drop what `on_deleted: keep` would keep, if a redo had not begun to make all rows again."""
+    """Refuse to drop what `on_deleted: keep` would keep, if a redo had not begun to make all rows again.
+
+    Whether there was a row before is not asked: the outcomes of before may be of other places.
+    """
     if job.manifest is None or not job.built.is_redoing or job.config.on_deleted != "keep":
         return
     lost: list[str] = []
     for shard, new in zip(job.iter_shards(), built.shards, strict=False):  # those that are new have lost nothing
         if new.n_deleted and new != shard.ref:
-            places = shard.find_unredone_rows(new, job.rules())
+            places = shard.find_undone(new, job.rules())
             paths = read_shard_file(job.folders.shards, new).paths if places else []
             lost += [show_name(paths[place]) for place in places]
     if lost:
-        rows = count_of(len(lost), "file is", "files are")
+        files = count_of(len(lost), "file is", "files are")
         raise SourceError(
-            f"{rows} gone of which a redo under way has not made the row again; nothing was changed",
+            f"{files} gone that a redo under way had not done again; nothing was changed",
             evidence="\n".join(f"gone  {path}" for path in lost[:SHOWN]),
             hint="r3po run --accept-deletions goes on without them, and without the rows that on_deleted: keep kept",
         )

@@ -9,6 +9,7 @@ Source: FORMAT.md, "Commits".
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from r3po.errors import DamagedStateError
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import FORMAT, ShardRef
-from r3po.state.output_folder import Part
+from r3po.state.output_folder import KINDS, Part
 from r3po.state.segments import remove_segments
 from r3po.storage.durable import FileRecord, NewFile, digest_file, list_names, remove_if_there, remove_temporaries
 from r3po.storage.json_files import damaged, read_json, write_json
@@ -73,7 +74,7 @@ def read_commits(folders: JobFolders, job_id: str) -> dict[int, Commit]:
 
 def read_commit(folders: JobFolders, name: str, job_id: str) -> Commit:
     """Return the job's commit of that file name. Raises like `read_commits`, or FileNotFoundError."""
-    commit = _from_json(read_json(folders.commits / name, kind="commit", newest_format=FORMAT))
+    commit = commit_from_json(read_json(folders.commits / name, kind="commit", newest_format=FORMAT))
     if name != f"{commit.shard:05d}.json":
         raise damaged(folders.commits / name, f"is damaged: it is the commit of shard {commit.shard}")
     if commit.job_id != job_id:
@@ -103,20 +104,24 @@ def commit_shard(folders: JobFolders, commit: Commit, previous: Commit | None) -
 
 def write_commit(folders: JobFolders, commit: Commit) -> None:
     """Put a commit in force; without the steps that follow it is for one that changes neither outcomes nor parts."""
-    write_json(folders.commits / f"{commit.shard:05d}.json", _to_json(commit))
+    content = {"format": FORMAT, "kind": "commit", **commit_to_json(commit)}
+    write_json(folders.commits / f"{commit.shard:05d}.json", content)
 
 
 def withdraw_parts(folders: JobFolders, commit: Commit) -> Commit:
     """Take a shard's parts out of the data folders, and return its new commit: the outcomes stay as they are."""
     parts = tuple(Part(part.kind, part.name, None) for part in commit.parts)
-    withdrawn = replace(commit, parts=parts, part_settings=dict.fromkeys(commit.part_settings, False))
+    withdrawn = replace(commit, parts=parts, part_settings=dict.fromkeys(KINDS, False))
     write_commit(folders, withdrawn)
     _publish_parts(folders, withdrawn)
     return withdrawn
 
 
-def roll_forward(folders: JobFolders, commits: dict[int, Commit]) -> set[int]:
+def roll_forward(folders: JobFolders, commits: dict[int, Commit], kept: Set[str] = frozenset()) -> set[int]:
     """Complete what an earlier run decided, and sweep what it left (segments apart). The claim was checked.
+
+    Args:
+        kept: names of outcomes that stay although no commit names them.
 
     Returns:
         The shards of which a part is missing, or has another size than its commit says: it must be made again.
@@ -127,20 +132,38 @@ def roll_forward(folders: JobFolders, commits: dict[int, Commit]) -> set[int]:
     """
     folders.output.refuse_strangers(all_parts(commits))
     broken = {commit.shard for commit in commits.values() if not _publish_parts(folders, commit)}
-    sweep_leftovers(folders, commits)
+    sweep_leftovers(folders, commits, kept)
     return broken
 
 
-def sweep_leftovers(folders: JobFolders, commits: dict[int, Commit]) -> None:
+def sweep_leftovers(folders: JobFolders, commits: dict[int, Commit], kept: Set[str] = frozenset()) -> None:
     """Remove outcomes, staged parts and temporaries that no commit names; nobody may be staging.
+
+    Args:
+        kept: names of outcomes that stay all the same.
 
     Raises:
         DamagedStateError: an outcomes file is missing.
     """
-    _sweep_outcomes(folders, commits)
+    sweep_outcomes(folders, commits, kept)
     for folder in (folders.working_dir, folders.commits, folders.shards, folders.outcomes):
         remove_temporaries(folder)  # the folders of segments go with their commits
     folders.output.sweep(all_parts(commits))
+
+
+def sweep_outcomes(folders: JobFolders, commits: dict[int, Commit], kept: Set[str] = frozenset()) -> None:
+    """Remove the outcomes that no commit names, but for those in `kept`.
+
+    Raises:
+        DamagedStateError: an outcomes file is missing.
+    """
+    named = {commit.outcomes.name for commit in commits.values()}
+    present = set(list_names(folders.outcomes))
+    missing = sorted(named - present)
+    if missing:
+        raise damaged(folders.outcomes / missing[0], "is missing")
+    for name in present - named - kept:
+        remove_if_there(folders.outcomes / name)
 
 
 def read_outcomes(
@@ -176,36 +199,14 @@ def all_parts(commits: dict[int, Commit]) -> list[Part]:
     return [part for commit in commits.values() for part in commit.parts]
 
 
-# Private functions
-
-_PLAIN = ("job_id", "shard", "build", "made_from", "first_build", "part_settings", "keeps_deleted")
-"""Fields of a commit that are in its JSON as they are."""
-
-
-def _publish_parts(folders: JobFolders, commit: Commit) -> bool:
-    """Publish a commit's parts. Returns whether all of them are there then."""
-    return all([folders.output.publish(part) for part in commit.parts])
-
-
-def _sweep_outcomes(folders: JobFolders, commits: dict[int, Commit]) -> None:
-    named = {commit.outcomes.name for commit in commits.values()}
-    present = set(list_names(folders.outcomes))
-    missing = sorted(named - present)
-    if missing:
-        raise damaged(folders.outcomes / missing[0], "is missing")
-    for name in present - named:
-        remove_if_there(folders.outcomes / name)
-
-
-def _to_json(commit: Commit) -> dict[str, Any]:
+def commit_to_json(commit: Commit) -> dict[str, Any]:
     schemas = {"schema": schema_to_text(commit.schema), "own_schema": schema_to_text(commit.own_schema)}
     fields = dataclasses.asdict(commit)
     tally = fields.pop("tally")
-    head = {"format": FORMAT, "kind": "commit", **fields, **tally}
-    return {**head, "columns": schema_for_people(commit.schema), **schemas}
+    return {**fields, **tally, "columns": schema_for_people(commit.schema), **schemas}
 
 
-def _from_json(data: dict[str, Any]) -> Commit:
+def commit_from_json(data: dict[str, Any]) -> Commit:
     return Commit(
         **{name: data[name] for name in _PLAIN},
         tally=Tally(**{field.name: data[field.name] for field in dataclasses.fields(Tally)}),
@@ -217,3 +218,14 @@ def _from_json(data: dict[str, Any]) -> Commit:
             Part(part["kind"], part["name"], part["staged"] and FileRecord(**part["staged"])) for part in data["parts"]
         ),
     )
+
+
+# Private functions
+
+_PLAIN = ("job_id", "shard", "build", "made_from", "first_build", "part_settings", "keeps_deleted")
+"""Fields of a commit that are in its JSON as they are."""
+
+
+def _publish_parts(folders: JobFolders, commit: Commit) -> bool:
+    """Publish a commit's parts. Returns whether all of them are there then."""
+    return all([folders.output.publish(part) for part in commit.parts])

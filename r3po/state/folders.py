@@ -34,6 +34,8 @@ class JobFolders:
     runs = _Below("runs")
     suspects = _Below("suspects.json")
     reset_marker = _Below("reset")
+    former = _Below("former.json")
+    undo_marker = _Below("undo")
 
     @property
     def output(self) -> OutputFolder:

@@ -44,6 +44,8 @@ def _remove_all(folders: JobFolders, *, spare_output: bool = False) -> int:
         if name.startswith("columns.b") and name.endswith(".json"):
             remove_if_there(folders.working_dir / name)
     # The commits last: a reset that is completed later learns the parts' names from them.
+    for file in (folders.former, folders.undo_marker):
+        remove_if_there(file)
     for folder in (folders.segments, folders.outcomes, folders.shards, folders.runs, folders.commits):
         remove_tree(folder)
     sync_folder(folders.working_dir)

@@ -16,19 +16,22 @@ from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.state.commits import (
     Commit,
     all_parts,
+    read_commit,
     read_commits,
     roll_forward,
     sweep_leftovers,
+    sweep_outcomes,
     write_commit,
 )
 from r3po.state.folders import JobFolders
 from r3po.state.forget import complete_reset
+from r3po.state.former import complete_undo, read_former, set_aside
 from r3po.state.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
 from r3po.state.output_folder import KINDS
-from r3po.state.segments import list_segments, remove_segments, sweep_foreign_segments
+from r3po.state.segments import list_segments, remove_segments, remove_segments_of
 from r3po.state.shard_files import Entries
 from r3po.state.shards import Shard, ShardState, newer_segments
-from r3po.storage.durable import list_names, make_folder, remove_if_there
+from r3po.storage.durable import list_names, make_folder, remove_durably, remove_if_there
 from r3po.storage.lock import JobLock
 from r3po.storage.names import show_name
 from r3po.table.predicate import CountingRules
@@ -71,13 +74,31 @@ class Job:
 
     def with_manifest(self, manifest: Manifest) -> Job:
         """Return the job as it would be with another manifest, for a plan or a preview; not for writing."""
-        return dataclasses.replace(self, manifest=manifest)
+        return dataclasses.replace(self, manifest=manifest, commits=_of_layout(self.commits, manifest))
 
     def put_in_force(self, manifest: Manifest) -> None:
-        """Write `manifest` and claim the output folder; the shard files that it names are durable."""
+        """Write `manifest` and claim the output folder; the shard files that it names are durable.
+
+        If it is the beginning of a redo, the job as it was is set aside.
+        """
+        if self.manifest is not None and manifest.is_redoing and not self.manifest.is_redoing:
+            set_aside(self.folders, self.manifest, self.commits.values())
         write_manifest(self.folders.manifest, manifest)
         self.folders.output.write_claim(manifest.job_id, manifest.job_name)
         self.manifest = manifest
+        self.drop_former_layout()
+
+    def drop_former_layout(self) -> None:
+        """Remove commits whose places had other files, and their parts: a redo has put the files in row order since."""
+        self.commits = _of_layout(self.commits, self.built)
+        for name in sorted(list_names(self.folders.commits)):
+            number = name.removesuffix(".json")
+            if not number.isdecimal() or int(number) in self.commits:
+                continue
+            if read_commit(self.folders, name, self.built.job_id).build < self.built.layout_since:
+                self.folders.output.set_success(())
+                self.folders.output.remove_parts(int(number))
+                remove_durably(self.folders.commits / name)
 
     def raise_build(self, *, retry: bool = False, redo: bool = False) -> None:
         """Put the next build in force; see `raised`."""
@@ -96,10 +117,20 @@ class Job:
 
     def note_end(self) -> None:
         """Let the manifest say what the end of a run is: all shard files with their hashes, and no redo under way."""
+        was_redoing = self.built.is_redoing
         manifest = self.built.replace(shards=self.adopted_shards, is_redoing=False)
         if manifest != self.built:
             self.put_in_force(manifest)
+        if was_redoing:
+            self.end_redo()
         self.sweep_columns()
+
+    def end_redo(self) -> None:
+        """Remove what a redo set aside, once it has come to its end."""
+        remove_durably(self.folders.former)
+        sweep_outcomes(self.folders, self.commits)
+        layout_since = self.built.layout_since
+        remove_segments_of(self.folders.segments, lambda segment: segment.build < layout_since, temporaries=True)
 
     def adopt_commits(self, states: dict[int, ShardState], fingerprint: str | None) -> None:
         """Let the commits of shards whose shard file alone was written again name that shard file.
@@ -152,7 +183,8 @@ class Job:
         segments = list_segments(self.folders.segments, self.built.job_id)
         for ref in self.built.shards:
             commit = self.commits.get(ref.shard)
-            yield Shard(self.folders, ref, commit, newer_segments(commit, segments.get(ref.shard, ())))
+            listed = [s for s in segments.get(ref.shard, ()) if s.build >= self.built.layout_since]
+            yield Shard(self.folders, ref, commit, newer_segments(commit, listed))
 
     def resolve(self, fingerprint: str | None) -> dict[int, ShardState]:
         """Return how every shard stands, by shard."""
@@ -166,8 +198,13 @@ class Job:
 
     def sweep(self) -> None:
         """Remove what workers that died had begun; nobody may be at work."""
-        sweep_leftovers(self.folders, self.commits)
+        sweep_leftovers(self.folders, self.commits, self.former_outcomes())
         self.sweep_shard_files()
+
+    def former_outcomes(self) -> set[str]:
+        """Return the names of the outcomes of before a redo under way, which can be brought back."""
+        former = read_former(self.folders)
+        return set() if former is None else former.outcome_names
 
     def sweep_columns(self) -> None:
         """Remove the columns of before a redo, once it has come to its end."""
@@ -181,6 +218,8 @@ class Job:
         named = {ref.file.name for ref in self.built.shards} | {
             commit.entries.file.name for commit in self.commits.values()
         }
+        former = read_former(self.folders)
+        named |= former.shard_file_names if former is not None else set()
         for name in list_names(self.folders.shards):
             if name not in named:
                 remove_if_there(self.folders.shards / name)
@@ -214,7 +253,7 @@ def read_job(config: Config) -> Job:
     if manifest is None:
         return Job(config, folders, None, {})
     check_identity(config, manifest)
-    return Job(config, folders, manifest, read_commits(folders, manifest.job_id))
+    return Job(config, folders, manifest, _of_layout(read_commits(folders, manifest.job_id), manifest))
 
 
 def read_again(read: Callable[[], T]) -> T:
@@ -242,6 +281,7 @@ def open_job(config: Config) -> Iterator[Job]:
     make_folder(folders.working_dir)
     with JobLock(folders.working_dir), disk_errors_told():
         complete_reset(folders)
+        complete_undo(folders)
         folders.make()
         job = read_job(config)
         if job.manifest is None:
@@ -289,14 +329,23 @@ def _complete(job: Job) -> None:
         # What this folder holds of the job is of an unknown past; all parts are made there again.
         job.folders.output.remove_table(job.commits)
         job.put_in_force(job.built.replace(output_path=str(job.folders.output_path)))
-    job.broken_shards = roll_forward(job.folders, job.commits)
-    sweep_foreign_segments(job.folders.segments, job.built.job_id)
+    if not job.built.is_redoing:
+        remove_durably(job.folders.former)
+    job.drop_former_layout()
+    job.broken_shards = roll_forward(job.folders, job.commits, job.former_outcomes())
+    # Late workers of an earlier job in this folder may have written after it was forgotten.
+    remove_segments_of(job.folders.segments, lambda segment: segment.job_id != job.built.job_id[:8])
     for shard in job.iter_shards():
         if shard.commit is not None and not shard.segments:
             remove_segments(job.folders.segments, shard.ref.shard)
     job.adopt_entries()
     job.sweep_columns()
     job.sweep_shard_files()
+
+
+def _of_layout(commits: dict[int, Commit], manifest: Manifest) -> dict[int, Commit]:
+    """Return the commits of which the places are those of the manifest."""
+    return {shard: commit for shard, commit in commits.items() if commit.build >= manifest.layout_since}
 
 
 def _adopted(ref: ShardRef, commit: Commit | None) -> ShardRef:

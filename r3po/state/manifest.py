@@ -84,6 +84,8 @@ class Manifest:
     shards: tuple[ShardRef, ...]
     is_redoing: bool = False
     """A redo was begun and has not come to its end."""
+    layout_since: int = 1
+    """Outcomes and commits of earlier builds are of places that had other files: a redo put the files in row order."""
 
     @property
     def count_job_files(self) -> int:
@@ -109,29 +111,7 @@ def new_job_id() -> str:
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Put `manifest` in force. Every shard file that it names must be durable already."""
-    write_json(
-        path,
-        {
-            "format": FORMAT,
-            "kind": "manifest",
-            "job_id": manifest.job_id,
-            "job_name": manifest.job_name,
-            "build": manifest.build,
-            "redo_since": manifest.redo_since,
-            "retry_since": manifest.retry_since,
-            "source": name_to_json(manifest.source_path),
-            "source_file_part": manifest.source_file_part,
-            "output": name_to_json(manifest.output_path),
-            "hash": manifest.hash,
-            "hash_algorithm": HASH_ALGORITHM if manifest.hash == "content" else None,
-            "count_all_files": manifest.count_all_files,
-            "count_job_files": manifest.count_job_files,
-            "size_bytes": manifest.size_bytes,
-            "sorted_spans": list(manifest.sorted_spans),
-            "is_redoing": manifest.is_redoing,
-            "shards": [ref.to_json() for ref in manifest.shards],
-        },
-    )
+    write_json(path, {"format": FORMAT, "kind": "manifest", **manifest_to_json(manifest)})
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -141,9 +121,34 @@ def read_manifest(path: Path) -> Manifest | None:
         DamagedStateError, NewerFormatError: see `read_json`.
     """
     try:
-        data = read_json(path, kind="manifest", newest_format=FORMAT)
+        return manifest_from_json(read_json(path, kind="manifest", newest_format=FORMAT))
     except FileNotFoundError:
         return None
+
+
+def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "job_id": manifest.job_id,
+        "job_name": manifest.job_name,
+        "build": manifest.build,
+        "redo_since": manifest.redo_since,
+        "retry_since": manifest.retry_since,
+        "source": name_to_json(manifest.source_path),
+        "source_file_part": manifest.source_file_part,
+        "output": name_to_json(manifest.output_path),
+        "hash": manifest.hash,
+        "hash_algorithm": HASH_ALGORITHM if manifest.hash == "content" else None,
+        "count_all_files": manifest.count_all_files,
+        "count_job_files": manifest.count_job_files,
+        "size_bytes": manifest.size_bytes,
+        "sorted_spans": list(manifest.sorted_spans),
+        "is_redoing": manifest.is_redoing,
+        "layout_since": manifest.layout_since,
+        "shards": [ref.to_json() for ref in manifest.shards],
+    }
+
+
+def manifest_from_json(data: dict[str, Any]) -> Manifest:
     return Manifest(
         job_id=data["job_id"],
         job_name=data["job_name"],
@@ -157,6 +162,7 @@ def read_manifest(path: Path) -> Manifest | None:
         count_all_files=data["count_all_files"],
         sorted_spans=tuple(data["sorted_spans"]),
         is_redoing=data["is_redoing"],
+        layout_since=data.get("layout_since", 1),  # before there were redos that put files in order
         shards=tuple(ShardRef.from_json(ref) for ref in data["shards"]),
     )
 

@@ -185,6 +185,11 @@ class OutputFolder:
         sync_folder(folder)
         return True
 
+    def remove_parts(self, shard: int) -> None:
+        """Remove durably the parts that have the names of a shard's."""
+        for kind in KINDS:
+            remove_durably(self.data(kind) / part_name(shard, kind))
+
     def unstage(self, parts: Iterable[Part]) -> None:
         """Remove parts that were staged and will not be published."""
         for part in parts:

@@ -11,11 +11,11 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from r3po.storage.durable import NewFile, digest_file, list_names, remove_if_there, sync_folder
+from r3po.storage.durable import NewFile, digest_file, list_names, remove_if_there, remove_temporaries, sync_folder
 from r3po.table.outcome_files import read_table, write_table
 from r3po.table.outcomes import Table, with_origin
 
@@ -115,11 +115,17 @@ def list_segments(segments: Path, job_id: str) -> dict[int, list[Segment]]:
     return found
 
 
-def sweep_foreign_segments(segments: Path, job_id: str) -> None:
-    """Remove the segments that late workers of an earlier job in this folder wrote after it was forgotten."""
+def remove_segments_of(segments: Path, is_of: Callable[[Segment], bool], *, temporaries: bool = False) -> None:
+    """Remove the segments for which `is_of` says so, and the folders that are empty then.
+
+    Args:
+        temporaries: remove also what workers that died had begun; no worker may be writing.
+    """
     for folder in list_names(segments):
+        if temporaries:
+            remove_temporaries(segments / folder)
         for segment in _list_folder(segments / folder):
-            if segment.job_id != job_id[:8]:
+            if is_of(segment):
                 remove_if_there(segments / folder / segment.name)
         with contextlib.suppress(OSError):
             os.rmdir(segments / folder)  # unless there is something left in it

@@ -80,6 +80,10 @@ class Entries:
         """Return a copy of the entries `start` to `stop` - 1."""
         return Entries(*(column[start:stop] for column in self._columns))
 
+    def at(self, places: Sequence[int]) -> Entries:
+        """Return a copy of the entries at these places."""
+        return Entries(*([column[place] for place in places] for column in self._columns))
+
     @property
     def _columns(self) -> list[list[Any]]:
         return [getattr(self, column.name) for column in dataclasses.fields(self)]

@@ -6,7 +6,7 @@ It reads commits, outcomes and segments and decides nothing. A run starts from i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import r3po.table.outcomes as tables
@@ -133,19 +133,21 @@ class Shard:
         indices = predicate.choose(table, entries.needed_builds, rules)
         return sum(entries.deleted[place] for place in tables.places_of(table, indices))
 
-    def find_unredone_rows(self, after: ShardRef, rules: CountingRules) -> list[int]:
-        """Return the places whose files went, and with them rows of before a redo that had not come to them.
+    def find_undone(self, after: ShardRef, rules: CountingRules) -> list[int]:
+        """Return the places whose files went before an outcome of theirs counted.
 
         Args:
             after: the shard after they went.
-            rules: those under which the rows of files that were deleted are kept.
+            rules: of a redo under way: what was there before it does not count.
         """
         table, _ = self.read_candidates()
         before, now = self.read_entries(), read_shard_file(self.folders.shards, after)
-        redone = tables.places_of(table, predicate.choose(table, before.needed_builds, rules))
-        kept = tables.places_of(table, predicate.choose(table, now.needed_builds, replace(rules, redo_since=1)))
-        is_new = [gone and place < len(before) and not before.deleted[place] for place, gone in enumerate(now.deleted)]
-        return [place for place in kept if is_new[place] and place not in redone]
+        done = set(tables.places_of(table, predicate.choose(table, before.needed_builds, rules)))
+        return [
+            place
+            for place, is_gone in enumerate(now.deleted[: len(before)])
+            if is_gone and not before.deleted[place] and place not in done
+        ]
 
 
 def newer_segments(commit: Commit | None, segments: Iterable[Segment]) -> list[Segment]:

@@ -1,6 +1,6 @@
 """The types that `columns:` may give to a column, and whether a value fits one. Plain Python: no Arrow, no disk.
 
-Source: README.md, "Values".
+Source: docs/table.md, "Values".
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Odd names, odd kinds of files, files that change under a job, and sources of odd sizes.
 
-Each file of the source ends as one row or one failure, or is passed over as README says; nothing hangs; no name steers
-the terminal.
+Each file of the source ends as one row or one failure, or is passed over as docs/files.md says; nothing hangs; no name
+steers the terminal.
 """
 
 from __future__ import annotations

@@ -185,9 +185,19 @@ class _Check:
         folder = self.state / "outcomes"
         for commit in self.commits.values():
             self._check_record(folder, commit["outcomes"])
-        named = {commit["outcomes"]["name"] for commit in self.commits.values()}
+        named = {commit["outcomes"]["name"] for commit in self.commits.values()} | self._former_outcomes()
         for path in _files(folder):
             self._expect(path.name in named, path, "no commit names it")
+
+    def _former_outcomes(self) -> set[str]:
+        """Return the names of the outcomes that a redo under way set aside; each must be there."""
+        path = self.state / "former.json"
+        former = self._read_json(path, "former") if path.exists() else None
+        self._expect(former is None or self.manifest["is_redoing"], path, "is there without a redo")
+        outcomes = [commit["outcomes"] for commit in former["commits"]] if former else []
+        for record in outcomes:
+            self._check_record(self.state / "outcomes", record)
+        return {record["name"] for record in outcomes}
 
     # The output
 
@@ -244,7 +254,8 @@ class _Check:
         for root, names in ((self.state, STATE_NAMES), (self.output, OUTPUT_NAMES)):
             for path in _files(root):
                 is_columns = root == self.state and re.fullmatch(r"columns\.b\d+\.json", path.name)
-                is_known = path.name in names or is_columns or _is_temporary(path)
+                is_former = root == self.state and path.name == "former.json" and self.manifest["is_redoing"]
+                is_known = path.name in names or is_former or is_columns or _is_temporary(path)
                 self._expect(bool(is_known), path, "does not belong here")
         for path in _files(self.output / "failures"):
             self._expect(path.name == "failures.csv" or _is_temporary(path), path, "does not belong here")

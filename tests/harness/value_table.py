@@ -1,7 +1,7 @@
 """The one table of values: what f may give, and what becomes of it on its way to the parts.
 
 `VALUES` can be stored: each says how it is kept, its type in Parquet, what comes back from there, and its field of CSV.
-`REFUSED` cannot: each says why its file fails. README, "Values", is the list of promises.
+`REFUSED` cannot: each says why its file fails. docs/table.md, "Values", is the list of promises.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from r3po.config.settings import Config, load_config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+KEYS = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "FORMAT.md").read_text(encoding="utf-8")
 SETTINGS = set(Config.model_fields) - {"path", "notices", "lines", "source_written"}
 
@@ -26,13 +28,13 @@ def section(text: str, title: str) -> str:
     return re.split(r"^## ", text.split(f"\n## {title}", 1)[1], maxsplit=1, flags=re.M)[0]
 
 
-def test_readme_lists_every_config_key_and_no_other() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", section(README, "Config"), re.M)) == SETTINGS
+def test_the_page_of_keys_lists_every_key_and_no_other() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", KEYS, re.M)) == SETTINGS
 
 
-def test_readme_lists_every_command_and_option_and_no_other() -> None:
+def test_the_page_of_commands_lists_every_command_and_option_and_no_other() -> None:
     root = typer.main.get_command(app)
-    text = section(README, "Commands")
+    text = section(COMMANDS, "Commands")
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         assert command.help, f"{name} has no help"
         row = next(line for line in text.splitlines() if line.startswith(f"| `r3po {name} "))
@@ -41,10 +43,10 @@ def test_readme_lists_every_command_and_option_and_no_other() -> None:
     assert set(re.findall(r"^\| `r3po (\w+)", text, re.M)) == set(root.commands)  # type: ignore[attr-defined]
 
 
-def test_readme_lists_the_exit_code_of_every_error() -> None:
+def test_the_page_of_commands_lists_the_exit_code_of_every_error() -> None:
     listed = {
         int(code)
-        for codes in re.findall(r"^\| ([\d, ]+) \|", section(README, "Exit codes"), re.M)
+        for codes in re.findall(r"^\| ([\d, ]+) \|", section(COMMANDS, "Exit codes"), re.M)
         for code in codes.split(",")
     }
     raised = {
@@ -59,6 +61,20 @@ def test_the_error_tree_is_drawn_whole() -> None:
     assert drawn == {name for name in vars(errors) if name.endswith("Error")}
 
 
+def test_every_link_between_the_pages_leads_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for path, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {path}"
+            assert not anchor or anchor in anchors_of(target), f"{page.name}: {path}#{anchor}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
 def test_every_public_name_is_there_and_documented() -> None:
     for name in set(r3po.__all__) - {"__version__"}:
         assert getattr(r3po, name).__doc__, name
@@ -66,7 +82,8 @@ def test_every_public_name_is_there_and_documented() -> None:
 
 def test_the_readme_shows_the_function_and_the_config_of_the_sample() -> None:
     config = load_config(ROOT / "sample" / "config.yaml")
-    shown = dict(re.findall(r"^    (\w+): (\S+)$", section(README, "The sample"), re.M))
+    shown = dict(re.findall(r"^(\w+): (\S+)$", section(README, "The sample"), re.M))
+    assert len(shown) == 7
     for key, value in shown.items():
         written = getattr(config, key)
         assert str(written) == value or Path(str(written)).name == value, key
@@ -104,7 +121,7 @@ def test_the_readme_transcript_is_what_the_sample_prints(finished_sample: Path) 
         assert line in README
     for line in printed.splitlines():
         if line.startswith(("Columns", "  output_dir", "  Read", "Scan")):
-            assert f"    {line}" in README
+            assert f"\n{line}\n" in README
 
 
 def test_format_md_names_every_field_on_disk(finished_sample: Path) -> None:

@@ -206,7 +206,7 @@ def own(values: Sequence[Any]) -> Any:
     return schemas.own_schema(tables.outcome_table(batch, ANY), pa.array(range(n), pa.int64()), ANY)
 
 
-# The table of values, README's "Values"
+# The table of values, docs/table.md, "Values"
 
 
 @pytest.fixture(scope="module")

@@ -441,7 +441,7 @@ RESTORED: dict[str, tuple[Damage, str]] = {
     "shard file miscounted": (replace_ref(n_files=4), r"shard_file .*: its n_files is 3, but it is named with 4"),
     "shard file of other bytes": (replace_ref(size_bytes=4), r"shard_file .*: its size_bytes is \d+, but .* with 4"),
     "shard file of another build": (replace_ref(last_build=0), r"shard_file .*: its last_build is 1, but .* with 0"),
-    "a row without a hash": (drop_hashes, r"shard_file .*: 1 file have a row, but no hash: 0.json"),
+    "a row without a hash": (drop_hashes, r"shard_file .*: 1 file has another size, mtime or hash there than f saw: 0"),
     "commit flipped": (to(NEXT_COMMIT, flip), r"commit .*00001.json: is damaged"),
     "commit renamed": (
         lambda job: at(job, NEXT_COMMIT).rename(job.state / "commits" / "00009.json"),

@@ -113,6 +113,7 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
         "size_bytes": 1000,
         "sorted_spans": [0, 12],
         "is_redoing": False,
+        "layout_since": 1,
         "shards": [shard],
     }
 

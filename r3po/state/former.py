@@ -1,0 +1,100 @@
+"""What a redo sets aside: the manifest and the commits of before, until the redo has come to its end or is given up.
+
+Both are in `former.json`. As long as that file is there, the outcomes and the shard files that they name stay, so that
+the rows of before can be brought back. Source: FORMAT.md, "Former".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from r3po.state.commits import Commit, commit_from_json, commit_to_json, read_commit, withdraw_parts
+from r3po.state.folders import JobFolders
+from r3po.state.manifest import FORMAT, Manifest, manifest_from_json, manifest_to_json, write_manifest
+from r3po.state.segments import remove_segments_of
+from r3po.storage.durable import list_names, remove_durably
+from r3po.storage.json_files import read_json, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """A job as it was before a redo."""
+
+    manifest: Manifest
+    commits: dict[int, Commit]
+
+    @property
+    def outcome_names(self) -> set[str]:
+        return {commit.outcomes.name for commit in self.commits.values()}
+
+    @property
+    def shard_file_names(self) -> set[str]:
+        refs = [*self.manifest.shards, *(commit.entries for commit in self.commits.values())]
+        return {ref.file.name for ref in refs}
+
+
+def set_aside(folders: JobFolders, manifest: Manifest, commits: Iterable[Commit]) -> None:
+    """Keep the manifest and the commits that are in force, durably, as those of before a redo."""
+    content = {"manifest": manifest_to_json(manifest), "commits": [commit_to_json(commit) for commit in commits]}
+    write_json(folders.former, {"format": FORMAT, "kind": "former", **content})
+
+
+def read_former(folders: JobFolders) -> Former | None:
+    """Return what a redo under way set aside, or None if it set nothing aside.
+
+    Raises:
+        DamagedStateError: it is not what was written.
+    """
+    try:
+        data = read_json(folders.former, kind="former", newest_format=FORMAT)
+    except FileNotFoundError:
+        return None
+    commits = [commit_from_json(commit) for commit in data["commits"]]
+    return Former(manifest_from_json(data["manifest"]), {commit.shard: commit for commit in commits})
+
+
+def bring_back(folders: JobFolders, former: Former, build: int) -> None:
+    """Put the job back to what was set aside. The caller holds the lock, and no worker is left.
+
+    A marker is made first and removed last, so that it is completed if it is killed. Parts that the redo replaced are
+    removed: the next run makes them from the outcomes of before.
+
+    Args:
+        build: higher than that of everything that the redo has recorded.
+    """
+    write_json(folders.undo_marker, {"format": FORMAT, "kind": "undo", "build": build})
+    _bring_back(folders, former, build)
+
+
+def complete_undo(folders: JobFolders) -> None:
+    """Complete a `bring_back` that was killed; without one do nothing. The caller holds the lock."""
+    try:
+        build = read_json(folders.undo_marker, kind="undo", newest_format=FORMAT)["build"]
+    except FileNotFoundError:
+        return
+    former = read_former(folders)
+    if former is not None:
+        _bring_back(folders, former, build)
+    remove_durably(folders.undo_marker)
+
+
+# Private functions
+
+
+def _bring_back(folders: JobFolders, former: Former, build: int) -> None:
+    folders.output.set_success(())
+    names = [name for name in sorted(list_names(folders.commits)) if name.removesuffix(".json").isdecimal()]
+    in_force = [read_commit(folders, name, former.manifest.job_id) for name in names]
+    for commit in in_force:
+        if commit.shard not in former.commits:
+            folders.output.remove_parts(commit.shard)
+            remove_durably(folders.commits / f"{commit.shard:05d}.json")
+    for commit in former.commits.values():
+        if commit not in in_force:
+            withdraw_parts(folders, commit)
+    remove_segments_of(folders.segments, lambda segment: segment.build > former.manifest.build, temporaries=True)
+    remove_durably(folders.suspects)  # they are named by places of the redo
+    write_manifest(folders.manifest, former.manifest.replace(build=build))
+    remove_durably(folders.former)
+    remove_durably(folders.undo_marker)
