@@ -59,7 +59,7 @@ def execute(folder: Path, *cells: str, interrupt_when: Any = None) -> tuple[list
     nbformat.write(notebook(*cells), path)  # type: ignore[no-untyped-call]
     book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     client = Client(
-        book, timeout=60, kernel_name="python3", allow_errors=True, resources={"metadata": {"path": str(folder)}}
+        book, timeout=300, kernel_name="python3", allow_errors=True, resources={"metadata": {"path": str(folder)}}
     )
 
     async def go() -> None:
