@@ -427,7 +427,7 @@ def test_a_redo_under_way_does_not_drop_rows_that_would_be_kept_unasked(new_job:
     for act in (job.run, lambda: build(job)):
         with pytest.raises(r3po.SourceError, match="1 file is gone of which a redo under way") as caught:
             act()
-        assert "gone  3.json" in str(caught.value) and "--accept-deletions" in str(caught.value)
+        assert "gone  3.json" in str(caught.value) and "accept_deletions=True" in str(caught.value)
     assert job.published() == before
     kill(lambda: job.run(accept_deletions=True), puts("manifest.json"))
     assert job.run().rows == 3
