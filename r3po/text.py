@@ -8,6 +8,15 @@ def count_of(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def size_text(size_bytes: float) -> str:
+    """Return a number of bytes in the unit that fits: `512 bytes`, `1.5 KiB`."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size_bytes < (1024 if unit == "bytes" else 1023.95):
+            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"
+
+
 def shorten(text: str, limit: int = 100) -> str:
     """Return text of at most `limit` characters as it is, and of a longer one the beginning and `...`."""
     return text if len(text) <= limit else text[:limit] + "..."

@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from r3po.cli.answers import EXIT_USAGE, forget_answers, print_error_json, print_text, say
+from r3po.cli.first_commands import config, init
 from r3po.cli.job_commands import build, reset, run
 from r3po.cli.look_commands import errors, status, verify
 from r3po.cli.texts import plain
@@ -27,7 +28,6 @@ app = typer.Typer(
     name="r3po",
     help="Run one Python function over millions of files and get one table: CSV and Parquet.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,7 +43,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for command in (run, build, status, errors, verify, reset):
+for command in (init, run, build, status, errors, verify, reset, config):
     app.command()(command)
 
 

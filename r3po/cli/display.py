@@ -23,7 +23,7 @@ from rich.text import Text
 from r3po import events
 from r3po.events import Event
 from r3po.storage.names import show_name, show_text
-from r3po.text import count_of, duration, first_line, shorten
+from r3po.text import count_of, duration, first_line, shorten, size_text
 
 PLAIN_EVERY_S = 30.0
 """Seconds between two plain lines, where stderr is no terminal."""
@@ -157,7 +157,7 @@ class Display:
         }
         found = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n) or "nothing new"
         where = f"{_base(event.source)}/**{event.suffix}"
-        size = "" if event.size_bytes is None else f", {_size(event.size_bytes)}"
+        size = "" if event.size_bytes is None else f", {size_text(event.size_bytes)}"
         self._line(f"Scan      {where}       {count_of(event.n_files, 'file')}{size}: {found}")
         if event.passed_over:
             passed = ", ".join(f"{n:,} {reason}" for reason, n in event.passed_over.items())
@@ -367,11 +367,3 @@ def _relative(path: str) -> str:
     relative = os.path.relpath(path)
     shown = path if relative.startswith("..") else relative
     return show_name(shown)
-
-
-def _size(size_bytes: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size_bytes < (1024 if unit == "bytes" else 1023.95):
-            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1024
-    return f"{size_bytes:.1f} TiB"

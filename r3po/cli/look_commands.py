@@ -61,6 +61,7 @@ def errors(
     from r3po.config.settings import load_config
     from r3po.state.failed_files import read_failures
     from r3po.state.failure_groups import WAYS, group_failures, with_groups
+    from r3po.storage.names import absolute_path
 
     if by not in WAYS:
         fail(f"--by {by} is no way to group failures", f"--by {', --by '.join(WAYS)}")
@@ -68,7 +69,9 @@ def errors(
     with pandas_left_out():
         failures = list(read_failures(loaded))
     if full is not None:
-        found = [failure for failure in failures if full in (failure["path"], one_line(failure["path"]))]
+        source = str(loaded.source_path)
+        ways = ((path, one_line(path), absolute_path(source, path)) for path in (f["path"] for f in failures))
+        found = [failure for failure, names in zip(failures, ways, strict=True) if full in names]
         if not found:
             fail(f"no failed file is named {full}", "r3po errors --paths lists them, relative to source_path")
         if as_json:

@@ -43,7 +43,7 @@ def status_text(config: Config, found: JobStatus) -> str:
     lines = [
         f"job        {found.job_name}, build {found.build}                 {found.last_run}",
         f"function   {config.function or '(given at the run)'}{_versions_text(config, found.functions)}",
-        f"source     {config.source_path}/**{config.source_file_part}",
+        f"source     {_source_text(config)}",
         f"files      {found.done:,} done   {found.failed:,} failed   {found.pending:,} to do"
         f"          {int(percent * 10) / 10} %",
         *_run_lines(found.run),
@@ -75,6 +75,16 @@ def rate_text(run: RunProgress) -> str:
     number = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
     left = "" if run.seconds_left is None else f"   left about {duration(run.seconds_left)}"
     return f"{number} files/s (last minute){left}"
+
+
+def _source_text(config: Config) -> str:
+    """Return which files the job is of, as a shell would have it; the folders of a list one a line."""
+    ends = config.selection.shown_endings
+    lines = [f"{folder}/**{ends}" for folder in config.source_paths]
+    for key, globs in (("include", config.include), ("exclude", config.exclude)):
+        if globs:
+            lines.append(f"{key}: {', '.join(globs)}")
+    return ("\n" + " " * 11).join(lines)
 
 
 def _versions_text(config: Config, rows_by_fingerprint: dict[str, int]) -> str:

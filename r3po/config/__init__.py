@@ -1,5 +1,5 @@
-"""The user's settings: config.yaml read, checked and explained.
+"""The user's settings: config.yaml read, checked and explained; and a new one written, where there is none.
 
-Owns the keys, their defaults and every message about a wrong one. It must not write the user's file or touch a folder
-that it names.
+Owns the keys, their meaning, their defaults and every message about a wrong one. It must not write over the user's file
+or touch a folder that it names.
 """

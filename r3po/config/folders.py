@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from r3po.errors import ConfigError
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}?")
+
+
+def variables_in(written: str) -> list[str]:
+    """Return the names of the variables that `expand` fills in."""
+    return _VARIABLE.findall(written)
 
 
 def expand(written: str) -> str:
@@ -19,7 +27,7 @@ def expand(written: str) -> str:
             raise ValueError(f"the variable {name} is {'empty' if name in os.environ else 'not set'}; export it first")
         return os.environ[name]
 
-    expanded = os.path.expanduser(re.sub(r"\$\{([^}]*)\}?", value_of, written))
+    expanded = os.path.expanduser(_VARIABLE.sub(value_of, written))
     if expanded.startswith("~"):
         raise ValueError("there is no such user's home; ./~ starts a folder of that name")
     return expanded
@@ -44,6 +52,23 @@ def holds(outer: Path, inner: Path) -> bool:
     identity = _identity(real_outer)
     # By inode, too: a disk that ignores case has two names for one folder, and so has a bind mount.
     return real_outer in chain or (identity is not None and identity in map(_identity, chain))
+
+
+def find_nested(folders: Sequence[Path]) -> tuple[int, int] | None:
+    """Return the positions of two folders of which the first is the second or lies in it, by name or once links are
+    followed; None: there are none.
+    """
+    known: dict[object, int] = {}
+    for at, folder in enumerate(folders):
+        for name in (folder, Path(os.path.realpath(folder)), _identity(folder)):
+            if name is not None and known.setdefault(name, at) != at:
+                return at, known[name]
+    for at, folder in enumerate(folders):
+        parents = {*folder.parents, *Path(os.path.realpath(folder)).parents}
+        outer = next((known[name] for path in parents for name in (path, _identity(path)) if name in known), at)
+        if outer != at:
+            return at, outer
+    return None
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

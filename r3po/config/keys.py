@@ -1,4 +1,9 @@
-"""The keys of config.yaml: their types, defaults, units and limits. Source: docs/keys.md."""
+"""The keys of config.yaml: their types, defaults, units, limits, and what each means.
+
+The meaning of a key is said here alone, as its `description`: `r3po config`, the comments of `r3po init` and the JSON
+schema take it from here, and a test compares the table of docs/keys.md. An optional key without a default has an
+example, which `r3po init` shows.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +24,13 @@ from pydantic import (
     PlainValidator,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from r3po.config.folders import expand
-from r3po.table.column_types import ColumnType, parse_column_type
+from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
 
 MAX_PROCESSES = 4096
 MAX_TIMEOUT_S = 31 * 24 * 3600.0
@@ -75,10 +81,49 @@ def _check_text(value: str) -> str:
     return value
 
 
+def _to_file_part(value: Any) -> str | tuple[str, ...]:
+    """Return the end of file names, or several; the empty text for every file."""
+    if isinstance(value, str):
+        return "" if value == "all" else _check_file_part(value)
+    parts = dict.fromkeys("" if part == "all" else _check_file_part(part) for part in _texts(value, "ends of names"))
+    return "" if "" in parts else next(iter(parts)) if len(parts) == 1 else tuple(parts)
+
+
 def _check_file_part(value: str) -> str:
     if "/" in value:
         raise ValueError("must be the end of file names, without a /")
-    return value
+    return _check_text(value) if value else value
+
+
+def _to_globs(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else [] if value is None else _texts(value, "globs")
+    return tuple(dict.fromkeys(map(_check_glob, texts)))
+
+
+def _check_glob(glob: str) -> str:
+    """Return a glob relative to the source, as `source.globs.Globs` takes it."""
+    parts = _check_text(glob).removeprefix("./").rstrip("/").split("/")
+    if glob.startswith("/"):
+        raise ValueError(f'"{glob}" must be relative to source_path, without a / in front')
+    if "" in parts or "." in parts or ".." in parts:
+        raise ValueError(f'"{glob}" must be folders and a name, with one / between them')
+    if joined := next((part for part in parts if "**" in part and part != "**"), None):
+        raise ValueError(
+            f'"{glob}": ** stands for folders and has a / on each side; write **/{joined.replace("**", "*")}'
+        )
+    return "/".join(parts)
+
+
+def _texts(value: Any, what: str) -> list[str]:
+    """Return the texts of a list."""
+    if not isinstance(value, list | tuple):
+        raise PydanticCustomError("text_type", "must be text")
+    if not value:
+        raise ValueError("is empty; take the key out, or name one")
+    for text in value:
+        if not isinstance(text, str):
+            raise ValueError(f'must be a list of {what}, each a text; quote it: "{text}"')
+    return list(value)
 
 
 def _check_column(name: str) -> str:
@@ -116,6 +161,18 @@ def _to_parquet(value: Any) -> Any:
     return False if value is None else value  # `parquet:` without a value is no way to turn it off
 
 
+def _to_source(value: Any, info: ValidationInfo) -> Path:
+    """Return the source's folder, or what the paths of files of several folders are relative to."""
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        return _to_folder(value, info)
+    for folder in _texts(value, "folders"):
+        try:
+            _to_folder(folder, info)
+        except ValueError as error:
+            raise ValueError(f'"{folder}" {error}') from None
+    return Path(os.path.abspath(info.context["base"] if info.context else Path()))
+
+
 def _to_folder(value: Any, info: ValidationInfo) -> Path:
     """Return the folder as an absolute path; one that is relative in the file starts at the file's own folder."""
     if not isinstance(value, str):
@@ -129,7 +186,47 @@ def _to_folder(value: Any, info: ValidationInfo) -> Path:
 _Text = Annotated[str, AfterValidator(_check_text)]
 
 
-_Folder = Annotated[Path, PlainValidator(_to_folder)]
+_TEXT_OR_TEXTS: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+}
+
+_Folder = Annotated[Path, PlainValidator(_to_folder), WithJsonSchema({"type": "string", "minLength": 1})]
+_Source = Annotated[Path, PlainValidator(_to_source), WithJsonSchema(_TEXT_OR_TEXTS)]
+_FilePart = Annotated[str | tuple[str, ...], PlainValidator(_to_file_part), WithJsonSchema(_TEXT_OR_TEXTS)]
+_Globs = Annotated[
+    tuple[str, ...],
+    PlainValidator(_to_globs),
+    WithJsonSchema({"anyOf": [*_TEXT_OR_TEXTS["anyOf"], {"type": "null"}]}),
+]
+
+
+# What the JSON schema says of values that become something else here. It may allow more than r3po, and never less.
+_PROCESSES_SCHEMA: dict[str, Any] = {
+    "anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_PROCESSES}, {"const": "auto"}]
+}
+_MAX_ERRORS_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0},
+        {"type": "string", "pattern": r"^\s*([+]?[0-9_]+|.*[0-9].*%|[Nn][Oo][Nn][Ee])\s*$"},
+        {"type": "null"},
+    ]
+}
+_COLUMNS_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {
+            "type": "object",
+            "minProperties": 1,
+            "propertyNames": {"minLength": 1},
+            "additionalProperties": {
+                "anyOf": [
+                    {"type": "string", "enum": list(PLAIN_TYPES)},
+                    {"type": "string", "pattern": r"^\s*(decimal\(\s*\d+\s*,\s*\d+\s*\)|list<.+>)\s*$"},
+                ]
+            },
+        },
+        {"type": "null"},
+    ]
+}
 
 
 class ParquetOptions(BaseModel):
@@ -157,49 +254,122 @@ class ParquetOptions(BaseModel):
 
 
 class Keys(BaseModel):
-    """Every key of config.yaml: its type, its default, its limits, and for messages an example or what it takes."""
+    """Every key of config.yaml: its type, its default, its limits, what it means, and where it helps an example."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    job_name: _Text = Field(examples=["count_produce"])
-    processes: Annotated[int, BeforeValidator(_to_processes)] = Field(
-        gt=0, le=MAX_PROCESSES, examples=["2"], description="a whole number, or auto"
+    job_name: _Text = Field(
+        description="names the job in messages and in the Parquet metadata", examples=["count_produce"]
+    )
+    processes: Annotated[int, BeforeValidator(_to_processes), WithJsonSchema(_PROCESSES_SCHEMA)] = Field(
+        gt=0, le=MAX_PROCESSES, description="number of workers, or auto: one a core", examples=["2"]
     )
     """Workers, at least 1; `auto` is already a number here."""
-    source_path: _Folder = Field(examples=["produce_log"])
-    """Absolute, as the other two folders, with links left as they are."""
-    source_file_part: Annotated[_Text, AfterValidator(_check_file_part)] = Field(examples=[".json"])
-    """The end of file names."""
-    working_dir: _Folder = Field(examples=["working_dir"])
-    output_path: _Folder = Field(examples=["output_dir"])
-    function: _Text | None = None
-    input: Literal["path", "bytes"] = "path"
-    csv: bool = True
+    source_path: _Source = Field(
+        description="the folder with your files, or a list of folders; subfolders are walked", examples=["produce_log"]
+    )
+    """Absolute, as the other two folders, with links left as they are. Of a list: the config's folder, which the paths
+    of files are relative to; they begin with one of `Config.source_folders`."""
+    source_file_part: _FilePart = Field(
+        description='how the names of the files end: .json, _v2.csv, or a list: [.png, .jpg]; "" or all: every file',
+        examples=[".json"],
+    )
+    """The end of file names, or several; the empty text: every file."""
+    ignore_case: bool = Field(False, description="letter case does not count in source_file_part, include and exclude")
+    """Of the ends of names, and of `include` and `exclude`."""
+    include: _Globs = Field(
+        (),
+        description='globs relative to source_path: only these files, such as ["2024/**", "**/final.json"]',
+        examples=['["2024/**", "**/final.json"]'],
+    )
+    """Globs of files, relative to the source; empty: all files."""
+    exclude: _Globs = Field(
+        (),
+        description='globs of files and folders to leave out, such as ["**/tmp", "*.bak"]',
+        examples=['["**/tmp", "*.bak"]'],
+    )
+    """Globs of files and folders, relative to the source."""
+    follow_links: bool = Field(
+        False, description="enter links to folders; a folder that is reached twice is walked once"
+    )
+    """Links to folders are entered."""
+    on_unreadable: Literal["stop", "skip"] = Field(
+        "stop",
+        description="a subfolder that cannot be listed: stop: nothing is done; skip: its files stay as they are",
+    )
+    """What is done about a subfolder that cannot be listed."""
+    working_dir: _Folder = Field(
+        description="the folder for the job's state, from which a stopped run goes on", examples=["working_dir"]
+    )
+    output_path: _Folder = Field(
+        description="the folder for the table; may be the same as working_dir", examples=["output_dir"]
+    )
+    function: _Text | None = Field(
+        None,
+        description="your f: file.py:name or package.module:name; r3po run needs it here or as --function",
+        examples=["count_fruits.py:count_fruits"],
+    )
+    input: Literal["path", "bytes"] = Field(
+        "path",
+        description="what f takes: path: f(filepath); bytes: f(filepath, data), and no file is opened twice",
+    )
+    csv: bool = Field(True, description="write CSV parts")
     parquet: Annotated[ParquetOptions | None, BeforeValidator(_to_parquet)] = Field(
-        default=ParquetOptions(), strict=False, description="true, false or {compression: zstd, level: 3}"
+        default=ParquetOptions(), strict=False, description="write Parquet parts; or {compression: zstd, level: 3}"
     )
     """None: no Parquet parts."""
-    shard_size: int = Field(default=10_000, gt=0, le=10_000_000)
-    """Files in a new shard."""
-    batch_seconds: float = Field(default=1.0, gt=0, le=3600)
-    hash: Literal["content", "stat"] = "content"
-    timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = Field(
-        None, description="a number of seconds, or null"
-    )
-    max_errors: Annotated[MaxErrors | None, BeforeValidator(_to_max_errors)] = None
-    """None: only the guard of the first files."""
-    on_function_change: Literal["warn", "stop", "redo"] = "warn"
-    """What happens to rows that other code made."""
-    on_deleted: Literal["drop", "keep"] = "drop"
-    """What happens to rows of files that were deleted."""
     columns: Annotated[
         dict[Annotated[str, AfterValidator(_check_column)], Annotated[ColumnType, PlainValidator(_to_column_type)]]
         | None,
         BeforeValidator(_refuse_no_column),
-    ] = Field(default=None, description="a mapping such as {fruits: int64, name: string}, or null")
+        WithJsonSchema(_COLUMNS_SCHEMA),
+    ] = Field(
+        default=None,
+        description="names, order and types of the columns, such as "
+        '{fruits: int64, price: "decimal(10,2)"}, in place of the first row\'s',
+        examples=['{fruits: int64, price: "decimal(10,2)"}'],
+    )
     """Names and types, in order; None: the first row sets them."""
-    source_column: Annotated[str, AfterValidator(_check_column)] | None = None
+    source_column: Annotated[str, AfterValidator(_check_column)] | None = Field(
+        None,
+        description="name of a first column that holds each row's path, relative to source_path; of a list of "
+        "folders it begins with the folder",
+        examples=["file"],
+    )
     """The name of a column for each row's path."""
+    shard_size: int = Field(
+        default=10_000,
+        gt=0,
+        le=10_000_000,
+        description="files of a new shard, which is one part; smaller makes the first part sooner",
+    )
+    """Files in a new shard."""
+    batch_seconds: float = Field(default=1.0, gt=0, le=3600, description="about how much work a kill costs")
+    timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = Field(
+        None, description="a call of f that takes longer is a failure", examples=["60"]
+    )
+    max_errors: Annotated[MaxErrors | None, BeforeValidator(_to_max_errors), WithJsonSchema(_MAX_ERRORS_SCHEMA)] = (
+        Field(
+            None,
+            description="stop when more files of a run fail: 100, or 1% (of the finished, after 100); none: never, not "
+            "even when the first 100 all fail alike or 50 in a row by the machine",
+            examples=["1%"],
+        )
+    )
+    """None: only the guard of the first files."""
+    on_function_change: Literal["warn", "stop", "redo"] = Field(
+        "warn",
+        description="rows that other code of f made: warn: they stay; stop: nothing is done; redo: all rows are made "
+        "again",
+    )
+    """What happens to rows that other code made."""
+    on_deleted: Literal["drop", "keep"] = Field("drop", description="rows of files that are gone: drop, or keep")
+    """What happens to rows of files that were deleted."""
+    hash: Literal["content", "stat"] = Field(
+        "content",
+        description="how a change is noticed: content: blake2b of every file, taken while it is read for f; stat: size "
+        "and mtime only",
+    )
 
     @field_validator("*", mode="wrap")
     @classmethod

@@ -7,7 +7,7 @@ It refuses whatever could be read in two ways: unknown keys, keys given twice, a
 meant. It creates no folder and looks at no input file; whether the source is there is asked by `check_source` alone,
 so that reading a job's state works while its disk is away.
 
-Source: docs/keys.md.
+Source: what the keys mean is in `config.keys`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ from pydantic import Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from r3po.config.folders import check_current_folder, hint_of_missing, holds
+from r3po.config.folders import check_current_folder, expand, find_nested, hint_of_missing, holds
 from r3po.config.keys import MAX_PROCESSES, Keys, ParquetOptions, parse_max_errors
-from r3po.config.yaml_file import README_HINT, Entry, Problem, entries_of, read_entries, read_text, short
+from r3po.config.selection import ONE_FOLDER, Selection, folder_names, folder_paths
+from r3po.config.yaml_file import KEYS_HINT, Entry, Problem, entries_of, read_entries, read_text, short
 from r3po.errors import ConfigError, SourceError
+from r3po.storage.names import show_name
 from r3po.table.columns import ColumnSettings
 from r3po.text import count_of
 
 # r3po 0.2.0 wrote these two into the user's file. They are read past, whatever they hold.
-_IGNORED = ("count_all_files", "count_job_files")
-_FOLDERS = ("source_path", "working_dir", "output_path")
+IGNORED = ("count_all_files", "count_job_files")
+"""Keys that are read past, with a notice."""
+FOLDERS = ("source_path", "working_dir", "output_path")
+"""Keys that name folders."""
 
 MAPPING = "the config"
 """What messages call a mapping of keys, which has no file's name."""
@@ -47,8 +51,10 @@ class Config(Keys):
     """What the user is told once a run."""
     lines: dict[str, int] = Field(default_factory=dict)
     """The line of each key in the file, from 1."""
-    source_written: str = ""
+    source_written: str | list[str] = ""
     """`source_path` as the file has it, for messages."""
+    source_folders: tuple[str, ...] = ONE_FOLDER
+    """The folders of the source, relative to `source_path` or absolute; files' paths begin with them."""
 
     @property
     def is_file(self) -> bool:
@@ -64,6 +70,32 @@ class Config(Keys):
     def column_settings(self) -> ColumnSettings:
         """What `columns` and `source_column` say together."""
         return ColumnSettings(None if self.columns is None else tuple(self.columns.items()), self.source_column)
+
+    @property
+    def source_paths(self) -> list[Path]:
+        """The absolute paths of the folders of the source."""
+        return folder_paths(self.source_path, self.source_folders)
+
+    @property
+    def shown_source(self) -> str:
+        """The folders of the source in a few words, for messages."""
+        shown = [show_name(str(path)) for path in self.source_paths]
+        if len(shown) > 3:
+            return f"the {len(shown)} folders of source_path"
+        return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+    @property
+    def selection(self) -> Selection:
+        """Which files of the source are the job's."""
+        part = self.source_file_part
+        return Selection(
+            endings=(part,) if isinstance(part, str) else part,
+            folders=self.source_folders,
+            ignore_case=self.ignore_case,
+            include=self.include,
+            exclude=self.exclude,
+            follow_links=self.follow_links,
+        )
 
     def with_overrides(
         self, *, processes: int | None = None, function: str | None = None, max_errors: int | str | None = None
@@ -115,7 +147,7 @@ def load_config(source: ConfigSource, job_name: str | None = None) -> Config:
     else:
         file = Path(os.path.abspath(source))
         entries = read_entries(file, read_text(file), _required(), problems)
-    ignored = {key: entries.pop(key) for key in _IGNORED if key in entries}
+    ignored = {key: entries.pop(key) for key in IGNORED if key in entries}
 
     checked = _check_keys(entries, file.parent, problems)
     _check_together(checked, entries, problems)
@@ -126,17 +158,26 @@ def load_config(source: ConfigSource, job_name: str | None = None) -> Config:
     lines = {key: entry.line for key, entry in (entries | ignored).items() if entry.line is not None}
     written = entries["source_path"].value
     return Config.model_construct(
-        **checked, path=file, notices=_notices(file, ignored), lines=lines, source_written=written
+        **checked,
+        path=file,
+        notices=_notices(file, ignored),
+        lines=lines,
+        source_written=written,
+        source_folders=folder_names(written),
     )
 
 
 def check_source(config: Config) -> None:
-    """Make sure that the source folder is there. Its files are not looked at, and it may be a link.
+    """Make sure that the folders of the source are there. Their files are not looked at, and they may be links.
 
     Raises:
-        SourceError: it is missing, cannot be reached, or is no folder.
+        SourceError: one is missing, cannot be reached, or is no folder.
     """
-    source, place = config.source_path, _source_place(config)
+    for source in config.source_paths:
+        _check_source_folder(source, _source_place(config))
+
+
+def _check_source_folder(source: Path, place: str) -> None:
     try:
         mode = source.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -154,6 +195,16 @@ def check_source(config: Config) -> None:
 
 _TYPES = {"int_type": "a whole number", "float_type": "a number", "bool_type": "true or false"}
 """What a value of another type must be, by the type of pydantic's finding."""
+
+_TAKES = {
+    "include": "a list of globs such as [2024/**]",
+    "exclude": 'a list of globs such as ["**/tmp"]',
+    "processes": "a whole number, or auto",
+    "parquet": "true, false or {compression: zstd, level: 3}",
+    "timeout_seconds": "a number of seconds, or null",
+    "columns": "a mapping such as {fruits: int64, name: string}, or null",
+}
+"""What a value of another type must be, for keys of which pydantic's finding does not say it."""
 
 
 def _check_keys(entries: dict[str, Entry], base: Path, problems: list[Problem]) -> dict[str, Any]:
@@ -192,8 +243,7 @@ def _reason(fields: dict[str, FieldInfo], key: str, entry: Entry, kind: str, con
         return f"must be at most {int(context['le']):,}"
     if kind == "literal_error":
         return _type_reason(context["expected"].replace("'", ""), entry)
-    # The type is wrong: the field says what it takes, or the kind of pydantic's finding does.
-    return _type_reason(fields[key].description or _TYPES.get(kind, "text"), entry)
+    return _type_reason(_TAKES.get(key) or _TYPES.get(kind, "text"), entry)
 
 
 def _type_reason(words: str, entry: Entry) -> str:
@@ -231,13 +281,29 @@ def _check_together(checked: dict[str, Any], entries: dict[str, Entry], problems
 def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:
     if "source_path" not in folders:
         return
-    source, named = folders["source_path"], f"source_path{entries['source_path'].place}"
-    for key in [key for key in _FOLDERS[1:] if key in folders]:
-        is_inside, is_around = holds(source, folders[key]), holds(folders[key], source)
-        relation = "is" if is_inside and is_around else "lies inside" if is_inside else "holds"
-        why = "its files would be taken for input" if is_inside else "r3po would write beside your data"
-        if is_inside or is_around:
-            problems.append(entries[key].problem(f"{relation} {named}: {why}; choose a folder outside"))
+    written = entries["source_path"].value
+    sources = [folders["source_path"]]
+    if not isinstance(written, str):
+        sources = folder_paths(sources[0], tuple(map(expand, written)))
+        if nested := find_nested(sources):
+            inner, outer = (f'"{written[at]}"' for at in nested)
+            reason = f"{inner} is {outer}, or lies in it: each file must be of one folder; take {inner} out"
+            problems.append(entries["source_path"].problem(reason))
+    named = f"source_path{entries['source_path'].place}"
+    for key in [key for key in FOLDERS[1:] if key in folders]:
+        relations = (_relation(source, folders[key], named) for source in sources)
+        if relation := next(filter(None, relations), None):
+            problems.append(entries[key].problem(relation))
+
+
+def _relation(source: Path, folder: Path, named: str) -> str | None:
+    """Say what is wrong with a folder of ours, if it lies in one of the source or around it."""
+    is_inside, is_around = holds(source, folder), holds(folder, source)
+    if not (is_inside or is_around):
+        return None
+    relation = "is" if is_inside and is_around else "lies inside" if is_inside else "holds"
+    why = "its files would be taken for input" if is_inside else "r3po would write beside your data"
+    return f"{relation} {named}: {why}; choose a folder outside"
 
 
 def _check_required(entries: dict[str, Entry], problems: list[Problem]) -> None:
@@ -255,7 +321,7 @@ def _config_error(file: Path, problems: list[Problem]) -> ConfigError:
     place_width = max(len(place) for place, _ in rows)
     shown_width = max(len(problem.shown) for problem in problems)
     lines = [f"{place:{place_width}}   {found.shown:{shown_width}}   {found.reason}" for place, found in rows]
-    return ConfigError(f"{file.name} has {count_of(len(rows), 'problem')}", evidence="\n".join(lines), hint=README_HINT)
+    return ConfigError(f"{file.name} has {count_of(len(rows), 'problem')}", evidence="\n".join(lines), hint=KEYS_HINT)
 
 
 def _notices(file: Path, ignored: dict[str, Entry]) -> tuple[str, ...]:
@@ -271,7 +337,8 @@ def _notices(file: Path, ignored: dict[str, Entry]) -> tuple[str, ...]:
 
 def _source_place(config: Config) -> str:
     line = f" line {config.lines['source_path']}" if "source_path" in config.lines else ""
-    is_relative = config.source_written and not config.source_written.startswith(("/", "~", "$"))
+    written = config.source_written
+    is_relative = isinstance(written, str) and written and not written.startswith(("/", "~", "$"))
     if not config.is_file:
         return f"(source_path{'; relative to the current folder' if is_relative else ''})"
     return f"({config.path.name}{line}{'; relative to that file' if is_relative else ''})"

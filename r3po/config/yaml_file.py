@@ -16,7 +16,7 @@ from r3po.errors import ConfigError
 from r3po.text import first_line, shorten
 
 _LINE_SHAPE = 'each line is "key: value", with a space after the colon'
-README_HINT = 'README, "Config", lists every key'
+KEYS_HINT = "r3po config --keys lists every key"
 
 _SHOWN_CHARS = 37  # of a line that has a problem; the user has the file for the rest
 
@@ -42,7 +42,9 @@ class Entry:
     @property
     def plain(self) -> Any:
         """The value as `yaml.safe_load` has it, without lines."""
-        return {key: entry.plain for key, entry in self.value.items()} if isinstance(self.value, dict) else self.value
+        if not isinstance(self.value, dict):
+            return self.value
+        return {key: entry.plain if isinstance(entry, Entry) else entry for key, entry in self.value.items()}
 
     @property
     def place(self) -> str:
@@ -80,7 +82,11 @@ def _not_found(file: Path) -> ConfigError:
     # Not at difflib's own 0.6: the ending alone makes two short names that similar.
     likely = get_close_matches(file.name, others, n=1, cutoff=0.8) or others[:3]
     named = " or ".join(f'"{name}"' for name in likely)
-    hint = f"did you mean {named}?" if likely else "name the config, such as: r3po run my.yaml"
+    hint = (
+        f"did you mean {named}?"
+        if likely
+        else "r3po init begins a job here; or name the config, such as: r3po run my.yaml"
+    )
     return ConfigError(f"{file.name} not found in {file.parent}", hint=hint)
 
 
@@ -93,9 +99,9 @@ def read_entries(file: Path, text: str, needed: Iterable[str], problems: list[Pr
     except (yaml.YAMLError, RecursionError) as error:
         raise _syntax_error(file, text, error) from error
     if root is None or (root.tag == "tag:yaml.org,2002:null" and not root.value):
-        raise ConfigError(f"{file.name} is empty", hint=f"it needs {', '.join(needed)}\n{README_HINT}")
+        raise ConfigError(f"{file.name} is empty", hint=f"it needs {', '.join(needed)}\n{KEYS_HINT}")
     evidence = f"line {root.start_mark.line + 1}   {short(text[root.start_mark.index :])}"
-    raise ConfigError(f"{file.name} holds no keys", evidence=evidence, hint=f"{_LINE_SHAPE}\n{README_HINT}")
+    raise ConfigError(f"{file.name} holds no keys", evidence=evidence, hint=f"{_LINE_SHAPE}\n{KEYS_HINT}")
 
 
 def entries_of(keys: Mapping[str, Any]) -> dict[str, Entry]:
@@ -103,9 +109,15 @@ def entries_of(keys: Mapping[str, Any]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for key, value in keys.items():
         is_nested = key in ("parquet", "columns") and isinstance(value, Mapping)
-        content = entries_of(value) if is_nested else os.fspath(value) if isinstance(value, os.PathLike) else value
+        content = entries_of(value) if is_nested else _without_paths(value)
         entries[str(key)] = Entry(None, short(f"{key}: {value}"), repr(value), content)
     return entries
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_without_paths(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _read_mapping(
@@ -146,7 +158,7 @@ def _syntax_error(file: Path, text: str, error: Exception) -> ConfigError:
         line, reason = text.count("\n", 0, error.position) + 1, f"holds the character U+{error.character:04X}"
         hint = "take the character out"
     else:
-        return ConfigError(what, evidence="it is nested too deeply", hint=README_HINT)
+        return ConfigError(what, evidence="it is nested too deeply", hint=KEYS_HINT)
     shown = "".join(char for char in "".join(text.split("\n")[line - 1 : line]) if char.isprintable())
     return ConfigError(what, evidence=f"line {line}   {short(shown)}   {reason}", hint=hint)
 

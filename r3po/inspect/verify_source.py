@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import heapq
-import os
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from r3po.errors import R3poError
 from r3po.file_version import FileVersion
 from r3po.inspect.findings import Findings
+from r3po.source.folders import WalkCounts, is_below
 from r3po.source.hashing import hash_files
+from r3po.source.told import unreadable_words
 from r3po.source.walk import walk, walk_key
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef
 from r3po.state.shard_files import iter_entries
-from r3po.storage.names import show_name
+from r3po.storage.names import absolute_path, show_name
+from r3po.text import count_of
 
 RUN = "r3po run"
 
@@ -47,6 +50,9 @@ def check_source_files(job: Job, findings: Findings) -> int:
 class _SourceCheck:
     def __init__(self, job: Job, findings: Findings) -> None:
         self._job, self._findings = job, findings
+        self._absolute = partial(absolute_path, str(job.config.source_path))
+        self._counts = WalkCounts()
+        self._n_unreadable = 0
         self._hashed: deque[_Known] = deque()
         """Files that are being hashed, in the order in which their hashes come back."""
         self.n_files = 0
@@ -75,18 +81,19 @@ class _SourceCheck:
         for known, _ in self._iter_both():
             if known.version.hash is not None:
                 self._hashed.append(known)
-                yield os.path.join(self._job.config.source_path, known.path)
+                yield self._absolute(known.path)
 
     def _iter_both(self) -> Iterator[tuple[_Known, FileVersion]]:
         """Yield the files that manifest and source have; the others become findings."""
-        config = self._job.config
+        config, counts = self._job.config, self._counts
         known_files = _iter_known(self._job)
         known = next(known_files, None)
         skip = (config.working_dir, config.output_path)
-        for path, found in walk(config.source_path, config.source_file_part, skip=skip):
+        skips = config.on_unreadable == "skip"
+        for path, found in walk(config.source_path, config.selection, skip=skip, counts=counts, skip_unreadable=skips):
             self.n_files += 1
             while known is not None and known.path != path and walk_key(known.path) < walk_key(path):
-                self._say(known.path, "is gone", RUN)
+                self._say_gone(known.path)
                 known = next(known_files, None)
             if known is None or known.path != path:
                 self._say(path, "is new: the manifest does not have it", RUN)
@@ -94,11 +101,21 @@ class _SourceCheck:
             yield known, found
             known = next(known_files, None)
         while known is not None:
-            self._say(known.path, "is gone", RUN)
+            self._say_gone(known.path)
             known = next(known_files, None)
+        if counts.unreadable:
+            files = count_of(self._n_unreadable, "file of the job was", "files of the job were")
+            folders = f"{unreadable_words(config, counts.unreadable)} (on_unreadable: skip)"
+            self._findings.note(f"{folders}; {files} not looked at")
+
+    def _say_gone(self, path: str) -> None:
+        if is_below(path, self._counts.unreadable):
+            self._n_unreadable += 1
+        else:
+            self._say(path, "is gone", RUN)
 
     def _say(self, path: str, what: str, hint: str) -> None:
-        where = show_name(os.path.join(self._job.config.source_path, path))
+        where = show_name(self._absolute(path))
         self._findings.add("source", where, what, hint)
 
 

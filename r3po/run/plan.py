@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from r3po.config.selection import ONE_FOLDER
 from r3po.config.settings import Config
 from r3po.errors import SourceError, StateError
 from r3po.events import Notice
@@ -83,6 +84,12 @@ def undo_of(config: Config) -> str:
 # Private
 
 
+def _is_of_source(manifest: Manifest, config: Config) -> bool:
+    """Whether the paths of a manifest lead to its files in the source that the config names."""
+    is_list, was_list = (folders != ONE_FOLDER for folders in (config.source_folders, manifest.selection.folders))
+    return (manifest.source_path, was_list) == (str(config.source_path), is_list)
+
+
 class _Draft:
     """A plan in the making, over a copy of the job that has the planned manifest."""
 
@@ -120,7 +127,7 @@ class _Draft:
             built = walk(self.job, self._is_redo_due() or any(state.pending for state in self.states.values()))
             if built.is_changed:
                 self._take(built.manifest)
-        elif self.job.built.source_path != str(self._config.source_path):
+        elif not _is_of_source(self.job.built, self._config):
             raise StateError("source_path is another one than that of the manifest", hint="run without --no-build")
 
     def redo(self) -> None:

@@ -48,6 +48,7 @@ from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import ShardState
 from r3po.storage.durable import list_names
 from r3po.storage.json_files import damaged
+from r3po.storage.names import absolute_path
 from r3po.text import count_of
 from r3po.worker.printed import Outputs
 
@@ -250,7 +251,7 @@ class _Run:
         if shard in states and place < states[shard].ref.n_files:
             with contextlib.suppress(OSError, R3poError):
                 path = read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
-                return stat_file(f"{self.config.source_path}/{path}") or UNKNOWN_VERSION
+                return stat_file(absolute_path(str(self.config.source_path), path)) or UNKNOWN_VERSION
         return UNKNOWN_VERSION
 
     def _count(self, states: dict[int, ShardState]) -> None:

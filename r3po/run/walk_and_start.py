@@ -8,8 +8,9 @@ from r3po.events import Observer, ScanProgressed
 from r3po.run.result import RunOptions
 from r3po.run.signals import StopSignals
 from r3po.run.workforce import Workforce
-from r3po.source.build import BuildResult, plan_build, scan_finished, tell_moved_source
+from r3po.source.build import BuildResult, plan_build, tell_found
 from r3po.source.new_manifest import BuildProgress
+from r3po.source.told import tell_moved_source
 from r3po.state.folders import JobFolders
 from r3po.state.job import Job
 
@@ -68,6 +69,6 @@ def walk_and_start(
     built = outcome[0]
     if isinstance(built, BaseException):
         raise built
-    observer(scan_finished(job, built))
+    tell_found(job, built, observer)
     workforce.tell_started()
     return built

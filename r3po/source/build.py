@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from r3po import events
 from r3po.config.settings import Config, check_source
 from r3po.errors import SourceError
 from r3po.events import Observer
 from r3po.source.compare import SHOWN, Comparison
+from r3po.source.folders import WalkCounts
 from r3po.source.new_manifest import BuildProgress, FileCounts, NextManifest
-from r3po.source.walk import Block, WalkCounts, count_suffixes, walk_blocks
+from r3po.source.told import changed_keys, no_file_error, tell_moved_source, tell_scan
+from r3po.source.walk import Block, walk_blocks
 from r3po.state.job import Job, open_job, read_again, read_job
 from r3po.state.manifest import Manifest
 from r3po.state.shard_files import read_shard_file
@@ -60,7 +62,7 @@ def build_job(config: Config, observer: Observer, *, accept_deletions: bool = Fa
             accept_deletions=accept_deletions,
         )
         apply_build(job, result)
-        observer(scan_finished(job, result))
+        tell_found(job, result, observer)
         return job.built
 
 
@@ -80,7 +82,8 @@ def preview_build(config: Config, fingerprint: str | None, observer: Observer) -
     progress = BuildProgress(tell=lambda n_files: observer(events.ScanProgressed(n_files)))
     check_source(config)
     job, result, standing, today = read_again(lambda: _preview(config, fingerprint, progress))
-    observer(scan_finished(job, result))
+    tell_moved_source(job, observer)
+    tell_found(job, result, observer)
     n_pending = sum(state.n_pending for state in standing)
     n_to_retry = sum(state.n_pending for state in today) - n_pending
     found = result.found
@@ -124,24 +127,25 @@ def plan_build(
     config = job.config
     counts = WalkCounts()
     known = {} if job.manifest is None else job.entries_seen_since()
-    comparison = Comparison(job.folders.shards, job.manifest, known)
+    comparison = Comparison(job.folders.shards, job.manifest, known, counts.unreadable)
     build = NextManifest(job, processes, progress, is_dry=is_dry)
     with closing(
         walk_blocks(
             config.source_path,
-            config.source_file_part,
+            config.selection,
             skip=(config.working_dir, config.output_path),
             counts=counts,
             processes=walk_processes,
             stats_all=stats_all or job.manifest is not None,
+            skip_unreadable=config.on_unreadable == "skip",
         )
     ) as blocks:
         build.add_files(_announced(comparison.iter_new(_watched(blocks, progress, comparison)), progress))
-    _check_found(job, comparison, accept_deletions)
+    _check_found(job, comparison, counts, accept_deletions)
     build.change_files(comparison)
     if not accept_deletions:
         _check_redo(job, build.manifest(0))
-    count_all_files = comparison.n_found + counts.other
+    count_all_files = comparison.n_found + counts.other + counts.excluded
     manifest = build.manifest(count_all_files)
     return BuildResult(
         manifest=manifest,
@@ -159,38 +163,9 @@ def apply_build(job: Job, result: BuildResult) -> None:
         job.put_in_force(result.manifest)
 
 
-def tell_moved_source(job: Job, observer: Observer) -> None:
-    """Say what it means that the config names another source than the manifest, if it does."""
-    config, known = job.config, job.manifest
-    if known is None or (known.source_path, known.source_file_part) == (
-        str(config.source_path),
-        config.source_file_part,
-    ):
-        return
-    if known.source_path != str(config.source_path):
-        text = f"the source was {show_name(known.source_path)}; files of the same relative path, size and mtime keep "
-        text += "their rows, and whatever these say of the old path"
-    else:
-        text = f'source_file_part was "{known.source_file_part}"; files that end otherwise are gone from the job'
-    observer(events.Notice(text, hint="r3po run --redo makes all rows again"))
-
-
-def scan_finished(job: Job, result: BuildResult) -> events.ScanFinished:
-    counts, found = result.counts, result.found
-    passed_over = {
-        "hidden": counts.hidden,
-        "linked folders": counts.linked_folders,
-        "not regular files": counts.irregular,
-        **{f"end with {ending}": n for ending, n in counts.other_case.items()},
-    }
-    return events.ScanFinished(
-        source=str(job.config.source_path),
-        suffix=job.config.source_file_part,
-        n_files=result.n_files,
-        size_bytes=result.size_bytes,
-        **asdict(found),
-        passed_over={reason: n for reason, n in passed_over.items() if n},
-    )
+def tell_found(job: Job, result: BuildResult, observer: Observer) -> None:
+    """Tell what a build found in the source."""
+    tell_scan(job, result.n_files, result.size_bytes, result.found, result.counts, observer)
 
 
 # Private: a preview
@@ -235,23 +210,27 @@ def _announced(new_files: Iterable[Block], progress: BuildProgress) -> Iterator[
 # Private: guards
 
 
-def _check_found(job: Job, comparison: Comparison, accept_deletions: bool) -> None:
+def _check_found(job: Job, comparison: Comparison, counts: WalkCounts, accept_deletions: bool) -> None:
     """Refuse what looks like a disk that is not mounted rather than like files that were deleted."""
     n_files = job.manifest.count_job_files if job.manifest is not None else 0
     n_deleted = comparison.n_deleted
     if comparison.n_found == 0 and n_files == 0:
-        raise _no_file(job.config)
+        raise no_file_error(job.config, counts)
     if n_deleted * 2 > n_files and not accept_deletions:
         config = job.config
-        source = show_name(str(config.source_path))
-        if job.built.source_file_part != config.source_file_part:
-            source += f' with the new source_file_part "{config.source_file_part}"'
+        changed = changed_keys(job.built, config)
+        likely = f"{' and '.join(changed)}; if that is meant," if changed else "is the disk mounted?"
+        dropped = "" if config.on_deleted == "keep" else ", and removes their rows"
         raise SourceError(
-            f"{n_deleted:,} of {n_files:,} files of this job are gone from {source}; nothing was changed",
+            f"{n_deleted:,} of {n_files:,} files of this job are gone from {config.shown_source}"
+            f"{f' with the new {_keys_of(changed)}' if changed else ''}; nothing was changed",
             evidence="\n".join(f"gone  {path}" for path in comparison.shown),
-            hint="is the disk mounted? r3po run --accept-deletions goes on without them"
-            + ("" if config.on_deleted == "keep" else ", and removes their rows"),
+            hint=f"{likely} r3po run --accept-deletions goes on without them{dropped}",
         )
+
+
+def _keys_of(changed: list[str]) -> str:
+    return " and ".join(dict.fromkeys(words.split(maxsplit=1)[0] for words in changed))
 
 
 def _check_redo(job: Job, built: Manifest) -> None:
@@ -274,13 +253,3 @@ def _check_redo(job: Job, built: Manifest) -> None:
             evidence="\n".join(f"gone  {path}" for path in lost[:SHOWN]),
             hint="r3po run --accept-deletions goes on without them, and without the rows that on_deleted: keep kept",
         )
-
-
-def _no_file(config: Config) -> SourceError:
-    suffix = config.source_file_part
-    others = list(count_suffixes(config.source_path).items())[:3]
-    named = ", ".join(f'{count_of(n, "file ends", "files end")} with "{other}"' for other, n in others)
-    return SourceError(
-        f'no file under {show_name(str(config.source_path))} ends with "{suffix}"',
-        hint=named or "the folder is empty, but for hidden names and linked folders",
-    )

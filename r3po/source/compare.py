@@ -10,13 +10,14 @@ from __future__ import annotations
 import heapq
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from r3po.file_version import UNSEEN, FileVersion
+from r3po.source.folders import is_below
 from r3po.source.walk import BLOCK_FILES, Block, walk_key
 from r3po.state.manifest import Manifest, ShardRef
 from r3po.state.shard_files import Entries, iter_entries
@@ -61,16 +62,20 @@ class Comparison:
         folder: of the shard files.
         manifest: in force; None: everything is new.
         known: entries of shards that say more than their files.
+        unreadable: folders that the walk passed over, as paths that end with a slash; it adds them on its way.
     """
 
     folder: Path
     manifest: Manifest | None
     known: Mapping[int, Entries] = field(default_factory=dict)
+    unreadable: Collection[str] = ()
     shards: dict[int, ShardChanges] = field(init=False)
     n_found: int = 0
     size_bytes: int = 0
     """Bytes of the files that were found, but for the `n_unseen` whose size the walk did not ask for."""
     n_unseen: int = 0
+    n_unreadable: int = 0
+    """Files of the manifest that are in folders which the walk passed over; they count neither as found nor as gone."""
     n_deleted: int = 0
     """Files that the manifest has and the walk did not meet; those that were gone before do not count."""
     shown: list[str] = field(default_factory=list)
@@ -151,6 +156,10 @@ class Comparison:
 
     def _note_absent(self, piece: _Piece, at: int) -> None:
         if piece.entries.deleted[at]:
+            return
+        if self.unreadable and is_below(piece.entries.paths[at], self.unreadable):
+            self.shards[piece.shard].seen[piece.first + at] = SAME  # nobody knows: it stays as it is
+            self.n_unreadable += 1
             return
         self.n_deleted += 1
         if len(self.shown) < SHOWN:

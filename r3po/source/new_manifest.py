@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
@@ -17,6 +16,7 @@ from r3po.source.walk import BLOCK_FILES, Block
 from r3po.state.job import Job
 from r3po.state.manifest import Manifest, ShardRef, new_job_id
 from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
+from r3po.storage.names import absolute_path
 
 FEW_FILES = 500
 """Up to this many files are hashed in this process; more are worth the start of others."""
@@ -117,7 +117,7 @@ class NextManifest:
     def manifest(self, count_all_files: int) -> Manifest:
         """Return the next manifest; the one in force, the very object, if there is nothing to say."""
         old, config = self._job.manifest, self._config
-        source_path, source_file_part = str(config.source_path), config.source_file_part
+        source_path, selection = str(config.source_path), config.selection
         if old is None:
             return Manifest(
                 job_id=new_job_id(),
@@ -126,14 +126,14 @@ class NextManifest:
                 redo_since=1,
                 retry_since=1,
                 source_path=source_path,
-                source_file_part=source_file_part,
+                selection=selection,
                 output_path=str(config.output_path),
                 hash=config.hash,
                 count_all_files=count_all_files,
                 sorted_spans=(0,),
                 shards=tuple(self._refs),
             )
-        is_moved = (old.source_path, old.source_file_part) != (source_path, source_file_part)
+        is_moved = (old.source_path, old.selection) != (source_path, selection)
         if self._is_dry or not (self.found.n_new or self._has_rewritten or is_moved):
             return old
         return old.replace(
@@ -142,7 +142,7 @@ class NextManifest:
             count_all_files=count_all_files,
             sorted_spans=(*old.sorted_spans, old.n_places) if self.found.n_new else old.sorted_spans,
             source_path=source_path,
-            source_file_part=source_file_part,
+            selection=selection,
             shards=tuple(self._refs),
         )
 
@@ -250,4 +250,4 @@ class NextManifest:
         return True
 
     def _absolute(self, path: str) -> str:
-        return os.path.join(self._config.source_path, path)
+        return absolute_path(str(self._config.source_path), path)

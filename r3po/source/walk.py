@@ -1,7 +1,8 @@
 """Walking the source folder. It reads the source and nothing else, and writes nothing at all.
 
 The order of `walk` is the order of the rows: names in byte order, the files of a folder before its subfolders, depth
-first. Paths are str relative to the source, with surrogates for bytes that are not UTF-8 (`os.fsdecode`).
+first. Paths are str relative to the source, with surrogates for bytes that are not UTF-8 (`os.fsdecode`). Several
+folders of one source are walked like folders of those names.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 import os
 import stat
 from array import array
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from r3po.config.selection import Selection
 from r3po.errors import SourceError
 from r3po.file_version import UNSEEN, FileVersion
+from r3po.source.folders import Chooser, WalkCounts, path_of, read_folder, roots_of, stat_or_none
 from r3po.source.hashing import mtime_of
 from r3po.storage.names import show_name
 
@@ -41,72 +45,72 @@ _FEW_NAMES = 8
 """A folder with fewer names is not opened for them."""
 
 
-@dataclass(slots=True)
-class WalkCounts:
-    """What the walk passed over, for the screen."""
-
-    hidden: int = 0
-    """Files and folders whose name begins with a dot."""
-    linked_folders: int = 0
-    irregular: int = 0
-    """Dangling links, FIFOs, sockets and devices with the right suffix."""
-    other_case: Counter[str] = field(default_factory=Counter)
-    """Files that end with `source_file_part` in other letters, such as .JSON, by this ending; they are in `other`."""
-    other: int = 0
-    """Files whose name does not end with `source_file_part`."""
-
-
 def walk(
-    source: Path, suffix: str, *, skip: Collection[Path] = (), counts: WalkCounts | None = None
+    source: Path,
+    which: Selection | str,
+    *,
+    skip: Collection[Path] = (),
+    counts: WalkCounts | None = None,
+    skip_unreadable: bool = False,
 ) -> Iterator[tuple[str, FileVersion]]:
-    """Yield the path and version of every regular file (or link to one) under `source` whose name ends with `suffix`.
+    """Yield path and version of every regular file (or link to one) under `source` that is one of `which`.
 
     They come in row order. See `walk_blocks`, which yields them in blocks.
     """
-    for block in walk_blocks(source, suffix, skip=skip, counts=counts):
+    for block in walk_blocks(source, which, skip=skip, counts=counts, skip_unreadable=skip_unreadable):
         for path, size, mtime_ns in block:
             yield path, FileVersion(size, mtime_ns)
 
 
 def walk_blocks(
     source: Path,
-    suffix: str,
+    which: Selection | str,
     *,
     skip: Collection[Path] = (),
     counts: WalkCounts | None = None,
     processes: int = 0,
     stats_all: bool = True,
+    skip_unreadable: bool = False,
 ) -> Generator[Block]:
     """Yield the files of `walk` in lists of path, size and mtime_ns, each of at most `BLOCK_FILES` of one folder.
 
     Args:
-        source: the folder; it may itself be a link.
+        source: the folder, which may itself be a link; or what the folders of `which` are relative to.
+        which: the files to find, or only the end of their names.
         skip: folders that are never entered (working_dir, output_path), compared by device and inode.
         counts: filled with what was passed over.
         processes: of this machine that the job may use. With two or more, a long walk leaves most of the work, to ask
             for each file's size and mtime, to helpers.
         stats_all: False: a long walk lists most of the files without asking for size and mtime. One that is deleted or
             becomes something else meanwhile is among them.
+        skip_unreadable: pass over subfolders that cannot be read. They are in `counts` before any file behind them.
 
     Raises:
         SourceError: a folder cannot be read: its files must not be taken for deleted ones.
     """
+    selection = Selection((which,)) if isinstance(which, str) else which
     counts = WalkCounts() if counts is None else counts
-    listings = _iter_listings(source, suffix, skip, counts)
+    errors = _FolderErrors(source, selection, skip_unreadable, counts)
+    listings = _iter_listings(source, selection, skip, counts, errors)
     n_files = 0
     for prefix, names in listings:
         is_long = n_files >= LONG_WALK_FILES
         n_files += len(names)
-        if is_long and not stats_all:
-            with _folder_errors_told(source, prefix):
-                _stat_files(source, prefix, names[:1])  # a folder may show its names, and nothing else
-            yield [(prefix + name, UNSEEN, UNSEEN) for name in names]
-        elif is_long and processes > 1:
+        if is_long and stats_all and processes > 1:
             # This takes all that is left.
-            yield from _helped(source, chain([(prefix, names)], listings), counts, min(processes, MOST_HELPERS))
+            rest = chain([(prefix, names)], listings)
+            yield from _helped(source, rest, counts, errors, min(processes, MOST_HELPERS))
+            return
+        is_listed_only = is_long and not stats_all
+        try:
+            # A folder may show its names, and nothing else.
+            stats = _stat_files(source, prefix, names[:1] if is_listed_only else names)
+        except OSError as error:
+            errors.take(prefix, error)
+            continue
+        if is_listed_only:
+            yield [(prefix + name, UNSEEN, UNSEEN) for name in names]
         else:
-            with _folder_errors_told(source, prefix):
-                stats = _stat_files(source, prefix, names)
             yield from _block_of(prefix, names, stats, counts)
 
 
@@ -116,10 +120,15 @@ def walk_key(path: str) -> tuple[tuple[bool, bytes], ...]:
     return (*((True, folder) for folder in folders), (False, name))
 
 
-def count_suffixes(source: Path, limit: int = 100_000) -> dict[str, int]:
-    """Return how many files end with which suffix, most first: the hint when no file matches."""
+def count_suffixes(source: Path, which: Selection | str = "", limit: int = 100_000) -> dict[str, int]:
+    """Return how many files end with which suffix, most first: the hint when no file matches.
+
+    Args:
+        which: the files that were looked for; how their names end counts here for nothing.
+    """
     found: dict[str, int] = {}
-    for n, (path, _) in enumerate(walk(source, "")):
+    which = which if isinstance(which, str) else replace(which, endings=("",))
+    for n, (path, _) in enumerate(walk(source, which, skip_unreadable=True)):
         suffix = os.path.splitext(path)[1] or os.path.basename(path)
         found[suffix] = found.get(suffix, 0) + 1
         if n >= limit:
@@ -144,20 +153,61 @@ class _Stats(NamedTuple):
     n_irregular: int
 
 
-def _iter_listings(source: Path, suffix: str, skip: Collection[Path], counts: WalkCounts) -> Iterator[Listing]:
+class _FolderErrors:
+    """What becomes of folders that cannot be read."""
+
+    def __init__(self, source: Path, selection: Selection, skip: bool, counts: WalkCounts) -> None:
+        self._source, self._skips, self._counts = source, skip, counts
+        self._roots = roots_of(selection)
+
+    def take(self, prefix: str, error: OSError) -> None:
+        """Note that a folder is passed over.
+
+        Raises:
+            SourceError: it may not be.
+        """
+        is_root = prefix in self._roots
+        if self._skips and not is_root:
+            self._counts.unreadable[prefix] = error.strerror or str(error)
+            return
+        others = "" if is_root else "; on_unreadable: skip in the config goes on without such folders"
+        raise SourceError(
+            f"cannot be read: {error.strerror}; nothing was changed",
+            where=show_name(path_of(self._source, prefix).rstrip("/")),
+            hint=f"fix the permissions, or move the folder out of the source; then run again{others}",
+        ) from error
+
+
+def _iter_listings(
+    source: Path, selection: Selection, skip: Collection[Path], counts: WalkCounts, errors: _FolderErrors
+) -> Iterator[Listing]:
     """Yield the folders in the order of the walk, at most `BLOCK_FILES` names at a time."""
-    skipped = {(s.st_dev, s.st_ino) for s in map(_stat_or_none, skip) if s is not None}
+    skipped = {(s.st_dev, s.st_ino) for s in map(stat_or_none, skip) if s is not None}
+    chooser = None
+    if selection.include or selection.exclude or selection.ignore_case or selection.follow_links:
+        chooser = Chooser(source, selection, skipped, counts)
+        read = chooser.read_folder
+    else:
+        read = partial(read_folder, source, selection.endings, skipped, counts)
     # A stack of folders still to enter, deepest first; folders of one parent are pushed in reverse order.
-    folders = [""]
+    folders = roots_of(selection)[::-1]
     while folders:
         prefix = folders.pop()
-        names, subfolders = _read_folder(source, prefix, suffix, skipped, counts)
+        try:
+            names, subfolders = read(prefix)
+        except OSError as error:
+            errors.take(prefix, error)
+            continue
         for start in range(0, len(names), BLOCK_FILES):
             yield prefix, names[start : start + BLOCK_FILES]
         folders.extend(reversed(subfolders))
+    if chooser is not None:
+        chooser.note_unmatched()
 
 
-def _helped(source: Path, listings: Iterator[Listing], counts: WalkCounts, processes: int) -> Iterator[Block]:
+def _helped(
+    source: Path, listings: Iterator[Listing], counts: WalkCounts, errors: _FolderErrors, processes: int
+) -> Iterator[Block]:
     """Yield what `_stat_files` returns for each listing, from helpers."""
     from r3po.source.parallel import map_in_order
 
@@ -171,10 +221,10 @@ def _helped(source: Path, listings: Iterator[Listing], counts: WalkCounts, proce
     with closing(map_in_order(_stat_listings, tasks(), processes)) as answers:
         for answer in answers:
             for (prefix, names), stats in zip(sent.popleft(), answer, strict=True):
-                with _folder_errors_told(source, prefix):
-                    if isinstance(stats, OSError):
-                        raise stats
-                yield from _block_of(prefix, names, stats, counts)
+                if isinstance(stats, OSError):
+                    errors.take(prefix, stats)
+                else:
+                    yield from _block_of(prefix, names, stats, counts)
 
 
 def _block_of(prefix: str, names: list[str], stats: _Stats, counts: WalkCounts) -> Iterator[Block]:
@@ -212,31 +262,6 @@ def _stat_listings(task: tuple[Path, list[Listing]]) -> list[_Stats | OSError]:
     return answer
 
 
-def _read_folder(
-    source: Path, prefix: str, suffix: str, skipped: Collection[tuple[int, int]], counts: WalkCounts
-) -> tuple[list[str], list[str]]:
-    """Return the names in one folder that may be files, and its subfolders (as prefixes that end with a slash), sorted.
-
-    Names only: of a folder with millions of files more would not fit into memory.
-    """
-    names: list[str] = []
-    subfolders: list[str] = []
-    with _folder_errors_told(source, prefix), os.scandir(os.path.join(source, prefix)) as entries:
-        for entry in entries:
-            name = entry.name
-            if name[0] == ".":
-                counts.hidden += 1
-            elif name.endswith(suffix) and (entry.is_file(follow_symlinks=False) or _is_link_to_file(entry)):
-                names.append(name)
-            elif entry.is_dir(follow_symlinks=False):
-                if not skipped or _device_and_inode(entry) not in skipped:
-                    subfolders.append(f"{prefix}{name}/")
-            else:
-                _count_passed_over(entry, suffix, counts)
-    _sort_names(names, subfolders)
-    return names, subfolders
-
-
 def _stat_files(source: Path, prefix: str, names: list[str]) -> _Stats:
     """Return sizes and mtimes of the files of one folder.
 
@@ -246,7 +271,7 @@ def _stat_files(source: Path, prefix: str, names: list[str]) -> _Stats:
     sizes, mtimes_ns, missing = array("q"), array("q"), set[int]()
     n_irregular = 0
     stat_name, is_regular = os.stat, stat.S_ISREG
-    with _base_of(os.path.join(source, prefix), len(names)) as (folder, base):
+    with _base_of(path_of(source, prefix), len(names)) as (folder, base):
         for at, name in enumerate(names):
             try:
                 status = stat_name(base + name, dir_fd=folder)
@@ -280,60 +305,3 @@ def _base_of(path: str, n_names: int) -> Iterator[tuple[int | None, str]]:
         yield folder, ""
     finally:
         os.close(folder)
-
-
-@contextmanager
-def _folder_errors_told(source: Path, prefix: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SourceError(
-            f"cannot be read: {error.strerror}; nothing was changed",
-            where=show_name(os.path.join(source, prefix).rstrip("/")),
-            hint="fix the permissions, or move the folder out of the source; then run again",
-        ) from error
-
-
-def _is_link_to_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_symlink() and entry.is_file()
-    except OSError:
-        return False  # it leads nowhere: a loop, or through a file
-
-
-def _sort_names(names: list[str], subfolders: list[str]) -> None:
-    # Code points sort like UTF-8 bytes, but not where surrogates stand for bytes that are no UTF-8.
-    if all(map(str.isascii, names)) and all(map(str.isascii, subfolders)):
-        names.sort()
-        subfolders.sort(key=_without_slash)
-    else:
-        names.sort(key=os.fsencode)
-        subfolders.sort(key=lambda folder: os.fsencode(folder[:-1]))
-
-
-def _without_slash(folder: str) -> str:
-    return folder[:-1]
-
-
-def _count_passed_over(entry: os.DirEntry[str], suffix: str, counts: WalkCounts) -> None:
-    if entry.is_symlink() and os.path.isdir(entry.path):
-        counts.linked_folders += 1
-    elif entry.name.endswith(suffix):
-        counts.irregular += 1
-    else:
-        counts.other += 1
-        ending = entry.name[-len(suffix) :]
-        if ending.lower() == suffix.lower():
-            counts.other_case[ending] += 1
-
-
-def _device_and_inode(entry: os.DirEntry[str]) -> tuple[int, int]:
-    status = entry.stat(follow_symlinks=False)
-    return status.st_dev, status.st_ino
-
-
-def _stat_or_none(folder: Path) -> os.stat_result | None:
-    try:
-        return os.stat(folder)
-    except OSError:
-        return None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from r3po.config.selection import Selection
 from r3po.storage.durable import FileRecord, list_names
 from r3po.storage.json_files import read_json, write_json
 from r3po.storage.names import name_from_json, name_to_json
@@ -71,8 +72,9 @@ class Manifest:
     retry_since: int
     """Failures of earlier builds do not count any more."""
     source_path: str
-    """Absolute."""
-    source_file_part: str
+    """Absolute: what the paths of files are relative to."""
+    selection: Selection
+    """Which files were the job's at the last build."""
     output_path: str
     """Absolute: where the parts are. A config that says something else has them made again there."""
     hash: str
@@ -134,7 +136,7 @@ def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
         "redo_since": manifest.redo_since,
         "retry_since": manifest.retry_since,
         "source": name_to_json(manifest.source_path),
-        "source_file_part": manifest.source_file_part,
+        **manifest.selection.to_json(),
         "output": name_to_json(manifest.output_path),
         "hash": manifest.hash,
         "hash_algorithm": HASH_ALGORITHM if manifest.hash == "content" else None,
@@ -156,7 +158,7 @@ def manifest_from_json(data: dict[str, Any]) -> Manifest:
         redo_since=data["redo_since"],
         retry_since=data["retry_since"],
         source_path=name_from_json(data["source"]),
-        source_file_part=data["source_file_part"],
+        selection=Selection.from_json(data),
         output_path=name_from_json(data["output"]),
         hash=data["hash"],
         count_all_files=data["count_all_files"],

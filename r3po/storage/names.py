@@ -27,6 +27,17 @@ def _steers(character: str) -> bool:
     return unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
+def absolute_path(root: str, path: str) -> str:
+    """Return the absolute path of a file, or of a folder, that is known relative to `root`.
+
+    One that begins with a dot or a slash is of a list of folders (`config.selection`): no other does, since names that
+    begin with a dot are passed over.
+    """
+    if path[:1] in ("/", "."):
+        return os.path.normpath(os.path.join(root, path))
+    return f"{root.rstrip('/')}/{path}"  # os.path.join takes a microsecond more, each file
+
+
 def name_to_json(path: str) -> dict[str, str]:
     """Return the JSON fields of a file name: `path`, and `path_b64` with its bytes where they are not UTF-8."""
     shown = show_name(path)

@@ -37,6 +37,9 @@ _KNOWN = (
 _DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 _LIST = re.compile(r"list<(.*)>", re.DOTALL)
 
+PLAIN_TYPES = tuple(kind for kind in _FAMILIES if kind != "decimal")
+"""The types that are one word."""
+
 MOST_DIGITS = 38
 """Most digits of a decimal: polars reads none that are longer, and DuckDB makes floats of them."""
 

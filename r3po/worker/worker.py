@@ -22,6 +22,7 @@ from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, write_segment
 from r3po.state.shard_files import parse_entries, read_shard_lines
+from r3po.storage.names import absolute_path
 from r3po.table.columns import Columns, RowCollector, is_row
 from r3po.table.outcomes import Failure
 from r3po.table.user_objects import type_name
@@ -65,7 +66,7 @@ class Worker:
         self._wants_hash = setup.hash == "content"
         read = partial(read_file, wants_data=self._wants_data, wants_hash=self._wants_hash)
         self._use_file = read if self._wants_data or self._wants_hash else use_file
-        self._prefix = setup.source_path.rstrip("/") + "/"
+        self._absolute = partial(absolute_path, setup.source_path)
         self._lines: dict[str, list[bytes]] = {}
         """Lines of the shard files that were worked on last, by their digest; the latest last. A batch parses its own
         alone: else each of many workers would parse all of every shard."""
@@ -204,7 +205,7 @@ class Worker:
     def _fill(self, opened: OpenBatch, collector: RowCollector | None) -> None:
         """Call f on one file after the other until the batch is full, the time is up or the run is to stop."""
         batch, ahead = opened.outcomes, self._ahead
-        ahead.begin(self._prefix + path for path in opened.paths)
+        ahead.begin(map(self._absolute, opened.paths))
         deadline = opened.started + self._setup.batch_seconds
         next_check = opened.started + STOP_CHECK_S
         failure_bytes = 0
@@ -244,7 +245,7 @@ class Worker:
         """
         version: FileVersion | FileInUse | None = None
         self.beacon.mark(Phase.READING, opened.shard.ref.shard, place)
-        path = self._prefix + name
+        path = self._absolute(name)
         returned: Any = None
         failure: Failure | None = None
         started = time.perf_counter()

@@ -119,6 +119,12 @@ class _Check:
         self._expect(self.manifest["count_job_files"] == n_present, path, f"count_job_files is not {n_present}")
         doubled = [name for name, n in Counter(_key(entry) for entry in every).items() if n > 1]
         self._expect(not doubled, path, f"files that are there twice: {doubled[:5]}")
+        if "source_folders" in self.manifest:
+            named = [folder["path"].rstrip("/") + "/" for folder in self.manifest["source_folders"]]
+            lost = [
+                entry["path"] for entry in every if not entry["path"].startswith(tuple(named)) and _is_present(entry)
+            ]
+            self._expect(not lost, path, f"files of no folder of the source: {lost[:5]}")
         if self.check_source:
             for entry in every:
                 if not entry.get("deleted", False):
@@ -335,6 +341,10 @@ class _Check:
 
 def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _is_present(entry: dict[str, Any]) -> bool:
+    return not entry.get("deleted", False)
 
 
 def _key(entry: dict[str, Any]) -> str:

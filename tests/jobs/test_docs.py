@@ -14,6 +14,7 @@ import r3po
 from jobs import r3po as r3po_command
 from r3po import errors
 from r3po.cli.app import app
+from r3po.config.explain import key_meanings
 from r3po.config.settings import Config, load_config
 
 ROOT = Path(__file__).parents[2]
@@ -21,15 +22,18 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 KEYS = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "FORMAT.md").read_text(encoding="utf-8")
-SETTINGS = set(Config.model_fields) - {"path", "notices", "lines", "source_written"}
+SETTINGS = set(Config.model_fields) - {"path", "notices", "lines", "source_written", "source_folders"}
 
 
 def section(text: str, title: str) -> str:
     return re.split(r"^## ", text.split(f"\n## {title}", 1)[1], maxsplit=1, flags=re.M)[0]
 
 
-def test_the_page_of_keys_lists_every_key_and_no_other() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", KEYS, re.M)) == SETTINGS
+def test_the_page_of_keys_says_of_every_key_and_no_other_what_r3po_says() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \|$", KEYS, re.M)
+    said = {key: (default.replace("`", ""), meaning.replace("`", "")) for key, default, meaning in rows}
+    assert said == {known.key: (known.default, known.meaning) for known in key_meanings()}
+    assert said.keys() == SETTINGS
 
 
 def test_the_page_of_commands_lists_every_command_and_option_and_no_other() -> None:

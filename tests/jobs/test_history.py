@@ -85,6 +85,14 @@ COLUMNS: tuple[tuple[tuple[str, str], ...] | None, ...] = (
     (("name", "string"), ("path", "string")),
 )
 
+EXCLUDED: dict[str | None, Callable[[str], bool]] = {
+    None: lambda path: False,
+    '["sub", "sub/**/k.t"]': lambda path: path.startswith("sub/"),
+    '["**/a.t", "?.T"]': lambda path: path.endswith("/a.t"),
+    '["*/*"]': lambda path: "/" in path,
+}
+"""Globs that the config may have, and which of `PATHS` they leave out."""
+
 FAMILIES = {"int8": "number", "int64": "number", "float64": "number", "string": "text"}
 ARROW = {"float64": "double"}
 
@@ -602,6 +610,7 @@ class History(RuleBasedStateMachine):
             "on_deleted": "drop",
             "on_function_change": "warn",
             "hash": "content",
+            "exclude": None,
         }
         self.states: set[State] = {State()}
         self.is_settled = False
@@ -713,6 +722,7 @@ class History(RuleBasedStateMachine):
             st.fixed_dictionaries({"shard_size": st.integers(2, 3)}),
             st.fixed_dictionaries({"on_function_change": st.sampled_from(["warn", "redo"])}),
             st.fixed_dictionaries({"hash": st.sampled_from(["content", "stat"])}),
+            st.fixed_dictionaries({"exclude": st.sampled_from(list(EXCLUDED))}),
         )
     )
     def change_config(self, change: dict[str, Any]) -> None:
@@ -726,7 +736,7 @@ class History(RuleBasedStateMachine):
         def said(value: Any) -> str:
             if isinstance(value, tuple):
                 return "{" + ", ".join(f"{name}: {column_type}" for name, column_type in value) + "}"
-            return str(value).lower()
+            return value if isinstance(value, str) else str(value).lower()
 
         lines = [f"{key}: {said(value)}" for key, value in self.keys.items() if value is not None]
         fixed = "job_name: t\nprocesses: 1\nsource_path: source\nsource_file_part: .t\nworking_dir: state\n"
@@ -736,8 +746,9 @@ class History(RuleBasedStateMachine):
 
     def asked(self, **options: bool) -> Run:
         self.was_stat = self.was_stat or self.keys["hash"] == "stat"
+        is_excluded = EXCLUDED[self.keys["exclude"] if options.get("build", True) else None]
         return Run(
-            source=dict(self.files),
+            source={path: look for path, look in self.files.items() if not is_excluded(path)},
             code=self.code,
             keeps=self.keys["on_deleted"] == "keep",
             shard_size=self.keys["shard_size"],

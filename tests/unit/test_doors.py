@@ -70,6 +70,7 @@ def test_no_hint_of_the_library_leaves_a_command_or_an_option_to_python() -> Non
     found = list(hints())
     assert len(found) > 30
     for where, hint in found:
+        hint = re.sub(r"r3po (init|config)( --json)?|--from", "", hint)  # have no call in Python
         assert not re.search(r"r3po [a-z]|--[a-z]", in_python(hint)), f"{where}: {in_python(hint)}"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from r3po.config.keys import MAX_TIMEOUT_S, MaxErrors, ParquetOptions, parse_max_errors
+from r3po.config.selection import Selection
 from r3po.config.settings import Config, check_source, load_config
 from r3po.errors import ConfigError, SourceError
 
@@ -23,7 +24,7 @@ SIX = {
     "working_dir": "working_dir",
     "output_path": "output_dir",
 }
-HINT = 'hint:  README, "Config", lists every key'
+HINT = "hint:  r3po config --keys lists every key"
 
 
 def write_config(folder: Path, *more: str, **changed: str | None) -> Path:
@@ -291,7 +292,7 @@ working_dir:
         "  line 10   1: one                                 the key is not text; keys are names such as job_name\n"
         "  line 12   working_dir:                           has no value; must be text\n"
         "  missing   source_file_part                       required, such as  source_file_part: .json\n"
-        'hint:  README, "Config", lists every key'
+        "hint:  r3po config --keys lists every key"
     )
 
 
@@ -312,7 +313,7 @@ UNQUOTED = ["job_name: no", "job_name: 2026-11-22", "job_name: 2026-13-45", "job
 UNQUOTED += ["working_dir: ~", "function: 5", "source_column: 5"]
 PROBLEMS = {
     'must be text; quote it: "{value}"': UNQUOTED,
-    "must be text": ["job_name: [a]"],
+    "must be text": ["job_name: [a]", "job_name: {a: 1}", "working_dir: {a: {b: c}}"],
     "has no value; must be text": ["job_name: null"],
     "must not be empty": ['job_name: " "', 'working_dir: ""', "source_column: ''"],
     "must not hold line breaks, tabs or other control characters": [r'job_name: "a\nb"', r'job_name: "\ud800"'],
@@ -408,7 +409,7 @@ def test_a_missing_file_and_a_folder_are_told_with_the_configs_that_may_be_meant
 
     missing = tmp_path / "config.yaml", f"config.yaml not found in {tmp_path}"
     folder = tmp_path, f"{tmp_path} is a folder, not a config"
-    assert hint(*missing) == 'name the config, such as: run_jobs("my.yaml")'
+    assert hint(*missing) == 'r3po init begins a job here; or name the config, such as: run_jobs("my.yaml")'
     assert hint(*folder) == "name the config file in it"
     for name in ("big.yaml", "small.yml", "notes.txt"):
         (tmp_path / name).touch()
@@ -439,7 +440,7 @@ def test_a_file_without_keys_is_told_what_it_needs(tmp_path: Path, text: str) ->
     if "processes" not in text:
         what, hint = "is empty", f"it needs {', '.join(SIX)}"
     assert error_of(write_text(tmp_path, text)) == (
-        f'config.yaml {what}\nhint:  {hint}\n       README, "Config", lists every key'
+        f"config.yaml {what}\nhint:  {hint}\n       r3po config --keys lists every key"
     )
 
 
@@ -541,6 +542,84 @@ def test_a_source_that_is_no_folder_is_told_as_what_it_is(somewhere: Path, writt
     with pytest.raises(SourceError) as caught:
         check_source(config)
     assert str(caught.value) == expected.replace("HERE", str(somewhere))
+
+
+# Which files
+
+
+def test_which_files_may_be_a_text_or_a_list(tmp_path: Path) -> None:
+    assert load(tmp_path).selection == Selection((".json",))
+    for written, part in (("[.a, .b, .a]", (".a", ".b")), ("[.a]", ".a"), ('""', ""), ("all", ""), ("[.a, all]", "")):
+        config = load(tmp_path, source_file_part=written)
+        assert config.source_file_part == part
+        assert config.selection.endings == ((part,) if isinstance(part, str) else part)
+    more = ["include: [./a/**, b, b/]", "exclude: '**/tmp'", "ignore_case: true", "follow_links: true"]
+    config = load(tmp_path, *more, "on_unreadable: skip")
+    assert config.selection == Selection((".json",), ("",), True, ("a/**", "b"), ("**/tmp",), True)
+    assert config.on_unreadable == "skip"
+    assert load(tmp_path, "include: null\nexclude:").selection == Selection((".json",))
+
+
+def test_several_folders_have_names_below_the_folder_of_the_config(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    config = load(tmp_path, source_path=f"[./b/, {tmp_path}/x/../c, ../d]")
+    assert (config.source_path, config.source_folders) == (tmp_path, (f"{tmp_path}/c", "../d", "b"))
+    assert config.source_paths == [tmp_path / "c", tmp_path.parent / "d", tmp_path / "b"]
+    assert load(tmp_path, source_path="[b]").source_folders == ("b",)
+    assert load(tmp_path, source_path="b").source_folders == ("",)
+    with pytest.raises(SourceError, match=rf"source folder not found: {tmp_path}/c   \(config.yaml line 3\)"):
+        check_source(config)
+    keys = {**SIX, "processes": 2, "source_path": [Path("b"), tmp_path / "c"], "include": (Path("x/*"),)}
+    here = load_config(keys)
+    assert (here.source_path, here.source_folders) == (Path.cwd(), (f"{tmp_path}/c", "b"))
+    assert here.include == ("x/*",)
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "expected"),
+    [
+        ("source_path", "[]", "is empty; take the key out, or name one"),
+        ("source_path", "[a, 1]", 'must be a list of folders, each a text; quote it: "1"'),
+        ("source_path", "{a: b}", "must be text"),
+        ("source_path", "[a, s3://b]", '"s3://b" is no folder of this machine: r3po reads and writes no s3:// yet'),
+        ("source_path", '[a, ""]', '"" must not be empty'),
+        ("source_path", "[a, b, ./a]", '"./a" is "a", or lies in it: each file must be of one folder; take "./a" out'),
+        (
+            "source_path",
+            "[a/b/c, a]",
+            '"a/b/c" is "a", or lies in it: each file must be of one folder; take "a/b/c" out',
+        ),
+        ("source_path", "[real, link/x]", '"link/x" is "real", or lies in it: each file must be of one folder; take'),
+        (
+            "source_path",
+            "[real, real/away]",
+            '"real/away" is "real", or lies in it: each file must be of one folder; t',
+        ),
+        ("source_file_part", "[]", "is empty; take the key out, or name one"),
+        ("source_file_part", "[.a, a/.b]", "must be the end of file names, without a /"),
+        ("source_file_part", "[.a, 2020]", 'must be a list of ends of names, each a text; quote it: "2020"'),
+        ("include", "[/a]", '"/a" must be relative to source_path, without a / in front'),
+        ("include", "[../a]", '"../a" must be folders and a name, with one / between them'),
+        ("exclude", "a//b", '"a//b" must be folders and a name, with one / between them'),
+        ("exclude", "[a/**.x]", '"a/**.x": ** stands for folders and has a / on each side; write **/*.x'),
+        ("exclude", "2020", 'must be a list of globs such as ["**/tmp"]'),
+        ("on_unreadable", "ignore", "must be stop or skip"),
+        ("job_name", "{a: b}", "must be text"),
+        ("ignore_case", '"true"', "must be true or false, without quotes"),
+    ],
+)
+def test_what_is_no_choice_of_files_is_told(tmp_path: Path, key: str, written: str, expected: str) -> None:
+    (tmp_path / "real" / "x").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real" / "away").symlink_to("../elsewhere")
+    more, changed = ([], {key: written}) if key in SIX else ([f"{key}: {written}"], {})
+    assert expected in problem_of(tmp_path, *more, **changed)
+
+
+def test_our_folders_lie_outside_each_folder_of_the_source(tmp_path: Path) -> None:
+    told = problem_of(tmp_path, source_path="[a, b]", output_path="b/out")
+    assert "b/out   lies inside source_path (line 3): " in told
+    assert load(tmp_path, source_path="[a, b]", output_path="c").output_path == tmp_path / "c"
 
 
 # Columns

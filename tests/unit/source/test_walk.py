@@ -21,12 +21,15 @@ from typing import Any
 import pytest
 
 import r3po
+from r3po.config.selection import Selection, folder_names
 from r3po.errors import SourceError
 from r3po.file_version import FileVersion
 from r3po.source import hashing
 from r3po.source import walk as scan
+from r3po.source.folders import WalkCounts
 from r3po.source.hashing import BLOCK_BYTES, RACY_NS, ChangingFileError, hash_file, hash_files, open_regular
-from r3po.source.walk import WalkCounts, count_suffixes, walk, walk_blocks, walk_key
+from r3po.source.walk import count_suffixes, walk, walk_blocks, walk_key
+from r3po.storage.names import absolute_path
 
 ODD_NAMES = [
     b"A",
@@ -63,7 +66,7 @@ def make(folder: Path, *names: str | bytes) -> None:
             raise
 
 
-def paths(source: Path, suffix: str = ".json", **options: Any) -> list[str]:
+def paths(source: Path, suffix: Selection | str = ".json", **options: Any) -> list[str]:
     return [path for path, _ in walk(source, suffix, **options)]
 
 
@@ -325,6 +328,173 @@ def test_what_changes_before_a_helper_looks_is_passed_over_but_not_what_cannot_b
     monkeypatch.setattr(scan, "_stat_listings", look_at_a_loop)
     with pytest.raises(SourceError, match="f03: cannot be read"):
         list(walk_blocks(many, ".json", processes=2))
+
+
+# Which files: ends, letter case, globs
+
+
+def listed(monkeypatch: pytest.MonkeyPatch, source: Path) -> list[str]:
+    """Return, as it grows, which folders are listed from now on, relative to the source."""
+    found: list[str] = []
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        found.append(os.path.relpath(path, source))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    return found
+
+
+def test_several_ends_are_taken_and_the_empty_one_takes_every_file(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "b.jpg", "c.txt", "d.PNG", ".e.png", "f/g.jpg")
+    counts = WalkCounts()
+    assert paths(tmp_path, Selection((".png", ".jpg")), counts=counts) == ["a.png", "b.jpg", "f/g.jpg"]
+    assert (counts.other, counts.hidden, dict(counts.other_case)) == (2, 1, {".PNG": 1})
+    assert paths(tmp_path, Selection(("",))) == ["a.png", "b.jpg", "c.txt", "d.PNG", "f/g.jpg"]
+
+
+def test_letter_case_is_ignored_where_that_is_asked_for(tmp_path: Path) -> None:
+    make(tmp_path, "a.png", "b.PNG", "c.Png", "d.txt", "Tmp/e.png", "F/tmp.png")
+    counts = WalkCounts()
+    which = Selection((".PNG",), ignore_case=True, exclude=("tmp", "f/TMP.*"))
+    assert paths(tmp_path, which, counts=counts) == ["a.png", "b.PNG", "c.Png"]
+    assert (counts.other, counts.other_case, counts.excluded, counts.excluded_folders) == (1, {}, 1, 1)
+
+
+def test_globs_choose_files_and_a_folder_in_which_none_can_be_chosen_is_never_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "a.json", "2023/1.json", "2024/1.json", "2024/tmp/2.json", "2024/x/tmp/y/3.json", "2024/x/4.json")
+    make(tmp_path, "tmp.json", "2024/x/old.json")
+    seen = listed(monkeypatch, tmp_path)
+    counts = WalkCounts()
+    which = Selection((".json",), include=("2024/**",), exclude=("**/tmp", "**/old.*"))
+    assert paths(tmp_path, which, counts=counts) == ["2024/1.json", "2024/x/4.json"]
+    assert seen == [".", "2024", "2024/x"]
+    assert (counts.excluded, counts.excluded_folders) == (3, 3)
+    assert paths(tmp_path, Selection((".json",), exclude=("20*/**", "*/tmp/**"))) == ["a.json", "tmp.json"]
+    assert paths(tmp_path, Selection((".json",), include=("*.json",))) == ["a.json", "tmp.json"]
+
+
+# Several folders
+
+
+def test_several_folders_are_walked_in_one_order_and_paths_begin_with_them(tmp_path: Path) -> None:
+    make(tmp_path, "home/b/data/1.json", "home/a-b/2.json", "data/3.json", "home/a/b/x/4.json", "home/a/b/5.json")
+    folders = ("../data", str(tmp_path / "home" / "b"), "a/b", "a-b")
+    absolute = str(tmp_path / "home" / "b" / "data" / "1.json")
+    expected = [absolute, "../data/3.json", "a/b/5.json", "a/b/x/4.json", "a-b/2.json"]
+    names = folder_names(folders)
+    assert names == folder_names(folders[::-1]) == (folders[1], folders[0], "a/b", "a-b")
+    found = paths(tmp_path / "home", Selection((".json",), folders=names))
+    assert found == expected == sorted(expected, key=walk_key)
+    assert all(os.path.isfile(absolute_path(str(tmp_path / "home"), path)) for path in found)
+
+
+def test_the_name_of_a_folder_is_as_it_is_written_but_for_what_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISK", "/mnt/disk")
+    written = ["./a//b/", "${DISK}/x", "c/../d", ".", "//mnt/e"]
+    assert set(folder_names(written)) == {"a/b", "/mnt/disk/x", "d", ".", "/mnt/e"}
+    assert folder_names("a") == ("",)
+
+
+def test_what_leads_out_of_the_root_is_found_by_its_name_as_folders_of_a_config_are() -> None:
+    """Not through a link that the root may be."""
+    found = [absolute_path("/a/b", path) for path in ("c/d", "../c/d", "./c", "/e/f", "../../g")]
+    assert found == ["/a/b/c/d", "/a/c/d", "/a/b/c", "/e/f", "/g"]
+    assert absolute_path("/", "a/b") == "/a/b"
+
+
+def test_globs_are_relative_to_each_folder(tmp_path: Path) -> None:
+    make(tmp_path, "a/tmp/1.json", "a/2.json", "b/tmp/3.json", "b/x/4.json", "a/x/5.json")
+    which = Selection((".json",), folders=("a", "b"), include=("x/*", "*"), exclude=("tmp",))
+    assert paths(tmp_path, which) == ["a/2.json", "a/x/5.json", "b/x/4.json"]
+
+
+# Links to folders
+
+
+def test_links_to_folders_are_entered_where_that_is_asked_for_and_each_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "out/1.json", "out/deep/2.json", "other/3.json", "source/real/4.json", "source/.store/5.json")
+    source = tmp_path / "source"
+    links = {
+        "a": "../out",
+        "again": "../out/deep",
+        "first": "real",
+        "real/loop": "..",
+        "real/up": "../..",
+        "z": ".store",
+    }
+    for name, target in links.items():
+        (source / name).symlink_to(target)
+    (tmp_path / "out" / "itself").symlink_to(".")
+    counts = WalkCounts()
+    with within(10):
+        found = paths(source, Selection((".json",), follow_links=True), counts=counts)
+    # real/up holds the source, which is walked already, and `out`, which is walked as `a`.
+    assert found == ["a/1.json", "a/deep/2.json", "real/4.json", "real/up/other/3.json", "z/5.json"]
+    assert paths(source) == ["real/4.json"]
+    assert counts.linked_folders >= 4
+    skip = [tmp_path / "other", tmp_path / "out" / "deep"]
+    assert "z/5.json" in paths(source, Selection((".json",), follow_links=True), skip=skip)
+    assert not any(
+        "other" in path or "deep" in path for path in paths(source, Selection((".json",), follow_links=True), skip=skip)
+    )
+
+
+def test_a_link_into_an_excluded_folder_or_another_folder_of_the_list_is_walked_once(tmp_path: Path) -> None:
+    make(tmp_path, "a/store/x/1.json", "b/2.json")
+    (tmp_path / "a" / "x").symlink_to("store/x")
+    (tmp_path / "a" / "y").symlink_to("../b")
+    which = Selection((".json",), folders=("a", "b"), exclude=("store",), follow_links=True)
+    assert paths(tmp_path, which) == ["a/x/1.json", "b/2.json"]
+
+
+# Folders that are passed over because they cannot be read
+
+
+def test_unreadable_subfolders_are_passed_over_where_that_is_asked_for(tmp_path: Path, listing: dict[str, Any]) -> None:
+    make(tmp_path, "a.json", "b/1.json", "c/2.json", "c/d/3.json", "e/4.json")
+
+    def tear(path: str, listed: list[Any]) -> Iterator[Any]:
+        yield listed[0]
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    listing["c"] = tear
+    counts = WalkCounts()
+    for which in (".json", Selection((".json",), ignore_case=True)):
+        assert paths(tmp_path, which, counts=counts, skip_unreadable=True) == ["a.json", "b/1.json", "e/4.json"]
+        assert counts.unreadable == {"c/": "Permission denied"}
+        with pytest.raises(SourceError, match=r"/c: cannot be read.*\n.*on_unreadable: skip"):
+            paths(tmp_path, which)
+    listing[tmp_path.name] = tear
+    with pytest.raises(SourceError) as caught:
+        paths(tmp_path, skip_unreadable=True)
+    assert "on_unreadable" not in str(caught.value), "the source itself is never passed over"
+
+
+@pytest.mark.usefixtures("helped_here")
+def test_a_folder_whose_files_cannot_be_looked_at_is_passed_over_too(many: Path) -> None:
+    (many / "f03" / "2.json").unlink()
+    (many / "f03" / "2.json").symlink_to("2.json")
+    real = scan.read_folder
+    counts = WalkCounts()
+
+    def read(*arguments: Any) -> Any:
+        names, subfolders = real(*arguments)
+        return names + ["2.json"] * (arguments[-1] == "f03/"), subfolders
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "read_folder", read)
+        found = [
+            path
+            for block in walk_blocks(many, ".json", processes=2, counts=counts, skip_unreadable=True)
+            for path, *_ in block
+        ]
+    assert counts.unreadable.keys() == {"f03/"} and len(found) == 105 - 5
 
 
 # The hint when no file matches

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from r3po.config.selection import Selection
 from r3po.errors import DamagedStateError, NewerFormatError
 from r3po.file_version import UNSEEN
 from r3po.file_version import FileVersion as V
@@ -62,7 +63,7 @@ def some_manifest(*shards: ShardRef) -> Manifest:
         retry_since=2,
         source_path="/data/produce_log",
         output_path="/data/out",
-        source_file_part=".json",
+        selection=Selection((".json",)),
         hash="content",
         count_all_files=30,
         sorted_spans=(0, 12),
@@ -84,6 +85,24 @@ def write_entries(folder: Path, shard: int, *paths: str, build: int = 1) -> Shar
 # The manifest
 
 
+def test_which_files_are_chosen_comes_back_and_says_only_what_is_not_usual(tmp_path: Path) -> None:
+    folders = ("../a", os.fsdecode(b"/mnt/caf\xe9"))
+    chosen = Selection((".a", ".b"), folders, True, ("x/**",), ("**/y",), True)
+    for selection in (chosen, Selection(("",))):
+        write_manifest(tmp_path / "manifest.json", some_manifest().replace(selection=selection))
+        manifest = read_manifest(tmp_path / "manifest.json")
+        assert manifest is not None and manifest.selection == selection
+    assert Selection(("",)).to_json() == {"source_file_part": ""}
+    assert chosen.to_json() == {
+        "source_file_part": [".a", ".b"],
+        "source_folders": [{"path": "../a"}, {"path": r"/mnt/caf\xe9", "path_b64": "L21udC9jYWbp"}],
+        "ignore_case": True,
+        "include": ["x/**"],
+        "exclude": ["**/y"],
+        "follow_links": True,
+    }
+
+
 @pytest.mark.parametrize("source", ODD_PATHS)
 def test_a_manifest_comes_back_as_it_was_written_whatever_the_name_of_its_source(tmp_path: Path, source: str) -> None:
     shards = [ShardRef(i, FileRecord(f"0000{i}.b1.x.jsonl", 80, "0" * 64), 12 + i, 1 + i, 1000 + i) for i in range(2)]
@@ -99,13 +118,14 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
     write_manifest(tmp_path / "manifest.json", manifest)
     told = orjson.loads((tmp_path / "manifest.json").read_bytes())
     told.pop("digest")
-    as_they_are = ("job_id", "job_name", "build", "redo_since", "retry_since", "source_file_part", "hash")
+    as_they_are = ("job_id", "job_name", "build", "redo_since", "retry_since", "hash")
     shard = {"shard": 0, "file": file.to_json(), "n_files": 12, "last_build": 1, "size_bytes": 1000, "n_deleted": 0}
     assert told == {
         "format": 3,
         "kind": "manifest",
         **{key: getattr(manifest, key) for key in as_they_are},
         "source": {"path": "/data/produce_log"},
+        "source_file_part": ".json",
         "output": {"path": "/data/out"},
         "hash_algorithm": "blake2b-128",
         "count_all_files": 30,
