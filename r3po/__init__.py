@@ -4,6 +4,8 @@
     run_jobs(config, f)         call f on every file that has no outcome yet
     job_status(config)          how far the job is, also while a run is going on
     verify_jobs(config)         check all that is on disk, against itself and the source
+    try_files(config, f)        call f on a few files, here and now; nothing is kept
+    slow_files(config, n=20)    the files that f took longest for, and the spread
     reset_all_errors(config)    let the next run try every failed file again
     reset_redo(config)          give up a redo that is under way: the rows of before are back
     reset_all_tracking(config)  forget everything, as if the job had never run
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
         SourceError,
         StateError,
     )
+    from r3po.inspect.slow import SlowFiles, slow_files
     from r3po.inspect.status import JobStatus, job_status
     from r3po.inspect.verify import VerifyResult, verify_jobs
     from r3po.jobbuilder import build_jobs
     from r3po.jobrunner import RunResult, run_jobs
+    from r3po.run.try_files import TryResult, try_files
     from r3po.run.undo_redo import reset_redo
     from r3po.state.reset import reset_all_errors, reset_all_tracking
 
@@ -49,8 +53,10 @@ __all__ = [
     "R3poError",
     "RunResult",
     "RunStoppedError",
+    "SlowFiles",
     "SourceError",
     "StateError",
+    "TryResult",
     "VerifyResult",
     "__version__",
     "build_jobs",
@@ -59,6 +65,8 @@ __all__ = [
     "reset_all_tracking",
     "reset_redo",
     "run_jobs",
+    "slow_files",
+    "try_files",
     "verify_jobs",
 ]
 
@@ -69,6 +77,10 @@ _HOMES = {
     "JobStatus": "r3po.inspect.status",
     "job_status": "r3po.inspect.status",
     "VerifyResult": "r3po.inspect.verify",
+    "SlowFiles": "r3po.inspect.slow",
+    "slow_files": "r3po.inspect.slow",
+    "TryResult": "r3po.run.try_files",
+    "try_files": "r3po.run.try_files",
     "verify_jobs": "r3po.inspect.verify",
     "reset_all_errors": "r3po.state.reset",
     "reset_all_tracking": "r3po.state.reset",

@@ -13,6 +13,8 @@ CALLS = {
     "build": "build_jobs(config)",
     "status": "job_status(config)",
     "errors": "result.failures()",
+    "slow": "slow_files(config)",
+    "try": "try_files(config, f)",
     "verify": "verify_jobs(config)",
     "reset --all": "reset_all_tracking(config)",
     "reset --errors": "reset_all_errors(config)",
@@ -40,7 +42,7 @@ _VALUE = r"(?:none|ray|serial|\d+%?|[\w./-]+:\w+)(?![\w%])"
 _KNOWN = "|".join(sorted(ARGUMENTS, key=len, reverse=True))
 _OPTION = re.compile(rf"({_KNOWN})(?![\w-])(?:[ =]({_VALUE}))?")
 _COMMAND = re.compile(
-    rf"(?:r3po (reset --(?:all|errors|redo)|run|build|status|errors|verify)|(run_jobs))(?![\w(-])"
+    rf"(?:r3po (reset --(?:all|errors|redo)|run|build|status|errors|slow|try|verify)|(run_jobs))(?![\w(-])"
     rf"((?: [\w./-]+\.ya?ml(?!\w)| (?:--(?:yes|json|paths|quiet|exit-zero)|--full PATH|{_OPTION.pattern}))*)"
 )
 

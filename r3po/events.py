@@ -70,6 +70,8 @@ class ProcessingPlanned:
     n_pending: int
     n_shards: int
     is_resumed: bool
+    limit: int | None = None
+    """The most of the pending files that this run does; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,8 @@ class RunFinished:
     """How many parts by data folder (`csv`, `parquet`)."""
     n_rows: int
     is_stopped: bool = False
+    is_limited: bool = False
+    """It did as many files as it was to do, and left others."""
 
 
 Event = (

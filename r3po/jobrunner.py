@@ -39,6 +39,7 @@ def run_jobs(
     engine: str = "ray",
     max_errors: int | str | None = None,
     show_output: bool = False,
+    limit: int | None = None,
 ) -> RunResult:
     """Call f on every file of the job that has no outcome yet, and return what the job has come to.
 
@@ -61,6 +62,8 @@ def run_jobs(
         engine: `ray`, or `serial`: everything in this process, for a debugger.
         max_errors: a number of failed files, a share such as "1%", or "none", instead of the config's.
         show_output: show what f prints in the workers, while it does.
+        limit: do the first so many pending files, in row order, and leave the others to a later run (`pending` says
+            how many).
 
     Returns:
         The result, also when files failed; then one warning is logged. Its `notices` are what was said of the run.
@@ -74,7 +77,7 @@ def run_jobs(
         processes=processes, function=function, max_errors=max_errors
     )
     spec = describe_callable(f) if f is not None else find_configured(loaded)
-    options = RunOptions(build, retry_failed, redo, restart, accept_deletions, engine, show_output)
+    options = RunOptions(build, retry_failed, redo, restart, accept_deletions, engine, show_output, limit)
     try:
         with _open_screen(progress) as observer:
             result = _as_told(run_job(loaded, spec, options, observer))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+
 
 def count_of(n: int, one: str, many: str | None = None) -> str:
     """Return the number with its noun: `1 file`, `6,000 files`. `many` is the plural where `one` + s is not."""
@@ -42,3 +45,22 @@ def duration(seconds: float) -> str:
     hours, rest = divmod(int(max(seconds, 60)), 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+_LABEL = re.compile(r" *(?:(?:error|hint|warning|note): +|[A-Za-z_]+:? {2,})?")
+"""What a line of ours begins with: its further lines are indented as far."""
+
+
+def wrap_lines(text: str, width: int) -> str:
+    """Return text whose lines have at most `width` characters, as far as its words allow; no word is broken."""
+    return "\n".join(_wrap(line, width) if len(line) > width else line for line in text.split("\n"))
+
+
+def _wrap(line: str, width: int) -> str:
+    label = _LABEL.match(line)
+    indent = " " * min(len(label[0]) if label else 0, width // 3)
+    # Each blank is a place to break at, and several in a row are kept where they are not broken at.
+    found = textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, expand_tabs=False
+    )
+    return "\n".join(found)

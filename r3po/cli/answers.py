@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from r3po.errors import R3poError
+from r3po.text import wrap_lines
 
 EXIT_FAILED_FILES = 1
 EXIT_USAGE = 2
@@ -49,6 +51,11 @@ def print_text(text: str) -> None:
         raise SystemExit(EXIT_CLOSED_PIPE) from None
 
 
+def print_wrapped(text: str) -> None:
+    """Print an answer for people; on a terminal its lines are wrapped at words."""
+    print_text(wrap_lines(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text)
+
+
 def print_json(content: dict[str, Any]) -> None:
     """Print the one JSON object that a command answers with."""
     _Asked.is_answered = True
@@ -80,6 +87,11 @@ def say(text: str) -> None:
     with suppress(OSError):  # whoever read us has gone
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+def say_message(text: str) -> None:
+    """Write a message for people on stderr; on a terminal its lines are wrapped at words."""
+    say((wrap_lines(text, shutil.get_terminal_size().columns) if sys.stderr.isatty() else text) + "\n")
 
 
 def fail(what: str, hint: str) -> NoReturn:

@@ -9,16 +9,18 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, NoReturn
 
 import typer
 
-from r3po.cli.answers import EXIT_USAGE, forget_answers, print_error_json, print_text, say
+from r3po.cli.answers import EXIT_USAGE, forget_answers, print_error_json, print_text, say, say_message
 from r3po.cli.first_commands import config, init
 from r3po.cli.job_commands import build, reset, run
-from r3po.cli.look_commands import errors, status, verify
+from r3po.cli.look_commands import errors, slow, status, verify
 from r3po.cli.texts import plain
+from r3po.cli.try_command import try_files
 from r3po.errors import R3poError, RunStoppedError
 
 EXIT_BUG = 70
@@ -43,8 +45,20 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-for command in (init, run, build, status, errors, verify, reset, config):
-    app.command()(command)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "init": init,
+    "try": try_files,
+    "run": run,
+    "build": build,
+    "status": status,
+    "errors": errors,
+    "slow": slow,
+    "verify": verify,
+    "reset": reset,
+    "config": config,
+}
+for name, command in _COMMANDS.items():
+    app.command(name)(command)
 
 
 def main() -> NoReturn:
@@ -96,14 +110,14 @@ def _run() -> int:
         return _end_with_os_error(error)
     except Exception:
         say(traceback.format_exc())
-        say("error: this is a bug in r3po, not in your function; your state is safe\n")
+        say_message("error: this is a bug in r3po, not in your function; your state is safe")
         return EXIT_BUG
     return 0
 
 
 def _end_with_os_error(error: OSError) -> int:
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-    say(plain(f"error: {where}{error.strerror or error}\nhint:  fix the disk or the permissions\n"))
+    say_message(plain(f"error: {where}{error.strerror or error}\nhint:  fix the disk or the permissions"))
     print_error_json(error, EXIT_USAGE)
     return EXIT_USAGE
 
@@ -112,7 +126,7 @@ def _print_error(error: R3poError) -> None:
     text = error.for_terminal()
     if not (isinstance(error, RunStoppedError) and error.exit_code > 128):
         text = f"error: {text}"
-        say(plain(text) + "\n")
+        say_message(plain(text))
         return
     # A signal is no error: what is said is how to go on.
-    say(plain(error.hint or text) + "\n")
+    say_message(plain(error.hint or text))

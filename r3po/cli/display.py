@@ -23,7 +23,7 @@ from rich.text import Text
 from r3po import events
 from r3po.events import Event
 from r3po.storage.names import show_name, show_text
-from r3po.text import count_of, duration, first_line, shorten, size_text
+from r3po.text import count_of, duration, first_line, shorten, shorten_path, size_text, wrap_lines
 
 PLAIN_EVERY_S = 30.0
 """Seconds between two plain lines, where stderr is no terminal."""
@@ -32,6 +32,11 @@ RATE_OVER_S = 30.0
 """Seconds over which the shown speed is measured."""
 
 UPDATES_PER_SECOND = 10
+
+MOST_LINES = 3
+"""Most lines of one text while the run goes on."""
+
+_INDENT = " " * 10
 
 LOSSES_SHOWN = 5
 """Most lost workers that are told of one by one."""
@@ -126,10 +131,11 @@ class Display:
                 self._finished(event)
 
     def _line(self, text: str) -> None:
-        self._console.print(Text(show_text(text)))
+        text = show_text(text)
+        self._console.print(Text(wrap_lines(text, self._console.width) if self._is_terminal else text))
 
     def _notice(self, event: events.Notice) -> None:
-        self._line(f"{'warning' if event.is_warning else 'note'}: {event.text}")
+        self._line(f"{'warning' if event.is_warning else 'note'}: {self._words(event.text)}")
         if event.hint:
             self._line(f"hint:  {self._words(event.hint)}")
 
@@ -175,10 +181,11 @@ class Display:
 
     def _start_bar(self) -> None:
         """Show the bar, which moves from now on."""
-        if self._is_terminal and self._bar is not None:
+        bar = self._bar
+        if self._is_terminal and bar is not None:
             self._end_live()
             self._live = Live(
-                get_renderable=self._bar.render,
+                get_renderable=lambda: bar.render(self._console.width),
                 console=self._console,
                 refresh_per_second=UPDATES_PER_SECOND,
                 transient=True,
@@ -225,6 +232,9 @@ class Display:
             to_do = count_of(event.n_pending, "is to do", "are to do")
             self._line(f"Stopped after {duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
             return
+        if event.is_limited:
+            self._line(self._words(_limited(event)))
+            return
         if not event.worked:
             self._line(self._words(_nothing_to_do(event)))
             return
@@ -251,6 +261,10 @@ class _Bar:
 
     def __init__(self, planned: events.ProcessingPlanned) -> None:
         self._n_files = planned.n_files
+        self._n_goal = planned.n_files
+        """How many are finished when this run is over."""
+        if planned.limit is not None:
+            self._n_goal = planned.n_done + planned.n_failed + min(planned.limit, planned.n_pending)
         self._n_finished = planned.n_done + planned.n_failed
         self._n_failed = planned.n_failed
         self._started = time.monotonic()
@@ -291,8 +305,8 @@ class _Bar:
         )
         return bar
 
-    def render(self) -> Table:
-        """Everything that is shown while the run goes on."""
+    def render(self, width: int) -> Table:
+        """Everything that is shown while the run goes on, on a terminal of `width` columns."""
         left = self._seconds_left()
         elapsed = duration(time.monotonic() - self._started)
         speed = f"{self._rate():,.0f} files/s   elapsed {elapsed}"
@@ -302,13 +316,16 @@ class _Bar:
             speed += f"   {self._n_failed:,} failed"
         lines = Table.grid()
         lines.add_row(self.bar())
-        lines.add_row(Text("          " + speed, overflow="ellipsis", no_wrap=True))
+        texts = [speed]
         if self.longest.seconds >= events.LONG_S:
-            text = show_text(f"          longest running  {self.longest.path}  {duration(self.longest.seconds)}")
-            lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
+            seconds = duration(self.longest.seconds)
+            path = shorten_path(self.longest.path, max(20, width - len(f"{_INDENT}longest running    {seconds}")))
+            texts.append(f"longest running  {path}  {seconds}")
         if self.last_failure:
-            text = show_text(f"          last failure  {first_line(self.last_failure)}")
-            lines.add_row(Text(text, overflow="ellipsis", no_wrap=True))
+            texts.append(f"last failure  {first_line(self.last_failure)}")
+        for text in texts:
+            shown = wrap_lines(_INDENT + show_text(text), width).split("\n")[:MOST_LINES]
+            lines.add_row(Text("\n".join(shown), overflow="ellipsis", no_wrap=True))
         return lines
 
     def _percent(self) -> float:
@@ -321,7 +338,7 @@ class _Bar:
 
     def _seconds_left(self) -> float | None:
         rate = self._rate()
-        return (self._n_files - self._n_finished) / rate if rate else None
+        return (self._n_goal - self._n_finished) / rate if rate else None
 
 
 # Private functions
@@ -335,12 +352,19 @@ def _workers_started(event: events.WorkersStarted) -> str:
 
 
 def _stopping(event: events.StopRequested) -> str:
-    limit = "" if event.limit_s is None else f", at most {event.limit_s:.0f} s"
     if event.is_starting:
-        return f"Stopping ({event.signal_name}): Ray is just starting{limit} (Ctrl-C again: stop now)"
+        return f"Stopping ({event.signal_name}): Ray is just starting, its end takes some 10 s (Ctrl-C again: stop now)"
+    limit = "" if event.limit_s is None else f", at most {event.limit_s:.0f} s"
     what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
     again = "Ctrl-C again: stop now, what is in hand will be done again"
     return f"Stopping ({event.signal_name}): {what}{limit}\n          {again}"
+
+
+def _limited(event: events.RunFinished) -> str:
+    done = count_of(event.n_done, "file has its row", "files have their rows")
+    failed = f"{event.n_failed:,} failed{' (r3po errors)' if event.n_failed else ''}"
+    to_do = count_of(event.n_pending, "is to do", "are to do")
+    return f"Limit reached after {duration(event.seconds)}. {done}, {failed}, {to_do}."
 
 
 def _nothing_to_do(event: events.RunFinished) -> str:

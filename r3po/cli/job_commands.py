@@ -52,6 +52,9 @@ def run(
     show_output: Annotated[
         bool, typer.Option("--show-output", help="Show what f prints: the first MiB of each worker.")
     ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Do the first N pending files; the next run goes on.")
+    ] = None,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 although files failed.")] = False,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
@@ -77,6 +80,7 @@ def run(
         accept_deletions=accept_deletions,
         engine=engine,
         show_output=show_output,
+        limit=limit,
         command=_command_to_go_on(config, function, engine, processes, max_errors, redo=redo, no_build=no_build),
     )
     # The serial engine calls f in this process; f may want pandas.

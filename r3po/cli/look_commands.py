@@ -1,4 +1,4 @@
-"""The commands that only look at a job, also while a run is going: status, errors, verify. One library call each."""
+"""The commands that only look at a job, also while a run is going on. One library call each."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from r3po.cli.answers import (
     pandas_left_out,
     print_json,
     print_text,
+    print_wrapped,
     say,
 )
-from r3po.cli.texts import errors_text, failure_text, one_line, status_text, verify_text
+from r3po.cli.texts import errors_text, failure_text, one_line, slow_text, status_text, verify_text
 
 
 def status(
@@ -45,7 +46,7 @@ def status(
     if as_json:
         print_json(found.to_json())
         return
-    print_text(status_text(loaded, found))
+    print_wrapped(status_text(loaded, found))
 
 
 def errors(
@@ -84,7 +85,25 @@ def errors(
         if failures:
             print_text("\n".join(one_line(failure["path"]) for failure in failures))
     else:
-        print_text(errors_text(group_failures(failures, by), shutil.get_terminal_size((100, 24)).columns))
+        width = shutil.get_terminal_size((100, 24)).columns
+        print_wrapped(errors_text(group_failures(failures, by), width, has_columns=loaded.columns is not None))
+
+
+def slow(
+    config: ConfigArgument = CONFIG,
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many files to name.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which files the function took longest for, and how the seconds of all files spread."""
+    from r3po.config.settings import load_config
+    from r3po.inspect.slow import find_slow_files
+
+    with pandas_left_out():
+        found = find_slow_files(load_config(config), n)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_text(slow_text(found, shutil.get_terminal_size((100, 24)).columns))
 
 
 def verify(
@@ -104,7 +123,7 @@ def verify(
     if as_json:
         print_json(found.to_json())
     else:
-        print_text(verify_text(found))
+        print_wrapped(verify_text(found))
     if not found.is_good:
         raise typer.Exit(EXIT_FAILED_FILES)
 

@@ -103,7 +103,7 @@ class _Moving:
         self._bar = bar
 
     def __rich__(self) -> RenderableType:
-        rendered: RenderableType = self._bar.render()
+        rendered: RenderableType = self._bar.render(WIDTH)
         return rendered
 
 

@@ -12,6 +12,7 @@ from r3po.text import count_of, duration, shorten, shorten_path
 
 if TYPE_CHECKING:
     from r3po.config.settings import Config
+    from r3po.inspect.slow import SlowFiles
     from r3po.inspect.status import JobStatus
     from r3po.inspect.verify import VerifyResult
     from r3po.state.failure_groups import FailureGroup
@@ -128,8 +129,12 @@ def preview_text(found: dict[str, int], on_deleted: str) -> str:
     return "\n".join([*lines, "Nothing was changed."])
 
 
-def errors_text(groups: list[FailureGroup], width: int) -> str:
-    """Return what `r3po errors` says of these groups, in lines of at most `width` characters where words allow it."""
+def errors_text(groups: list[FailureGroup], width: int, *, has_columns: bool = False) -> str:
+    """Return what `r3po errors` says of these groups, in lines of at most `width` characters where words allow it.
+
+    Args:
+        has_columns: the config names the columns.
+    """
     if not groups:
         return "No file failed."
     n_failed = sum(len(group.failures) for group in groups)
@@ -138,10 +143,7 @@ def errors_text(groups: list[FailureGroup], width: int) -> str:
         lines += _group_lines(group, width)
     if len(groups) > MOST_GROUPS:
         lines.append(f"        and {len(groups) - MOST_GROUPS:,} more kinds: r3po errors --json")
-    if any(group.error_type == "BadRow" for group in groups):
-        lines.append("The first row set the columns, or `columns` in the config did. If the first file is the odd one:")
-        lines.append("       name all columns in the config (columns: {...}), then r3po run --redo")
-        lines.append("If the function gives other columns by now: r3po run --redo")
+    lines += _column_lines(groups, has_columns)
     lines += [
         "Next:  r3po errors --full PATH       one failure with its traceback",
         "       r3po errors --json            all of them",
@@ -150,6 +152,24 @@ def errors_text(groups: list[FailureGroup], width: int) -> str:
         "       r3po run --retry-failed       tries them again as it is",
     ]
     return plain("\n".join(lines))
+
+
+def _column_lines(groups: list[FailureGroup], has_columns: bool) -> list[str]:
+    """Say who set the columns that rows do not fit, and what to do about it; a value that fits nowhere is f's alone."""
+    rows = {one["message"] for group in groups for one in group.failures if one["error_type"] == "BadRow"}
+    keys = {message for message in rows if message.startswith("the row's keys differ")}
+    types = {message for message in rows if ": expected " in message}
+    by_config = any("which the config's" in message for message in keys) or bool(types and has_columns)
+    by_first = any("first row set" in message for message in keys) or bool(types and not has_columns)
+    lines = []
+    if by_config:
+        lines.append("`columns` in the config says what the columns are.")
+        lines.append("If it is wrong: change it, then r3po run --redo; if the function is: fix it, then r3po run")
+    if by_first:
+        lines.append("The first row set the columns. If its file is the odd one:")
+        lines.append("       name all columns in the config (columns: {...}), then r3po run --redo")
+        lines.append("If the function gives other columns by now: r3po run --redo")
+    return lines
 
 
 def failure_text(failure: dict[str, Any]) -> str:
@@ -176,6 +196,32 @@ def _group_lines(group: FailureGroup, width: int) -> list[str]:
     paths = [shorten_path(one_line(path), max(20, room // 2)) for path in group.paths[:2]]
     more = f", {len(group.paths) - 2:,} more" if len(group.paths) > 2 else ""
     return [*lines, f"        {group.where + '   ' if group.where else ''}{', '.join(paths)}{more}"]
+
+
+def slow_text(found: SlowFiles, width: int) -> str:
+    """Return what `r3po slow` says, in lines of at most `width` characters."""
+    if not found.files:
+        return "No file is done yet: r3po run"
+    lines = [f"{'seconds':>10}  file"]
+    for one in found.slowest:
+        failed = f"   failed: {one['error_type']}" if one["error_type"] else ""
+        path = shorten_path(one_line(one["path"]), max(20, width - 12 - len(failed)))
+        lines.append(f"{seconds_text(one['seconds']):>10}  {path}{failed}")
+    n = found.slowest_percent_files
+    who = "The slowest file" if n == 1 else f"The slowest 1 % ({n:,} files)"
+    lines += [
+        f"{count_of(found.files, 'file')}, {seconds_text(found.seconds)} s of the function in all",
+        f"p50 {seconds_text(found.p50)} s   p95 {seconds_text(found.p95)} s   p99 {seconds_text(found.p99)} s",
+        f"{who} took {100 * found.slowest_percent_share:.0f} % of the time.",
+    ]
+    return plain("\n".join(lines))
+
+
+def seconds_text(seconds: float) -> str:
+    """Return seconds with three digits that count."""
+    if seconds >= 100:
+        return f"{seconds:,.0f}"
+    return f"{seconds:.3g}" if seconds >= 0.001 or not seconds else f"{seconds:.6f}"
 
 
 def verify_text(found: VerifyResult) -> str:

@@ -19,9 +19,15 @@ import ray.exceptions
 from ray._private import ray_constants
 
 from r3po.engines.ray_guard import TEMPORARY_PREFIX
+from r3po.errors import RunStoppedError
 from r3po.worker.processes import descendants_of, start_of
 
 log = logging.getLogger(__name__)
+
+_LOOPBACK = "127.0.0.1"
+
+_LOOPBACK_S = 5.0
+"""Seconds that a connection from this machine to itself may take."""
 
 _SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path; Ray's own part takes about 65 of them."""
@@ -78,17 +84,78 @@ def answers() -> bool:
     return True
 
 
+def check_loopback() -> None:
+    """Make sure that processes of this machine reach each other, which a Ray that starts waits for.
+
+    Raises:
+        RunStoppedError: they do not.
+    """
+    try:
+        with socket.create_server((_LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname()[:2], timeout=_LOOPBACK_S).close()
+    except OSError as error:
+        raise RunStoppedError(
+            f"Ray cannot start: processes of this machine do not reach each other on {_LOOPBACK} "
+            f"({error.strerror or error})",
+            hint="let the firewall or the VPN pass what goes from this machine to itself (is its interface lo up?);\n"
+            "or run without Ray: r3po run --engine serial",
+        ) from error
+
+
 @contextlib.contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Let the workers inherit OMP_NUM_THREADS=1 unless the user chose: each has a core, not all of them."""
-    if "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    os.environ["OMP_NUM_THREADS"] = "1"
+def environment_for_start() -> Iterator[None]:
+    """What Ray's processes are to inherit, where the user has not chosen.
+
+    One thread each for the workers' libraries: each worker has a core, not all of them. And docstrings, which Ray
+    itself needs: with `PYTHONOPTIMIZE=2` it does not start.
+    """
+    given = dict(os.environ)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if given.get("PYTHONOPTIMIZE", "0") not in ("", "0"):
+        os.environ["PYTHONOPTIMIZE"] = "1"
     try:
         yield
     finally:
-        del os.environ["OMP_NUM_THREADS"]
+        for name in ("OMP_NUM_THREADS", "PYTHONOPTIMIZE"):
+            if name in given:
+                os.environ[name] = given[name]
+            else:
+                os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def logging_only_to(file: Path, name: str) -> Iterator[None]:
+    """Let what Ray's Python code logs under `name` go to `file` alone."""
+    logger = logging.getLogger(name)
+    handlers, propagates = logger.handlers[:], logger.propagate
+    ours = logging.FileHandler(file, delay=True)
+    logger.handlers[:], logger.propagate = [ours], False
+    try:
+        yield
+    finally:
+        ours.close()
+        logger.handlers[:], logger.propagate = handlers, propagates
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that starts use this machine's loopback alone, as it does on macOS and Windows.
+
+    It would take the address that leads to the internet, and wait for ever where a VPN or a firewall keeps packets
+    from that one; and nobody else need reach it.
+    """
+    name, switch = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "ENABLE_RAY_CLUSTER"
+    before, given = getattr(ray_constants, switch), os.environ.get(name)
+    setattr(ray_constants, switch, False)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        setattr(ray_constants, switch, before)
+        if given is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = given
 
 
 @contextlib.contextmanager

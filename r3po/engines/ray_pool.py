@@ -11,6 +11,7 @@ import dataclasses
 import faulthandler
 import gc
 import logging
+import math
 import os
 import shutil
 import signal
@@ -21,27 +22,32 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import ray
-import ray.cloudpickle
 import ray.exceptions
 
 from r3po.engines.pool import Answer, Call, WorkerLost, answer
 from r3po.engines.ray_guard import end_users_of
+from r3po.engines.ray_lines import ray_lines_to
 from r3po.engines.ray_node import (
     answers,
+    check_loopback,
+    environment_for_start,
     find_dead,
     global_node,
+    logging_only_to,
     make_temporary,
     no_grace,
-    one_thread_each,
+    on_loopback,
     resources,
     signals_kept,
     started_by_raylet,
     use_settings,
 )
-from r3po.engines.ray_watch import VITAL, Guard, Watchdog
+from r3po.engines.ray_pickle import from_bytes, to_bytes
+from r3po.engines.ray_watch import START_HINT, VITAL, Guard, StartStuck, Watchdog
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.function.load import extend_sys_path
+from r3po.text import first_line
 from r3po.work import Death
 from r3po.worker.beacon import Beacon, Sighting, watch_for_crashes
 from r3po.worker.forks import ignore_interrupts, shed_handlers_in_children
@@ -86,6 +92,8 @@ class RayPool:
         self._actor_class: Any = None
         self._guard: Guard | None = None
         self._watchdog: Watchdog | None = None
+        self._until_end = contextlib.ExitStack()
+        """What holds as long as there is a Ray of our own."""
         self._checked_at = 0.0
         self.is_gone = False
         self.description = "Ray, local"
@@ -98,15 +106,16 @@ class RayPool:
         """
         if ray.is_initialized():
             self.description = "Ray, joined"
+            self._check(is_due=True)  # what is sent to a Ray that is gone waits for ever
         else:
             self._start_ray(n_workers)
         # By value where it has no module to import it from. In memory only: no pickle on disk.
-        self._pickled = _pickle(setup.function.value) if setup.function.kind == "value" else None
+        self._pickled = to_bytes(setup.function.value) if setup.function.kind == "value" else None
         self._setup = _without_value(setup)
         self._processes = WorkerProcesses(setup.workers_folder)
         # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.
-        # In a Ray of our own the CPUs are left to the tasks that f itself may start; it would wait for one for ever.
-        num_cpus = 0 if self._is_local else 1
+        # CPUs are left to the tasks that f itself may start, for which it would wait for ever: in a Ray of our own all.
+        num_cpus = 0.0 if self._is_local else _cpus_each(n_workers, resources("available_resources").get("CPU", 0.0))
         self._actor_class = ray.remote(_Actor).options(num_cpus=num_cpus, max_restarts=0, max_task_retries=0)
         for worker in range(n_workers):
             self.add_worker(worker)
@@ -230,6 +239,7 @@ class RayPool:
         return RunStoppedError(f"Ray is gone: {what}", hint="your state is safe; run again to go on")
 
     def _start_ray(self, n_workers: int) -> None:
+        check_loopback()
         use_settings()
         for attempt in range(1, START_TRIES + 1):
             self._temporary = make_temporary()
@@ -239,25 +249,29 @@ class RayPool:
             self._watchdog.start()
             try:
                 self._init(n_workers)
+                self._watchdog.ray_has_started()
                 self._guard.ray_has_started()
                 return
             except BaseException as error:
+                is_stuck = isinstance(error, StartStuck)
                 with contextlib.suppress(Exception):
                     ray.shutdown()
                 self._remove_temporary(is_clean=False)
-                if not isinstance(error, Exception):
+                if not isinstance(error, Exception) and not is_stuck:
                     raise  # a second Ctrl-C
                 log.info("Ray did not start (%d of %d): %s", attempt, START_TRIES, error)
-                if attempt == START_TRIES:
+                if attempt == START_TRIES or is_stuck:
+                    what = str(error) if is_stuck else f"{type(error).__name__}: {first_line(str(error))}"
                     raise RunStoppedError(
-                        f"Ray does not start: {type(error).__name__}: {error}",
+                        f"Ray does not start: {what}",
                         evidence=f"Ray's own messages are in {self._log_file}",
-                        hint="your state is safe; run again, or without Ray: r3po run --engine serial",
+                        hint=START_HINT,
                     ) from error
                 time.sleep(attempt)
 
     def _remove_temporary(self, *, is_clean: bool) -> None:
         """Remove Ray's folder and end who uses it; unless Ray ended well, the guard goes on looking for a while."""
+        self._until_end.close()
         if self._watchdog is not None:
             self._watchdog.is_over.set()
             self._watchdog = None
@@ -271,12 +285,10 @@ class RayPool:
             self._temporary = None
 
     def _init(self, n_workers: int) -> None:
-        logger = logging.getLogger("ray")
-        logger.propagate = False
-        if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
-            logger.addHandler(logging.FileHandler(self._log_file, delay=True))
-        with one_thread_each(), signals_kept():
+        self._until_end.enter_context(logging_only_to(self._log_file, "ray._private"))
+        with environment_for_start(), on_loopback(), signals_kept(), ray_lines_to(self._log_file):
             self._ray_init(n_workers)
+        self._until_end.enter_context(logging_only_to(self._log_file, "ray"))  # now: `ray.init` takes it away
         # `log_to_driver=False` leaves the raylet's messages on the screen; this is the switch that they obey.
         internals = sys.modules["ray._private.worker"]
         if hasattr(internals, "_worker_logs_enabled"):
@@ -336,9 +348,23 @@ class _Actor:
     def _load(self) -> None:
         """Not in `__init__`: what that raises is one more dead worker, without a word of the disk."""
         redirect_output(self._setup.workers_folder, self._number)
+        sys.argv[:] = self._setup.arguments
+        if self._setup.current_folder:
+            with contextlib.suppress(OSError):  # another machine may not have it
+                os.chdir(self._setup.current_folder)
         crash_file = watch_for_crashes(self._setup.workers_folder, self._number, on_request=True)
         self._worker = Worker(_with_value(self._setup, self._pickled), self._number)
         _note_exits(self._worker.beacon, crash_file)
+
+
+def _cpus_each(n_workers: int, n_free: float) -> float:
+    """Return how many CPUs each worker takes of a Ray that others use, too: one, or less where none would be left.
+
+    With none free, one: the workers wait for their turn.
+    """
+    if n_free < 1 or n_free >= n_workers + 1:
+        return 1.0
+    return math.floor(100 * (n_free - 1) / n_workers) / 100
 
 
 def _note_exits(beacon: Beacon, crash_file: IO[bytes]) -> None:
@@ -354,19 +380,6 @@ def _note_exits(beacon: Beacon, crash_file: IO[bytes]) -> None:
     os._exit = leave_with_a_note
 
 
-def _pickle(value: Any) -> bytes:
-    dumps: Any = ray.cloudpickle.dumps
-    try:
-        pickled: bytes = dumps(value)
-    except Exception as error:
-        raise FunctionError(
-            f"f cannot be sent to the workers: {type(error).__name__}: {error}",
-            hint="f holds something that belongs to this process (a lock, an open file, a connection); "
-            "open it inside f, or put f into a module of its own",
-        ) from error
-    return pickled
-
-
 def _without_value(setup: WorkerSetup) -> WorkerSetup:
     return dataclasses.replace(setup, function=dataclasses.replace(setup.function, value=None))
 
@@ -376,6 +389,4 @@ def _with_value(setup: WorkerSetup, pickled: bytes | None) -> WorkerSetup:
         return setup
     # What the function's module imports must be found before it is unpickled.
     extend_sys_path(setup.function.sys_path)
-    return dataclasses.replace(
-        setup, function=dataclasses.replace(setup.function, value=ray.cloudpickle.loads(pickled))
-    )
+    return dataclasses.replace(setup, function=dataclasses.replace(setup.function, value=from_bytes(pickled)))

@@ -6,6 +6,7 @@ It knows processes, not Ray: `ray_pool` tells it what to ask.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -28,6 +29,14 @@ LOOK_S = 1.0
 
 STUCK_S = 15.0
 """Seconds after which a process that has not noticed the death of its Ray is taken to wait inside of it."""
+
+START_LIMIT_S = 60.0
+"""Seconds for which a start of Ray may go on without a sign of life."""
+
+AWAY_S = 5.0
+"""Seconds between two looks after which this process itself was stopped, or its machine slept."""
+
+START_HINT = "your state is safe; run again, or without Ray: r3po run --engine serial"
 
 _guards: list[Guard] = []
 """Guards that may still be looking; kept, so that each is waited for once it is done."""
@@ -67,11 +76,19 @@ class Guard:
                 self._process.stdin.flush()
 
 
+class StartStuck(BaseException):
+    """Ray has shown no sign of life for too long while it started. No `Exception`: Ray must not go on after it."""
+
+    def __str__(self) -> str:
+        return f"nothing has come of it for {START_LIMIT_S:.0f} s"
+
+
 class Watchdog(threading.Thread):
-    """Ends this process if it waits inside Ray for a Ray that is dead.
+    """Ends this process if it waits inside Ray for a Ray that is dead, or one that does not come to life.
 
     Some calls of Ray (`ray.init` above all) wait for a GCS that is gone without ever coming back to Python, until Ray
     ends the process after a minute, with the exit code 1 and no word. This does it sooner, with 3 and a hint.
+    A start that is stuck is first interrupted, by a `StartStuck` in the thread that made this.
 
     Args:
         folder: Ray's temporary one.
@@ -88,17 +105,56 @@ class Watchdog(threading.Thread):
         self._earlier = set(children_of(os.getpid()))
         self._children: dict[int, str] = {}
         """Names of the new ones that were alive at some time."""
+        self._starter: int | None = threading.get_ident()
+        """The thread that starts Ray, until it has."""
+        self._lock = threading.Lock()
+        self._signs: set[str] = set()
+        self._looked_at = self._alive_at = time.monotonic()
+        self._screen = -1
+        with contextlib.suppress(OSError):
+            self._screen = os.dup(2)  # while Ray starts, stderr leads through ourselves
+
+    def ray_has_started(self) -> None:
+        """From now on there is no limit any more."""
+        with self._lock:
+            self._starter = None
 
     def run(self) -> None:
-        dead_since = None
+        dead_since: float | None = None
         while not self.is_over.wait(LOOK_S):
+            now = time.monotonic()
+            if self._is_stuck(now) and not self.is_over.wait(STUCK_S):
+                self._end(f"Ray does not start: {StartStuck()}", START_HINT)
             what = self.known_end or self._look_for_an_end()
-            if not what:
-                dead_since = None
-                continue
-            dead_since = dead_since or time.monotonic()
-            if time.monotonic() - dead_since > STUCK_S:
-                self._end(what)
+            dead_since = (dead_since or now) if what else None
+            if dead_since is not None and now - dead_since > STUCK_S:
+                self._end(f"Ray is gone: {what}", "your state is safe; run again to go on")
+        with contextlib.suppress(OSError):
+            os.close(self._screen)
+
+    def _is_stuck(self, now: float) -> bool:
+        """Look for signs of life of a start; if there were none for too long, interrupt it, and return True."""
+        was_away, self._looked_at = now - self._looked_at > AWAY_S, now
+        if self._starter is None:
+            return False
+        if self._has_new_sign() or was_away:
+            self._alive_at = now
+        return now - self._alive_at > START_LIMIT_S and self._interrupt()
+
+    def _has_new_sign(self) -> bool:
+        """Whether there is a file or a folder of Ray's that was not there at the last look."""
+        signs = {name for _, folders, files in os.walk(self._folder) for name in (*folders, *files)}
+        is_new, self._signs = bool(signs - self._signs), signs
+        return is_new
+
+    def _interrupt(self) -> bool:
+        """Raise StartStuck in the thread that starts Ray, once it is in Python again. Returns False if it has."""
+        with self._lock:
+            if self._starter is None:
+                return False
+            starter, self._starter = ctypes.c_ulong(self._starter), None
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(starter, ctypes.py_object(StartStuck))
+            return True
 
     def _look_for_an_end(self) -> str:
         found = self._find_dead()
@@ -114,12 +170,12 @@ class Watchdog(threading.Thread):
         # Ray waits for some of its children itself, and then nothing is left of them.
         return [*zombies, *(name for pid, name in self._children.items() if pid not in seen)]
 
-    def _end(self, what: str) -> None:
-        text = f"error: Ray is gone: {what}\nhint:  your state is safe; run again to go on\n"
-        if sys.stderr is not None and sys.stderr.isatty():
+    def _end(self, what: str, hint: str) -> None:
+        text = f"error: {what}\nhint:  {hint}\n"
+        if self._screen >= 0 and os.isatty(self._screen):
             text = "\n\x1b[?25h" + text  # the cursor that a live line hides
         with contextlib.suppress(OSError):
-            os.write(2, text.encode())
+            os.write(self._screen, text.encode())
         self._guard.release(is_clean=False)  # it need not say anything any more
         for pid in set(children_of(os.getpid())) - self._earlier:
             with contextlib.suppress(OSError):

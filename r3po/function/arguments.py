@@ -11,6 +11,7 @@ from pathlib import Path
 from r3po.errors import FunctionError
 from r3po.function.find import FunctionSpec
 from r3po.function.source_tree import read_module
+from r3po.text import count_of
 
 _CALLS = {"path": ("f(filepath)", 1), "bytes": ("f(filepath, data)", 2)}
 
@@ -29,10 +30,10 @@ def check_arguments(spec: FunctionSpec, input_: str) -> None:
     if accepted is None or accepted[0] <= n_given <= accepted[1]:
         return
     least, most = accepted
-    n_taken = f"{least} to {most:.0f}" if least != most else f"{least}"
+    n_taken = f"{least} to {most:.0f} arguments" if least != most else count_of(least, "argument")
     fits = next((other for other, (_, n) in _CALLS.items() if least <= n <= most), None)
     raise FunctionError(
-        f"{spec.label} takes {n_taken} arguments, but `input: {input_}` calls {call}",
+        f"{spec.label} takes {n_taken}, but `input: {input_}` calls {call}",
         hint=f"write  input: {fits}  in the config" if fits else f"let it take {n_given}",
     )
 

@@ -65,6 +65,7 @@ class ProgressNote:
         assert planned is not None
         n_finished = self._n_done + self._n_failed
         n_pending = planned.n_pending - n_finished
+        n_to_do = n_pending if planned.limit is None else min(planned.limit, planned.n_pending) - n_finished
         rate = self._rate(n_finished)
         return RunProgress(
             run_id=self._folder.name,
@@ -76,7 +77,7 @@ class ProgressNote:
             failed=planned.n_failed + self._n_failed,
             pending=n_pending,
             files_per_second=None if rate is None else round(rate, 3),
-            seconds_left=round(n_pending / rate, 1) if rate else None,
+            seconds_left=round(max(0, n_to_do) / rate, 1) if rate else None,
             last_failure=None if self._last_failure is None else shorten(first_line(self._last_failure), 1000),
             longest_running=self._longest.path or None,
             longest_seconds=round(self._longest.seconds, 1) if self._longest.path else None,

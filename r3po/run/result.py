@@ -108,5 +108,7 @@ class RunOptions:
     accept_deletions: bool = False
     engine: str = "ray"
     show_output: bool = False
+    limit: int | None = None
+    """The most files to do, the first pending ones in row order; None: all."""
     command: str = ""
     """What to type to go on, for people; empty: `r3po run` with the config."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from r3po.run.backlog import Backlog, Deferred
 from r3po.run.suspect_list import Suspect, SuspectList
@@ -27,6 +27,7 @@ class Scheduler:
         n_workers: how many workers share the work; the last batches are cut so that all of them stay busy.
         batch_seconds: how long a batch should take; the worker ends a longer one itself.
         suspects: pending places that an earlier run has reason to mistrust.
+        limit: the most places to do, the first in row order; the others are left to a later run. None: all.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Scheduler:
         n_workers: int,
         batch_seconds: float,
         suspects: Iterable[Suspect] = (),
+        limit: int | None = None,
     ) -> None:
         self._backlog = Backlog(max(1, n_workers), batch_seconds)
         self._n_left: dict[int, int] = {}
@@ -44,6 +46,10 @@ class Scheduler:
         self._to_stage: deque[int] = deque()
         self._in_flight: dict[int, Work] = {}
         self._number = 0
+        self._room = limit
+        """How many more places may be taken up; None: all."""
+        self.n_left_out = 0
+        """Places beyond the limit. Their shards are not staged."""
         mistrusted = {suspect.key: suspect for suspect in suspects}
         for shard, spans in pending:
             self._add_shard(shard, list(spans), mistrusted)
@@ -234,6 +240,14 @@ class Scheduler:
         if not self._n_left[shard]:
             self._to_stage.append(shard)
             return
+        taken, beyond = _cut(spans, self._room)
+        self.n_left_out += count_places(beyond)
+        if self._room is not None:
+            self._room -= count_places(taken)
+        # Nobody tries these now, but what is known of them is kept.
+        for start, stop in beyond if mistrusted else ():
+            self.suspects.left_out += [one for (s, p), one in mistrusted.items() if s == shard and start <= p < stop]
+        spans = taken
         for start, stop in list(spans):
             for place in [p for s, p in mistrusted if s == shard and start <= p < stop]:
                 self.suspects.judge(mistrusted[shard, place])
@@ -247,6 +261,20 @@ class Scheduler:
 
 
 # Private functions
+
+
+def _cut(spans: Sequence[Span], n_places: int | None) -> tuple[list[Span], list[Span]]:
+    """Return the first `n_places` places of `spans`, and the others; None: all of them are the first."""
+    if n_places is None:
+        return list(spans), []
+    taken: list[Span] = []
+    beyond: list[Span] = []
+    for start, stop in spans:
+        middle = min(stop, start + n_places)
+        n_places -= middle - start
+        taken += [(start, middle)] if start < middle else []
+        beyond += [(middle, stop)] if middle < stop else []
+    return taken, beyond
 
 
 def _without(spans: Iterable[Span], place: int) -> list[Span]:

@@ -74,6 +74,8 @@ def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: O
     """See `run_jobs`; tells `observer` what happens."""
     if options.engine not in ENGINES:
         raise ConfigError(f"unknown engine {options.engine!r}", hint=f"engines: {', '.join(ENGINES)}")
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit {options.limit}: at least 1 file is done", hint="r3po run --limit 100")
     if options.restart and not options.redo:
         raise ConfigError("--restart says how to redo", hint="r3po run --redo --restart")
     if options.build:
@@ -83,6 +85,7 @@ def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: O
         return run.result_of(run.go)
 
 
+# Long by the ways in which a run may end; each step is short.
 class _Run:
     """One run, from the lock to the summary."""
 
@@ -152,10 +155,28 @@ class _Run:
             self._process(plan.states)
             if self.stop.is_requested:
                 return True
+            if self._n_left_out:
+                self._end_at_limit()
+                return True
         else:
             self._publisher.put_in_force()  # no file is left that could give a row
             self._stage({state.ref: state.segments for state in to_do})
         return self._finish(is_needed=bool(to_do)) or bool(to_do)
+
+    @property
+    def _n_left_out(self) -> int:
+        """How many files are left to a later run, since this one has a limit."""
+        return 0 if self._loop is None else self._loop.scheduler.n_left_out
+
+    def _end_at_limit(self) -> None:
+        """Say what is left. There is no end to make: a run that goes on makes it."""
+        self.job.folders.output.set_success(())  # a finished job may have got new files
+        if self._loop is not None and self._loop.manager.n_lost:
+            self.job.sweep()
+        files = count_of(self._n_left_out, "file is", "files are")
+        text = f"stopped at --limit: {files} left; {self.options.command or command_of(self.config)} goes on"
+        hint = f"a part is written when all files of its shard are done (shard_size: {self.config.shard_size})"
+        self.emit(events.Notice(text, hint=f"{hint}; r3po try shows rows at once"))
 
     def _open(self) -> None:
         self.emit(events.JobOpened(self.config.job_name, str(self.config.path), self.spec.label))
@@ -211,7 +232,9 @@ class _Run:
         has_rows = any(state.n_done for state in states.values())
         manager = WorkerManager(pool, self._workforce.n_workers, self.config.timeout_seconds)
         outputs = Outputs(self.log.workers, is_shown=self.options.show_output)
-        scheduler = Scheduler(pending, self._workforce.n_workers, self.config.batch_seconds, suspects)
+        scheduler = Scheduler(
+            pending, self._workforce.n_workers, self.config.batch_seconds, suspects, self.options.limit
+        )
         self._loop = RunLoop(
             publisher=self._publisher,
             states=states,
@@ -271,6 +294,7 @@ class _Run:
                 n_pending=counts.n_pending,
                 n_shards=len(states),
                 is_resumed=counts.n_pending < n_files,
+                limit=self.options.limit,
             )
         )
 
@@ -332,6 +356,7 @@ class _Run:
                 parts=parts,
                 n_rows=result.rows,
                 is_stopped=bool(stopped_by),
+                is_limited=not stopped_by and bool(self._n_left_out),
             )
         )
         self.log.write_summary({**result.to_json(), "stopped_by": stopped_by})

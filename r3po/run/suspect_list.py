@@ -52,11 +52,13 @@ class SuspectList:
         self.to_record: deque[Suspect] = deque()
         self.recording: dict[int, Suspect] = {}
         """By the number of their work."""
+        self.left_out: list[Suspect] = []
+        """Beyond the limit of this run: a later run tries them."""
 
     @property
     def all(self) -> list[Suspect]:
         """Every file that is mistrusted now, those on trial first; until its failure is durable, it is among them."""
-        return [*self.on_trial.values(), *self.waiting, *self.recording.values(), *self.to_record]
+        return [*self.on_trial.values(), *self.waiting, *self.recording.values(), *self.to_record, *self.left_out]
 
     @property
     def trial_apart(self) -> Suspect | None:
@@ -90,5 +92,5 @@ class SuspectList:
 
     def release_first_offenders(self) -> None:
         """Let trials have company, but for files that died alone before: they take longer than the others can wait."""
-        for suspect in self.all:
+        for suspect in self.all[: len(self.all) - len(self.left_out)]:  # the later run has its own time for these
             suspect.is_apart = suspect.is_apart and suspect.n_deaths > 0

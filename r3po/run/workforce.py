@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from r3po import events
@@ -14,6 +15,7 @@ from r3po.run.run_log import RunLog
 from r3po.run.signals import StopSignals
 from r3po.state.folders import JobFolders
 from r3po.storage.durable import check_space
+from r3po.worker.import_trial import ImportTrial
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.time_limit import is_possible
 
@@ -53,9 +55,13 @@ class Workforce:
         if self._config.timeout_seconds is not None and self.is_serial and not is_possible():
             text = "timeout_seconds does nothing here: in the serial engine it needs Python's main thread"
             self._observer(events.Notice(text, is_warning=True))
-        with self._stop.interrupting():  # a start can take long, and nothing of f is in flight yet
-            self.pool = self._make_pool()
-            self.pool.start(self._setup(folders), self.n_workers)
+        setup = self._setup(folders)
+        # A start can take long, and nothing of f is in flight yet.
+        with self._stop.interrupting(), ImportTrial(setup, is_wanted=self._wants_trial()) as trial:
+            self.pool = self._make_pool()  # takes a second or two, in which most modules are imported
+            trial.check()
+            self.pool.start(setup, self.n_workers)
+            trial.check()
         self._stop.install()  # Ray replaces the handler of SIGTERM
         self._started = events.WorkersStarted(self.n_workers, self.pool.description, time.monotonic() - began)
         return self.pool
@@ -81,7 +87,13 @@ class Workforce:
             workers_folder=self._log.workers,
             timeout_s=config.timeout_seconds,
             column_settings=config.column_settings,
+            current_folder=str(config.base_dir),
         )
+
+    def _wants_trial(self) -> bool:
+        """Whether to import f beside the start: in a Ray of the caller's, the workers may be on other machines."""
+        is_joined = getattr(sys.modules.get("ray"), "is_initialized", bool)()
+        return not self.is_serial and not is_joined
 
     def _make_pool(self) -> Pool:
         if self.is_serial:

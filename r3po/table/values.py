@@ -90,7 +90,12 @@ def _unwrap(value: Any) -> Any:
         return _unwrap_numpy(value)
     if isinstance(value, (list, tuple, Mapping)):
         return _freeze_nested(value)
-    return _CANNOT
+    return None if _is_pandas_na(value) else _CANNOT
+
+
+def _is_pandas_na(value: Any) -> bool:
+    kind = type(value)
+    return kind.__name__ == "NAType" and kind.__module__.partition(".")[0] == "pandas"
 
 
 def _is_numpy(value: Any) -> bool:

@@ -6,12 +6,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 from r3po.errors import TimedOut
 from r3po.table.outcomes import Failure
 from r3po.table.user_objects import ends_worker
-from r3po.worker.beacon import Beacon, Phase
+from r3po.worker.beacon import Phase
 from r3po.worker.failures import ENVIRONMENTAL, failure_of, timeout_failure
 from r3po.worker.time_limit import TimeLimit, is_possible
 
@@ -28,16 +29,28 @@ def _note_fork() -> None:
 os.register_at_fork(after_in_child=_note_fork)
 
 
+class Marks(Protocol):
+    """A beacon, as far as a call is concerned."""
+
+    def advance(self, phase: Phase) -> None: ...
+
+
 class Caller:
     """Calls f on one file after the other.
 
     Args:
         timeout_s: `timeout_seconds`; it holds where this thread can have a time limit.
         beacon: told when f begins under a time limit, and when it has ended.
+        on_error: called with what f raised and its traceback, from the user's first frame on: a debugger.
     """
 
-    def __init__(self, timeout_s: float | None, beacon: Beacon) -> None:
-        self._timeout_s, self._beacon = timeout_s, beacon
+    def __init__(
+        self,
+        timeout_s: float | None,
+        beacon: Marks,
+        on_error: Callable[[BaseException, TracebackType | None], None] | None = None,
+    ) -> None:
+        self._timeout_s, self._beacon, self._on_error = timeout_s, beacon, on_error
         self._limit = TimeLimit(timeout_s) if timeout_s is not None and is_possible() else None
         self._pid, self._n_forks = os.getpid(), _n_forks
         self.function: Callable[..., Any] | None = None
@@ -76,6 +89,8 @@ class Caller:
             for _ in range(1 if limit is None else 2):  # without our own frames
                 tb = tb.tb_next if tb else None
             failure = failure_of(error, tb, ENVIRONMENTAL)
+            if self._on_error is not None:
+                self._on_error(error, tb)
         if limit is not None:
             self._beacon.advance(Phase.READING)
         if _n_forks != self._n_forks:

@@ -35,6 +35,14 @@ class WorkerSetup:
     """Seconds that one call of f may take; None: as long as it likes."""
     column_settings: ColumnSettings = field(default_factory=ColumnSettings)
     """What the config says of the columns."""
+    current_folder: str = ""
+    """Of a worker's own process: the config's folder. Empty: as it is."""
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """`sys.argv` in a worker's own process: the function's file, or its module, as if that were the program."""
+        spec = self.function
+        return (spec.target or spec.label.rpartition(":")[0],)
 
 
 @dataclass(frozen=True, slots=True)

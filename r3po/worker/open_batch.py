@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from r3po.state.segments import Segment
 from r3po.storage.names import show_name
@@ -12,6 +13,9 @@ from r3po.table.outcomes import Failure, OutcomeBatch
 from r3po.work import Batch, Span, iter_places
 from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.messages import FAILURES_TOLD, BatchDone, ShardContext
+
+read_clock = partial(time.perf_counter)
+"""`time.perf_counter`, also where f's module stops the clock for its tests: freezegun replaces it by name."""
 
 ENVIRONMENTAL_RUN = 50
 """Files in a row that fail by their environment and so end the batch; over all workers, the run."""
@@ -28,7 +32,7 @@ class OpenBatch:
     files: Iterator[tuple[int, str, tuple[int, int]]]
     """Place, path, and size and mtime in the shard file, of those that are still to be done."""
     started: float
-    """By `time.perf_counter`."""
+    """By `read_clock`."""
     outcomes: OutcomeBatch = field(default_factory=OutcomeBatch)
     left_over: list[int] = field(default_factory=list)
     """Places that were taken from `files` and not tried."""
@@ -78,7 +82,7 @@ class OpenBatch:
             n_rows=len(outcomes.places) - len(outcomes.failures),
             n_failed=len(outcomes.failures),
             returned=tuple(_spans([*self.left_over, *(place for place, *_ in self.files)])),
-            seconds=time.perf_counter() - self.started if segment is not None else 0.0,
+            seconds=read_clock() - self.started if segment is not None else 0.0,
             failures=tuple((show_name(names[place]), failure) for place, failure in failed),
             deferred=tuple(place for place, _ in self.deferred),
             n_deferred_first=self.n_deferred_first,

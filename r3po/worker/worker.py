@@ -7,7 +7,6 @@ nothing; it answers with what it made durable, and gives back the places that it
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any
 import r3po.table.outcomes as tables
 from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.function.find import fingerprint_of_file
-from r3po.function.load import load_function
+from r3po.function.load import extend_sys_path, load_function
 from r3po.source.read import FileInUse, read_file, stat_file, use_file
 from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.state.manifest import ShardRef
@@ -31,7 +30,7 @@ from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.call import Caller
 from r3po.worker.failures import ENVIRONMENTAL, GONE, failure_of
 from r3po.worker.messages import BatchDone, Probed, ShardContext, WorkerSetup
-from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch
+from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch, read_clock
 from r3po.worker.rows import append_outcome, first_row, note_file, safe_repr, take_row
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 
@@ -81,8 +80,9 @@ class Worker:
             FunctionError: it cannot be imported.
         """
         self.beacon.mark(Phase.LOADING)
+        extend_sys_path(self._setup.function.sys_path)
+        tables.complete_imports()  # before f's module, which may stop the clock: pandas does not bear that
         self._caller.function = load_function(self._setup.function)
-        tables.complete_imports()  # or the first batch would seem slow, and the next batches be small
         fingerprint = fingerprint_of_file(self._setup.function)
         self.beacon.mark(Phase.IDLE)
         return fingerprint
@@ -186,7 +186,7 @@ class Worker:
         return Probed(columns, path, len(opened.outcomes.failures), not_a_dict, stopped, opened.last_failure)
 
     def _open(self, batch: Batch, shard: ShardContext) -> OpenBatch:
-        started = time.perf_counter()
+        started = read_clock()
         lines = self._read_lines(shard.ref)
         entries = parse_entries([line for start, stop in batch.places for line in lines[start:stop]])
         listed = zip(entries.sizes, entries.mtimes_ns, strict=True)
@@ -225,7 +225,7 @@ class Worker:
             if ahead.is_on:
                 self.beacon.mark(Phase.RECORDING)  # what may hang here is another file
                 ahead.advance()
-            now = time.perf_counter()
+            now = read_clock()
             if now >= next_check:
                 next_check = now + STOP_CHECK_S
                 self._caller.leave_if_forked()
@@ -248,13 +248,13 @@ class Worker:
         path = self._absolute(name)
         returned: Any = None
         failure: Failure | None = None
-        started = time.perf_counter()
+        started = read_clock()
         try:
             for _ in range(2):
                 file = self._use_file(path)
                 try:
                     version = file
-                    started = time.perf_counter()
+                    started = read_clock()
                     returned, failure = self._caller.call(path, file.data)
                     opened.is_spent = self._caller.was_cut_off
                     try:
@@ -274,7 +274,7 @@ class Worker:
                 # Once more: what is recorded of a file must be older than what was found wrong with it.
                 return self._process(opened, place, name, (stat_file(path) or UNKNOWN_VERSION)[:2])
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
-        note_file(opened.outcomes, place, version or FileVersion(*listed), time.perf_counter() - started)
+        note_file(opened.outcomes, place, version or FileVersion(*listed), read_clock() - started)
         return returned, failure
 
     def _record(self, opened: OpenBatch, columns: Columns | None) -> BatchDone:

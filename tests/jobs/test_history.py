@@ -27,7 +27,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, Phase, event, note, settings
+from hypothesis import HealthCheck, event, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -807,14 +807,23 @@ class History(RuleBasedStateMachine):
         if resume:
             self.carry_out(accept_deletions=options.get("accept_deletions", False))
 
-    def carry_out(self, kill_at: int = 0, **options: bool) -> None:
+    @rule(limit=st.integers(1, 6), options=st.one_of(st.just({}), OPTIONS))
+    def run_with_limit(self, limit: int, options: dict[str, bool]) -> None:
+        self.carry_out(limit=limit, **options)
+
+    def carry_out(self, kill_at: int = 0, limit: int | None = None, **options: bool) -> None:
         config, run = self.configure(), self.asked(**options)
         before = stamps(self.output)
         result, error = None, ""
         try:
             with Killer(kill_at or sys.maxsize):
                 result = r3po.run_jobs(
-                    config, engine="serial", progress=False, function=f"{self.folder}/{self.code}.py:f", **options
+                    config,
+                    engine="serial",
+                    progress=False,
+                    function=f"{self.folder}/{self.code}.py:f",
+                    limit=limit,
+                    **options,
                 )
         except Killed:
             error = "killed"
@@ -837,6 +846,14 @@ class History(RuleBasedStateMachine):
             if self.is_clean:
                 assert stamps(self.output) == before, "refused, and the output was changed"
             self.refuse(run, error)
+        elif limit is not None and result is not None and result.pending:
+            event("run: limit reached")
+            assert len(calls) == limit
+            made = {made for state in self.states for made in may_be(state, run, calls)}
+            self.states = {state for state in made if len(to_do(state, run)) == result.pending}
+            self.is_settled = self.is_clean = self.is_whole = False
+            assert not any(self.output.glob("*/_SUCCESS"))
+            self.check_killed(config)
         else:
             event("run: whole")
             self.check_whole(config, run, result, calls)
@@ -1064,7 +1081,6 @@ def test_every_history_gives_the_table_of_a_fresh_run(
                 database=None,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
-                phases=[Phase.generate],
             ),
         )
 

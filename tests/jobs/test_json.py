@@ -59,7 +59,7 @@ def stopping(folder: Path) -> Job:
 def of_run(folder: Path) -> Answers:
     good, bad = make_job(folder / "good"), make_job(folder / "bad", 6, PICKY.format(bad=[2]), processes=3)
     all_fail = make_job(folder / "all", 200, "def double(filepath):\n    raise ValueError('no')\n")
-    answers = [ran(good), ran(good), ran(bad), ran(stopping(folder / "stopped")), ran(all_fail)]
+    answers = [ran(good, "--limit", "2"), ran(good), ran(bad), ran(stopping(folder / "stopped")), ran(all_fail)]
     assert [answer.code for answer in answers] == [0, 0, 1, 143, 3]
     assert [answer.json().get("error", {}).get("kind") for answer in answers[3:]] == ["RunStoppedError"] * 2
     return answers
@@ -115,6 +115,15 @@ def of_keys(folder: Path) -> Answers:
     return [r3po("config", "--keys", "--json", cwd=folder)]
 
 
+def of_try(folder: Path) -> Answers:
+    job = make_job(folder, function=PICKY.format(bad=[2]))
+    return [told(job, "try"), told(job, "try", "source/001.json")]
+
+
+def of_slow(folder: Path) -> Answers:
+    return [told(make_job(folder / "new"), "slow"), told(failing(folder / "failing"), "slow")]
+
+
 def of_an_error(folder: Path) -> Answers:
     job = make_job(folder)
     job.write_config(proceses=4)
@@ -141,6 +150,8 @@ OUTCOMES: dict[str, Callable[[Path], Answers]] = {
     "r3po errors --full PATH --json": of_one_error,
     "r3po verify --json": of_verify,
     "r3po init --json": of_init,
+    "r3po try --json": of_try,
+    "r3po slow --json": of_slow,
     "r3po config --json": of_config,
     "r3po config --keys --json": of_keys,
 }

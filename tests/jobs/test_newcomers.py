@@ -387,7 +387,7 @@ def test_state_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkey
     ("head", "given", "told"),
     [
         ("def f(path, data):", "path", "takes 2 arguments, but `input: path` calls f(filepath)"),
-        ("def f(path):", "bytes", "takes 1 arguments, but `input: bytes` calls f(filepath, data)"),
+        ("def f(path):", "bytes", "takes 1 argument, but `input: bytes` calls f(filepath, data)"),
         ("def f():", "path", "takes 0 arguments"),
         ("def f(path, data, more):", "bytes", "takes 3 arguments"),
         ("def f(path, data=None):", "path", ""),
@@ -412,3 +412,102 @@ def test_a_signature_that_does_not_fit_input_is_told_before_anything_starts(
         elif "@" not in head:
             assert run_jobs(config, function, engine="serial").done == 1
             reset_all_tracking(config)
+
+
+def test_pandas_na_is_null_also_inside_of_lists_and_dicts(tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    (tmp_path / "f.py").write_text(
+        "import numpy as np\nimport pandas as pd\n\n\ndef f(path):\n"
+        "    inner = {'a': pd.NA, 'b': [1, pd.NA, pd.NaT], 'c': np.array([1, pd.NA], dtype=object)}\n"
+        "    return {'x': pd.NA, 'y': inner, 'z': pd.Series([2, None], dtype='Int64')[1]}\n"
+    )
+    result = run_jobs(config, engine="serial")
+    assert [*result.failures()] == []
+    text = (tmp_path / "out" / "csv" / "part-00000.csv").read_text()
+    assert text == 'x,y,z\n,"{""a"":null,""b"":[1,null,null],""c"":[1,null]}",\n'
+
+
+def test_a_module_that_stops_the_clock_breaks_nothing(tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    for n in range(30):
+        (tmp_path / "source" / f"{n}.json").write_text(f'{{"n": {n}}}')
+    stops = (
+        "import time\nfor name in ('time', 'monotonic', 'perf_counter'):\n    setattr(time, name, lambda: 0.0)\n\n\n"
+    )
+    (tmp_path / "f.py").write_text(
+        f"import datetime\ndatetime.datetime = None\n{stops}" + (tmp_path / "f.py").read_text()
+    )
+    ended = r3po_in_a_process(config)
+    assert (ended.returncode, "Done in" in ended.stderr) == (0, True), ended.stderr
+    assert verify_jobs(config).is_good
+
+
+def r3po_in_a_process(config: Path) -> subprocess.CompletedProcess[str]:
+    program = "from r3po.cli.app import main; main()"
+    arguments = [sys.executable, "-c", program, "run", str(config), "--engine", "serial"]
+    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+
+CACHED = """\
+import functools
+import json
+import sys
+
+from r3po import run_jobs
+
+
+@functools.lru_cache(maxsize=8)
+def cached(path):
+    with open(path) as file:
+        return json.load(file)
+
+
+def keep(function):
+    @functools.wraps(function)
+    def kept(path):
+        return {**function(path), "kept": 1}
+
+    return kept
+
+
+@keep
+def wrapped(path):
+    return cached(path)
+
+
+partial = functools.partial(lambda k, path: {**cached(path), "k": k}, 5)
+
+if __name__ == "__main__":
+    for name in ("cached", "wrapped", "partial"):
+        keys = {"source_path": "source", "source_file_part": ".json", "processes": 2}
+        keys |= {"job_name": name, "working_dir": f"work_{name}", "output_path": f"out_{name}"}
+        result = run_jobs(keys, globals()[name], engine="serial")
+        print(result.to_pandas().to_dict("records"), [*result.failures()])
+"""
+
+
+def test_cached_wrapped_and_partial_functions_of_a_script_work(tmp_path: Path) -> None:
+    make_job(tmp_path)
+    (tmp_path / "script.py").write_text(CACHED)
+    ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.stdout == "[{'n': 1}] []\n[{'n': 1, 'kept': 1}] []\n[{'n': 1, 'k': 5}] []\n", ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("columns", "row", "told", "not_told"),
+    [
+        ("", '{"n": "text"}', "The first row set the columns.", "`columns` in the config"),
+        ("", '{"m": 1}', "The first row set the columns.", "`columns` in the config"),
+        ("columns: {n: int64}\n", '{"n": "text"}', "`columns` in the config says", "The first row"),
+        ("columns: {n: int64}\n", '{"m": 1}', "`columns` in the config says", "The first row"),
+        ("", '{"n": 9223372036854775808}', "Next:", "columns"),
+    ],
+)
+def test_errors_says_who_set_the_columns(columns: str, row: str, told: str, not_told: str, tmp_path: Path) -> None:
+    config = make_job(tmp_path)
+    config.write_text(config.read_text() + columns)
+    (tmp_path / "source" / "b.json").write_text(row)
+    assert run_jobs(config, engine="serial").failed == 1
+    out = r3po("errors", str(config), cwd=tmp_path).out
+    footer = out[out.index("b.json") :]
+    assert told in footer and not_told not in footer

@@ -205,6 +205,14 @@ def test_a_job_that_grew_was_retried_and_is_mended_stays_good(new_job: NewJob, s
 # Parts that were made otherwise
 
 
+def test_rows_from_before_hashes_were_taken_need_none(new_job: NewJob) -> None:
+    job = small_job(new_job, hash="stat")
+    job.configure(hash="content")
+    job.add("new.json", value=7)
+    job.run()
+    assert package.verify_jobs(job.config).findings == ()
+
+
 def test_a_part_of_another_arrow_is_compared_by_its_rows(new_job: NewJob, monkeypatch: pytest.MonkeyPatch) -> None:
     job = kinds_job(new_job, "describe")
     job.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -170,3 +171,44 @@ def test_a_script_may_import_ray_first_start_tasks_of_its_own_and_set_globals(be
     assert (ended.returncode, ended.stdout) == (0, "6\n"), ended.stderr
     rows = (tmp_path / "out" / "csv" / "part-00000.csv").read_text()
     assert rows == "n,square\n0,0\n1,10\n2,40\n3,90\n4,160\n5,250\n", "helper.FACTOR is what the script has set"
+
+
+@pytest.mark.ray
+def test_a_cached_function_without_an_importable_name_reaches_a_worker() -> None:
+    from r3po.engines.ray_pickle import from_bytes, to_bytes
+
+    @functools.lru_cache(maxsize=3)
+    def cached(path: str) -> str:
+        return path * 2
+
+    class Model:
+        @functools.cached_property
+        def n(self) -> int:
+            return 5
+
+        def __call__(self, path: str) -> str:
+            return cached(path) * self.n
+
+    again = from_bytes(to_bytes(cached))
+    assert (again("a"), again.cache_parameters()) == ("aa", {"maxsize": 3, "typed": False})
+    assert from_bytes(to_bytes(Model()))("a") == "a" * 10
+
+
+WHERE = """\
+import os
+import sys
+
+THERE = [os.getcwd(), *sys.argv]
+
+
+def f(path):
+    return {"then": THERE, "now": [os.getcwd(), *sys.argv]}
+"""
+
+
+def test_workers_are_in_the_config_s_folder_with_the_function_as_program(engine: str, tmp_path: Path) -> None:
+    config = make_job(tmp_path, WHERE, {"1.json": 1})
+    result = run_jobs(config, engine=engine)
+    row = result.to_arrow().to_pylist()[0]
+    expected = [str(tmp_path), str(tmp_path / "f.py")] if engine == "ray" else [os.getcwd(), *sys.argv]
+    assert row == {"then": expected, "now": expected}

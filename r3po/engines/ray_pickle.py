@@ -1,0 +1,70 @@
+"""A function that no worker can import (of a script, of a notebook, a closure) as bytes, and back. In memory only."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+from typing import Any
+
+import ray.cloudpickle
+
+from r3po.errors import FunctionError
+from r3po.function.fingerprint import MAIN_NAMES
+
+
+def to_bytes(value: Any) -> bytes:
+    """Return a function and all that it holds as bytes.
+
+    Raises:
+        FunctionError: it holds something that belongs to this process.
+    """
+    file = io.BytesIO()
+    try:
+        _Pickler(file).dump(value)
+    except Exception as error:
+        raise FunctionError(
+            f"f cannot be sent to the workers: {type(error).__name__}: {error}",
+            hint="f holds something that belongs to this process (a lock, an open file, a connection); "
+            "open it inside f, or put f into a module of its own",
+        ) from error
+    return file.getvalue()
+
+
+def from_bytes(pickled: bytes) -> Any:
+    """Return the function that `to_bytes` was given."""
+    loads: Any = ray.cloudpickle.loads
+    return loads(pickled)
+
+
+# Private
+
+
+_Base: Any = ray.cloudpickle.CloudPickler
+
+
+class _Pickler(_Base):  # type: ignore[misc]
+    """Also takes what has a cache, which pickle knows by its name alone; each worker begins with an empty one."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, functools._lru_cache_wrapper) and _has_no_name(obj):
+            return _with_cache, (obj.__wrapped__, obj.cache_parameters())
+        if isinstance(obj, functools.cached_property):  # has a lock, until Python 3.12
+            return _cached_property, (obj.func, obj.attrname)
+        return super().reducer_override(obj)
+
+
+def _has_no_name(function: Any) -> bool:
+    """Whether another process finds no such function by its name."""
+    return function.__module__ in MAIN_NAMES or "<locals>" in function.__qualname__
+
+
+def _with_cache(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(maxsize=parameters["maxsize"], typed=parameters["typed"])(function)
+
+
+def _cached_property(function: Callable[..., Any], name: str | None) -> Any:
+    made: Any = functools.cached_property(function)
+    if name is not None:
+        made.__set_name__(None, name)
+    return made

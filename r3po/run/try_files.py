@@ -1,0 +1,299 @@
+"""f tried on a few files, in this process: what a run would make of them, and how long all files would take.
+
+Nothing is written, no lock is taken, no worker is started. f is called and its rows are checked by what workers use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from r3po.config.settings import Config, ConfigSource, check_source, load_config
+from r3po.errors import R3poError, SourceError, StopNow
+from r3po.file_version import UNKNOWN_VERSION
+from r3po.function.arguments import check_arguments
+from r3po.function.find import FunctionSpec, describe_callable
+from r3po.function.load import load_function
+from r3po.run.session import find_configured
+from r3po.source.read import read_file, use_file
+from r3po.source.sample import Sample, sample_files
+from r3po.state.job import Job, job_folders
+from r3po.state.manifest import read_manifest
+from r3po.storage.names import absolute_path, show_name
+from r3po.table.columns import Columns, RowCollector
+from r3po.table.outcomes import Failure, OutcomeBatch, Table
+from r3po.table.preview import Preview, preview_parts
+from r3po.worker.beacon import Phase
+from r3po.worker.call import Caller
+from r3po.worker.failures import failure_of
+from r3po.worker.forks import shed_handlers_in_children
+from r3po.worker.rows import append_outcome, first_row, note_file, take_row
+
+if TYPE_CHECKING:
+    import pandas
+
+LEAST_SPREAD = 1.25
+"""The range of an estimate goes at least this factor up and down: a machine is not equally fast at all times."""
+
+Debugger = Callable[[BaseException, TracebackType | None], None]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the whole job would be like, as guessed from the files that were tried."""
+
+    files: int
+    """Of the source."""
+    is_all_counted: bool
+    """False: there are more; the walk was ended after some seconds."""
+    processes: int
+    low_seconds: float
+    high_seconds: float
+    from_files: int
+    """How many files the guess is made from."""
+    parts: int
+    part_bytes: dict[str, int]
+    """Bytes of a whole part, by kind: `csv`, `parquet`."""
+
+
+@dataclass(frozen=True)
+class TryResult:
+    """What `try_files` found. The same fields as `r3po try --json`."""
+
+    job_name: str
+    files: tuple[dict[str, Any], ...]
+    """Each file that was tried: path, seconds, is_row."""
+    rows: list[dict[str, Any]]
+    """As the parts would have them."""
+    columns: dict[str, str]
+    """The types that the parts would have if there were no other rows, by name."""
+    failures: tuple[dict[str, Any], ...]
+    """path, error_type, message, where, traceback, seconds."""
+    notices: tuple[str, ...]
+    estimate: Estimate | None
+    """None: fewer than two files were tried, or files outside the source."""
+    table: Table = field(repr=False, compare=False, kw_only=True)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return the rows as pandas has them. Needs pandas: `pip install 'r3po[pandas]'`."""
+        from r3po.table.frames import to_frame
+
+        return to_frame(self.table, None)
+
+    def to_json(self) -> dict[str, Any]:
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "table"}
+        estimate = None if self.estimate is None else dataclasses.asdict(self.estimate)
+        return {"schema_version": 1, **found, "estimate": estimate}
+
+
+def try_files(
+    config: ConfigSource,
+    f: Callable[..., Any] | None = None,
+    n: int = 20,
+    *,
+    files: Sequence[str | os.PathLike[str]] = (),
+    seed: int = 0,
+) -> TryResult:
+    """Call f on a few files in this process, and return what a run would make of them. Equal to `r3po try`.
+
+    Nothing is kept: no working_dir is made, and a run may be going on. What f prints, and what it itself writes, stays.
+
+    Args:
+        config: the config file, or a mapping of its keys.
+        f: the function; without it, the config's `function`.
+        n: how many files to try: a sample over sizes and folders of the source.
+        files: try these instead: paths from the current folder, or relative to `source_path`.
+        seed: another one draws another sample.
+
+    Raises:
+        R3poError: the config, the function or the source cannot be used.
+        KeyboardInterrupt: at Ctrl-C, at once.
+    """
+    name = getattr(f, "__name__", "")
+    loaded = load_config(config, job_name=name if name.isidentifier() else None)
+    spec = describe_callable(f) if f is not None else find_configured(loaded)
+    return try_function(loaded, spec, n, files=files, seed=seed)
+
+
+def try_function(
+    config: Config,
+    spec: FunctionSpec,
+    n: int,
+    *,
+    files: Sequence[str | os.PathLike[str]] = (),
+    seed: int = 0,
+    debug: Debugger | None = None,
+) -> TryResult:
+    """See `try_files`.
+
+    Args:
+        debug: called with each exception of f and its traceback, while its frames are there.
+    """
+    check_arguments(spec, config.input)
+    if files:
+        paths, sample = [_find(config, os.fspath(file)) for file in files], None
+    else:
+        check_source(config)
+        sample = sample_files(config, n, seed)
+        paths = [(path, absolute_path(str(config.source_path), path)) for path in sample.paths]
+    trial = _Trial(config, spec, debug)
+    with _interruptible():
+        trial.load()
+        for shown, path in paths:
+            trial.call(shown, path)
+    return trial.result(sample)
+
+
+# Private
+
+
+class _NoMarks:
+    """A beacon that nobody reads."""
+
+    def advance(self, phase: Phase) -> None:
+        """Do nothing."""
+
+
+class _Trial:
+    """Calls f on one file after the other, and keeps the outcomes."""
+
+    def __init__(self, config: Config, spec: FunctionSpec, debug: Debugger | None) -> None:
+        self._config, self._spec = config, spec
+        self._caller = Caller(config.timeout_seconds, _NoMarks(), debug)
+        is_read = config.input == "bytes"
+        self._use = partial(read_file, wants_data=True, wants_hash=False) if is_read else use_file
+        self._batch = OutcomeBatch()
+        self._columns: Columns | None = None
+        self._collector: RowCollector | None = None
+        self._paths: list[str] = []
+
+    def load(self) -> None:
+        self._caller.function = load_function(self._spec)
+
+    def call(self, shown: str, path: str) -> None:
+        """Call f on a file."""
+        returned: Any = None
+        started = time.perf_counter()
+        try:
+            file = self._use(path)
+            try:
+                returned, failure = self._caller.call(path, file.data)
+            finally:
+                file.close()
+        except (OSError, MemoryError) as error:
+            failure = failure_of(error, None)
+        seconds = time.perf_counter() - started
+        batch = self._batch
+        note_file(batch, len(self._paths), UNKNOWN_VERSION, seconds)
+        self._paths.append(shown)
+        append_outcome(batch, *self._row_of(returned, failure))
+
+    def _row_of(self, returned: Any, failure: Failure | None) -> tuple[tuple[Any, ...] | None, Failure | None]:
+        if failure is not None:
+            return None, failure
+        if self._collector is not None:
+            return take_row(returned, self._collector)
+        first, failure = first_row(returned, None, self._config.column_settings)
+        if first is None:
+            return None, failure
+        self._columns, values = first
+        self._collector = RowCollector(self._columns)
+        return values, None
+
+    def result(self, sample: Sample | None) -> TryResult:
+        config, batch = self._config, self._batch
+        paths = [show_name(path) for path in self._paths]
+        settings = Job(config, job_folders(config), None, {}).part_settings
+        preview = preview_parts(batch, self._columns, paths, settings)
+        files = zip(paths, batch.seconds, batch.rows, strict=True)
+        return TryResult(
+            job_name=config.job_name,
+            files=tuple({"path": p, "seconds": round(s, 6), "is_row": row is not None} for p, s, row in files),
+            rows=preview.rows(),
+            columns=preview.columns,
+            failures=tuple(
+                {"path": paths[i], **failure._asdict(), "seconds": round(batch.seconds[i], 6)}
+                for i, failure in sorted(batch.failures.items())
+            ),
+            notices=tuple(f'column "{name}" holds values of different kinds; it is text' for name in preview.mixed),
+            estimate=None if sample is None else _estimate(config, batch.seconds, sample, preview),
+            table=preview.table,
+        )
+
+
+def _find(config: Config, file: str) -> tuple[str, str]:
+    """Return a file's path for people, and its absolute one: from the current folder, or else from the source."""
+    for path in (Path(os.path.abspath(file)), config.source_path / file):
+        if path.is_file():
+            inside = path.is_relative_to(config.source_path)
+            return str(path.relative_to(config.source_path)) if inside else file, str(path)
+    raise SourceError(
+        f"no such file: {show_name(file)}",
+        hint=f"name it from here, or relative to {show_name(str(config.source_path))}; "
+        "r3po try without a name takes a sample",
+    )
+
+
+def _estimate(config: Config, seconds: Sequence[float], sample: Sample, preview: Preview) -> Estimate | None:
+    """Return what all files would take: the mean of the sample with two of its standard errors up and down."""
+    # The first call often loads what the others use.
+    measured = list(seconds[1:]) if len(seconds) > 2 else list(seconds)
+    if len(measured) < 2:
+        return None
+    n_files = max(sample.n_files, 0 if sample.is_whole else _count_known(config))
+    mean = statistics.fmean(measured)
+    error = 2 * statistics.stdev(measured) / math.sqrt(len(measured))
+    low, high = max(mean / 3, min(mean - error, mean / LEAST_SPREAD)), max(mean + error, mean * LEAST_SPREAD)
+    share = n_files / min(config.processes, n_files)
+    rows = min(config.shard_size, n_files)
+    return Estimate(
+        files=n_files,
+        is_all_counted=sample.is_whole or n_files > sample.n_files,
+        processes=config.processes,
+        low_seconds=round(low * share, 3),
+        high_seconds=round(high * share, 3),
+        from_files=len(measured),
+        parts=-(-n_files // config.shard_size),
+        part_bytes={kind: round(size * rows) for kind, size in preview.row_bytes.items()},
+    )
+
+
+def _count_known(config: Config) -> int:
+    """Return how many files the job's manifest has, if there is one."""
+    with suppress(R3poError, OSError):
+        manifest = read_manifest(job_folders(config).manifest)
+        return 0 if manifest is None else manifest.count_job_files
+    return 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end what is going on in this block, f too, instead of being an exception of f's."""
+    shed_handlers_in_children()
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    except StopNow:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise StopNow
