@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -19,13 +18,14 @@ from r3po.config.settings import Config, check_source
 from r3po.engines.ray_guard import sweep_temporary
 from r3po.engines.worker_processes import end_left_workers, forget_workers
 from r3po.errors import ConfigError, R3poError, RunStoppedError, StopNow
-from r3po.events import Event, Observer
+from r3po.events import Observer
 from r3po.file_version import UNKNOWN_VERSION, FileVersion
 from r3po.function.arguments import check_arguments
 from r3po.function.find import FunctionSpec, find_function, fingerprint_of_file
+from r3po.run.account import Account
 from r3po.run.budgets import ErrorBudget
 from r3po.run.finish import make_end
-from r3po.run.loop import DRAIN_S, Counts, RunLoop
+from r3po.run.loop import DRAIN_S, RunLoop
 from r3po.run.plan import Plan, command_of, plan_run
 from r3po.run.publisher import Publisher
 from r3po.run.result import RunOptions, RunResult
@@ -42,7 +42,6 @@ from r3po.source.new_manifest import BuildStopped
 from r3po.source.read import stat_file
 from r3po.state.job import Job, disk_error, open_job
 from r3po.state.manifest import ShardRef, columns_path
-from r3po.state.output_folder import KINDS
 from r3po.state.segments import Segment
 from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import ShardState
@@ -85,21 +84,19 @@ def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: O
         return run.result_of(run.go)
 
 
-# Long by the ways in which a run may end; each step is short.
 class _Run:
     """One run, from the lock to the summary."""
 
     def __init__(self, job: Job, spec: FunctionSpec, options: RunOptions, observer: Observer) -> None:
         self.job, self.spec, self.options = job, spec, options
         self.config = job.config
-        self.started = time.monotonic()
         self.log = RunLog(job.folders.runs)
         self._observer = observer
+        self._account = Account(job, self.log, observer)
+        self.emit = self._account.emit
         self._code = fingerprint_of_file(spec)
         self._loop: RunLoop | None = None
         self._has_new_places = False
-        self.counts = Counts(0, 0, 0)
-        self._notices: list[str] = []
         self.stop = StopSignals(self.log.stop_file, self._on_signal, interrupts=options.engine == "serial")
         self._workforce = Workforce(self.config, spec, options.engine, self.log, self.stop, self.emit)
 
@@ -131,17 +128,17 @@ class _Run:
         try:
             worked = go()
         except RunStoppedError as error:
-            error.result = self._summarize(True, str(error.args[0]))
+            error.result = self._end(True, str(error.args[0]))
             raise
         except OSError as error:
             stopped = disk_error(error, self.config.working_dir)
-            stopped.result = self._summarize(True, str(stopped.args[0]))
+            stopped.result = self._end(True, str(stopped.args[0]))
             raise stopped from error
         except (StopNow, BuildStopped, KeyboardInterrupt):
             raise self._stopped() from None
         if self.stop.is_requested:
             raise self._stopped()
-        return self._summarize(worked)
+        return self._end(worked)
 
     def go(self) -> bool:
         """Carry out the run. Returns whether there was something to do."""
@@ -151,7 +148,7 @@ class _Run:
         self._put_in_force(plan)
         to_do = [state for state in plan.states.values() if not state.is_committed]
         if any(state.pending for state in to_do) or len(to_do) > FEW_SHARDS:
-            self._announce(plan.states)
+            self._account.announce(plan.states, self.options.limit)
             self._process(plan.states)
             if self.stop.is_requested:
                 return True
@@ -197,7 +194,7 @@ class _Run:
             if plan.manifest is not job.manifest:
                 job.put_in_force(plan.manifest)
             job.adopt_commits(plan.states, fingerprint)
-        self._count(plan.states)
+        self._account.count(plan.states)
         attempts = (f"{self.log.run_id}-{number:06d}" for number in count(1))
         planned = job.with_manifest(plan.manifest) if plan.is_costly else job
         self._has_new_places = plan.has_new_places
@@ -245,7 +242,7 @@ class _Run:
             observer=self.emit,
             stop=self.stop,
             function_name=self.spec.name,
-            counts=self.counts,
+            counts=self._account.counts,
             watch=Watch(states, self.job.folders.shards, manager, outputs, self.emit, self.spec.name),
             loaded_code=self._code,
         )
@@ -277,90 +274,23 @@ class _Run:
                 return stat_file(absolute_path(str(self.config.source_path), path)) or UNKNOWN_VERSION
         return UNKNOWN_VERSION
 
-    def _count(self, states: dict[int, ShardState]) -> None:
-        values = list(states.values())
-        self.counts.n_done = sum(state.n_done for state in values)
-        self.counts.n_failed = sum(state.n_failed for state in values)
-        self.counts.n_pending = sum(state.n_pending for state in values)
-
-    def _announce(self, states: dict[int, ShardState]) -> None:
-        counts = self.counts
-        n_files = counts.n_done + counts.n_failed + counts.n_pending
-        self.emit(
-            events.ProcessingPlanned(
-                n_files=n_files,
-                n_done=counts.n_done,
-                n_failed=counts.n_failed,
-                n_pending=counts.n_pending,
-                n_shards=len(states),
-                is_resumed=counts.n_pending < n_files,
-                limit=self.options.limit,
-            )
-        )
-
     # The end of it
-
-    def emit(self, event: Event) -> None:
-        """Tell the observer, and write the event into the run's log."""
-        if isinstance(event, events.Notice):
-            self._notices.append(event.words)
-        self.log.write(event)
-        self._observer(event)
 
     def _on_signal(self, name: str) -> None:
         limit_s = START_S if self.stop.is_starting else None if self.options.engine == "serial" else DRAIN_S
         self._observer(events.StopRequested(name, limit_s, self.stop.is_starting))
 
+    def _end(self, worked: bool, stopped_by: str = "") -> RunResult:
+        return self._account.end(worked, stopped_by, n_left_out=self._n_left_out)
+
     def _stopped(self) -> RunStoppedError:
-        result = self._summarize(True, f"stopped by {self.stop.signal_name}")
+        result = self._end(True, f"stopped by {self.stop.signal_name}")
         return RunStoppedError(
             f"stopped by {self.stop.signal_name}; what was done is saved",
             hint=f"Continue with: {self.options.command or command_of(self.config)}",
             exit_code=self.stop.exit_code,
             result=result,
         )
-
-    def _summarize(self, worked: bool, stopped_by: str = "") -> RunResult:
-        """Tell and keep what the run came to; `stopped_by` says why it ended early, if it did."""
-        counts = self.counts
-        if self.job.manifest is not None and not (counts.n_done + counts.n_failed + counts.n_pending):
-            counts.n_pending = self.job.built.count_job_files
-        result = RunResult(
-            run_id=self.log.run_id,
-            job_name=self.config.job_name,
-            files=counts.n_done + counts.n_failed + counts.n_pending,
-            done=counts.n_done,
-            failed=counts.n_failed,
-            pending=counts.n_pending,
-            rows=self.job.count_rows(),
-            seconds=round(time.monotonic() - self.started, 3),
-            output=str(self.config.output_path),
-            notices=tuple(dict.fromkeys(self._notices)),
-            config=self.config,
-        )
-        commits = self.job.commits.values()
-        parts = {
-            kind: sum(1 for commit in commits for part in commit.parts if part.kind == kind and part.staged)
-            for kind in KINDS
-            if self.job.part_settings[kind]
-        }
-        self.emit(
-            events.RunFinished(
-                n_files=result.files,
-                n_done=result.done,
-                n_failed=result.failed,
-                n_pending=result.pending,
-                seconds=result.seconds,
-                worked=worked,
-                output=str(self.config.output_path),
-                parts=parts,
-                n_rows=result.rows,
-                is_stopped=bool(stopped_by),
-                is_limited=not stopped_by and bool(self._n_left_out),
-            )
-        )
-        self.log.write_summary({**result.to_json(), "stopped_by": stopped_by})
-        return result
 
 
 def r3po_version() -> str:

@@ -1,0 +1,106 @@
+"""What a run tells and comes to: events for the observer and the run's log, how the files stand, and the result."""
+
+from __future__ import annotations
+
+import time
+
+from r3po import events
+from r3po.events import Event, Observer
+from r3po.run.loop import Counts
+from r3po.run.result import RunResult
+from r3po.run.run_log import RunLog
+from r3po.state.job import Job
+from r3po.state.output_folder import KINDS
+from r3po.state.shards import ShardState
+
+
+class Account:
+    """What one run tells, from its first event to the result.
+
+    Attributes:
+        counts: how the files of the job stand; the loop keeps them up to date.
+    """
+
+    def __init__(self, job: Job, log: RunLog, observer: Observer) -> None:
+        self._job, self._log, self._observer = job, log, observer
+        self._started = time.monotonic()
+        self._notices: list[str] = []
+        self.counts = Counts(0, 0, 0)
+
+    def emit(self, event: Event) -> None:
+        """Tell the observer, and write the event into the run's log."""
+        if isinstance(event, events.Notice):
+            self._notices.append(event.words)
+        self._log.write(event)
+        self._observer(event)
+
+    def count(self, states: dict[int, ShardState]) -> None:
+        """Take over how the files stand before the first call of f."""
+        values = list(states.values())
+        self.counts.n_done = sum(state.n_done for state in values)
+        self.counts.n_failed = sum(state.n_failed for state in values)
+        self.counts.n_pending = sum(state.n_pending for state in values)
+
+    def announce(self, states: dict[int, ShardState], limit: int | None) -> None:
+        """Tell what the run is going to do."""
+        counts = self.counts
+        n_files = counts.n_done + counts.n_failed + counts.n_pending
+        self.emit(
+            events.ProcessingPlanned(
+                n_files=n_files,
+                n_done=counts.n_done,
+                n_failed=counts.n_failed,
+                n_pending=counts.n_pending,
+                n_shards=len(states),
+                is_resumed=counts.n_pending < n_files,
+                limit=limit,
+            )
+        )
+
+    def end(self, worked: bool, stopped_by: str = "", *, n_left_out: int = 0) -> RunResult:
+        """Tell and keep what the run came to, and return it.
+
+        Args:
+            worked: there was something to do.
+            stopped_by: why it ended early, if it did.
+            n_left_out: files that are left to a later run, since this one has a limit.
+        """
+        counts = self.counts
+        if self._job.manifest is not None and not (counts.n_done + counts.n_failed + counts.n_pending):
+            counts.n_pending = self._job.built.count_job_files
+        result = RunResult(
+            run_id=self._log.run_id,
+            job_name=self._job.config.job_name,
+            files=counts.n_done + counts.n_failed + counts.n_pending,
+            done=counts.n_done,
+            failed=counts.n_failed,
+            pending=counts.n_pending,
+            rows=self._job.count_rows(),
+            seconds=round(time.monotonic() - self._started, 3),
+            output=str(self._job.config.output_path),
+            notices=tuple(dict.fromkeys(self._notices)),
+            config=self._job.config,
+        )
+        commits = self._job.commits.values()
+        parts = {
+            kind: sum(1 for commit in commits for part in commit.parts if part.kind == kind and part.staged)
+            for kind in KINDS
+            if self._job.part_settings[kind]
+        }
+        self.emit(
+            events.RunFinished(
+                n_files=result.files,
+                n_done=result.done,
+                n_failed=result.failed,
+                n_pending=result.pending,
+                seconds=result.seconds,
+                worked=worked,
+                output=str(self._job.config.output_path),
+                parts=parts,
+                n_rows=result.rows,
+                is_stopped=bool(stopped_by),
+                is_limited=not stopped_by and n_left_out > 0,
+            )
+        )
+        self._log.write_summary({**result.to_json(), "stopped_by": stopped_by})
+        return result
