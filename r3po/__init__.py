@@ -2,6 +2,7 @@
 
     build_jobs(config)          list the source's files in the manifest
     run_jobs(config, f)         call f on every file that has no outcome yet
+    job_status(config)          how far the job is, also while a run is going on
     verify_jobs(config)         check all that is on disk, against itself and the source
     try_files(config, f)        call f on a few files, here and now; nothing is kept
     slow_files(config, n=20)    the files that f took longest for, and the spread
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         StateError,
     )
     from r3po.inspect.slow import SlowFiles, slow_files
+    from r3po.inspect.status import JobStatus, job_status
     from r3po.inspect.verify import VerifyResult, verify_jobs
     from r3po.jobbuilder import build_jobs
     from r3po.jobrunner import RunResult, run_jobs
@@ -45,6 +47,7 @@ __all__ = [
     "DamagedStateError",
     "FolderError",
     "FunctionError",
+    "JobStatus",
     "LockedError",
     "NewerFormatError",
     "R3poError",
@@ -57,6 +60,7 @@ __all__ = [
     "VerifyResult",
     "__version__",
     "build_jobs",
+    "job_status",
     "reset_all_errors",
     "reset_all_tracking",
     "reset_redo",
@@ -70,6 +74,8 @@ _HOMES = {
     "build_jobs": "r3po.jobbuilder",
     "run_jobs": "r3po.jobrunner",
     "RunResult": "r3po.jobrunner",
+    "JobStatus": "r3po.inspect.status",
+    "job_status": "r3po.inspect.status",
     "VerifyResult": "r3po.inspect.verify",
     "SlowFiles": "r3po.inspect.slow",
     "slow_files": "r3po.inspect.slow",

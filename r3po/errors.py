@@ -22,9 +22,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from r3po.doors import in_python
+
 
 class R3poError(Exception):
-    """Base of every error r3po raises on purpose; the CLI prints it without a traceback."""
+    """Base of every error r3po raises on purpose; the CLI prints it without a traceback, and so does a notebook.
+
+    Attributes:
+        where: the file, the folder or the key that it is about.
+        evidence: what shows it, in lines.
+        hint: what to type next in a terminal; as text the error says it as a call, see `for_terminal`.
+    """
 
     exit_code = 2
 
@@ -45,11 +53,22 @@ class R3poError(Exception):
         return f"{self.where}: {self.args[0]}" if self.where is not None else str(self.args[0])
 
     def __str__(self) -> str:
+        return self._text(in_python(self.hint or ""))
+
+    def for_terminal(self) -> str:
+        """Return the error as `str` does, but its hint with the commands of a terminal."""
+        return self._text(self.hint or "")
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows: IPython asks for this, and the frames of r3po help nobody."""
+        return f"{type(self).__name__}: {self}".splitlines()
+
+    def _text(self, hint: str) -> str:
         lines = [self.headline]
         if self.evidence:
             lines += ["  " + line for line in self.evidence.splitlines()]
-        if self.hint:
-            first, *rest = self.hint.splitlines()
+        if hint:
+            first, *rest = hint.splitlines()
             lines += [f"hint:  {first}", *("       " + line for line in rest)]
         return "\n".join(lines)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from r3po.config.settings import ConfigSource, load_config
+from r3po.doors import in_python
 from r3po.errors import RunStoppedError
+from r3po.events import Observer
 from r3po.function.find import describe_callable
 from r3po.run.log_events import log_event
 from r3po.run.result import RunOptions, RunResult
@@ -46,7 +50,8 @@ def run_jobs(
             folder, and without `job_name` the name of f.
         f: the function; without it, the config's `function` is used. A function of the script itself is fine.
         build: False: process the manifest as it is (`--no-build`).
-        progress: show it on stderr; None: if stderr is a terminal. Where it is not shown, warnings are logged ("r3po").
+        progress: show it on stderr, in a notebook below the cell; None: where stderr is a terminal, and in a notebook.
+            Where it is not shown, warnings are logged ("r3po").
         function: `file.py:name` or `package.module:name`, instead of the config's.
         retry_failed: try every failed file again.
         redo: make every row again, with columns set again; one that was cut short goes on.
@@ -72,20 +77,48 @@ def run_jobs(
         processes=processes, function=function, max_errors=max_errors
     )
     spec = describe_callable(f) if f is not None else find_configured(loaded)
-    show = sys.stderr.isatty() if progress is None else progress
     options = RunOptions(build, retry_failed, redo, restart, accept_deletions, engine, show_output, limit)
     try:
-        if not show:
-            result = run_job(loaded, spec, options, log_event)
-        else:
-            from r3po.cli.display import Display
-
-            with Display() as display:
-                result = run_job(loaded, spec, options, display)
+        with _open_screen(progress) as observer:
+            result = _as_told(run_job(loaded, spec, options, observer))
     except RunStoppedError as error:
         if error.exit_code > 128:  # by a signal; whoever called us knows how to call us again
             error.hint = "run it again to go on"
+        if error.result is not None:
+            error.result = _as_told(error.result)
         raise
     if result.failed:
         log.warning("%d of %d files failed; result.failures() lists them", result.failed, result.files)
     return result
+
+
+# Private functions
+
+
+@contextmanager
+def _open_screen(progress: bool | None) -> Iterator[Observer]:
+    """Give what is told of the run: a notebook's cell, a terminal, or the log."""
+    is_notebook = _is_notebook()
+    if progress is False or (progress is None and not is_notebook and not sys.stderr.isatty()):
+        yield log_event
+    elif is_notebook:
+        from r3po.cli.notebook import NotebookDisplay
+
+        with NotebookDisplay() as cell:
+            yield cell
+    else:
+        from r3po.cli.display import Display
+
+        with Display(words=in_python) as display:
+            yield display
+
+
+def _is_notebook() -> bool:
+    """Whether this is a kernel of Jupyter, whose cells have outputs that can be updated."""
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return get_shell is not None and getattr(get_shell(), "kernel", None) is not None
+
+
+def _as_told(result: RunResult) -> RunResult:
+    """Return the result with the notices as Python is told them."""
+    return replace(result, notices=tuple(in_python(notice) for notice in result.notices))

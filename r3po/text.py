@@ -38,6 +38,15 @@ def shorten_path(path: str, limit: int) -> str:
     return f"{path[: limit - 3 - end]}...{path[-end:]}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time span: `5.1 s`, `1:28`, `2:05:00`."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(int(max(seconds, 60)), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
 _LABEL = re.compile(r" *(?:(?:error|hint|warning|note): +|[A-Za-z_]+:? {2,})?")
 """What a line of ours begins with: its further lines are indented as far."""
 

@@ -22,7 +22,23 @@ EXIT_CLOSED_PIPE = 141
 
 CONFIG = Path("config.yaml")
 ConfigArgument = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The job's config file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+class _Asked:
+    """Whether this call is to answer in JSON, and whether it has."""
+
+    for_json = False
+    is_answered = False
+
+
+def _note_json(value: bool) -> bool:
+    _Asked.for_json = value
+    return value
+
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout; an error, too.", callback=_note_json)
+]
 
 
 def print_text(text: str) -> None:
@@ -42,7 +58,28 @@ def print_wrapped(text: str) -> None:
 
 def print_json(content: dict[str, Any]) -> None:
     """Print the one JSON object that a command answers with."""
+    _Asked.is_answered = True
     print_text(json.dumps(content))
+
+
+def forget_answers() -> None:
+    """Begin another call of the command line in this process."""
+    _Asked.for_json = _Asked.is_answered = False
+
+
+def print_error_json(error: R3poError | OSError, exit_code: int) -> None:
+    """Answer with an error, where an answer in JSON was asked for and there was none."""
+    if _Asked.for_json and not _Asked.is_answered:
+        print_json({"schema_version": 1, "error": error_json(error, exit_code)})
+
+
+def error_json(error: R3poError | OSError, exit_code: int) -> dict[str, Any]:
+    """Return an error as docs/json.md describes it."""
+    if isinstance(error, R3poError):
+        said = {"kind": type(error).__name__, "message": error.headline, "evidence": error.evidence, "hint": error.hint}
+    else:
+        said = {"kind": "OSError", "message": str(error), "evidence": None, "hint": None}
+    return {**said, "exit_code": exit_code}
 
 
 def say(text: str) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from r3po.cli.answers import EXIT_USAGE, print_text, say, say_message
+from r3po.cli.answers import EXIT_USAGE, forget_answers, print_error_json, print_text, say, say_message
 from r3po.cli.first_commands import config, init
 from r3po.cli.job_commands import build, reset, run
 from r3po.cli.look_commands import errors, slow, status, verify
@@ -74,6 +74,7 @@ def run_command() -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    forget_answers()
     return _run()
 
 
@@ -101,6 +102,7 @@ def _run() -> int:
         return exit_.code if isinstance(exit_.code, int) else 0
     except R3poError as error:
         _print_error(error)
+        print_error_json(error, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -116,11 +118,12 @@ def _run() -> int:
 def _end_with_os_error(error: OSError) -> int:
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
     say_message(plain(f"error: {where}{error.strerror or error}\nhint:  fix the disk or the permissions"))
+    print_error_json(error, EXIT_USAGE)
     return EXIT_USAGE
 
 
 def _print_error(error: R3poError) -> None:
-    text = str(error)
+    text = error.for_terminal()
     if not (isinstance(error, RunStoppedError) and error.exit_code > 128):
         text = f"error: {text}"
         say_message(plain(text))

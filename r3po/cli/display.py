@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Self
 
@@ -22,7 +23,7 @@ from rich.text import Text
 from r3po import events
 from r3po.events import Event
 from r3po.storage.names import show_name, show_text
-from r3po.text import count_of, first_line, shorten, shorten_path, size_text, wrap_lines
+from r3po.text import count_of, duration, first_line, shorten, shorten_path, size_text, wrap_lines
 
 PLAIN_EVERY_S = 30.0
 """Seconds between two plain lines, where stderr is no terminal."""
@@ -46,15 +47,16 @@ class Display:
 
     Args:
         is_quiet: only warnings.
+        words: makes what may name a command into what is shown; for a caller in Python, `doors.in_python`.
     """
 
-    def __init__(self, *, is_quiet: bool = False) -> None:
+    def __init__(self, *, is_quiet: bool = False, words: Callable[[str], str] = str) -> None:
         # Rich believes FORCE_COLOR; only a real terminal is one.
         self._is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._console = Console(
             stderr=True, force_terminal=self._is_terminal, highlight=False, soft_wrap=True, markup=False
         )
-        self._is_quiet = is_quiet
+        self._is_quiet, self._words = is_quiet, words
         self._live: Live | None = None
         self._bar: _Bar | None = None
         self._last_plain = time.monotonic()
@@ -91,7 +93,9 @@ class Display:
                     self._line(f"worker {event.worker}: {line}")
             case events.RunFinished() if self._is_quiet:
                 if event.n_failed and event.worked:
-                    self._line(f"{event.n_failed:,} of {count_of(event.n_files, 'file')} failed: r3po errors")
+                    self._line(
+                        self._words(f"{event.n_failed:,} of {count_of(event.n_files, 'file')} failed: r3po errors")
+                    )
             case _ if self._is_quiet:
                 pass
             case events.JobOpened():
@@ -131,9 +135,9 @@ class Display:
         self._console.print(Text(wrap_lines(text, self._console.width) if self._is_terminal else text))
 
     def _notice(self, event: events.Notice) -> None:
-        self._line(f"{'warning' if event.is_warning else 'note'}: {event.text}")
+        self._line(f"{'warning' if event.is_warning else 'note'}: {self._words(event.text)}")
         if event.hint:
-            self._line(f"hint:  {event.hint}")
+            self._line(f"hint:  {self._words(event.hint)}")
 
     def _scan_progressed(self, event: events.ScanProgressed) -> None:
         if event.n_files:
@@ -171,9 +175,14 @@ class Display:
                 f"Resume    {event.n_done:,} of {event.n_files:,} files done, "
                 f"{event.n_failed:,} failed, {event.n_pending:,} to do"
             )
-        self._bar = bar = _Bar(event)
+        self._bar = _Bar(event)
         self._last_plain = time.monotonic()
-        if self._is_terminal:
+        self._start_bar()
+
+    def _start_bar(self) -> None:
+        """Show the bar, which moves from now on."""
+        bar = self._bar
+        if self._is_terminal and bar is not None:
             self._end_live()
             self._live = Live(
                 get_renderable=lambda: bar.render(self._console.width),
@@ -208,26 +217,30 @@ class Display:
             self._live.stop()
             self._live = None
 
-    # Complex by count: the last lines of a run, which differ with how it ended.
-    def _finished(self, event: events.RunFinished) -> None:
-        if event.is_stopped:
-            done = count_of(event.n_done, "file has its row", "files have their rows")
-            to_do = count_of(event.n_pending, "is to do", "are to do")
-            self._line(f"Stopped after {_duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
-            return
-        if event.is_limited:
-            self._line(_limited(event))
-            return
-        if not event.worked:
-            self._line(_nothing_to_do(event))
-            return
+    def _keep_bar(self) -> None:
+        """Show the bar as it stays."""
         if self._bar is not None:
             if self._is_terminal:
                 self._console.print(self._bar.bar())
             else:
                 self._line(self._bar.plain_line())
+
+    # Complex by count: the last lines of a run, which differ with how it ended.
+    def _finished(self, event: events.RunFinished) -> None:
+        if event.is_stopped:
+            done = count_of(event.n_done, "file has its row", "files have their rows")
+            to_do = count_of(event.n_pending, "is to do", "are to do")
+            self._line(f"Stopped after {duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
+            return
+        if event.is_limited:
+            self._line(self._words(_limited(event)))
+            return
+        if not event.worked:
+            self._line(self._words(_nothing_to_do(event)))
+            return
+        self._keep_bar()
         self._line("")
-        self._line(f"Done in {_duration(event.seconds)}: {count_of(event.n_files, 'file')}, {event.n_failed:,} failed")
+        self._line(f"Done in {duration(event.seconds)}: {count_of(event.n_files, 'file')}, {event.n_failed:,} failed")
         output = _relative(event.output)
         width = max((len(kind) for kind in event.parts), default=0) + len(output) + 1
         for kind, n_parts in event.parts.items():
@@ -237,7 +250,8 @@ class Display:
             self._line(f"  {output}/failures/failures.csv   {count_of(event.n_failed, 'failed file')}")
             if self._bar is not None and self._bar.last_failure:
                 self._line(f"  Last   {shorten(first_line(self._bar.last_failure), 200)}")
-            self._line("  Next   r3po errors; fix the function, then r3po run (unchanged: --retry-failed)")
+            again = "r3po errors; fix the function, then r3po run (unchanged: --retry-failed)"
+            self._line(f"  Next   {self._words(again)}")
         if event.n_rows and "parquet" in event.parts:
             self._line(f'  Read   pd.read_parquet("{output}/parquet")')
 
@@ -294,17 +308,17 @@ class _Bar:
     def render(self, width: int) -> Table:
         """Everything that is shown while the run goes on, on a terminal of `width` columns."""
         left = self._seconds_left()
-        elapsed = _duration(time.monotonic() - self._started)
+        elapsed = duration(time.monotonic() - self._started)
         speed = f"{self._rate():,.0f} files/s   elapsed {elapsed}"
         if left is not None:
-            speed += f"   left about {_duration(left)}"
+            speed += f"   left about {duration(left)}"
         if self._n_failed:
             speed += f"   {self._n_failed:,} failed"
         lines = Table.grid()
         lines.add_row(self.bar())
         texts = [speed]
         if self.longest.seconds >= events.LONG_S:
-            seconds = _duration(self.longest.seconds)
+            seconds = duration(self.longest.seconds)
             path = shorten_path(self.longest.path, max(20, width - len(f"{_INDENT}longest running    {seconds}")))
             texts.append(f"longest running  {path}  {seconds}")
         if self.last_failure:
@@ -350,7 +364,7 @@ def _limited(event: events.RunFinished) -> str:
     done = count_of(event.n_done, "file has its row", "files have their rows")
     failed = f"{event.n_failed:,} failed{' (r3po errors)' if event.n_failed else ''}"
     to_do = count_of(event.n_pending, "is to do", "are to do")
-    return f"Limit reached after {_duration(event.seconds)}. {done}, {failed}, {to_do}."
+    return f"Limit reached after {duration(event.seconds)}. {done}, {failed}, {to_do}."
 
 
 def _nothing_to_do(event: events.RunFinished) -> str:
@@ -377,11 +391,3 @@ def _relative(path: str) -> str:
     relative = os.path.relpath(path)
     shown = path if relative.startswith("..") else relative
     return show_name(shown)
-
-
-def _duration(seconds: float) -> str:
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    hours, rest = divmod(int(max(seconds, 60)), 3600)
-    minutes, seconds = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -16,6 +16,7 @@ from r3po.cli.answers import (
     EXIT_USAGE,
     ConfigArgument,
     JsonOption,
+    error_json,
     fail,
     pandas_left_out,
     print_json,
@@ -89,7 +90,7 @@ def run(
             result = run_job(loaded, spec, options, display)
         except RunStoppedError as error:
             if as_json and error.result is not None:
-                print_json(error.result.to_json())
+                print_json({**error.result.to_json(), "error": error_json(error, error.exit_code)})
             raise
     if as_json:
         print_json(result.to_json())

@@ -25,16 +25,26 @@ from r3po.cli.answers import (
 from r3po.cli.texts import errors_text, failure_text, one_line, slow_text, status_text, verify_text
 
 
-def status(config: ConfigArgument = CONFIG, as_json: JsonOption = False) -> None:
+def status(
+    config: ConfigArgument = CONFIG,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the run that is going on, until it is over.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Show how far the job is. Reads files only: instant, also while a run is going."""
     from r3po.config.settings import load_config
-    from r3po.inspect.status import read_status
+    from r3po.inspect.status import status_of
 
+    if watch and as_json:
+        fail("--watch is for people, --json for programs", "r3po status --json, again and again, or one of them")
     loaded = load_config(config)
+    if watch:
+        from r3po.cli.watch_status import watch_run
+
+        watch_run(loaded)
     with pandas_left_out():
-        found = read_status(loaded)
+        found = status_of(loaded)
     if as_json:
-        print_json(found)
+        print_json(found.to_json())
         return
     print_wrapped(status_text(loaded, found))
 

@@ -8,13 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r3po.text import count_of, shorten, shorten_path
+from r3po.text import count_of, duration, shorten, shorten_path
 
 if TYPE_CHECKING:
     from r3po.config.settings import Config
     from r3po.inspect.slow import SlowFiles
+    from r3po.inspect.status import JobStatus
     from r3po.inspect.verify import VerifyResult
     from r3po.state.failure_groups import FailureGroup
+    from r3po.state.progress import RunProgress
 
 
 MOST_SHOWN = 10
@@ -36,22 +38,44 @@ def one_line(path: str) -> str:
     return plain(path).replace("\n", "\\n")
 
 
-def status_text(config: Config, found: dict[str, Any]) -> str:
-    files = found["files"]
-    percent = 100 * (found["done"] + found["failed"]) / files if files else 0.0
+def status_text(config: Config, found: JobStatus) -> str:
+    percent = 100 * (found.done + found.failed) / found.files if found.files else 0.0
     kinds = [kind for kind, is_on in (("csv", config.csv), ("parquet", config.parquet is not None)) if is_on]
     lines = [
-        f"job        {found['job_name']}, build {found['build']}                 {found['last_run']}",
-        f"function   {config.function or '(given at the run)'}{_versions_text(config, found['functions'])}",
+        f"job        {found.job_name}, build {found.build}                 {found.last_run}",
+        f"function   {config.function or '(given at the run)'}{_versions_text(config, found.functions)}",
         f"source     {_source_text(config)}",
-        f"files      {found['done']:,} done   {found['failed']:,} failed   {found['pending']:,} to do"
+        f"files      {found.done:,} done   {found.failed:,} failed   {found.pending:,} to do"
         f"          {int(percent * 10) / 10} %",
-        f"shards     {found['committed_shards']:,} of {found['shards']:,} committed",
+        *_run_lines(found.run),
+        f"shards     {found.committed_shards:,} of {found.shards:,} committed",
         f"output     {config.output_path}: {', '.join(kinds)}",
     ]
-    if not found["build"]:
+    if not found.build:
         lines = [lines[0], "Nothing was built yet: r3po run"]
     return plain("\n".join(lines))
+
+
+def _run_lines(run: RunProgress | None) -> list[str]:
+    """Say how fast a run is that is going on, and what it is at."""
+    if run is None or run.files is None:
+        return []
+    lines = [f"rate       {rate_text(run)}"]
+    if run.longest_running is not None:
+        lines.append(f"longest    {run.longest_running}  {duration(run.longest_seconds or 0)}")
+    if run.last_failure:
+        lines.append(f"failure    {run.last_failure}")
+    return lines
+
+
+def rate_text(run: RunProgress) -> str:
+    """Return a run's rate and the time that is left, as far as they are known."""
+    if run.files_per_second is None:
+        return "no file is finished yet"
+    rate = run.files_per_second
+    number = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+    left = "" if run.seconds_left is None else f"   left about {duration(run.seconds_left)}"
+    return f"{number} files/s (last minute){left}"
 
 
 def _source_text(config: Config) -> str:

@@ -5,40 +5,91 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from r3po.config.settings import Config
-from r3po.state.job import Job, read_again, read_job
+from r3po.config.settings import Config, ConfigSource, load_config
+from r3po.state.job import Job, job_folders, read_again, read_job
+from r3po.state.progress import RunProgress, read_progress
 from r3po.storage.durable import list_names
 from r3po.storage.lock import ago, running_pid
 
 
-def read_status(config: Config) -> dict[str, Any]:
-    """Return the job's counts, as `r3po status --json` prints them.
+@dataclass(frozen=True)
+class JobStatus:
+    """How far a job is. The same fields as `r3po status --json`."""
 
-    Returns:
-        schema_version, job_name, build, files, done, failed, pending, size_bytes, shards, committed_shards, functions
-        (rows by fingerprint), last_run (for people: how the last run ended, or that one is going on).
+    job_name: str
+    build: int
+    """Rises whenever what has to be done changes; 0: nothing was built yet."""
+    files: int
+    """Files of the manifest that are in the source."""
+    done: int
+    """Files with a row."""
+    failed: int
+    pending: int
+    size_bytes: int
+    """Bytes of the files, as far as they were looked at."""
+    shards: int
+    committed_shards: int
+    """Shards whose parts are made."""
+    functions: dict[str, int]
+    """Rows by the fingerprint of the function that made them."""
+    last_run: str
+    """For people: how the last run ended, or that one is going on."""
+    run: RunProgress | None
+    """The run that is going on, on this machine; None: there is none."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema_version": 1, **dataclasses.asdict(self)}
+
+
+def job_status(config: ConfigSource) -> JobStatus:
+    """Return how far a job is, also while a run is going on: files are read, nothing is locked, started or changed.
+
+    Equal to `r3po status CONFIG`.
+
+    Args:
+        config: the config file, or a mapping of the keys that it would have.
 
     Raises:
+        ConfigError: the config cannot be used.
         StateError: the state is damaged or too new.
     """
+    return status_of(load_config(config))
+
+
+def status_of(config: Config) -> JobStatus:
+    """See `job_status`."""
     return read_again(lambda: _status(config))
+
+
+def read_status(config: Config) -> dict[str, Any]:
+    """Return what `r3po status --json` prints."""
+    return status_of(config).to_json()
+
+
+def read_run(config: Config) -> RunProgress | None:
+    """Return the run that is going on; None: there is none on this machine. Reads two small files."""
+    folders = job_folders(config)
+    pid = running_pid(folders.working_dir)
+    return None if pid is None else read_progress(folders.runs, pid)
 
 
 # Private functions
 
 
-def _status(config: Config) -> dict[str, Any]:
+def _status(config: Config) -> JobStatus:
     job = read_job(config)
-    status: dict[str, Any] = {"schema_version": 1, "job_name": config.job_name, "build": 0, "files": 0}
+    build, files = 0, 0
     counts = {"done": 0, "failed": 0, "pending": 0, "size_bytes": 0, "shards": 0, "committed_shards": 0}
     functions: dict[str, int] = {}
     if job.manifest is not None:
-        status |= {"build": job.built.build, "files": job.built.count_job_files}
+        build, files = job.built.build, job.built.count_job_files
         counts |= {"size_bytes": job.built.size_bytes, "shards": len(job.built.shards)}
         for state in job.resolve(None).values():
             counts["done"] += state.n_done
@@ -47,7 +98,15 @@ def _status(config: Config) -> dict[str, Any]:
             counts["committed_shards"] += state.is_committed
             for fingerprint, n in state.rows_by_fingerprint.items():
                 functions[fingerprint] = functions.get(fingerprint, 0) + n
-    return {**status, **counts, "functions": functions, "last_run": _last_run(job)}
+    return JobStatus(
+        job_name=config.job_name,
+        build=build,
+        files=files,
+        **counts,
+        functions=functions,
+        last_run=_last_run(job),
+        run=read_run(config),
+    )
 
 
 def _last_run(job: Job) -> str:

@@ -6,6 +6,7 @@ import logging
 import sys
 
 from r3po import events
+from r3po.doors import in_python
 from r3po.events import Event
 
 log = logging.getLogger("r3po")
@@ -18,7 +19,7 @@ def log_event(event: Event) -> None:
     """
     match event:
         case events.Notice():
-            log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", event.words)
+            log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", in_python(event.words))
         case events.WorkerLost():
             log.warning("%s", event.words)
         case events.OutputSeen():

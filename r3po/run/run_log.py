@@ -13,6 +13,7 @@ import orjson
 
 from r3po import events
 from r3po.events import Event
+from r3po.run.progress import ProgressNote
 from r3po.storage.durable import list_names, make_folder, remove_if_there, remove_tree
 
 KEPT_RUNS = 20
@@ -33,6 +34,7 @@ class RunLog:
         self.run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(4)
         self._runs = runs
         self.folder = runs / self.run_id
+        self._progress = ProgressNote(self.folder)
 
     @property
     def workers(self) -> Path:
@@ -54,7 +56,8 @@ class RunLog:
             remove_tree(self._runs / name)
 
     def write(self, event: Event) -> None:
-        """Append an event to events.jsonl, unless it is one of those that come too often."""
+        """Append an event to events.jsonl, unless it is one of those that come too often; keep progress.json of all."""
+        self._progress.take(event)
         if isinstance(event, _UNLOGGED):
             return
         line = {"event": type(event).__name__, "time": time.time(), **dataclasses.asdict(event)}
@@ -70,4 +73,5 @@ class RunLog:
 
     def close(self) -> None:
         self._events.close()
+        self._progress.close()
         remove_if_there(self.stop_file)

@@ -276,7 +276,7 @@ def test_more_than_half_gone_changes_nothing_unless_it_is_accepted(job: Job) -> 
     before = job.published()
     with pytest.raises(r3po.SourceError, match="4 of 6 files of this job are gone") as caught:
         job.run()
-    assert "is the disk mounted?" in str(caught.value) and "--accept-deletions" in str(caught.value)
+    assert "is the disk mounted?" in str(caught.value) and "accept_deletions=True" in str(caught.value)
     assert job.published() == before
     assert read_status(load_config(job.config))["files"] == 6
     with pytest.raises(r3po.SourceError, match="4 of 6"):
@@ -407,7 +407,7 @@ def test_a_redo_does_not_drop_kept_rows_unasked(job: Job) -> None:
     delete(job, 4)
     with pytest.raises(r3po.SourceError, match="1 row is of a deleted file") as caught:
         job.run(redo=True)
-    assert "--accept-deletions" in str(caught.value)
+    assert "accept_deletions=True" in str(caught.value)
     assert job.run().done == 5
     assert job.calls() == []
     assert job.run(redo=True, accept_deletions=True).done == 4

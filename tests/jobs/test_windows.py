@@ -427,7 +427,7 @@ def test_a_redo_under_way_does_not_drop_rows_that_would_be_kept_unasked(new_job:
     for act in (job.run, lambda: build(job)):
         with pytest.raises(r3po.SourceError, match="1 file is gone of which a redo under way") as caught:
             act()
-        assert "gone  3.json" in str(caught.value) and "--accept-deletions" in str(caught.value)
+        assert "gone  3.json" in str(caught.value) and "accept_deletions=True" in str(caught.value)
     assert job.published() == before
     kill(lambda: job.run(accept_deletions=True), puts("manifest.json"))
     assert job.run().rows == 3
@@ -445,7 +445,7 @@ def test_columns_that_do_not_fit_a_redo_under_way_are_set_by_what_is_told(new_jo
     )
     with pytest.raises(r3po.ConfigError, match="no such column") as caught:
         job.run()
-    assert "r3po run --redo --restart" in str(caught.value)
+    assert "run_jobs(config, redo=True, restart=True)" in str(caught.value)
     job.run(function=f"{function}:describe", redo=True, restart=True)
     assert job.published()["csv/part-00001.csv"] == b'path,value,new\n"3.json",3,true\n'
     assert job.findings(check_source=True) == []

@@ -409,7 +409,7 @@ def test_a_missing_file_and_a_folder_are_told_with_the_configs_that_may_be_meant
 
     missing = tmp_path / "config.yaml", f"config.yaml not found in {tmp_path}"
     folder = tmp_path, f"{tmp_path} is a folder, not a config"
-    assert hint(*missing) == "r3po init begins a job here; or name the config, such as: r3po run my.yaml"
+    assert hint(*missing) == 'r3po init begins a job here; or name the config, such as: run_jobs("my.yaml")'
     assert hint(*folder) == "name the config file in it"
     for name in ("big.yaml", "small.yml", "notes.txt"):
         (tmp_path / name).touch()

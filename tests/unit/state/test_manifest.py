@@ -144,7 +144,11 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
         (b"", DamagedStateError, r"manifest\.json: is damaged"),
         (b"{}", DamagedStateError, r"manifest\.json: is damaged"),
         (b"\0" * 100, DamagedStateError, r"manifest\.json: is damaged"),
-        ({"format": 1, "kind": "manifest"}, DamagedStateError, r"format 1 is of a r3po before[\s\S]*r3po reset --all"),
+        (
+            {"format": 1, "kind": "manifest"},
+            DamagedStateError,
+            r"format 1 is of a r3po before[\s\S]*reset_all_tracking",
+        ),
         ({"format": 4, "kind": "manifest"}, NewerFormatError, "format 4 is newer"),
         (
             {"format": FORMAT, "kind": "columns", "job_id": "", "columns": []},

@@ -350,7 +350,7 @@ def test_json_that_is_not_ours_is_refused_with_a_way_on(tmp_path: Path) -> None:
         first, hint = str(caught.value).splitlines()
         assert first.startswith(f"{tmp_path}/a.json: is damaged: ")
         assert ("no valid JSON" in first) == (text in ("{", "\x00"))
-        assert hint == "hint:  put the file back from a copy, or make the job again: r3po reset --all"
+        assert hint == "hint:  put the file back from a copy, or make the job again: reset_all_tracking(config)"
     write_json(tmp_path / "a.json", CONTENT | {"kind": "commit"})
     with pytest.raises(DamagedStateError, match="it holds a 'commit', not a 'manifest'"):
         read(tmp_path / "a.json")
