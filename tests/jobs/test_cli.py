@@ -577,7 +577,7 @@ def test_a_terminal_has_a_live_bar_and_its_cursor_back_after_ctrl_c_and_no_color
     assert re.search(r"files/s   elapsed ", shown)
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
     assert "TIME" not in without_times(shown), "the plain lines are for what is no terminal"
-    assert "ValueError: xxx" in shown
+    assert re.search(r"ValueError:\s+xxx", shown), "the word that no line holds is on a line of its own"
     assert shown.rstrip().endswith("Continue with: r3po run --engine serial")
     colors = re.findall(r"\x1b\[[0-9;]*m", seen)
     assert [code for code in colors if re.search(r"\b([34]\d|9\d|10\d|38|48)\b", code)] == []
