@@ -19,7 +19,7 @@ from r3po.errors import DamagedStateError, FolderError
 from r3po.inspect.findings import UNREADABLE, Finding, Findings
 from r3po.inspect.verify_job import JobCheck, shown_columns
 from r3po.inspect.verify_paths import WalkOrder, doubled_files
-from r3po.inspect.verify_shard import MOVE, RESTORE, ShardReport, check_shard
+from r3po.inspect.verify_shard import MOVE, RESTORE, RUN, ShardReport, check_shard
 from r3po.inspect.verify_source import check_source_files
 from r3po.state.commits import Commit, read_commit
 from r3po.state.job import Job, check_identity, job_folders
@@ -170,6 +170,9 @@ class _Verify:
     def _read_manifest(self, found: Findings) -> Manifest | None:
         if self.folders.reset_marker.exists():
             found.add("reset", self.folders.reset_marker, "a reset of this job was killed", "r3po reset --all")
+        if self.folders.undo_marker.exists():
+            found.add("reset", self.folders.undo_marker, "a reset --redo of this job was killed", RUN)
+            return None  # the state is between two, until that is completed
         try:
             manifest = read_manifest(self.folders.manifest)
         except UNREADABLE as error:
@@ -198,7 +201,9 @@ class _Verify:
                     found.add_error("commit", error)
                     self.damaged_commits.add(name)
                     continue
-                if commit.shard not in shards:
+                if not manifest.is_of_now(commit.build):
+                    found.note(f"{path}: of before a redo; the next run removes it")
+                elif commit.shard not in shards:
                     found.add("commit", path, f"the manifest has no shard {commit.shard}", RESTORE)
                 else:
                     yield commit.shard, commit

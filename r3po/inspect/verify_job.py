@@ -156,14 +156,22 @@ class JobCheck:
         # Every run leaves the shard files of before f read the files; they are no news.
         named |= {name for name in list_names(self.folders.shards) if name.endswith(".jsonl")}
         self._note_unnamed(self.folders.shards, named)
-        outcomes = {commit.outcomes.name for commit in commits} | self.job.former_outcomes()
-        self._note_unnamed(self.folders.outcomes, outcomes)
+        self._note_unnamed(
+            self.folders.outcomes, {commit.outcomes.name for commit in commits} | self._former_outcomes()
+        )
         columns = columns_path(self.folders.working_dir, built).name
         for name in list_names(self.folders.working_dir):
             is_old = name.startswith("columns.b") and name != columns and not built.is_redoing
             if is_temporary(name) or is_old:
                 self.found.note(f"{self.folders.working_dir / name}: nothing names it; the next run removes it")
         self._check_segments({f"{ref.shard:05d}" for ref in built.shards})
+
+    def _former_outcomes(self) -> set[str]:
+        try:
+            return self.job.former_outcomes()
+        except UNREADABLE as error:
+            self.found.add_error("former", error)
+            return set(list_names(self.folders.outcomes))
 
     def _check_segments(self, shards: set[str]) -> None:
         for name in list_names(self.folders.segments):
@@ -173,8 +181,8 @@ class JobCheck:
                     self.found.note(f"{folder / inner}: a temporary file; the next run removes it")
                     continue
                 segment = Segment.parse(inner)
-                is_former = (
-                    segment is not None and segment.build < self.job.built.layout_since
+                is_former = segment is not None and not self.job.built.is_of_now(
+                    segment.build
                 )  # goes at the redo's end
                 if segment is None or (name not in shards and not is_former):
                     self.found.add("foreign", folder / inner, "is no segment of this job", "move it elsewhere")

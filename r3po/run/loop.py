@@ -166,7 +166,9 @@ class RunLoop:
             return
         # A fresh worker first: whatever is next, it may have it.
         for handle in sorted(self.manager.iter_free(1), key=lambda handle: not self.manager.is_fresh(handle)):
-            work = self.scheduler.next_work(self._first_row.probe_size, is_fresh=self.manager.is_fresh(handle))
+            # Nothing is staged: until the first row a redo may not be in force, and then nothing is decided.
+            is_fresh, limit = self.manager.is_fresh(handle), self._first_row.probe_size
+            work = self.scheduler.next_work(limit, is_fresh=is_fresh, stages=False)
             if work is not None:
                 if isinstance(work, Batch):
                     self._first_row.begin_probe()

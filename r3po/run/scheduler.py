@@ -75,7 +75,9 @@ class Scheduler:
         """Whether a trial waits for a fresh worker, and for nothing else."""
         return self._next_suspect() is not None
 
-    def next_work(self, limit: int | None = None, *, is_fresh: bool = False, is_ahead: bool = False) -> Work | None:
+    def next_work(
+        self, limit: int | None = None, *, is_fresh: bool = False, is_ahead: bool = False, stages: bool = True
+    ) -> Work | None:
         """Return the next thing to do, or None if there is nothing for this worker now.
 
         Failures that are due come first, then staging, trials, and batches.
@@ -84,6 +86,7 @@ class Scheduler:
             limit: the most files of a batch, instead of what the measured speed suggests.
             is_fresh: the worker has called f on no file yet and has nothing else to do, so it may hold a trial.
             is_ahead: the worker still has work in hand; None towards the end of the job.
+            stages: False: nothing is staged yet.
         """
         if is_ahead and self._backlog.is_ending(self.n_pending):
             return None
@@ -92,7 +95,7 @@ class Scheduler:
             return self._issue(RecordFailure(self._number, due.shard, due.place, due.n_deaths, due.death))
         if self.suspects.is_apart and (self._in_flight or not is_fresh):
             return None
-        if self._to_stage and not self.suspects.is_apart:
+        if self._to_stage and stages and not self.suspects.is_apart:
             return self._issue(Stage(self._number, self._to_stage.popleft()))
         suspect = self._next_suspect() if is_fresh else None
         if suspect is not None:

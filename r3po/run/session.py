@@ -16,7 +16,7 @@ from typing import Self
 from r3po import events
 from r3po.config.settings import Config, check_source
 from r3po.engines.ray_guard import sweep_temporary
-from r3po.engines.worker_processes import end_left_workers, forget_workers
+from r3po.engines.worker_processes import end_left_workers, forget_workers, iter_left_workers
 from r3po.errors import ConfigError, R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
 from r3po.file_version import UNKNOWN_VERSION, FileVersion
@@ -147,7 +147,10 @@ class _Run:
         plan = plan_run(self.job, self.spec, self.options, walk)
         self._put_in_force(plan)
         to_do = [state for state in plan.states.values() if not state.is_committed]
-        if any(state.pending for state in to_do) or len(to_do) > FEW_SHARDS:
+        has_pending = any(state.pending for state in to_do)
+        if not has_pending:
+            self._publisher.put_in_force()  # no file is left that could give a row
+        if has_pending or len(to_do) > FEW_SHARDS:
             self._account.announce(plan.states, self.options.limit)
             self._process(plan.states)
             if self.stop.is_requested:
@@ -156,7 +159,6 @@ class _Run:
                 self._end_at_limit()
                 return True
         else:
-            self._publisher.put_in_force()  # no file is left that could give a row
             self._stage({state.ref: state.segments for state in to_do})
         return self._finish(is_needed=bool(to_do)) or bool(to_do)
 
@@ -182,6 +184,12 @@ class _Run:
         # Before it is seen what they did, and what changed since.
         end_left_workers(self.job.folders.runs, self.log.run_id)
 
+    @property
+    def _was_killed(self) -> bool:
+        """Whether a run was killed while files were in hand, and no run since has come to them."""
+        folders = self.job.folders
+        return folders.suspects.exists() or any(iter_left_workers(folders.runs, self.log.run_id))
+
     def _put_in_force(self, plan: Plan) -> None:
         """Make the plan the job's. Up to here a run may be refused, and then nothing has changed.
 
@@ -190,16 +198,19 @@ class _Run:
         job, fingerprint = self.job, self.spec.fingerprint
         for notice in plan.notices:
             self.emit(notice)
-        if not plan.is_costly:
+        # After a kill a redo in another order does not wait for a row: what ended the run is found by its place, and
+        # only a layout that is in force stays from run to run.
+        is_waiting = plan.is_costly and not (plan.has_new_places and self._was_killed)
+        if not is_waiting:
             if plan.manifest is not job.manifest:
                 job.put_in_force(plan.manifest)
             job.adopt_commits(plan.states, fingerprint)
         self._account.count(plan.states)
         attempts = (f"{self.log.run_id}-{number:06d}" for number in count(1))
-        planned = job.with_manifest(plan.manifest) if plan.is_costly else job
+        planned = job.with_manifest(plan.manifest) if is_waiting else job
         self._has_new_places = plan.has_new_places
         self._publisher = Publisher(
-            planned, fingerprint, r3po_version(), lambda: next(attempts), in_force=job if plan.is_costly else None
+            planned, fingerprint, r3po_version(), lambda: next(attempts), in_force=job if is_waiting else None
         )
         if self._publisher.columns is None and any(state.n_done for state in plan.states.values()):
             path = columns_path(self.config.working_dir, plan.manifest)
@@ -217,7 +228,9 @@ class _Run:
         self._workforce.tell_started()
         pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
         stat_place = partial(self._stat_place, states)
-        book = SuspectBook(self.job.folders.suspects, self.job.built.job_id, self.spec.fingerprint, stat_place)
+        built = self._publisher.job.built
+        suspects_file, layout_since = self.job.folders.suspects, built.layout_since
+        book = SuspectBook(suspects_file, built.job_id, self.spec.fingerprint, stat_place, layout_since)
         if self._has_new_places:
             book.forget(self.job.folders.runs, self.log.run_id)
         suspects = book.recall(self.job.folders.runs, self.log.run_id)

@@ -32,12 +32,19 @@ class SuspectBook:
         job_id: what another job left there is ignored.
         fingerprint: of today's f: deaths under other code count for nothing.
         stat_place: returns the version of the file of a shard and place: deaths with other content do not count.
+        layout_since: the build since which files have their places: what is known of another order is ignored.
     """
 
     def __init__(
-        self, path: Path, job_id: str, fingerprint: str, stat_place: Callable[[int, int], FileVersion]
+        self,
+        path: Path,
+        job_id: str,
+        fingerprint: str,
+        stat_place: Callable[[int, int], FileVersion],
+        layout_since: int = 1,
     ) -> None:
-        self._path, self._job_id, self._fingerprint, self._stat_place = path, job_id, fingerprint, stat_place
+        self._path, self._fingerprint, self._stat_place = path, fingerprint, stat_place
+        self._layout = {"job_id": job_id, "layout_since": layout_since}
         self._versions: dict[tuple[int, int], FileVersion] = {}
         self._written: tuple[object, ...] | None = None
 
@@ -102,7 +109,7 @@ class SuspectBook:
                 {
                     "format": FORMAT,
                     "kind": "suspects",
-                    "job_id": self._job_id,
+                    **self._layout,
                     "fingerprint": self._fingerprint,
                     "files": files,
                     "alone": None if alone is None else [alone.shard, alone.place],
@@ -128,7 +135,7 @@ class SuspectBook:
         except R3poError as error:
             log.info("%s; it is ignored", error.headline)  # it only saves time
             return {}, None
-        if content["job_id"] != self._job_id:
+        if any(content.get(name, 1) != value for name, value in self._layout.items()):
             return {}, None
         is_same = content["fingerprint"] == self._fingerprint
         found, counted = {}, set()

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from r3po.errors import DamagedStateError
 from r3po.state.commits import Commit, commit_from_json, commit_to_json, read_commit, withdraw_parts
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import FORMAT, Manifest, manifest_from_json, manifest_to_json, write_manifest
 from r3po.state.segments import remove_segments_of
 from r3po.storage.durable import list_names, remove_durably
 from r3po.storage.json_files import read_json, write_json
+from r3po.storage.names import name_from_json, name_to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,15 @@ def read_former(folders: JobFolders) -> Former | None:
         data = read_json(folders.former, kind="former", newest_format=FORMAT)
     except FileNotFoundError:
         return None
+    except DamagedStateError as error:
+        hint = "remove it: nothing but r3po reset --redo needs it"
+        raise DamagedStateError(error.headline, where=folders.former, hint=hint) from error
     commits = [commit_from_json(commit) for commit in data["commits"]]
     return Former(manifest_from_json(data["manifest"]), {commit.shard: commit for commit in commits})
 
 
 def bring_back(folders: JobFolders, former: Former, build: int) -> None:
-    """Put the job back to what was set aside. The caller holds the lock, and no worker is left.
+    """Put the job back to what was set aside. The caller holds the lock, and the output folder is the job's.
 
     A marker is made first and removed last, so that it is completed if it is killed. Parts that the redo replaced are
     removed: the next run makes them from the outcomes of before.
@@ -63,19 +69,21 @@ def bring_back(folders: JobFolders, former: Former, build: int) -> None:
     Args:
         build: higher than that of everything that the redo has recorded.
     """
-    write_json(folders.undo_marker, {"format": FORMAT, "kind": "undo", "build": build})
+    content = {"build": build, "output": name_to_json(str(folders.output_path))}
+    write_json(folders.undo_marker, {"format": FORMAT, "kind": "undo", **content})
     _bring_back(folders, former, build)
 
 
 def complete_undo(folders: JobFolders) -> None:
     """Complete a `bring_back` that was killed; without one do nothing. The caller holds the lock."""
     try:
-        build = read_json(folders.undo_marker, kind="undo", newest_format=FORMAT)["build"]
+        marker = read_json(folders.undo_marker, kind="undo", newest_format=FORMAT)
     except FileNotFoundError:
         return
     former = read_former(folders)
     if former is not None:
-        _bring_back(folders, former, build)
+        # The config may name another output folder by now, which may be another job's.
+        _bring_back(JobFolders(folders.working_dir, Path(name_from_json(marker["output"]))), former, marker["build"])
     remove_durably(folders.undo_marker)
 
 
@@ -95,6 +103,9 @@ def _bring_back(folders: JobFolders, former: Former, build: int) -> None:
             withdraw_parts(folders, commit)
     remove_segments_of(folders.segments, lambda segment: segment.build > former.manifest.build, temporaries=True)
     remove_durably(folders.suspects)  # they are named by places of the redo
-    write_manifest(folders.manifest, former.manifest.replace(build=build))
+    manifest = former.manifest
+    void_builds = (*manifest.void_builds, (manifest.build + 1, build - 1))
+    output_path = str(folders.output_path)
+    write_manifest(folders.manifest, manifest.replace(build=build, output_path=output_path, void_builds=void_builds))
     remove_durably(folders.former)
     remove_durably(folders.undo_marker)

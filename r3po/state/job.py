@@ -95,7 +95,7 @@ class Job:
             number = name.removesuffix(".json")
             if not number.isdecimal() or int(number) in self.commits:
                 continue
-            if read_commit(self.folders, name, self.built.job_id).build < self.built.layout_since:
+            if not self.built.is_of_now(read_commit(self.folders, name, self.built.job_id).build):
                 self.folders.output.set_success(())
                 self.folders.output.remove_parts(int(number))
                 remove_durably(self.folders.commits / name)
@@ -129,8 +129,21 @@ class Job:
         """Remove what a redo set aside, once it has come to its end."""
         remove_durably(self.folders.former)
         sweep_outcomes(self.folders, self.commits)
-        layout_since = self.built.layout_since
-        remove_segments_of(self.folders.segments, lambda segment: segment.build < layout_since, temporaries=True)
+        self.sweep_former_segments(temporaries=True)
+
+    def sweep_former_segments(self, *, temporaries: bool = False) -> None:
+        """Remove segments of an earlier job in this folder, and those that never count any more.
+
+        Late workers may have written them after the job was forgotten, or a redo was given up or came to its end.
+        """
+        job_id = self.built.job_id[:8]
+        remove_segments_of(
+            self.folders.segments,
+            lambda segment: (
+                segment.job_id != job_id or not (self.built.is_redoing or self.built.is_of_now(segment.build))
+            ),
+            temporaries=temporaries,
+        )
 
     def adopt_commits(self, states: dict[int, ShardState], fingerprint: str | None) -> None:
         """Let the commits of shards whose shard file alone was written again name that shard file.
@@ -183,7 +196,10 @@ class Job:
         segments = list_segments(self.folders.segments, self.built.job_id)
         for ref in self.built.shards:
             commit = self.commits.get(ref.shard)
-            listed = [s for s in segments.get(ref.shard, ()) if s.build >= self.built.layout_since]
+            # A redo may begin while somebody reads who has no lock: its outcomes are of a later manifest.
+            listed = [
+                s for s in segments.get(ref.shard, ()) if s.build <= self.built.build and self.built.is_of_now(s.build)
+            ]
             yield Shard(self.folders, ref, commit, newer_segments(commit, listed))
 
     def resolve(self, fingerprint: str | None) -> dict[int, ShardState]:
@@ -253,7 +269,11 @@ def read_job(config: Config) -> Job:
     if manifest is None:
         return Job(config, folders, None, {})
     check_identity(config, manifest)
-    return Job(config, folders, manifest, _of_layout(read_commits(folders, manifest.job_id), manifest))
+    commits = read_commits(folders, manifest.job_id)
+    now = read_manifest(folders.manifest)
+    if now is not None and now.layout_since != manifest.layout_since:
+        return read_job(config)  # a redo has begun in between: these commits are of other places
+    return Job(config, folders, manifest, _of_layout(commits, manifest))
 
 
 def read_again(read: Callable[[], T]) -> T:
@@ -327,14 +347,13 @@ def _complete(job: Job) -> None:
     job.folders.output.write_claim(job.built.job_id, job.built.job_name)
     if job.built.output_path != str(job.folders.output_path):
         # What this folder holds of the job is of an unknown past; all parts are made there again.
-        job.folders.output.remove_table(job.commits)
+        job.folders.output.remove_table({*job.commits, *job.folders.output.part_numbers()})
         job.put_in_force(job.built.replace(output_path=str(job.folders.output_path)))
     if not job.built.is_redoing:
         remove_durably(job.folders.former)
     job.drop_former_layout()
     job.broken_shards = roll_forward(job.folders, job.commits, job.former_outcomes())
-    # Late workers of an earlier job in this folder may have written after it was forgotten.
-    remove_segments_of(job.folders.segments, lambda segment: segment.job_id != job.built.job_id[:8])
+    job.sweep_former_segments()
     for shard in job.iter_shards():
         if shard.commit is not None and not shard.segments:
             remove_segments(job.folders.segments, shard.ref.shard)
@@ -345,7 +364,7 @@ def _complete(job: Job) -> None:
 
 def _of_layout(commits: dict[int, Commit], manifest: Manifest) -> dict[int, Commit]:
     """Return the commits of which the places are those of the manifest."""
-    return {shard: commit for shard, commit in commits.items() if commit.build >= manifest.layout_since}
+    return {shard: commit for shard, commit in commits.items() if manifest.is_of_now(commit.build)}
 
 
 def _adopted(ref: ShardRef, commit: Commit | None) -> ShardRef:

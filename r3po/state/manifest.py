@@ -89,6 +89,13 @@ class Manifest:
     layout_since: int = 1
     """Outcomes and commits of earlier builds are of places that had other files: a redo put the files in row order."""
 
+    void_builds: tuple[tuple[int, int], ...] = ()
+    """The first and the last build of each redo that was given up: what late workers of it record never counts."""
+
+    def is_of_now(self, build: int) -> bool:
+        """Whether what was recorded at a build is of the places that files have now, and of no redo given up."""
+        return build >= self.layout_since and not any(first <= build <= last for first, last in self.void_builds)
+
     @property
     def count_job_files(self) -> int:
         """Files that are in the source."""
@@ -146,6 +153,7 @@ def manifest_to_json(manifest: Manifest) -> dict[str, Any]:
         "sorted_spans": list(manifest.sorted_spans),
         "is_redoing": manifest.is_redoing,
         "layout_since": manifest.layout_since,
+        "void_builds": [list(builds) for builds in manifest.void_builds],
         "shards": [ref.to_json() for ref in manifest.shards],
     }
 
@@ -164,7 +172,9 @@ def manifest_from_json(data: dict[str, Any]) -> Manifest:
         count_all_files=data["count_all_files"],
         sorted_spans=tuple(data["sorted_spans"]),
         is_redoing=data["is_redoing"],
-        layout_since=data.get("layout_since", 1),  # before there were redos that put files in order
+        # Absent before there were redos that put files in order, and that could be given up.
+        layout_since=data.get("layout_since", 1),
+        void_builds=tuple((first, last) for first, last in data.get("void_builds", ())),
         shards=tuple(ShardRef.from_json(ref) for ref in data["shards"]),
     )
 

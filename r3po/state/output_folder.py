@@ -7,6 +7,7 @@ Source: FORMAT.md, "The tree", "Parts" and "`.r3po.json`".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,11 @@ class OutputFolder:
         for kind in KINDS:
             for name in list_names(self.data(kind)):
                 yield kind, name
+
+    def part_numbers(self) -> set[int]:
+        """Return the numbers of all shards of which a file has the name of a part."""
+        found = (re.fullmatch(r"part-(\d{5,})\.\w+", name) for _, name in self.list_files())
+        return {int(match[1]) for match in found if match is not None}
 
     # The claim
 

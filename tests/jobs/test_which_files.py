@@ -133,7 +133,7 @@ def test_what_is_chosen_no_longer_goes_through_the_guard_of_deleted_files_by_the
     called(job)
     told = refused(job, include=["2023/*"])
     assert "3 of 4 files of this job are gone" in told and "the new include; nothing was changed" in told
-    assert 'include is "2023/*" and was not set; if that is meant, r3po run --accept-deletions' in told
+    assert 'include is "2023/*" and was not set; if that is meant, run_jobs(config, accept_deletions=True)' in told
     assert "disk" not in told
     assert 'exclude is ["20*", "a*"] and was not set' in refused(job, include=None, exclude=["a*", "20*"])
     result = run(job, exclude=["a*"])  # the fewer half goes without a question, and is told

@@ -134,6 +134,7 @@ def test_a_manifest_says_what_people_look_for(tmp_path: Path) -> None:
         "sorted_spans": [0, 12],
         "is_redoing": False,
         "layout_since": 1,
+        "void_builds": [],
         "shards": [shard],
     }
 
