@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any, Self
 
 from r3po.errors import FunctionError
@@ -23,7 +24,8 @@ from r3po.function.fingerprint import is_same_file
 from r3po.function.load import load_function
 from r3po.worker.messages import WorkerSetup
 
-_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from r3po.worker.import_trial import main; main()"
+_PROGRAM = "import sys; sys.path.append(sys.argv[5]); from r3po.worker.import_trial import main; main()"
+"""r3po is imported first, by the paths of a fresh Python: files beside f may be named like what it needs."""
 
 _NICE = 5
 """Ray's start comes first where both want the same core."""
@@ -56,10 +58,11 @@ class ImportTrial:
         # Once this process is gone, however, the other end of the pipe is, and the trial ends.
         lifeline, self._lifeline = os.pipe()
         passed = (self._answer.fileno(), lifeline)
-        texts = [json.dumps(given), json.dumps(sys.path), *map(str, passed)]
+        r3po_home = str(Path(__file__).parents[2])
+        texts = [json.dumps(given), json.dumps(sys.path), *map(str, passed), r3po_home]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, *texts],
+                [sys.executable, "-P", "-c", _PROGRAM, *texts],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
@@ -132,6 +135,7 @@ def main() -> None:
 
     given: dict[str, Any] = json.loads(sys.argv[1])
     answer, lifeline = int(sys.argv[3]), int(sys.argv[4])
+    sys.path[:] = json.loads(sys.argv[2])
     sys.argv[:] = given.pop("arguments")
     given["sys_path"], given["caller_globals"] = tuple(given["sys_path"]), ()
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
