@@ -185,6 +185,8 @@ class RunFinished:
     parts: dict[str, int]
     """How many parts by data folder (`csv`, `parquet`)."""
     n_rows: int
+    has_large_ints: bool = False
+    """There are ints beyond 2^53, which pandas rounds where None is beside them."""
     is_stopped: bool = False
     is_limited: bool = False
     """It did as many files as it was to do, and left others."""

@@ -253,7 +253,8 @@ class Display:
             again = "r3po errors; fix the function, then r3po run (unchanged: --retry-failed)"
             self._line(f"  Next   {self._words(again)}")
         if event.n_rows and "parquet" in event.parts:
-            self._line(f'  Read   pd.read_parquet("{output}/parquet")')
+            exact = ', dtype_backend="pyarrow"' if event.has_large_ints else ""
+            self._line(f'  Read   pd.read_parquet("{output}/parquet"{exact})')
 
 
 class _Bar:

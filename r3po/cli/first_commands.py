@@ -89,7 +89,7 @@ def init_text(made: NewJob, folder: Path) -> str:
     width = max(map(len, made.files))
     lines += [f"Wrote in {where}", *(f"  {name:{width}}   {what}" for name, what in made.files.items())]
     steps = [] if str(folder) == "." else [f"cd {shlex.quote(str(folder))}"]
-    steps += ["r3po run"]
+    steps += ["r3po try", "r3po run"]
     lines += [f"{'Next:' if not at else '':5}  {step}" for at, step in enumerate(steps)]
     return plain("\n".join(lines))
 

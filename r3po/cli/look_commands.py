@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,7 +62,7 @@ def errors(
     from r3po.config.settings import load_config
     from r3po.state.failed_files import read_failures
     from r3po.state.failure_groups import WAYS, group_failures, with_groups
-    from r3po.storage.names import absolute_path
+    from r3po.state.job import read_job
 
     if by not in WAYS:
         fail(f"--by {by} is no way to group failures", f"--by {', --by '.join(WAYS)}")
@@ -70,20 +70,18 @@ def errors(
     with pandas_left_out():
         failures = list(read_failures(loaded))
     if full is not None:
-        source = str(loaded.source_path)
-        ways = ((path, one_line(path), absolute_path(source, path)) for path in (f["path"] for f in failures))
-        found = [failure for failure, names in zip(failures, ways, strict=True) if full in names]
-        if not found:
-            fail(f"no failed file is named {full}", "r3po errors --paths lists them, relative to source_path")
+        failure = _failure_of(full, failures, str(loaded.source_path))
         if as_json:
-            print_json({"schema_version": 1, **found[0]})
+            print_json({"schema_version": 1, **failure})
         else:
-            print_text(failure_text(found[0]))
+            print_text(failure_text(failure))
     elif as_json:
         print_json({"schema_version": 1, "failures": with_groups(failures, by)})
     elif paths:
         if failures:
             print_text("\n".join(one_line(failure["path"]) for failure in failures))
+    elif not failures and read_job(loaded).manifest is None:
+        print_text("Nothing was run yet: r3po run")
     else:
         width = shutil.get_terminal_size((100, 24)).columns
         print_wrapped(errors_text(group_failures(failures, by), width, has_columns=loaded.columns is not None))
@@ -138,3 +136,19 @@ def _one_line() -> Iterator[Callable[[int, int], None]]:
         yield lambda n_files, of: say(f"\rChecked {n_files:,} of {of:,} files")
     finally:
         say("\r\x1b[K")
+
+
+def _failure_of(name: str, failures: list[dict[str, Any]], source: str) -> dict[str, Any]:
+    """Return the failure of the file of this name: relative to the source, absolute, or the end of one path alone."""
+    from r3po.storage.names import absolute_path
+
+    def is_named(failure: dict[str, Any]) -> bool:
+        return name in (failure["path"], one_line(failure["path"]), absolute_path(source, failure["path"]))
+
+    found = list(filter(is_named, failures))
+    found = found or [failure for failure in failures if one_line(failure["path"]).endswith(f"/{name}")]
+    if len(found) > 1:
+        fail(f"{len(found):,} failed files are named {name}", "name it with its folders: r3po errors --paths")
+    if not found:
+        fail(f"no failed file is named {name}", "r3po errors --paths lists them, relative to source_path")
+    return found[0]

@@ -47,6 +47,7 @@ def status_text(config: Config, found: JobStatus) -> str:
         f"source     {_source_text(config)}",
         f"files      {found.done:,} done   {found.failed:,} failed   {found.pending:,} to do"
         f"          {int(percent * 10) / 10} %",
+        *(["redo       under way; r3po reset --redo brings the rows of before back"] if found.is_redoing else []),
         *_run_lines(found.run),
         f"shards     {found.committed_shards:,} of {found.shards:,} committed",
         f"output     {config.output_path}: {', '.join(kinds)}",

@@ -44,7 +44,9 @@ def try_files(
     # With --json stdout is for the answer alone; what f prints is shown all the same.
     printed = redirect_stdout(sys.stderr) if as_json else nullcontext()
     with _ended_by_interrupt(), printed:
-        found = try_function(loaded, spec, n, files=named, seed=seed, debug=_debug if pdb else None)
+        found = try_function(
+            loaded, spec, n, files=named, seed=seed, debug=_debug if pdb else None, compares=function is None
+        )
     if as_json:
         print_json(json_value(found.to_json()))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from r3po.cli.texts import one_line, plain, seconds_text
@@ -36,7 +37,7 @@ def try_text(found: TryResult, width: int) -> str:
         lines += _estimate_lines(found.estimate)
     if found.failures:
         path = one_line(found.failures[0]["path"])
-        lines.append(f"Next   r3po try --pdb {shorten_path(path, max(20, width - 22))}")
+        lines.append(f"Next   r3po try --pdb {shlex.quote(path)}")
     return plain("\n".join(lines).lstrip("\n"))
 
 

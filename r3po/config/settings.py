@@ -132,7 +132,7 @@ def load_config(source: ConfigSource, job_name: str | None = None) -> Config:
     Args:
         source: the YAML file, or the keys by name. Relative folders start at the file's own folder, not at the current
             one; those of a mapping at the current one.
-        job_name: of the job, where a mapping gives none.
+        job_name: of the job, where a mapping gives none. Without `processes` a mapping has a worker for each core.
 
     Raises:
         ConfigError: the file cannot be read or is no YAML; or, all at once, every problem with its keys; or the
@@ -142,8 +142,8 @@ def load_config(source: ConfigSource, job_name: str | None = None) -> Config:
     problems: list[Problem] = []
     if isinstance(source, Mapping):
         file = Path(os.path.abspath(MAPPING))
-        named = {"job_name": job_name} if job_name is not None and "job_name" not in source else {}
-        entries = entries_of({**named, **source})
+        named = {} if job_name is None else {"job_name": job_name}
+        entries = entries_of({**named, "processes": "auto", **source})
     else:
         file = Path(os.path.abspath(source))
         entries = read_entries(file, read_text(file), _required(), problems)

@@ -6,9 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from r3po.config.settings import Config, ConfigSource, load_config
+from r3po.config.settings import Config, ConfigSource
 from r3po.errors import ConfigError
 from r3po.state.job import read_again, read_job
+from r3po.state.known import load_known
 from r3po.state.shard_files import read_shard_file
 from r3po.storage.names import show_name
 from r3po.table.seconds import SecondsTally, SlowPlace
@@ -50,7 +51,7 @@ def slow_files(config: ConfigSource, n: int = 20) -> SlowFiles:
     Raises:
         R3poError: the config cannot be used, or the state is damaged.
     """
-    return find_slow_files(load_config(config), n)
+    return find_slow_files(load_known(config), n)
 
 
 def find_slow_files(config: Config, n: int) -> SlowFiles:

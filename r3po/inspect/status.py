@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
-from r3po.config.settings import Config, ConfigSource, load_config
+from r3po.config.settings import Config, ConfigSource
 from r3po.state.job import Job, job_folders, read_again, read_job
+from r3po.state.known import load_known
 from r3po.state.progress import RunProgress, read_progress
 from r3po.storage.durable import list_names
 from r3po.storage.lock import ago, running_pid
@@ -41,6 +42,8 @@ class JobStatus:
     """Rows by the fingerprint of the function that made them."""
     last_run: str
     """For people: how the last run ended, or that one is going on."""
+    is_redoing: bool
+    """A redo was begun and has not come to its end: `done` counts the rows that it has made."""
     run: RunProgress | None
     """The run that is going on, on this machine; None: there is none."""
 
@@ -60,7 +63,7 @@ def job_status(config: ConfigSource) -> JobStatus:
         ConfigError: the config cannot be used.
         StateError: the state is damaged or too new.
     """
-    return status_of(load_config(config))
+    return status_of(load_known(config))
 
 
 def status_of(config: Config) -> JobStatus:
@@ -105,6 +108,7 @@ def _status(config: Config) -> JobStatus:
         **counts,
         functions=functions,
         last_run=_last_run(job),
+        is_redoing=job.manifest is not None and job.built.is_redoing,
         run=read_run(config),
     )
 

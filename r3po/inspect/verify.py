@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r3po.config.settings import Config, ConfigSource, check_source, load_config
+from r3po.config.settings import Config, ConfigSource, check_source
 from r3po.errors import DamagedStateError, FolderError
 from r3po.inspect.findings import UNREADABLE, Finding, Findings
 from r3po.inspect.verify_job import JobCheck, shown_columns
@@ -23,6 +23,7 @@ from r3po.inspect.verify_shard import MOVE, RESTORE, RUN, ShardReport, check_sha
 from r3po.inspect.verify_source import check_source_files
 from r3po.state.commits import Commit, read_commit
 from r3po.state.job import Job, check_identity, job_folders
+from r3po.state.known import load_known
 from r3po.state.manifest import Manifest, read_manifest
 from r3po.state.segments import Segment, list_segments
 from r3po.storage.durable import is_temporary, list_names
@@ -83,7 +84,7 @@ def verify_jobs(config: ConfigSource, source: bool = False) -> VerifyResult:
     Raises:
         R3poError: of the kinds ConfigError, SourceError, FolderError (no job, or another one) or NewerFormatError.
     """
-    return verify_job(load_config(config), source=source)
+    return verify_job(load_known(config), source=source)
 
 
 def verify_job(config: Config, *, source: bool = False, tell: Tell = lambda n_files, of: None) -> VerifyResult:

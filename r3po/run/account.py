@@ -12,6 +12,7 @@ from r3po.run.run_log import RunLog
 from r3po.state.job import Job
 from r3po.state.output_folder import KINDS
 from r3po.state.shards import ShardState
+from r3po.table.schema import has_inexact_ints
 
 
 class Account:
@@ -67,7 +68,7 @@ class Account:
         """
         counts = self.counts
         if self._job.manifest is not None and not (counts.n_done + counts.n_failed + counts.n_pending):
-            counts.n_pending = self._job.built.count_job_files
+            self.count(self._job.resolve(None))  # it ended before it had looked
         result = RunResult(
             run_id=self._log.run_id,
             job_name=self._job.config.job_name,
@@ -98,6 +99,7 @@ class Account:
                 output=str(self._job.config.output_path),
                 parts=parts,
                 n_rows=result.rows,
+                has_large_ints=any(has_inexact_ints(commit.own_schema) for commit in commits),
                 is_stopped=bool(stopped_by),
                 is_limited=not stopped_by and n_left_out > 0,
             )

@@ -77,7 +77,9 @@ def _warn_of_columns(job: Job, columns: Columns | None, observer: Observer) -> N
     joined = schemas.join_schemas(known)
     for name in schemas.mixed_columns(joined, columns):
         text = f'column "{name}" holds values of different kinds, or too many keys; it is text in all parts'
-        observer(events.Notice(text, is_warning=True))
+        hint = "give the column's type with columns: in the config, then r3po run --redo; "
+        hint += "a file that does not fit is a failure with its name"
+        observer(events.Notice(text, hint=hint, is_warning=True))
     for name in schemas.rounded_columns(joined, columns):
         text = f'column "{name}" holds floats beside ints beyond 2^53, which are rounded in all parts'
         hint = "return these ints as text, or give the column's type with columns: in the config"

@@ -8,6 +8,7 @@ from r3po.run.publisher import Publisher
 from r3po.storage.names import show_name
 from r3po.table.columns import Columns
 from r3po.text import count_of
+from r3po.work import Batch, Work
 from r3po.worker.messages import Probed
 
 FIRST_PROBE = 10
@@ -35,10 +36,11 @@ class FirstRow:
         """The most files of the next probe."""
         return NEXT_PROBE if self._n_probes else FIRST_PROBE
 
-    def begin_probe(self) -> None:
-        """Note that a probe is handed out."""
-        self.is_sought = True
-        self._n_probes += 1
+    def note_handed_out(self, work: Work) -> None:
+        """Note what a worker was given; a batch is a probe."""
+        if isinstance(work, Batch):
+            self.is_sought = True
+            self._n_probes += 1
 
     def take(self, probed: Probed, *, is_first: bool, goes_on: bool) -> Columns | None:
         """Take what a probe found; return the columns that it set, which are durable then.

@@ -92,8 +92,7 @@ class RunLoop:
     def __post_init__(self) -> None:
         self._losses = LossBudget(self.function_name)
         self._first_row = FirstRow(self.publisher, self.observer, self.function_name)
-        open_states = [state for state in self.states.values() if not state.is_committed]
-        self._segments = {state.ref.shard: list(state.segments) for state in open_states}
+        self._segments = {s.ref.shard: list(s.segments) for s in self.states.values() if not s.is_committed}
 
     def run(self) -> None:
         """Process until nothing is pending, or raise.
@@ -167,11 +166,10 @@ class RunLoop:
         # A fresh worker first: whatever is next, it may have it.
         for handle in sorted(self.manager.iter_free(1), key=lambda handle: not self.manager.is_fresh(handle)):
             # Nothing is staged: until the first row a redo may not be in force, and then nothing is decided.
-            is_fresh, limit = self.manager.is_fresh(handle), self._first_row.probe_size
-            work = self.scheduler.next_work(limit, is_fresh=is_fresh, stages=False)
+            size, is_fresh = self._first_row.probe_size, self.manager.is_fresh(handle)
+            work = self.scheduler.next_work(size, is_fresh=is_fresh, stages=False)
             if work is not None:
-                if isinstance(work, Batch):
-                    self._first_row.begin_probe()
+                self._first_row.note_handed_out(work)
                 self._submit(handle, work)
                 return
 

@@ -26,7 +26,7 @@ from r3po.run.account import Account
 from r3po.run.budgets import ErrorBudget
 from r3po.run.finish import make_end
 from r3po.run.loop import DRAIN_S, RunLoop
-from r3po.run.plan import Plan, command_of, plan_run
+from r3po.run.plan import Plan, command_of, plan_run, undo_of
 from r3po.run.publisher import Publisher
 from r3po.run.result import RunOptions, RunResult
 from r3po.run.run_log import RunLog
@@ -294,13 +294,19 @@ class _Run:
         self._observer(events.StopRequested(name, limit_s, self.stop.is_starting))
 
     def _end(self, worked: bool, stopped_by: str = "") -> RunResult:
+        if self._loop is not None:
+            self._loop.watch.show_output()  # before the summary, which is the last word
         return self._account.end(worked, stopped_by, n_left_out=self._n_left_out)
+
+    def _way_back(self) -> str:
+        is_redoing = self.job.manifest is not None and self.job.built.is_redoing
+        return f"\nOr give the redo up with: {undo_of(self.config)}" if is_redoing else ""
 
     def _stopped(self) -> RunStoppedError:
         result = self._end(True, f"stopped by {self.stop.signal_name}")
         return RunStoppedError(
             f"stopped by {self.stop.signal_name}; what was done is saved",
-            hint=f"Continue with: {self.options.command or command_of(self.config)}",
+            hint=f"Continue with: {self.options.command or command_of(self.config)}" + self._way_back(),
             exit_code=self.stop.exit_code,
             result=result,
         )

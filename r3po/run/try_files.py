@@ -30,7 +30,7 @@ from r3po.run.session import find_configured
 from r3po.source.read import read_file, use_file
 from r3po.source.sample import Sample, sample_files
 from r3po.state.job import Job, job_folders
-from r3po.state.manifest import read_manifest
+from r3po.state.manifest import read_columns, read_manifest
 from r3po.storage.names import absolute_path, show_name
 from r3po.table.columns import Columns, RowCollector
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
@@ -135,10 +135,12 @@ def try_function(
     files: Sequence[str | os.PathLike[str]] = (),
     seed: int = 0,
     debug: Debugger | None = None,
+    compares: bool = True,
 ) -> TryResult:
     """See `try_files`.
 
     Args:
+        compares: say where the rows have other columns than those of the job; it is the job's function.
         debug: called with each exception of f and its traceback, while its frames are there.
     """
     check_arguments(spec, config.input)
@@ -153,7 +155,7 @@ def try_function(
         trial.load()
         for shown, path in paths:
             trial.call(shown, path)
-    return trial.result(sample)
+    return trial.result(sample, compares=compares)
 
 
 # Private
@@ -212,7 +214,7 @@ class _Trial:
         self._collector = RowCollector(self._columns)
         return values, None
 
-    def result(self, sample: Sample | None) -> TryResult:
+    def result(self, sample: Sample | None, *, compares: bool) -> TryResult:
         config, batch = self._config, self._batch
         paths = [show_name(path) for path in self._paths]
         settings = Job(config, job_folders(config), None, {}).part_settings
@@ -227,10 +229,25 @@ class _Trial:
                 {"path": paths[i], **failure._asdict(), "seconds": round(batch.seconds[i], 6)}
                 for i, failure in sorted(batch.failures.items())
             ),
-            notices=tuple(f'column "{name}" holds values of different kinds; it is text' for name in preview.mixed),
+            notices=(
+                *(f'column "{name}" holds values of different kinds; it is text' for name in preview.mixed),
+                *(_other_columns(config, self._columns) if compares else ()),
+            ),
             estimate=None if sample is None else _estimate(config, batch.seconds, sample, preview),
             table=preview.table,
         )
+
+
+def _other_columns(config: Config, columns: Columns | None) -> Iterator[str]:
+    """Say where a job that is there has rows with other columns: a run would fail files for these."""
+    with suppress(R3poError, OSError):
+        manifest = read_manifest(job_folders(config).manifest)
+        known = None if manifest is None else read_columns(config.working_dir, manifest)
+        if known is None or columns is None or set(known[0].names) == set(columns.names):
+            return
+        new, gone = set(columns.names) - set(known[0].names), set(known[0].names) - set(columns.names)
+        parts = [f"{what} {', '.join(sorted(names))}" for what, names in (("without", new), ("with", gone)) if names]
+        yield f"the job's rows are {' and '.join(parts)}: such a file fails in a run, until r3po run --redo"
 
 
 def _find(config: Config, file: str) -> tuple[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from r3po.config.settings import ConfigSource, load_config
+from r3po.config.settings import ConfigSource
 from r3po.engines.worker_processes import end_left_workers, forget_left_workers
 from r3po.errors import StateError
 from r3po.state.former import bring_back, read_former
 from r3po.state.job import Job, open_job, read_job
+from r3po.state.known import load_known
 
 
 def reset_redo(config: ConfigSource) -> int:
@@ -18,7 +19,7 @@ def reset_redo(config: ConfigSource) -> int:
     Raises:
         StateError: no redo is under way, or it found no rows.
     """
-    loaded = load_config(config)
+    loaded = load_known(config)
     with open_job(loaded) as job:
         _undo(job)
     after = read_job(loaded)

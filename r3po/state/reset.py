@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from r3po.config.settings import Config, ConfigSource, load_config
+from r3po.config.settings import Config, ConfigSource
 from r3po.errors import DamagedStateError, FolderError
 from r3po.state.commits import all_parts
 from r3po.state.folders import JobFolders
 from r3po.state.forget import reset_job
 from r3po.state.job import disk_errors_told, job_folders, open_job, read_job
+from r3po.state.known import load_known
 from r3po.state.output_folder import Part
 from r3po.storage.durable import list_names
 from r3po.storage.lock import JobLock
@@ -20,7 +21,7 @@ def reset_all_errors(config: ConfigSource) -> int:
 
     Equal to `r3po reset CONFIG --errors`; rows stay as they are.
     """
-    with open_job(load_config(config)) as job:
+    with open_job(load_known(config)) as job:
         if job.manifest is None:
             return 0
         n_failed = sum(state.n_failed for state in job.resolve(None).values())
@@ -34,7 +35,7 @@ def reset_all_tracking(config: ConfigSource) -> int:
 
     Equal to `r3po reset CONFIG --all`. Files that r3po did not write stay, and the source is never touched.
     """
-    loaded = load_config(config)
+    loaded = load_known(config)
     folders = job_folders(loaded)
     _refuse_unknown_parts(folders)
     if not folders.working_dir.is_dir():

@@ -88,6 +88,11 @@ def rounded_columns(joined: Schema, columns: Columns) -> list[str]:
     return [columns.names[i] for i in columns.in_parts if _is_rounded(joined.field(i).type)]
 
 
+def has_inexact_ints(own_schema: Schema) -> bool:
+    """Whether there are ints among the values that no float is equal to."""
+    return any(field.type == INEXACT for field in own_schema)
+
+
 def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType) -> tuple[int, str] | None:
     """Return place and reason of the first chosen value of column number `i` that does not fit; None: all fit."""
     for group in outcome_groups(table, indices):

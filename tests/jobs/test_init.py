@@ -54,7 +54,7 @@ def rows_of(job: Path) -> list[dict[str, str]]:
 
 def test_the_job_that_is_begun_runs_at_once(tmp_path: Path) -> None:
     ended = begin(tmp_path, "my job")
-    assert ended.out.splitlines()[-2:] == ["Next:  cd 'my job'", "       r3po run"]
+    assert ended.out.splitlines()[-3:] == ["Next:  cd 'my job'", "       r3po try", "       r3po run"]
     assert {path.name for path in (tmp_path / "my job").iterdir()} == WRITTEN | {"files"}
     assert [row["day"] for row in rows_of(tmp_path / "my job")] == ["monday", "tuesday", "wednesday"]
 

@@ -18,6 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-
 TYPES = {
     "text": str,
     "int": int,
+    "bool": bool,
     "number": (int, float),
     "object": dict,
     "list": list,
