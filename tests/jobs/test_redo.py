@@ -10,8 +10,9 @@ import pytest
 
 import checker
 import r3po
-from jobs import Job, make_job
+from jobs import Job, make_job, run_process
 from jobs import r3po as r3po_command
+from r3po.state import job as state_of_jobs
 
 TENFOLD_UNTIL_20 = """\
 import json
@@ -177,3 +178,122 @@ def test_a_file_that_goes_during_a_redo_with_on_deleted_keep_is_told(grown: Job)
     assert (ended.code, "1 file is gone that a redo under way had not done again" in ended.err) == (2, True)
     assert grown.run("--quiet", "--accept-deletions").code == 0
     assert numbers(grown) == [5, 10, 15, 20, 25]
+
+
+# What must hold whatever comes between
+
+
+def test_inputs_that_are_replaced_under_a_new_function_leave_a_job_that_opens(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job", 0, shard_size=2)
+    job.add_files(1, 2, 3, 4)
+    assert job.run("--quiet").code == 0
+    for n in (1, 2, 3, 4):
+        (job.source / f"{n:03}.json").unlink()
+    job.add_files(11, 12, 13)
+    job.write_function(TENFOLD_UNTIL_20)
+    assert job.run("--quiet", "--accept-deletions").code == 0
+    assert r3po.verify_jobs(job.config).findings == ()
+    assert job.run("--quiet").code == 0
+    assert numbers(job) == [11, 12, 13]
+
+
+def test_a_redo_that_gives_no_row_decides_nothing_about_shards_whose_files_are_gone(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job", 5, shard_size=2)
+    assert job.run("--quiet").code == 0
+    for n in (0, 1):
+        (job.source / f"{n:03}.json").unlink()
+    for n in (2, 3, 4):
+        (job.source / f"{n:03}.json").write_text('{"n": "changed"}')
+    job.write_function("def double(filepath):\n    raise ValueError(filepath)\n")
+    before = job.published()
+    ended = job.run("--quiet", "--accept-deletions")
+    assert (ended.code, "the redo was not begun" in ended.err) == (2, True)
+    assert job.published() == before
+    assert r3po.verify_jobs(job.config).counts == {}
+
+
+def test_what_a_late_worker_records_of_a_redo_that_was_given_up_never_counts(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job", 0, shard_size=4, batch_seconds=0.0001)
+    job.add_files(2, 3, 4, 5)
+    assert job.run("--quiet").code == 0
+    job.add_files(1, 20)
+    before = (job.folder / "double.py").read_text()
+    cut_short(job)
+    late = {path: path.read_bytes() for path in job.working_dir.glob("segments/*/*.arrow")}
+    assert late
+    r3po.reset_redo(job.config)
+    for path, content in late.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    job.write_function(before)
+    assert job.run("--quiet").code == 0
+    assert [(row["n"], row["twice"]) for row in job.rows()] == [(str(n), str(2 * n)) for n in (2, 3, 4, 5, 1, 20)]
+    assert not any(path.exists() for path in late), "and they are swept"
+
+
+def test_an_undo_that_was_killed_spares_an_output_folder_that_is_another_jobs(
+    grown: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_job(tmp_path / "other", 6, job_name="other")
+    assert other.run("--quiet").code == 0
+    before = other.published()
+    cut_short(grown)
+    with monkeypatch.context() as patch:
+        patch.setattr("r3po.state.former.remove_segments_of", killed)
+        with pytest.raises(KeyboardInterrupt):
+            r3po.reset_redo(grown.config)
+    (verified,) = r3po.verify_jobs(grown.config).findings
+    assert (verified.kind, verified.hint) == ("reset", "r3po run")
+    grown.write_config(output_path=str(other.output))
+    with pytest.raises(r3po.FolderError, match="another job"):
+        r3po.run_jobs(grown.config, engine="serial", progress=False)
+    assert other.published() == before
+    grown.write_config()
+    assert r3po.run_jobs(grown.config, engine="serial", progress=False).rows == 6
+    assert [row["twice"] for row in grown.rows()] == ["20", "40", "80", "10", "30", "50"]
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_output_folder_that_is_used_again_holds_nothing_of_before_a_redo_elsewhere(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job", 8, shard_size=2)
+    assert job.run("--quiet").code == 0
+    job.write_config(output_path="elsewhere", shard_size=4)
+    assert job.run("--quiet", "--redo").code == 0
+    job.write_config(shard_size=4)
+    assert job.run("--quiet").code == 0
+    assert sorted(path.name for path in job.output.glob("csv/part-*")) == ["part-00000.csv", "part-00001.csv"]
+    assert r3po.verify_jobs(job.config).findings == ()
+
+
+def test_who_reads_while_a_redo_begins_takes_no_file_for_another(grown: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    grown.write_function(
+        "import json, pathlib\n\n\ndef double(filepath):\n    n = json.loads(pathlib.Path(filepath).read_text())['n']\n"
+        "    if n == 15:\n        raise ValueError(n)\n    return {'n': n, 'twice': n}\n"
+    )
+    read, n_reads = state_of_jobs.read_commits, 0
+
+    def read_after_a_redo(*arguments: object) -> object:
+        nonlocal n_reads
+        n_reads += 1
+        if n_reads == 1:
+            assert grown.run("--quiet", "--redo").code == 1
+        return read(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(state_of_jobs, "read_commits", read_after_a_redo)
+    assert [failure["path"] for failure in grown.failures()] == ["015.json"]
+
+
+def test_a_file_that_ends_the_run_is_found_in_a_redo_in_another_order(grown: Job) -> None:
+    grown.write_function(
+        "import json, os\n\n\ndef double(filepath):\n    n = json.load(open(filepath))['n']\n"
+        "    if n == 5:\n        os._exit(7)\n    return {'n': n, 'twice': n}\n"
+    )
+    codes = []
+    while not codes or (codes[-1] == 7 and len(codes) < 8):
+        codes.append(run_process("run", "--engine", "serial", "--quiet", "--redo", cwd=grown.folder).code)
+    assert codes[-1] == 1
+    assert [failure["path"] for failure in grown.failures()] == ["005.json"]
+    assert numbers(grown) == [10, 15, 20, 25, 40]
