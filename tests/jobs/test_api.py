@@ -326,7 +326,7 @@ BESIDE = "def twice(n):\n    return 2 * n\n"
 
 
 @pytest.mark.parametrize(
-    ("engine", "loaded"), [("serial", "pandas"), pytest.param("ray", "ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+    ("engine", "loaded"), [("serial", "pandas"), pytest.param("ray", "ray", marks=[pytest.mark.ray, pytest.mark.long])]
 )
 def test_a_script_without_a_main_guard_is_executed_once_and_loads_pandas_only_where_it_calls_f(
     tmp_path: Path, engine: str, loaded: str

@@ -158,7 +158,7 @@ def test_an_interrupted_cell_stops_and_the_next_one_goes_on(tmp_path: Path) -> N
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cell_runs_its_function_on_ray_and_shows_what_it_prints(job: Job) -> None:
     (_, _, ran), seen = execute(job.folder, SETUP, PRINTING, "result = run_jobs(config, double, show_output=True)")
     shown = texts(ran)

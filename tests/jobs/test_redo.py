@@ -286,6 +286,7 @@ def test_who_reads_while_a_redo_begins_takes_no_file_for_another(grown: Job, mon
     assert [failure["path"] for failure in grown.failures()] == ["015.json"]
 
 
+@pytest.mark.faults
 def test_a_file_that_ends_the_run_is_found_in_a_redo_in_another_order(grown: Job) -> None:
     grown.write_function(
         "import json, os\n\n\ndef double(filepath):\n    n = json.load(open(filepath))['n']\n"

@@ -36,6 +36,7 @@ def at_the_gate(job: Job) -> Iterator[Running]:
         yield process
 
 
+@pytest.mark.long
 def test_status_tells_rate_time_left_and_last_failure_of_a_run_and_changes_nothing(job: Job) -> None:
     with at_the_gate(job) as process:
         before = snapshot(job.working_dir, job.output)
@@ -62,6 +63,7 @@ def test_status_tells_rate_time_left_and_last_failure_of_a_run_and_changes_nothi
 PATHS = ("source_path", "working_dir", "output_path", "function")
 
 
+@pytest.mark.long
 def test_watch_shows_a_run_in_place_at_80_columns_until_it_is_over(job: Job) -> None:
     with at_the_gate(job) as process, Terminal("status", "--watch", cwd=job.folder) as terminal:
         terminal.wait_until_shown("last failure     002.json  AssertionError: a bad number")
@@ -76,6 +78,7 @@ def test_watch_shows_a_run_in_place_at_80_columns_until_it_is_over(job: Job) -> 
     assert "files      11 done   1 failed   0 to do" in shown.split("job  ")[-1]
 
 
+@pytest.mark.long
 def test_watch_ends_by_ctrl_c_with_0_and_the_run_goes_on(job: Job) -> None:
     with at_the_gate(job) as process:
         with Terminal("status", "--watch", cwd=job.folder) as terminal:
@@ -88,6 +91,7 @@ def test_watch_ends_by_ctrl_c_with_0_and_the_run_goes_on(job: Job) -> None:
         assert process.end(60).code == 1
 
 
+@pytest.mark.long
 def test_watch_of_no_run_is_status_and_where_it_is_no_terminal_it_writes_lines(job: Job) -> None:
     plain = r3po("status", cwd=job.folder)
     assert r3po("status", "--watch", cwd=job.folder) == plain
@@ -107,6 +111,7 @@ def test_watch_as_json_is_refused_with_a_way_on(job: Job) -> None:
     assert ended.code == 2 and "hint:  r3po status --json" in ended.err
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_leaves_no_rate(job: Job) -> None:
     with at_the_gate(job) as process:
         process.process.kill()

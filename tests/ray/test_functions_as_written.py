@@ -157,6 +157,7 @@ def f(path):
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.parametrize("before", ["", "ray.init(num_cpus=1, include_dashboard=False); ray.shutdown()"])
 def test_a_script_may_import_ray_first_start_tasks_of_its_own_and_set_globals(before: str, tmp_path: Path) -> None:
     config = make_job(tmp_path, NESTED, {f"{n}.json": {"n": n} for n in range(6)}, timeout_seconds=60)

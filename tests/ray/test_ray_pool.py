@@ -347,7 +347,7 @@ def test_errors_of_a_worker_are_raised_in_the_driver_as_they_are(engine: str, tm
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not HAS_PROC, reason="finds the children of a process by /proc")
 @pytest.mark.parametrize("is_twice", [False, pytest.param(True, marks=pytest.mark.faults)], ids=["once", "twice"])
 def test_ctrl_c_ends_a_run_on_ray_with_nothing_left(is_twice: bool, tmp_path: Path, temporary: Path) -> None:
