@@ -13,7 +13,7 @@ from r3po.config.settings import ConfigSource, load_config
 from r3po.doors import in_python
 from r3po.errors import RunStoppedError
 from r3po.events import Observer
-from r3po.function.find import describe_callable
+from r3po.function.find import describe_callable, name_of_job
 from r3po.run.log_events import log_event
 from r3po.run.result import RunOptions, RunResult
 from r3po.run.session import find_configured, run_job
@@ -72,8 +72,7 @@ def run_jobs(
         RunStoppedError: the run ended early; its `result` says how far it came.
         R3poError: of another kind: nothing was started.
     """
-    name = getattr(f, "__name__", "")
-    loaded = load_config(config, job_name=name if name.isidentifier() else None).with_overrides(
+    loaded = load_config(config, job_name=name_of_job(f)).with_overrides(
         processes=processes, function=function, max_errors=max_errors
     )
     spec = describe_callable(f) if f is not None else find_configured(loaded)

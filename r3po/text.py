@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import unicodedata
 
 
 def count_of(n: int, one: str, many: str | None = None) -> str:
@@ -18,6 +19,11 @@ def size_text(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} TiB"
+
+
+def is_control(char: str) -> bool:
+    """Whether a character breaks lines, controls a terminal, or is half of one: no text for people has it."""
+    return unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def shorten(text: str, limit: int = 100) -> str:
@@ -47,6 +53,28 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def percent_of(n: int, of: int) -> float:
+    """Return a share in percent with one decimal, rounded down: 100 % means all. Of nothing it is 0."""
+    return int(1000 * n / max(1, of)) / 10
+
+
+def wrap_words(text: str, width: int, *, first: str = "", rest: str = "") -> list[str]:
+    """Return text in lines of at most `width` characters, as far as its words allow; no word is broken.
+
+    Args:
+        first: what the first line begins with.
+        rest: what all others do.
+    """
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 _LABEL = re.compile(r" *(?:(?:error|hint|warning|note): +|[A-Za-z_]+:? {2,})?")
 """What a line of ours begins with: its further lines are indented as far."""
 
@@ -60,7 +88,4 @@ def _wrap(line: str, width: int) -> str:
     label = _LABEL.match(line)
     indent = " " * min(len(label[0]) if label else 0, width // 3)
     # Each blank is a place to break at, and several in a row are kept where they are not broken at.
-    found = textwrap.wrap(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, expand_tabs=False
-    )
-    return "\n".join(found)
+    return "\n".join(wrap_words(line.replace("\t", " "), width, rest=indent))

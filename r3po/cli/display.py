@@ -23,7 +23,7 @@ from rich.text import Text
 from r3po import events
 from r3po.events import Event
 from r3po.storage.names import show_name, show_text
-from r3po.text import count_of, duration, first_line, shorten, shorten_path, size_text, wrap_lines
+from r3po.text import count_of, duration, first_line, percent_of, shorten, shorten_path, size_text, wrap_lines
 
 PLAIN_EVERY_S = 30.0
 """Seconds between two plain lines, where stderr is no terminal."""
@@ -330,8 +330,7 @@ class _Bar:
         return lines
 
     def _percent(self) -> float:
-        # Rounded down: 100 % means all.
-        return int(1000 * self._n_finished / max(1, self._n_files)) / 10
+        return percent_of(self._n_finished, self._n_files)
 
     def _rate(self) -> float:
         (t0, n0), (t1, n1) = self._samples[0], self._samples[-1]

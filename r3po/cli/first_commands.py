@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 from r3po.cli.answers import CONFIG, ConfigArgument, JsonOption, fail, print_json, print_text
 from r3po.cli.texts import plain
 from r3po.storage.names import show_name
-from r3po.text import count_of, shorten_path, size_text
+from r3po.text import count_of, shorten_path, size_text, wrap_words
 
 if TYPE_CHECKING:
     from r3po.config.explain import KeyMeaning, Setting
@@ -112,20 +111,7 @@ def settings_text(settings: list[Setting], config: str, width: int) -> str:
 
 
 def _wrapped(first: str, meaning: str, width: int) -> list[str]:
-    lines = textwrap.wrap(
-        first, width, subsequent_indent="      ", break_long_words=False, break_on_hyphens=False, drop_whitespace=True
-    )
-    return [
-        *lines,
-        *textwrap.wrap(
-            meaning,
-            width,
-            initial_indent="    ",
-            subsequent_indent="    ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        ),
-    ]
+    return [*wrap_words(first, width, rest="      "), *wrap_words(meaning, width, first="    ", rest="    ")]
 
 
 def _origin(setting: Setting) -> str:

@@ -62,7 +62,8 @@ def errors(
     from r3po.config.settings import load_config
     from r3po.state.failed_files import read_failures
     from r3po.state.failure_groups import WAYS, group_failures, with_groups
-    from r3po.state.job import read_job
+    from r3po.state.job import job_folders
+    from r3po.state.manifest import read_manifest
 
     if by not in WAYS:
         fail(f"--by {by} is no way to group failures", f"--by {', --by '.join(WAYS)}")
@@ -80,7 +81,7 @@ def errors(
     elif paths:
         if failures:
             print_text("\n".join(one_line(failure["path"]) for failure in failures))
-    elif not failures and read_job(loaded).manifest is None:
+    elif not failures and read_manifest(job_folders(loaded).manifest) is None:
         print_text("Nothing was run yet: r3po run")
     else:
         width = shutil.get_terminal_size((100, 24)).columns

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r3po.text import count_of, duration, shorten, shorten_path
+from r3po.text import count_of, duration, percent_of, shorten, shorten_path, wrap_words
 
 if TYPE_CHECKING:
     from r3po.config.settings import Config
@@ -39,14 +38,13 @@ def one_line(path: str) -> str:
 
 
 def status_text(config: Config, found: JobStatus) -> str:
-    percent = 100 * (found.done + found.failed) / found.files if found.files else 0.0
     kinds = [kind for kind, is_on in (("csv", config.csv), ("parquet", config.parquet is not None)) if is_on]
     lines = [
         f"job        {found.job_name}, build {found.build}                 {found.last_run}",
         f"function   {config.function or '(given at the run)'}{_versions_text(config, found.functions)}",
         f"source     {_source_text(config)}",
         f"files      {found.done:,} done   {found.failed:,} failed   {found.pending:,} to do"
-        f"          {int(percent * 10) / 10} %",
+        f"          {percent_of(found.done + found.failed, found.files)} %",
         *(["redo       under way; r3po reset --redo brings the rows of before back"] if found.is_redoing else []),
         *_run_lines(found.run),
         f"shards     {found.committed_shards:,} of {found.shards:,} committed",
@@ -185,14 +183,7 @@ def failure_text(failure: dict[str, Any]) -> str:
 
 def _group_lines(group: FailureGroup, width: int) -> list[str]:
     what = f"{group.error_type}: {shorten(group.message, 300)}" if group.message else group.error_type
-    lines = textwrap.wrap(
-        what,
-        width,
-        initial_indent=f"{len(group.failures):>6,}  ",
-        subsequent_indent="        ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    lines = wrap_words(what, width, first=f"{len(group.failures):>6,}  ", rest="        ")
     room = width - 16 - len(group.where)
     paths = [shorten_path(one_line(path), max(20, room // 2)) for path in group.paths[:2]]
     more = f", {len(group.paths) - 2:,} more" if len(group.paths) > 2 else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from r3po.config.settings import Config
 from r3po.inspect.status import read_run
 from r3po.state.progress import RunProgress
 from r3po.storage.names import show_text
-from r3po.text import duration, shorten_path
+from r3po.text import duration, percent_of, shorten_path, wrap_words
 
 LOOK_EVERY_S = 1.0
 
@@ -46,7 +45,7 @@ def watch_text(job_name: str, run: RunProgress, width: int, now: float) -> str:
         return "\n".join([*lines, "It is starting: it looks at the source and starts its workers."])
     lines[0] += f", for {duration(now - run.started)}"
     lines.append(_bar_line(run))
-    lines += textwrap.wrap(f"{rate_text(run)}   {run.failed or 0:,} failed", width)
+    lines += wrap_words(f"{rate_text(run)}   {run.failed or 0:,} failed", width)
     if run.longest_running is not None and run.longest_seconds is not None:
         seconds = duration(run.longest_seconds + now - run.updated)
         room = max(20, width - len("longest running    ") - len(seconds))
@@ -62,14 +61,7 @@ def failure_lines(title: str, failure: str, width: int) -> list[str]:
     """Return `path  error` in lines that break at spaces; the path is shortened in its middle, the error is not cut."""
     path, _, error = failure.partition("  ")
     shown = shorten_path(path, max(20, width - len(title)))
-    return textwrap.wrap(
-        f"{shown}  {error}",
-        width,
-        initial_indent=title,
-        subsequent_indent=" " * len(title),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return wrap_words(f"{shown}  {error}", width, first=title, rest=" " * len(title))
 
 
 # Private functions
@@ -111,5 +103,4 @@ def _bar_line(run: RunProgress) -> str:
 
 
 def _percent(run: RunProgress) -> float:
-    # Rounded down: 100 % means all.
-    return int(1000 * ((run.done or 0) + (run.failed or 0)) / max(1, run.files or 0)) / 10
+    return percent_of((run.done or 0) + (run.failed or 0), run.files or 0)

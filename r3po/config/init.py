@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import textwrap
-import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from r3po.config.schema import SCHEMA_FILE, schema_text
 from r3po.config.templates import function_text
 from r3po.errors import ConfigError, FolderError
 from r3po.storage.names import show_name
-from r3po.text import count_of
+from r3po.text import count_of, is_control, wrap_words
 
 CONFIG_FILE = "config.yaml"
 FUNCTION_FILE = "function.py"
@@ -109,14 +107,7 @@ def config_text(settings: Mapping[str, Any]) -> str:
 
 def _comment(known: KeyMeaning, *, is_set: bool) -> list[str]:
     default = "" if is_set else f" (default: {known.default})"
-    return textwrap.wrap(
-        known.meaning + default,
-        _COMMENT_WIDTH,
-        initial_indent="# ",
-        subsequent_indent="# ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return wrap_words(known.meaning + default, _COMMENT_WIDTH, first="# ", rest="# ")
 
 
 def _written_source(source: Path, folder: Path) -> str:
@@ -127,7 +118,7 @@ def _written_source(source: Path, folder: Path) -> str:
     """
     written = str(source) if source.is_absolute() else os.path.relpath(source, folder)
     written = f"./{written}" if written.startswith("~") else written
-    is_text = not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in written)
+    is_text = not any(map(is_control, written))
     if not is_text or variables_in(written):
         why = "${...} stands for a variable there" if is_text else "it is not plain UTF-8 text"
         raise ConfigError(
@@ -180,7 +171,7 @@ def _has_content(file: Path, text: str) -> bool:
 
 
 def _job_name(folder: Path) -> str:
-    name = "".join(char for char in folder.name if unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp"))
+    name = "".join(char for char in folder.name if not is_control(char))
     return name.strip() or "my_job"
 
 

@@ -31,6 +31,7 @@ from pydantic_core import PydanticCustomError
 
 from r3po.config.folders import expand
 from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
+from r3po.text import is_control
 
 MAX_PROCESSES = 4096
 MAX_TIMEOUT_S = 31 * 24 * 3600.0
@@ -76,7 +77,7 @@ def parse_max_errors(value: object) -> MaxErrors:
 def _check_text(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be empty")
-    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in value):  # Cs: half a character
+    if any(map(is_control, value)):
         raise ValueError("must not hold line breaks, tabs or other control characters")
     return value
 

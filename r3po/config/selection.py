@@ -39,6 +39,11 @@ class Selection:
     follow_links: bool = False
 
     @property
+    def is_list(self) -> bool:
+        """Whether the source is a list of folders, with which each path begins."""
+        return self.folders != ONE_FOLDER
+
+    @property
     def shown_endings(self) -> str:
         """The ends of names as a shell would have them: `.json`, `{.jpg,.png}`."""
         return self.endings[0] if len(self.endings) == 1 else f"{{{','.join(self.endings)}}}"
@@ -51,7 +56,7 @@ class Selection:
     def to_json(self) -> dict[str, Any]:
         """Return the fields of the manifest. What is as in a config without these keys is left out."""
         fields: dict[str, Any] = {"source_file_part": self.endings[0] if len(self.endings) == 1 else list(self.endings)}
-        if self.folders != ONE_FOLDER:
+        if self.is_list:
             fields["source_folders"] = [name_to_json(folder) for folder in self.folders]
         for key in _CHECKED[1:]:
             if value := getattr(self, key):

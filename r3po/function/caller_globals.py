@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from r3po.errors import FunctionError
-from r3po.function.fingerprint import MAIN_NAMES, find_written, is_same_file, reach_modules, undecorated
+from r3po.function.fingerprint import MAIN_NAMES, find_written, is_at, reach_modules, undecorated
 from r3po.function.messages import brief
 from r3po.function.source_tree import SourceModule
 
@@ -48,7 +48,7 @@ def find_caller_globals(f: Callable[..., object]) -> tuple[CallerGlobal, ...]:
     found: list[CallerGlobal] = []
     for path, source in reach_modules(written).items():
         if source is not None:
-            name, values = next(((n, v) for n, v in loaded if _is_at(v.get("__file__"), path)), ("", {}))
+            name, values = next(((n, v) for n, v in loaded if is_at(v.get("__file__"), path)), ("", {}))
             found += _iter_changed(source, name, values)
     for one in found:
         try:
@@ -65,7 +65,7 @@ def set_caller_globals(found: tuple[CallerGlobal, ...]) -> None:
     """Give the modules of this process the values that the caller's have."""
     for one in found:
         loaded = [sys.modules.get(one.module), *sys.modules.values()]
-        module = next((m for m in loaded if _is_at(getattr(m, "__file__", None), Path(one.file))), None)
+        module = next((m for m in loaded if is_at(getattr(m, "__file__", None), Path(one.file))), None)
         if module is None:
             with contextlib.suppress(ImportError):
                 module = importlib.import_module(one.module)
@@ -74,11 +74,6 @@ def set_caller_globals(found: tuple[CallerGlobal, ...]) -> None:
 
 
 # Private functions
-
-
-def _is_at(file: object, path: Path) -> bool:
-    """Whether a module's `__file__` is `path`: by its name first, so that few of a thousand modules need the disk."""
-    return str(file).endswith(path.name) and is_same_file(file, path)
 
 
 def _iter_loaded(f: object) -> Iterator[tuple[str, dict[str, object]]]:

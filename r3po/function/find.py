@@ -83,6 +83,12 @@ def find_function(text: str, base_dir: Path) -> FunctionSpec:
     return _find_in_module(place, name, base_dir)
 
 
+def name_of_job(f: object) -> str | None:
+    """Return what a job is called that is given no name: as its function, where that has a plain name."""
+    name = getattr(f, "__name__", "")
+    return name if name.isidentifier() else None
+
+
 def describe_callable(f: Callable[..., object]) -> FunctionSpec:
     """Return how a worker can have `f`: by name where it is imported from a module, else by value.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from r3po.config.selection import ONE_FOLDER
 from r3po.config.settings import Config
 from r3po.errors import SourceError, StateError
 from r3po.events import Notice
@@ -86,8 +85,8 @@ def undo_of(config: Config) -> str:
 
 def _is_of_source(manifest: Manifest, config: Config) -> bool:
     """Whether the paths of a manifest lead to its files in the source that the config names."""
-    is_list, was_list = (folders != ONE_FOLDER for folders in (config.source_folders, manifest.selection.folders))
-    return (manifest.source_path, was_list) == (str(config.source_path), is_list)
+    now = str(config.source_path), config.selection.is_list
+    return (manifest.source_path, manifest.selection.is_list) == now
 
 
 class _Draft:

@@ -49,8 +49,10 @@ class SuspectBook:
         self._written: tuple[object, ...] | None = None
 
     def forget(self, runs: Path, own_run: str) -> None:
-        """Mistrust no file any more: what is known of them is of places that have other files from now on."""
-        end_left_workers(runs, own_run)
+        """Mistrust no file any more: what is known of them is of places that have other files from now on.
+
+        The workers of killed runs must have been ended.
+        """
         self.write(())
         forget_left_workers(runs, own_run)
 

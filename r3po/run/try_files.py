@@ -24,7 +24,7 @@ from r3po.config.settings import Config, ConfigSource, check_source, load_config
 from r3po.errors import R3poError, SourceError, StopNow
 from r3po.file_version import UNKNOWN_VERSION
 from r3po.function.arguments import check_arguments
-from r3po.function.find import FunctionSpec, describe_callable
+from r3po.function.find import FunctionSpec, describe_callable, name_of_job
 from r3po.function.load import load_function
 from r3po.run.session import find_configured
 from r3po.source.read import read_file, use_file
@@ -121,8 +121,7 @@ def try_files(
         R3poError: the config, the function or the source cannot be used.
         KeyboardInterrupt: at Ctrl-C, at once.
     """
-    name = getattr(f, "__name__", "")
-    loaded = load_config(config, job_name=name if name.isidentifier() else None)
+    loaded = load_config(config, job_name=name_of_job(f))
     spec = describe_callable(f) if f is not None else find_configured(loaded)
     return try_function(loaded, spec, n, files=files, seed=seed)
 

@@ -15,7 +15,7 @@ from r3po.source.hashing import hash_files
 from r3po.source.walk import BLOCK_FILES, Block
 from r3po.state.job import Job
 from r3po.state.manifest import Manifest, ShardRef, new_job_id
-from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
+from r3po.state.shard_files import Entries, iter_filled, read_shard_file, write_shard_file
 from r3po.storage.names import absolute_path
 
 FEW_FILES = 500
@@ -81,20 +81,14 @@ class NextManifest:
         if self._is_dry:
             self.found.n_new += sum(map(len, new_files))
             return
-        size = self._config.shard_size
+        folder, size = self._job.folders.shards, self._config.shard_size
         free = size - self._refs[-1].n_files if self._refs else 0
-        entries, limit = (self._tail, free) if free > 0 else (Entries(), size)
-        for block in self._described(new_files):
-            self.found.n_new += len(block)
-            start = 0
-            while start < len(block):
-                stop = start + limit - len(entries)
-                entries.extend(block.between(start, stop))
-                start = stop
-                if len(entries) >= limit:
-                    self._add_shard(entries)
-                    entries, limit = Entries(), size
-        self._add_shard(entries)
+        shards = iter_filled(self._described(new_files), free if free > 0 else size, size)
+        if free > 0:
+            self._tail = next(shards, self._tail)
+        for entries in shards:
+            self._refs.append(write_shard_file(folder, len(self._refs), self._build, entries))
+        self.found.n_new = len(self._tail) + sum(ref.n_files for ref in self._refs[self._last_known + 1 :])
 
     def change_files(self, comparison: Comparison) -> None:
         """Write the known shards again whose files changed, went, came back, or get company."""
@@ -147,11 +141,6 @@ class NextManifest:
         )
 
     # Private methods: new files
-
-    def _add_shard(self, entries: Entries) -> None:
-        if entries is not self._tail and len(entries):
-            folder = self._job.folders.shards
-            self._refs.append(write_shard_file(folder, len(self._refs), self._build, entries))
 
     def _described(self, new_files: Iterable[Block]) -> Iterator[Entries]:
         """Yield new files as entries, in blocks; hashed, if that is due now."""

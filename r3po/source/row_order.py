@@ -12,8 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from r3po.source.walk import BLOCK_FILES, walk_key
-from r3po.state.manifest import Manifest, ShardRef
-from r3po.state.shard_files import Entries, iter_entries, write_shard_file
+from r3po.state.manifest import Manifest
+from r3po.state.shard_files import Entries, iter_entries, iter_filled, write_shard_file
 
 _Keyed = tuple[tuple[tuple[bool, bytes], ...], Entries, int]
 """A file: its key in the order of the walk, the entries that it is among, and where among them."""
@@ -35,23 +35,11 @@ def in_row_order(folder: Path, manifest: Manifest, shard_size: int) -> Manifest:
         folder: of the shard files.
         manifest: of which at least one file is in the source.
     """
-    build, refs, entries = manifest.build, list[ShardRef](), Entries()
-
-    def end_shard() -> None:
-        refs.append(write_shard_file(folder, len(refs), build, entries))
-
-    for block in _iter_sorted(folder, manifest):
-        block.builds = [build] * len(block)
-        start = 0
-        while start < len(block):
-            stop = start + shard_size - len(entries)
-            entries.extend(block.between(start, stop))
-            start = stop
-            if len(entries) >= shard_size:
-                end_shard()
-                entries = Entries()
-    if len(entries):
-        end_shard()
+    build, shards = manifest.build, iter_filled(_iter_sorted(folder, manifest), shard_size, shard_size)
+    refs = []
+    for shard, entries in enumerate(shards):
+        entries.builds = [build] * len(entries)
+        refs.append(write_shard_file(folder, shard, build, entries))
     return manifest.replace(shards=tuple(refs), sorted_spans=(0,), layout_since=build)
 
 

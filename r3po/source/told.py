@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from r3po import events
-from r3po.config.selection import ONE_FOLDER
 from r3po.config.settings import Config
 from r3po.errors import SourceError
 from r3po.events import Observer
@@ -25,7 +24,7 @@ def tell_moved_source(job: Job, observer: Observer) -> None:
     if known is None:
         return
     redo = "r3po run --redo makes all rows again"
-    if known.source_path != str(config.source_path) and _is_list(known) == (config.source_folders != ONE_FOLDER):
+    if known.source_path != str(config.source_path) and known.selection.is_list == config.selection.is_list:
         text = f"the source was {show_name(known.source_path)}; files of the same relative path, size and mtime keep "
         observer(events.Notice(text + "their rows, and whatever these say of the old path", hint=redo))
     if changed := changed_keys(known, config):
@@ -36,8 +35,8 @@ def changed_keys(known: Manifest, config: Config) -> list[str]:
     """Return in words which keys of the config choose other files than at the last build."""
     now, was = config.selection, known.selection
     changed = []
-    if _is_list(known) != (now.folders != ONE_FOLDER):
-        kind, start = ("one folder", "below it") if _is_list(known) else ("a list", "with their folder")
+    if was.is_list != now.is_list:
+        kind, start = ("one folder", "below it") if was.is_list else ("a list", "with their folder")
         changed.append(f"source_path is {kind} now, so that paths begin {start} and all files are new")
     elif lost := sorted(set(was.folders) - set(now.folders)):
         paths = {str(path): name for path, name in zip(config.source_paths, now.folders, strict=True)}
@@ -65,10 +64,11 @@ def tell_scan(
         "folders that cannot be listed": len(counts.unreadable),
         **{f"end with {ending}": n for ending, n in counts.other_case.items()},
     }
-    folders = config.source_folders
     observer(
         events.ScanFinished(
-            source=str(config.source_path) if folders == ONE_FOLDER else count_of(len(folders), "folder"),
+            source=count_of(len(config.source_folders), "folder")
+            if config.selection.is_list
+            else str(config.source_path),
             suffix=config.selection.shown_endings,
             n_files=n_files,
             size_bytes=size_bytes,
@@ -123,10 +123,6 @@ def no_file_error(config: Config, counts: WalkCounts) -> SourceError:
 
 
 # Private functions
-
-
-def _is_list(known: Manifest) -> bool:
-    return known.selection.folders != ONE_FOLDER
 
 
 def _quoted(names: list[str]) -> str:

@@ -263,17 +263,12 @@ def read_job(config: Config) -> Job:
         StateError: manifest or commits are damaged or too new.
         FolderError: working_dir holds another job.
     """
-    folders = job_folders(config)
-    # A running job replaces files while we read; a commit is only ever newer than the manifest that we have.
-    manifest = read_manifest(folders.manifest)
-    if manifest is None:
-        return Job(config, folders, None, {})
-    check_identity(config, manifest)
-    commits = read_commits(folders, manifest.job_id)
-    now = read_manifest(folders.manifest)
-    if now is not None and now.layout_since != manifest.layout_since:
-        return read_job(config)  # a redo has begun in between: these commits are of other places
-    return Job(config, folders, manifest, _of_layout(commits, manifest))
+    job = _read_job(config)
+    if job.manifest is not None:
+        now = read_manifest(job.folders.manifest)
+        if now is not None and now.layout_since != job.manifest.layout_since:
+            return read_job(config)  # a redo has begun in between: the commits are of other places
+    return job
 
 
 def read_again(read: Callable[[], T]) -> T:
@@ -303,7 +298,7 @@ def open_job(config: Config) -> Iterator[Job]:
         complete_reset(folders)
         complete_undo(folders)
         folders.make()
-        job = read_job(config)
+        job = _read_job(config)
         if job.manifest is None:
             _refuse_orphans(folders)
         folders.output.check_claim(None if job.manifest is None else job.manifest.job_id, all_parts(job.commits))
@@ -340,6 +335,16 @@ def disk_error(error: OSError, working_dir: Path | None = None) -> RunStoppedErr
 
 
 # Private functions
+
+
+def _read_job(config: Config) -> Job:
+    folders = job_folders(config)
+    # A running job replaces files while we read; a commit is only ever newer than the manifest that we have.
+    manifest = read_manifest(folders.manifest)
+    if manifest is None:
+        return Job(config, folders, None, {})
+    check_identity(config, manifest)
+    return Job(config, folders, manifest, _of_layout(read_commits(folders, manifest.job_id), manifest))
 
 
 def _complete(job: Job) -> None:

@@ -19,7 +19,7 @@ def load_known(config: ConfigSource) -> Config:
         ConfigError: the settings cannot be used, or there is no such job that would give the name.
     """
     job_name = None
-    if isinstance(config, Mapping) and isinstance(config.get("working_dir"), str):
+    if isinstance(config, Mapping) and "job_name" not in config and isinstance(config.get("working_dir"), str):
         with contextlib.suppress(StateError, OSError):  # said by whoever reads the state for its own sake
             manifest = read_manifest(Path(expand(config["working_dir"])) / "manifest.json")
             job_name = None if manifest is None else manifest.job_name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -115,6 +115,22 @@ class Entries:
             return False
         self.set_version(place, seen)
         return True
+
+
+def iter_filled(blocks: Iterable[Entries], first_size: int, size: int) -> Iterator[Entries]:
+    """Yield the entries of blocks as shards have them: first `first_size`, then `size` each; the last has the rest."""
+    entries, limit = Entries(), first_size
+    for block in blocks:
+        start = 0
+        while start < len(block):
+            stop = start + limit - len(entries)
+            entries.extend(block.between(start, stop))
+            start = stop
+            if len(entries) >= limit:
+                yield entries
+                entries, limit = Entries(), size
+    if len(entries):
+        yield entries
 
 
 def write_shard_file(folder: Path, shard: int, build: int, entries: Entries) -> ShardRef:

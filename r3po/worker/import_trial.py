@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from r3po.errors import FunctionError
 from r3po.function.find import FunctionSpec
-from r3po.function.fingerprint import is_same_file
+from r3po.function.fingerprint import is_at
 from r3po.function.load import load_function
 from r3po.worker.messages import WorkerSetup
 
@@ -174,6 +174,5 @@ def _is_of_ray(error: BaseException | None) -> bool:
 def _is_loaded(spec: FunctionSpec) -> bool:
     if spec.kind == "module":
         return spec.target in sys.modules
-    files = [str(getattr(module, "__file__", "")) for module in list(sys.modules.values())]
-    name = os.path.basename(spec.target)
-    return any(file.endswith(name) and is_same_file(file, spec.target) for file in files)
+    path = Path(spec.target)
+    return any(is_at(getattr(module, "__file__", None), path) for module in list(sys.modules.values()))
