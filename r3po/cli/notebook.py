@@ -15,7 +15,6 @@ from rich.text import Text
 from r3po import events
 from r3po.cli.display import Display
 from r3po.doors import in_python
-from r3po.storage.names import show_text
 
 UPDATE_S = 0.25
 """Seconds between two updates of what moves; a new line is shown at once."""
@@ -55,8 +54,12 @@ class NotebookDisplay(Display):
             case _:
                 super()._show(event)
 
-    def _line(self, text: str) -> None:
-        self._lines += show_text(text).split("\n")
+    @property
+    def _width(self) -> int:
+        return WIDTH
+
+    def _write(self, text: str) -> None:
+        self._lines += text.split("\n")
         self._update()
 
     def _show_live(self, line: Text) -> None:

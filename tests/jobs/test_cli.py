@@ -574,7 +574,7 @@ def test_a_terminal_has_a_live_bar_and_its_cursor_back_after_ctrl_c_and_no_color
         assert terminal.end() == 130
         seen, shown = terminal.seen, terminal.shown
     assert re.search(r"Process +━+.* \d+/200 +\d+\.\d %", shown)
-    assert re.search(r"files/s   elapsed ", shown)
+    assert re.search(r"files/s \(last minute\)   elapsed ", shown)
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
     assert "TIME" not in without_times(shown), "the plain lines are for what is no terminal"
     assert re.search(r"ValueError:\s+xxx", shown), "the word that no line holds is on a line of its own"

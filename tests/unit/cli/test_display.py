@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,6 +111,26 @@ def test_failures_are_named_at_the_end_with_what_to_type(show: Show) -> None:
         "  Next   r3po errors; fix the function, then r3po run (unchanged: --retry-failed)\n"
         '  Read   pd.read_parquet("output_dir/parquet")\n'
     )
+
+
+def test_the_last_failure_stands_whole_at_80_columns_with_its_path_shortened_in_the_middle(
+    show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = "2024/" + "a-folder-with-a-long-name/" * 8 + "0931.json"
+    error = "ValueError: " + "what is wrong with this file is said in many words " * 6 + "the end"
+    lines = show(planned(), batch(4, 2, f"{path}  {error}"), finished(n_done=4, n_failed=2)).splitlines()
+    (start,) = [at for at, line in enumerate(lines) if line.startswith("  Last   2024/a-folder")]
+    (stop,) = [at for at, line in enumerate(lines) if line.startswith("  Next   ")]
+    assert max(map(len, lines[start:])) <= 80
+    assert "..." in lines[start] and lines[start].endswith("0931.json")
+    assert " ".join(" ".join(lines[start + 1 : stop]).split()) == error
+
+
+def test_of_a_limited_run_percent_and_plain_line_are_of_the_limit(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    text = show(replace(planned(2000), limit=100), batch(82))
+    assert " 82/100 82.0% " in text
 
 
 def test_resumed_and_idle_runs_say_so_in_one_line(show: Show) -> None:
