@@ -45,7 +45,7 @@ class Display:
     """An observer that shows a run. Use it as a context manager: it restores the terminal.
 
     Args:
-        is_quiet: only warnings.
+        is_quiet: nothing but what f prints if that is asked for, and one line if the run does not end well.
         words: makes what may name a command into what is shown; for a caller in Python, `doors.in_python`.
     """
 
@@ -83,20 +83,17 @@ class Display:
     # Complex by count: one case an event, each of a line or two.
     def _show(self, event: Event) -> None:
         match event:
+            case events.RunFinished() if self._is_quiet:
+                self._finished_quietly(event)
+            case events.OutputSeen():
+                for line in event.text.splitlines():
+                    self._write(show_text(f"worker {event.worker}: {line}"))
+            case _ if self._is_quiet:
+                pass
             case events.Notice():
                 self._notice(event)
             case events.PartsRepaired():
                 self._line(f"Repair    {', '.join(event.names[:3])} made again from the outcomes")
-            case events.OutputSeen():
-                for line in event.text.splitlines():
-                    self._write(show_text(f"worker {event.worker}: {line}"))
-            case events.RunFinished() if self._is_quiet:
-                if event.n_failed and event.worked:
-                    self._line(
-                        self._words(f"{event.n_failed:,} of {count_of(event.n_files, 'file')} failed: r3po errors")
-                    )
-            case _ if self._is_quiet:
-                pass
             case events.JobOpened():
                 self._line(f"{_name_and_version()}   {_base(event.config_path)}   {event.function}".rstrip())
             case events.ScanProgressed():
@@ -234,15 +231,21 @@ class Display:
             else:
                 self._write(plain_line(self._bar.run))
 
+    def _finished_quietly(self, event: events.RunFinished) -> None:
+        """Say the one line that counts, if the run did not end well; an error comes with its own words."""
+        if event.is_stopped:
+            self._line(_stopped(event))
+        elif event.n_failed:
+            self._line(self._words(f"{event.n_failed:,} of {count_of(event.n_files, 'file')} failed: r3po errors"))
+
     # Complex by count: the last lines of a run, which differ with how it ended.
     def _finished(self, event: events.RunFinished) -> None:
         if event.is_stopped:
-            done = count_of(event.n_done, "file has its row", "files have their rows")
-            to_do = count_of(event.n_pending, "is to do", "are to do")
-            self._line(f"Stopped after {duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
+            self._line(_stopped(event))
             return
         if event.is_limited:
             self._line(self._words(_limited(event)))
+            self._line(self._words(f"Continue with: {event.go_on}"))
             return
         if not event.worked:
             self._line(self._words(_nothing_to_do(event)))
@@ -316,6 +319,12 @@ def _stopping(event: events.StopRequested) -> str:
     what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
     again = "Ctrl-C again: stop now, what is in hand will be done again"
     return f"Stopping ({event.signal_name}): {what}{limit}\n          {again}"
+
+
+def _stopped(event: events.RunFinished) -> str:
+    done = count_of(event.n_done, "file has its row", "files have their rows")
+    to_do = count_of(event.n_pending, "is to do", "are to do")
+    return f"Stopped after {duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}."
 
 
 def _limited(event: events.RunFinished) -> str:

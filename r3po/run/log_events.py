@@ -20,6 +20,8 @@ def log_event(event: Event) -> None:
     match event:
         case events.Notice():
             log.log(logging.WARNING if event.is_warning else logging.INFO, "%s", in_python(event.words))
+        case events.RunFinished() if event.is_limited:
+            log.info("%s", in_python(event.words_of_limit))
         case events.WorkerLost():
             log.warning("%s", event.words)
         case events.OutputSeen():
