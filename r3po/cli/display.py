@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -25,7 +25,7 @@ from r3po.events import Event
 from r3po.run.progress import Progress
 from r3po.state.progress import RunProgress
 from r3po.storage.names import show_name, show_text
-from r3po.text import count_of, duration, failure_lines, size_text, wrap_lines
+from r3po.text import count_of, duration, failure_lines, shorten_path, size_text, wrap_lines
 
 PLAIN_EVERY_S = 30.0
 """Seconds between two plain lines, where stderr is no terminal."""
@@ -102,7 +102,7 @@ class Display:
                 self._scan_finished(event)
             case events.WorkersStarting():
                 if event.engine == "ray":
-                    self._show_live(Text(f"Ray       {count_of(event.n_workers, 'worker')}, starting ..."))
+                    self._wait_for_ray(event.n_workers)
             case events.WorkersStarted():
                 self._end_live()
                 self._line(_workers_started(event))
@@ -111,7 +111,8 @@ class Display:
             case events.ColumnsSet():
                 named = ", ".join(f"{name} {family}" for name, family in event.columns[:8])
                 more = f", {len(event.columns) - 8} more" if len(event.columns) > 8 else ""
-                self._line(f"Columns   {named}{more}      (from {event.path})")
+                room = max(20, self._width - len("Columns   (from )"))
+                self._line(f"Columns   {named}{more}      (from {shorten_path(event.path, room)})")
             case events.BatchFinished():
                 self._batch_finished(event)
             case events.WorkerLost():
@@ -129,7 +130,8 @@ class Display:
     @property
     def _width(self) -> int:
         """Characters of a line."""
-        return width_of(sys.stderr)
+        # While Ray starts, stderr leads through a pipe; Rich then asks the other streams.
+        return self._console.width if self._is_terminal else width_of(sys.stderr)
 
     def _line(self, text: str) -> None:
         """Write text whose lines are wrapped at words."""
@@ -148,7 +150,14 @@ class Display:
         if event.n_files:
             self._show_live(Text(f"Scan      {event.n_files:,} files so far"))
 
-    def _show_live(self, line: Text) -> None:
+    def _wait_for_ray(self, n_workers: int) -> None:
+        """Say what is waited for, and for how long by now; once where nothing moves."""
+        if self._is_terminal:
+            self._show_live(_Waiting(f"Ray       starting {count_of(n_workers, 'worker')}, usually 5 to 10 s ..."))
+        else:
+            self._line(f"Ray       starting {count_of(n_workers, 'worker')}, usually 5 to 10 s")
+
+    def _show_live(self, line: RenderableType) -> None:
         """Show a line that the next one replaces; on a terminal only."""
         if not self._is_terminal:
             return
@@ -268,6 +277,16 @@ class Display:
         if event.n_rows and "parquet" in event.parts:
             exact = ', dtype_backend="pyarrow"' if event.has_large_ints else ""
             self._line(f'  Read   pd.read_parquet("{output}/parquet"{exact})')
+
+
+class _Waiting:
+    """A line that says what is waited for, with the seconds since it was first shown."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._since = what, time.monotonic()
+
+    def __rich__(self) -> Text:
+        return Text(f"{self._what}  {time.monotonic() - self._since:.0f} s", no_wrap=True)
 
 
 class _Bar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs import ESCAPE, without_times
+from jobs import ESCAPE, wait_until, without_times
 from r3po import events
 from r3po.cli import display as progress
 from r3po.cli.display import Display
@@ -214,6 +215,30 @@ def test_a_plain_line_comes_every_30_seconds_with_the_speed_of_those(
             display(batch(500))
     *_, last = capsys.readouterr().err.splitlines()
     assert last.split()[1:5] == ["4000/100000", "4.0%", "50", "files/s"]
+
+
+def test_a_start_of_ray_is_told_once_and_on_a_terminal_in_place_with_seconds(
+    show: Show, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting = events.WorkersStarting(2, "ray")
+    assert show(starting) == "Ray       starting 2 workers, usually 5 to 10 s\n"
+    assert show(events.WorkersStarting(1, "serial")) == "" == show(starting, is_quiet=True)
+
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with Display() as display:
+        display(starting)
+        clock[0] += 7
+        wait_until(lambda: "starting 2 workers, usually 5 to 10 s ...  7 s" in screen.getvalue(), "the seconds")
+        display(events.WorkersStarted(2, "Ray, local", 7.5))
+        n_written = len(screen.getvalue())
+    assert "ready in 7.5 s" in screen.getvalue()
+    assert "starting" not in screen.getvalue()[n_written:]
 
 
 def test_percent_counts_from_where_the_job_was_and_never_says_100_before_all_is_done(
