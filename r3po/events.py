@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from r3po.text import count_of
-
 
 @dataclass(frozen=True, slots=True)
 class JobOpened:
@@ -194,12 +192,6 @@ class RunFinished:
     """It did as many files as it was to do, and left others."""
     go_on: str = ""
     """What to type to go on; only of a limited run."""
-
-    @property
-    def words_of_limit(self) -> str:
-        """Which files a limited run left, and what does them, for one line."""
-        left = count_of(self.n_pending, "file is", "files are")
-        return f"stopped at --limit: {left} left; {self.go_on} goes on"
 
 
 Event = (

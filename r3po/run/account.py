@@ -6,6 +6,7 @@ import time
 
 from r3po import events
 from r3po.events import Event, Observer
+from r3po.run.log_events import limit_words
 from r3po.run.loop import Counts
 from r3po.run.result import RunResult
 from r3po.run.run_log import RunLog
@@ -93,7 +94,7 @@ class Account:
             go_on=go_on,
         )
         if ended.is_limited:
-            self._notices.append(ended.words_of_limit)
+            self._notices.append(limit_words(ended))
         result = RunResult(
             run_id=self._log.run_id,
             job_name=self._job.config.job_name,
