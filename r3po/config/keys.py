@@ -338,6 +338,26 @@ class Keys(BaseModel):
         examples=["file"],
     )
     """The name of a column for each row's path."""
+    rows: Literal["one", "many"] = Field(
+        "one",
+        description="what f returns: one: a dict, the row of its file; many: a list or generator of dicts, 0 or more rows",
+    )
+    row_column: Annotated[str, AfterValidator(_check_column)] | None = Field(
+        None,
+        description="with rows: many: name of a column with each row's number in its file, from 0",
+        examples=["row"],
+    )
+    """The name of a column for each row's number."""
+    part_rows: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="most rows of a part; a shard with more makes several parts", examples=["1000000"]
+    )
+    """None: as many as the shard has."""
+    part_bytes: Annotated[int, BeforeValidator(parse_size), WithJsonSchema(SIZE_SCHEMA)] = Field(
+        1 << 30,
+        description="about the most bytes of a part: its texts, and 8 for each other value; a shard with more makes "
+        "several parts",
+    )
+    """Bytes."""
     shard_size: int = Field(
         default=10_000,
         gt=0,

@@ -34,10 +34,9 @@ def check_columns(job: Job) -> None:
     if known is None:
         return
     names = known[0].names
-    if wanted.source in names:
-        raise _unfit(
-            job, {str(wanted.source): "the rows have a column of that name, and source_column would be another"}
-        )
+    for key, name in wanted.own_names:
+        if name in names:
+            raise _unfit(job, {name: f"the rows have a column of that name, and {key} would be another"})
     found = {
         name: "the rows that are there have no such column"
         for name, _ in wanted.column_types or ()
@@ -67,10 +66,10 @@ def _misfits(job: Job, columns: Columns, column_types: dict[int, ColumnType]) ->
     """Return for each column of which a value does not fit where the first such value is, and why."""
     found: dict[int, str] = {}
     for shard in _to_look_at(job, columns, column_types):
-        table, _ = shard.read_candidates(scratch=job.folders.outcomes)
-        indices = shard.choose(table, job.rules())
+        outcomes, _ = shard.read_candidates(scratch=job.folders.outcomes)
+        rows = outcomes.choose_rows(shard.choose(outcomes.table, job.rules()))
         for i, column_type in column_types.items():
-            misfit = None if i in found else schemas.first_misfit(table, indices, i, column_type)
+            misfit = None if i in found else schemas.first_misfit(rows, i, column_type)
             if misfit is not None:
                 place, why = misfit
                 path = shard.read_entries().paths[place]

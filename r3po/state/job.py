@@ -65,6 +65,8 @@ class Job:
         return {
             "csv": self.config.csv,
             "parquet": False if parquet is None else {"compression": parquet.compression, "level": parquet.level},
+            "part_rows": self.config.part_rows,
+            "part_bytes": self.config.part_bytes,
             **self.config.column_settings.to_json(),
         }
 
@@ -177,7 +179,7 @@ class Job:
             entries = shard.read_entries() if shard.segments else Entries()
             if UNSEEN not in entries.sizes:
                 continue
-            table, _ = shard.read_candidates()
+            table = shard.read_candidates()[0].table
             seen: dict[int, FileVersion] = {}
             for place, version in zip(tables.places_of(table), tables.seen_files(table), strict=True):
                 known = seen.setdefault(place, version)

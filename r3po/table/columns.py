@@ -67,6 +67,8 @@ class Columns:
     """Numbers of the columns that parts show, in their order. None: all, as they are."""
     source: str | None = None
     """The column before all these, for each row's path."""
+    number: str | None = None
+    """The column behind that one, and before all others, for the number of each row within its file."""
 
     @property
     def in_parts(self) -> Sequence[int]:
@@ -94,6 +96,14 @@ class ColumnSettings:
     """`columns:`; None: the first row sets them."""
     source: str | None = None
     """`source_column`."""
+    number: str | None = None
+    """`row_column`."""
+
+    @property
+    def own_names(self) -> list[tuple[str, str]]:
+        """Key and name of the columns that are no values of rows."""
+        named = (("source_column", self.source), ("row_column", self.number))
+        return [(key, name) for key, name in named if name is not None]
 
     def first(self, row: dict[str, Any]) -> Columns:
         """Return the columns that a job with this first row has.
@@ -103,8 +113,9 @@ class ColumnSettings:
         """
         if self.column_types is None:
             columns = columns_of(row)
-            if self.source in columns.names:
-                raise BadRowError(f"f returned a column {self.source!r}, which is source_column, too; rename either")
+            for key, name in self.own_names:
+                if name in columns.names:
+                    raise BadRowError(f"f returned a column {name!r}, which is {key}, too; rename either")
             return self.of(columns)
         columns = self.of(Columns(tuple(Column(name, column_type.family) for name, column_type in self.column_types)))
         RowCollector(columns).take(row)
@@ -115,7 +126,7 @@ class ColumnSettings:
     def would_set(self, columns: Columns) -> bool:
         """Whether a first row could have set these columns under this config."""
         if self.column_types is None:
-            return self.source not in columns.names
+            return not any(name in columns.names for _, name in self.own_names)
         return [(name, column_type.family) for name, column_type in self.column_types] == [
             (c.name, c.family) for c in columns.items
         ]
@@ -126,10 +137,10 @@ class ColumnSettings:
         Every name of `column_types` is one of them.
         """
         if self.column_types is None:
-            return Columns(columns.items, None, self.source)
+            return Columns(columns.items, None, self.source, self.number)
         column_types = dict(self.column_types)
         items = tuple(Column(column.name, column.family, column_types.get(column.name)) for column in columns.items)
-        return Columns(items, tuple(columns.names.index(name) for name in column_types), self.source)
+        return Columns(items, tuple(columns.names.index(name) for name in column_types), self.source, self.number)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the bytes of parts depend on, as a commit records it; nothing where nothing is said."""
@@ -138,6 +149,8 @@ class ColumnSettings:
             said["columns"] = [[name, str(column_type)] for name, column_type in self.column_types]
         if self.source is not None:
             said["source_column"] = self.source
+        if self.number is not None:
+            said["row_column"] = self.number
         return said
 
 

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from r3po.table.column_types import MOST_DIGITS, ColumnType, why_unfit
 from r3po.table.columns import Columns
 from r3po.table.nested import decode
-from r3po.table.outcomes import Indices, Schema, Table, gather, outcome_groups, variants_in
+from r3po.table.outcomes import Indices, Schema, Table, gather, variants_in
+from r3po.table.rows import Rows
 from r3po.table.value_arrays import AS_TEXT, VARIANT_TYPES
 from r3po.table.values import family_of
 from r3po.text import shorten
@@ -37,10 +38,10 @@ _DEEPEST = 40
 own counting."""
 
 
-def own_schema(table: Table, indices: Indices, columns: Columns) -> Schema:
-    """Return the types that the chosen rows alone give to the job's columns, in the lattice of the join."""
-    groups = list(outcome_groups(table, indices))
-    return pa.schema([(column.name, _own_type(table, groups, i)) for i, column in enumerate(columns.items)])
+def own_schema(rows: Rows, columns: Columns) -> Schema:
+    """Return the types that rows alone give to the job's columns, in the lattice of the join."""
+    groups = list(rows.indices())
+    return pa.schema([(column.name, _own_type(rows.table, groups, i)) for i, column in enumerate(columns.items)])
 
 
 def join_schemas(schemas: Sequence[Schema]) -> Schema:
@@ -58,6 +59,7 @@ def join_schemas(schemas: Sequence[Schema]) -> Schema:
 def part_schema(joined: Schema, columns: Columns) -> Schema:
     """Return the names and types that parts have: those that the job shows, as `columns:` or the join says."""
     fields = [] if columns.source is None else [(columns.source, pa.string())]
+    fields += [] if columns.number is None else [(columns.number, pa.int64())]
     for i in columns.in_parts:
         column = columns.items[i]
         given = None if column.column_type is None else _arrow_type_of(column.column_type)
@@ -94,9 +96,11 @@ def has_inexact_ints(own_schema: Schema) -> bool:
     return any(field.type == INEXACT for field in own_schema)
 
 
-def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType) -> tuple[int, str] | None:
-    """Return place and reason of the first chosen value of column number `i` that does not fit; None: all fit."""
-    for group in outcome_groups(table, indices):
+def first_misfit(rows: Rows, i: int, column_type: ColumnType) -> tuple[int, str] | None:
+    """Return place and reason of the first value of column number `i` that does not fit; None: all fit."""
+    table = rows.table
+    for start, stop in rows.groups():
+        group = rows.at(start, stop)
         for variant in variants_in(table, i):
             values = gather(table[f"{i}.{variant}"], group)
             if values.null_count == len(values) or _fit_all(values, variant, column_type):
@@ -105,7 +109,7 @@ def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType
             for number, value in enumerate(plain):
                 why = why_unfit(value, column_type)
                 if why is not None:
-                    place = table["place"].take(group.slice(number, 1))[0].as_py()
+                    place = rows.places(start + number, start + number + 1)[0].as_py()
                     found = f"expected {column_type}, found {family_of(variant)} {shorten(repr(value))}"
                     return place, f"{found}: {why}" if why else found
     return None
