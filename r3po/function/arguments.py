@@ -52,6 +52,15 @@ def check_arguments(spec: FunctionSpec, input_: str) -> None:
         _check_call(taken.when_called, spec, input_, is_made=taken.is_made)
 
 
+def may_be_made(spec: FunctionSpec) -> bool:
+    """Whether f may be what a class or a factory makes, so that there may be something to close."""
+    if spec.value is not None or spec.is_factory:
+        return is_made(spec.value, spec)
+    module = read_module(_source_file(spec))
+    bindings = module.bindings.get(spec.name, []) if module is not None else []
+    return not bindings or not all(isinstance(binding, ast.FunctionDef) for binding in bindings)
+
+
 # Private functions: what is wrong
 
 

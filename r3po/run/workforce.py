@@ -10,7 +10,9 @@ from r3po.config.settings import Config
 from r3po.engines.pool import Pool
 from r3po.engines.serial import SerialPool
 from r3po.events import Observer
+from r3po.function.arguments import may_be_made
 from r3po.function.find import FunctionSpec
+from r3po.run.leavers import Leavers
 from r3po.run.run_log import RunLog
 from r3po.run.signals import StopSignals
 from r3po.state.folders import JobFolders
@@ -37,6 +39,8 @@ class Workforce:
         self._engine = engine
         self.n_workers = 1 if self.is_serial else config.processes
         self.pool: Pool | None = None
+        self.leavers: Leavers | None = None
+        """Where f may have to be closed, once there are workers."""
         self._started: events.WorkersStarted | None = None
 
     def start(self, folders: JobFolders) -> Pool:
@@ -60,6 +64,8 @@ class Workforce:
         with self._stop.interrupting(), ImportTrial(setup, is_wanted=self._wants_trial()) as trial:
             self.pool = self._make_pool()  # takes a second or two, in which most modules are imported
             trial.check()
+            if may_be_made(self._spec):
+                self.leavers = Leavers(self.pool, self._spec.label, self._observer)
             self.pool.start(setup, self.n_workers)
             trial.check()
         self._stop.install()  # Ray replaces the handler of SIGTERM
