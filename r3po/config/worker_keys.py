@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import keyword
-import math
 import os
 import re
 from typing import Annotated, Any
@@ -62,10 +61,10 @@ class WorkerResources(BaseModel):
     resources: dict[str, Annotated[float, Field(gt=0)]] | None = None
     """Of a Ray whose machines have such, by name."""
 
-    @field_validator("num_cpus", "num_gpus")
+    @field_validator("num_gpus")
     @classmethod
     def _refuse_odd(cls, value: float | None) -> float | None:
-        if value is not None and (not math.isfinite(value) or (value > 1 and value != int(value))):
+        if value is not None and value > 1 and value != int(value):
             raise ValueError("must be a whole number where it is more than 1")
         return value
 
@@ -81,9 +80,9 @@ class WorkerResources(BaseModel):
 
     @property
     def needs(self) -> dict[str, float]:
-        """What is asked for, by the names that Ray has for it; without what is not."""
+        """What is asked for, by the names that Ray has for it."""
         asked = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory, **(self.resources or {})}
-        return {name: amount for name, amount in asked.items() if amount}
+        return {name: amount for name, amount in asked.items() if amount is not None}
 
 
 # Private functions

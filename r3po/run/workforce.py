@@ -7,6 +7,7 @@ import time
 
 from r3po import events
 from r3po.config.settings import Config
+from r3po.engines.needs import Needs
 from r3po.engines.pool import Pool
 from r3po.engines.serial import SerialPool
 from r3po.events import Observer
@@ -64,9 +65,9 @@ class Workforce:
         with self._stop.interrupting(), ImportTrial(setup, is_wanted=self._wants_trial()) as trial:
             self.pool = self._make_pool()  # takes a second or two, in which most modules are imported
             trial.check()
+            self.n_workers = self.pool.start(setup, self.n_workers)
             if may_be_made(self._spec):
                 self.leavers = Leavers(self.pool, self._spec.label, self._observer)
-            self.pool.start(setup, self.n_workers)
             trial.check()
         self._stop.install()  # Ray replaces the handler of SIGTERM
         self._started = events.WorkersStarted(self.n_workers, self.pool.description, time.monotonic() - began)
@@ -106,4 +107,6 @@ class Workforce:
             return SerialPool()
         from r3po.engines.ray_pool import RayPool  # slow, and needed by nobody else
 
-        return RayPool(self._log.folder / "ray.log", self._log.folder / "ray_folder")
+        each = {} if self._config.worker is None else self._config.worker.needs
+        needs = Needs(each, is_auto=self._config.is_auto)
+        return RayPool(self._log.folder / "ray.log", self._log.folder / "ray_folder", needs)
