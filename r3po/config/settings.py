@@ -237,7 +237,7 @@ def _problem(finding: ErrorDetails, entries: dict[str, Entry]) -> Problem:
     key, *inner = map(str, finding["loc"])
     entry, fields = entries[key], Keys.model_fields
     for name in inner:
-        if isinstance(entry.value, dict) and name in entry.value:
+        if isinstance(entry.value, dict) and isinstance(entry.value.get(name), Entry):
             fields = _INNER.get(key, ParquetOptions).model_fields
             entry, key = entry.value[name], name
     return entry.problem(_reason(fields, key, entry, finding["type"], finding.get("ctx", {})))

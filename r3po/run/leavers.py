@@ -43,6 +43,7 @@ class Leavers:
         """When each is ended that has not answered."""
         self._late: set[int] = set()
         """Those of them that may have made nothing yet."""
+        self._told: set[str] = set()
 
     @property
     def is_busy(self) -> bool:
@@ -76,14 +77,14 @@ class Leavers:
         return n_before - len(self._until)
 
     def leave_all(self, workers: Iterable[int], stop: StopSignals) -> None:
-        """Have f closed in these workers, which have nothing in hand, and wait for it; a second signal ends that."""
+        """Have f closed in these workers, but not in one that is in a file, and wait; a second signal ends that."""
         if self._pool.is_gone:
             return
         limit_s = STOPPED_CLOSE_S if stop.is_requested else CLOSE_S
         for worker in workers:
             seen = self._pool.sighting(worker)
-            if seen is None or seen.phase is Phase.LOADING:
-                continue  # it has nothing to close
+            if seen is None or seen.is_in_file or seen.phase is Phase.LOADING:
+                continue  # it has nothing to close, or would not come to it
             self.add(worker, limit_s)
             if seen.phase is Phase.MAKING:
                 self._late.add(worker)
@@ -98,7 +99,8 @@ class Leavers:
     # Private methods
 
     def _tell(self, trouble: str) -> None:
-        if trouble:
+        if trouble and trouble not in self._told:  # once for all workers
+            self._told.add(trouble)
             self._observer(
                 Notice(f"closing {self._label} went wrong: {trouble}", hint="no row is lost", is_warning=True)
             )

@@ -295,12 +295,11 @@ class _Run:
     # The end of it
 
     def _close_function(self) -> None:
-        """Close what f made in the workers that have nothing in hand: it is called no more, however the run ends."""
+        """Close f in the workers, where there is something to close: it is called no more, however the run ends."""
         workforce = self._workforce
         if workforce.leavers is not None:
-            handles = () if self._loop is None else self._loop.manager.handles.values()
-            idle = [handle.number for handle in handles if not handle.in_hand]
-            workforce.leavers.leave_all(range(workforce.n_workers) if self._loop is None else idle, self.stop)
+            there = range(workforce.n_workers) if self._loop is None else list(self._loop.manager.handles)
+            workforce.leavers.leave_all(there, self.stop)
 
     def _on_signal(self, name: str) -> None:
         limit_s = START_S if self.stop.is_starting else None if self.options.engine == "serial" else DRAIN_S
