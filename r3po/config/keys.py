@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from r3po.config.folders import expand
+from r3po.config.worker_keys import WorkerResources, to_arguments
 from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
 from r3po.text import is_control
 
@@ -263,7 +264,10 @@ class Keys(BaseModel):
         description="names the job in messages and in the Parquet metadata", examples=["count_produce"]
     )
     processes: Annotated[int, BeforeValidator(_to_processes), WithJsonSchema(_PROCESSES_SCHEMA)] = Field(
-        gt=0, le=MAX_PROCESSES, description="number of workers, or auto: one a core", examples=["2"]
+        gt=0,
+        le=MAX_PROCESSES,
+        description="number of workers, or auto: one a core, or as many as worker leaves room for",
+        examples=["2"],
     )
     """Workers, at least 1; `auto` is already a number here."""
     source_path: _Source = Field(
@@ -307,9 +311,27 @@ class Keys(BaseModel):
     )
     function: _Text | None = Field(
         None,
-        description="your f: file.py:name or package.module:name; r3po run needs it here or as --function",
+        description="your f: file.py:name or package.module:name; a class, or name() of a factory, is called once a "
+        "worker to make it; r3po run needs it here or as --function",
         examples=["count_fruits.py:count_fruits"],
     )
+    function_args: Annotated[
+        dict[str, Any] | None,
+        BeforeValidator(lambda value: None if value is None else to_arguments(value)),
+        WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "null"}]}),
+    ] = Field(
+        default=None,
+        description="what f, the class or the factory is given by name, such as {weights: weights.json}; other values "
+        "count as other code of f",
+        examples=["{weights: weights.json}"],
+    )
+    worker: WorkerResources | None = Field(
+        None,
+        description="what Ray keeps for each worker: {num_cpus: 2, num_gpus: 0.5, memory: 4 GiB, resources: "
+        "{name: 1}}; serial ignores it",
+        examples=["{num_cpus: 2, memory: 4 GiB}"],
+    )
+    """Of Ray, for each worker."""
     input: Literal["path", "bytes"] = Field(
         "path",
         description="what f takes: path: f(filepath); bytes: f(filepath, data), and no file is opened twice",

@@ -19,13 +19,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from r3po.config.folders import check_current_folder, expand, find_nested, hint_of_missing, holds
 from r3po.config.keys import MAX_PROCESSES, Keys, ParquetOptions, parse_max_errors
 from r3po.config.selection import ONE_FOLDER, Selection, folder_names, folder_paths
+from r3po.config.worker_keys import WorkerResources
 from r3po.config.yaml_file import KEYS_HINT, Entry, Problem, entries_of, read_entries, read_text, short
 from r3po.errors import ConfigError, SourceError
 from r3po.storage.names import show_name
@@ -55,6 +56,8 @@ class Config(Keys):
     """`source_path` as the file has it, for messages."""
     source_folders: tuple[str, ...] = ONE_FOLDER
     """The folders of the source, relative to `source_path` or absolute; files' paths begin with them."""
+    is_auto: bool = False
+    """`processes: auto`: fewer are enough."""
 
     @property
     def is_file(self) -> bool:
@@ -109,7 +112,7 @@ class Config(Keys):
         if processes is not None:
             if not 1 <= processes <= MAX_PROCESSES:
                 raise ConfigError(f"processes is {processes}", hint=f"give a whole number from 1 to {MAX_PROCESSES}")
-            changed["processes"] = processes
+            changed |= {"processes": processes, "is_auto": False}
         if function is not None:
             if not function.strip():
                 raise ConfigError("function is empty", hint="name it as file.py:name or package.module:name")
@@ -164,6 +167,7 @@ def load_config(source: ConfigSource, job_name: str | None = None) -> Config:
         lines=lines,
         source_written=written,
         source_folders=folder_names(written),
+        is_auto=entries["processes"].value == "auto",
     )
 
 
@@ -203,8 +207,16 @@ _TAKES = {
     "parquet": "true, false or {compression: zstd, level: 3}",
     "timeout_seconds": "a number of seconds, or null",
     "columns": "a mapping such as {fruits: int64, name: string}, or null",
+    "worker": "a mapping such as {num_cpus: 2, num_gpus: 1, memory: 4 GiB}",
+    "num_cpus": "a number",
+    "num_gpus": "a number",
+    "resources": "a mapping such as {name: 1}",
 }
 """What a value of another type must be, for keys of which pydantic's finding does not say it."""
+
+
+_INNER: dict[str, type[BaseModel]] = {"parquet": ParquetOptions, "worker": WorkerResources}
+"""What the entries of a key may be."""
 
 
 def _check_keys(entries: dict[str, Entry], base: Path, problems: list[Problem]) -> dict[str, Any]:
@@ -225,9 +237,9 @@ def _problem(finding: ErrorDetails, entries: dict[str, Entry]) -> Problem:
     key, *inner = map(str, finding["loc"])
     entry, fields = entries[key], Keys.model_fields
     for name in inner:
-        if isinstance(entry.value, dict) and name in entry.value:
-            entry, fields = entry.value[name], ParquetOptions.model_fields
-            key = name
+        if isinstance(entry.value, dict) and isinstance(entry.value.get(name), Entry):
+            fields = _INNER.get(key, ParquetOptions).model_fields
+            entry, key = entry.value[name], name
     return entry.problem(_reason(fields, key, entry, finding["type"], finding.get("ctx", {})))
 
 
@@ -237,6 +249,8 @@ def _reason(fields: dict[str, FieldInfo], key: str, entry: Entry, kind: str, con
         return f'unknown key; did you mean "{likely}"?' if likely else "unknown key"
     if kind == "value_error":
         return str(context["error"])
+    if kind == "greater_than_equal":
+        return f"must be at least {context['ge']:g}"
     if kind == "greater_than":
         return f"must be greater than {context['gt']:g}"
     if kind == "less_than_equal":

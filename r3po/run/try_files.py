@@ -24,8 +24,10 @@ from r3po.config.settings import Config, ConfigSource, check_source, load_config
 from r3po.errors import R3poError, SourceError, StopNow
 from r3po.file_version import UNKNOWN_VERSION
 from r3po.function.arguments import check_arguments
-from r3po.function.find import FunctionSpec, describe_callable, name_of_job
+from r3po.function.find import FunctionSpec, describe_callable, name_of_job, with_arguments
 from r3po.function.load import load_function
+from r3po.function.made import make_function
+from r3po.run.leavers import CLOSE_S
 from r3po.run.session import find_configured
 from r3po.source.read import read_file, use_file
 from r3po.source.sample import Sample, sample_files
@@ -142,6 +144,7 @@ def try_function(
         compares: say where the rows have other columns than those of the job; it is the job's function.
         debug: called with each exception of f and its traceback, while its frames are there.
     """
+    spec = with_arguments(spec, config.function_args)
     check_arguments(spec, config.input)
     if files:
         paths, sample = [_find(config, os.fspath(file)) for file in files], None
@@ -152,8 +155,11 @@ def try_function(
     trial = _Trial(config, spec, debug)
     with _interruptible():
         trial.load()
-        for shown, path in paths:
-            trial.call(shown, path)
+        try:
+            for shown, path in paths:
+                trial.call(shown, path)
+        finally:
+            trial.close()
     return trial.result(sample, compares=compares)
 
 
@@ -179,9 +185,15 @@ class _Trial:
         self._columns: Columns | None = None
         self._collector: RowCollector | None = None
         self._paths: list[str] = []
+        self._trouble = ""
+        """What went wrong when f was closed."""
 
     def load(self) -> None:
-        self._caller.function = load_function(self._spec)
+        found = load_function(self._spec)
+        self._caller.function, self._caller.close = make_function(found, self._spec, str(self._config.base_dir))
+
+    def close(self) -> None:
+        self._trouble = self._caller.finish(CLOSE_S)
 
     def call(self, shown: str, path: str) -> None:
         """Call f on a file."""
@@ -190,7 +202,7 @@ class _Trial:
         try:
             file = self._use(path)
             try:
-                returned, failure = self._caller.call(path, file.data)
+                returned, failure = self._caller.call(*((path,) if file.data is None else (path, file.data)))
             finally:
                 file.close()
         except (OSError, MemoryError) as error:
@@ -229,6 +241,7 @@ class _Trial:
                 for i, failure in sorted(batch.failures.items())
             ),
             notices=(
+                *([f"closing {self._spec.label} went wrong: {self._trouble}"] if self._trouble else []),
                 *(f'column "{name}" holds values of different kinds; it is text' for name in preview.mixed),
                 *(_other_columns(config, self._columns) if compares else ()),
             ),

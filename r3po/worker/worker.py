@@ -14,6 +14,7 @@ import r3po.table.outcomes as tables
 from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.function.find import fingerprint_of_file
 from r3po.function.load import extend_sys_path, load_function
+from r3po.function.made import make_function
 from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.state.segments import Segment, write_segment
 from r3po.state.shard_files import parse_entries
@@ -58,18 +59,26 @@ class Worker:
         self._probe: OpenBatch | None = None
 
     def load(self) -> str | None:
-        """Import the user's function and return the fingerprint of its file as it is now, if it has one.
+        """Import the user's function, or make it, and return the fingerprint of its file as it is now, if it has one.
 
         Raises:
-            FunctionError: it cannot be imported.
+            FunctionError: it cannot be imported, or not be made.
         """
         self.beacon.mark(Phase.LOADING)
         extend_sys_path(self._setup.function.sys_path)
         tables.complete_imports()  # before f's module, which may stop the clock: pandas does not bear that
-        self._caller.function = load_function(self._setup.function)
+        found = load_function(self._setup.function)
         fingerprint = fingerprint_of_file(self._setup.function)
+        self.beacon.mark(Phase.MAKING)
+        made = make_function(found, self._setup.function, self._setup.current_folder)
+        self._caller.function, self._caller.close = made
         self.beacon.mark(Phase.IDLE)
         return fingerprint
+
+    def finish(self, limit_s: float) -> str:
+        """Close f, which is called no more, and return what went wrong with that, for people; empty: nothing did."""
+        with self._busy(Phase.CLOSING):
+            return self._caller.finish(limit_s)
 
     def run_batch(self, batch: Batch, shard: ShardContext) -> BatchDone:
         """Do as much of a batch as fits into `batch_seconds`, and make it durable.
