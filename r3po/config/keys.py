@@ -30,7 +30,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from r3po.config.folders import expand
-from r3po.config.worker_keys import WorkerResources, to_arguments
+from r3po.config.worker_keys import SIZE_SCHEMA, WorkerResources, parse_size, to_arguments
 from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
 from r3po.text import is_control
 
@@ -362,7 +362,7 @@ class Keys(BaseModel):
     """The name of a column for each row's path."""
     rows: Literal["one", "many"] = Field(
         "one",
-        description="what f returns: one: a dict, the row of its file; many: a list or generator of dicts, 0 or more rows",
+        description="what f returns: one: a dict, its file's row; many: a list or generator of dicts, 0 or more rows",
     )
     row_column: Annotated[str, AfterValidator(_check_column)] | None = Field(
         None,

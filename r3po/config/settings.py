@@ -71,8 +71,9 @@ class Config(Keys):
 
     @property
     def column_settings(self) -> ColumnSettings:
-        """What `columns` and `source_column` say together."""
-        return ColumnSettings(None if self.columns is None else tuple(self.columns.items()), self.source_column)
+        """What `columns`, `source_column` and `row_column` say together."""
+        types = None if self.columns is None else tuple(self.columns.items())
+        return ColumnSettings(types, self.source_column, self.row_column)
 
     @property
     def source_paths(self) -> list[Path]:
@@ -286,10 +287,22 @@ def _check_together(checked: dict[str, Any], entries: dict[str, Entry], problems
     if checked.get("csv") is False and checked.get("parquet", True) is None:
         last = max(entries["csv"], entries["parquet"], key=lambda entry: entry.line or 0)
         problems.append(last.problem("csv and parquet are both off, nothing would be written; set one to true"))
-    columns, source_column = entries.get("columns"), checked.get("source_column")
-    if columns and isinstance(columns.value, dict) and source_column in columns.value:
-        reason = f"columns{columns.place} has that name, too; give one of them another"
-        problems.append(entries["source_column"].problem(reason))
+    _check_own_columns(checked, entries, problems)
+
+
+def _check_own_columns(checked: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:
+    """Note what is wrong with the columns that r3po adds."""
+    named = [(key, checked[key]) for key in ("source_column", "row_column") if checked.get(key) is not None]
+    columns = entries.get("columns")
+    for key, name in named:
+        if columns and isinstance(columns.value, dict) and name in columns.value:
+            reason = f"columns{columns.place} has that name, too; give one of them another"
+            problems.append(entries[key].problem(reason))
+    if len(named) > 1 and named[0][1] == named[1][1]:
+        reason = f"source_column{entries['source_column'].place} has that name, too; give one of them another"
+        problems.append(entries["row_column"].problem(reason))
+    if checked.get("row_column") is not None and checked.get("rows", "one") == "one":
+        problems.append(entries["row_column"].problem("numbers the rows of a file; it needs rows: many"))
 
 
 def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:

@@ -21,6 +21,10 @@ _OWN = ("num_cpus", "num_gpus", "memory", "CPU", "GPU", "object_store_memory")
 """Resources that have a key of their own, or none."""
 
 
+SIZE_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]}
+"""What the JSON schema says of a size: it may allow more than `parse_size`, and never less."""
+
+
 def parse_size(value: object) -> int:
     """Return a number of bytes: a whole number, or text with a unit such as `4 GiB`, `500 MB`, `64K`.
 
@@ -55,7 +59,7 @@ class WorkerResources(BaseModel):
     memory: Annotated[
         int | None,
         BeforeValidator(lambda value: None if value is None else parse_size(value)),
-        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}, {"type": "null"}]}),
+        WithJsonSchema({"anyOf": [*SIZE_SCHEMA["anyOf"], {"type": "null"}]}),
     ] = None
     """Bytes."""
     resources: dict[str, Annotated[float, Field(gt=0)]] | None = None

@@ -263,7 +263,7 @@ class World:
         if present and self.rng.random() < self.chances.damaged:
             self.disk.segments.get(shard, {}).pop(self.rng.choice(present).name, None)
             self.happened["damaged"] += 1
-        table, _ = Shard(FOLDERS, order.ref, order.previous, present).read_candidates()
+        table = Shard(FOLDERS, order.ref, order.previous, present).read_candidates()[0].table
         needed = [file.build for file in self.files[shard]]
         indices = predicate.choose(table, needed, order.rules)
         places = tables.places_of(table, indices)
@@ -279,10 +279,10 @@ class World:
 
     # What the rooms call instead of the disk
 
-    def read_outcomes(self, _: object, commit: Commit, **_options: object) -> Table:
+    def read_outcomes(self, _: object, commit: Commit, **_options: object) -> Outcomes:
         return self.disk.outcomes[commit.outcomes.name]
 
-    def read_segment(self, _: object, segment: Segment) -> Table | None:
+    def read_segment(self, _: object, segment: Segment) -> Outcomes | None:
         return self.disk.segments.get(segment.shard, {}).get(segment.name)
 
     def read_shard_file(self, _: object, ref: ShardRef) -> Any:

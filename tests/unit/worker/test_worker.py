@@ -140,9 +140,9 @@ class Job:
     def outcomes(self, done: BatchDone) -> list[dict[str, Any]]:
         """Return a batch's outcomes as dicts, read from its segment."""
         assert done.segment is not None
-        table = read_segment(self.folders.segments, done.segment)
-        assert table is not None
-        found: list[dict[str, Any]] = table.to_pylist()
+        read = read_segment(self.folders.segments, done.segment)
+        assert read is not None
+        found: list[dict[str, Any]] = read.table.to_pylist()
         assert (done.n_done, done.n_failed) == (done.segment.n_done, done.segment.n_failed)
         assert done.n_failed == sum(not line["is_row"] for line in found)
         assert done.n_done + done.n_failed == len(found)
