@@ -448,6 +448,8 @@ def test_workers_that_die_are_replaced_and_only_their_deadly_files_fail(cluster:
     kept = list((run / "workers").iterdir())
     assert {path.suffix for path in kept} == {".out"}, "what f printed is kept, and nothing else"
     assert "021.json" in "".join(path.read_text() for path in kept)
+    said = [notice for notice in result.notices if notice.startswith("what f printed is in ")]
+    assert len(said) == 1 and f"{run.name}/workers/*.out" in said[0]
     job.write_function(DOUBLE)
     assert job.run().code == 0
     assert job.rows() == doubled(*range(60))
