@@ -145,9 +145,9 @@ def _estimate_lines(estimate: Estimate, n_rows: int) -> list[str]:
         f"The whole job    {at_least}{files}: {span} with {processes},",
         f"                 and some seconds for Ray (guessed from {estimate.from_files} files)",
     ]
-    high = estimate.high_part_bytes
-    if high:
-        sizes = ", ".join(f"{kind} about {_span(estimate.low_part_bytes[kind], high[kind])}" for kind in high)
+    if estimate.high_part_bytes:
+        spans = {kind: _span(estimate.low_part_bytes[kind], size) for kind, size in estimate.high_part_bytes.items()}
+        sizes = ", ".join(f"{kind} about {size}" for kind, size in spans.items())
         lines.append(f"Parts            {estimate.parts:,}, each of {sizes}")
         lines.append(f"                 (guessed from {count_of(n_rows, 'row')} written as such)")
     return lines

@@ -173,7 +173,7 @@ class _Unquoted(NamedTuple):
 
 
 def _unquoted_value(text: str, error: yaml.MarkedYAMLError) -> _Unquoted | None:
-    """Return the value that YAML takes for something else by its first sign, as `**/tmp`; None: that is not what is wrong."""
+    """Return the value that YAML takes for something else by its first sign, as `**/tmp`; None: there is none."""
     context, problem = error.context or "", error.problem or ""
     is_alias = context in ("while scanning an alias", "while scanning an anchor")
     if not is_alias and not problem.startswith(("found undefined alias", "found character")):

@@ -234,7 +234,7 @@ class _Trial:
                 for i, failure in sorted(batch.failures.items())
             ),
             notices=(
-                *(f'column "{name}" holds values of different kinds; it is text' for name in preview.mixed),
+                *(f"{mixed}; it is text" for mixed in preview.mixed),
                 *(_other_columns(config, self._columns) if compares else ()),
             ),
             estimate=None if sample is None else _estimate(config, batch.seconds, sample, preview),

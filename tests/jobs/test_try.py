@@ -98,6 +98,14 @@ def test_the_size_of_parts_is_a_range_that_holds_what_a_run_makes(tmp_path: Path
     assert "(guessed from 20 rows written as such)" in r3po("try", cwd=tmp_path).out
 
 
+def test_a_column_of_two_kinds_is_named_with_a_file_of_each(tmp_path: Path) -> None:
+    row = 'return {"n": n, "in": {"a": [n if n < 3 else "x"]}}'
+    job = make_job(tmp_path, 5, DOUBLE.replace('return {"n": n, "twice": 2 * n}', row))
+    (notice,) = try_files(job.config).notices
+    said = 'column "in" holds values of different kinds: in.a[] is number in 000.json and text in 003.json; it is text'
+    assert notice == said
+
+
 def test_files_are_named_from_here_or_from_the_source(tmp_path: Path) -> None:
     job = make_job(tmp_path, 3)
     found = try_files(job.config, files=[job.source / "001.json", "002.json"])
