@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from r3po.config.first_look import MOST_SAMPLE_BYTES
+from r3po.begin.first_look import MOST_SAMPLE_BYTES
 
 MOST_KEYS = 20
 """Most keys of a JSON file that become columns."""
