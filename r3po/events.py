@@ -101,7 +101,7 @@ class ColumnsSet:
 
 @dataclass(frozen=True, slots=True)
 class BatchFinished:
-    n_rows: int
+    n_done: int
     n_failed: int
     last_failure: str
     """`path  error`, or empty."""
@@ -148,7 +148,7 @@ class OutputSeen:
 @dataclass(frozen=True, slots=True)
 class ShardCommitted:
     shard: int
-    n_rows: int
+    n_done: int
     n_failed: int
 
 

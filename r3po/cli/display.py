@@ -275,7 +275,7 @@ class _Bar:
         self._n_here = 0
 
     def add(self, event: events.BatchFinished) -> None:
-        n = event.n_rows + event.n_failed
+        n = event.n_done + event.n_failed
         self._n_here += n
         self._n_finished += n
         self._n_failed += event.n_failed

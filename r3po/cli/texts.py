@@ -87,16 +87,16 @@ def _source_text(config: Config) -> str:
     return ("\n" + " " * 11).join(lines)
 
 
-def _versions_text(config: Config, rows_by_fingerprint: dict[str, int]) -> str:
+def _versions_text(config: Config, done_by_fingerprint: dict[str, int]) -> str:
     """Say which rows are of which code, where that is not the same for all."""
     today = fingerprint_today(config)
-    n_rows = sum(rows_by_fingerprint.values())
-    n_older = n_rows - rows_by_fingerprint.get(today or "", 0)
+    n_done = sum(done_by_fingerprint.values())
+    n_older = n_done - done_by_fingerprint.get(today or "", 0)
     if today is None or not n_older:
-        return "" if len(rows_by_fingerprint) < 2 else f"            rows by {len(rows_by_fingerprint)} versions of it"
-    n_versions = len(rows_by_fingerprint.keys() - {today})
+        return "" if len(done_by_fingerprint) < 2 else f"            rows by {len(done_by_fingerprint)} versions of it"
+    n_versions = len(done_by_fingerprint.keys() - {today})
     versions = "another version" if n_versions == 1 else f"{n_versions:,} other versions"
-    return f"            {n_older:,} of {n_rows:,} rows by {versions} of it"
+    return f"            {n_older:,} of {n_done:,} rows by {versions} of it"
 
 
 def fingerprint_today(config: Config) -> str | None:

@@ -99,7 +99,7 @@ def _status(config: Config) -> JobStatus:
             counts["failed"] += state.n_failed
             counts["pending"] += state.n_pending
             counts["committed_shards"] += state.is_committed
-            for fingerprint, n in state.rows_by_fingerprint.items():
+            for fingerprint, n in state.done_by_fingerprint.items():
                 functions[fingerprint] = functions.get(fingerprint, 0) + n
     return JobStatus(
         job_name=config.job_name,

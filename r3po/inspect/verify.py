@@ -219,7 +219,7 @@ class _Verify:
             report = self._check_shard(number, segments)
             self.findings.extend(report.findings)
             order.add(report.entries, self.job.built.shards[number].n_files)
-            for name in ("n_rows", "n_failed", "n_pending", "n_parts", "size_bytes"):
+            for name in ("n_done", "n_failed", "n_pending", "n_parts", "size_bytes"):
                 setattr(self.totals, name, getattr(self.totals, name) + getattr(report, name))
             self.totals.is_committed &= report.is_committed
             n_files += self.job.built.shards[number].n_files
@@ -259,7 +259,7 @@ class _Verify:
         return VerifyResult(
             job_name=self.config.job_name,
             files=0 if manifest is None else manifest.count_job_files,
-            rows=totals.n_rows,
+            rows=totals.n_done,
             failed=totals.n_failed,
             pending=totals.n_pending,
             parts=totals.n_parts,

@@ -30,7 +30,7 @@ def differing_parts(
     parquet = published.get("parquet")
     origin = None if parquet is None else parts.read_origin(parquet)
     version = "" if origin is None else origin.metadata.get("r3po.version", "")
-    metadata = parts.part_metadata(job_name, commit.shard, version, commit.tally.rows_by_fingerprint)
+    metadata = parts.part_metadata(job_name, commit.shard, version, commit.tally.done_by_fingerprint)
 
     def make(kind: str, sink: Any) -> None:
         parts.write_parts({kind: sink}, shown, indices, commit.schema, metadata, commit.part_settings)

@@ -46,7 +46,7 @@ class ShardReport:
     findings: Findings
     entries: Entries | None = None
     """None: they cannot be read."""
-    n_rows: int = 0
+    n_done: int = 0
     n_failed: int = 0
     n_pending: int = 0
     n_parts: int = 0
@@ -116,7 +116,7 @@ class _ShardCheck:
         if commit.build > build:
             problems.append(f"its build is {commit.build}, the manifest's is {build}")
         for name, n, by in (
-            ("n_rows", tally.n_rows, tally.rows_by_fingerprint),
+            ("n_done", tally.n_done, tally.done_by_fingerprint),
             ("n_failed", tally.n_failed, tally.failures_by_fingerprint),
         ):
             if sum(by.values()) != n:
@@ -178,9 +178,9 @@ class _ShardCheck:
             if not self.findings.counts:
                 self.findings.add_error("outcomes", error)
             if commit is not None:
-                report.n_rows, report.n_failed = commit.tally.n_rows, commit.tally.n_failed
+                report.n_done, report.n_failed = commit.tally.n_done, commit.tally.n_failed
             return
-        report.n_rows, report.n_failed, report.n_pending = state.n_done, state.n_failed, state.n_pending
+        report.n_done, report.n_failed, report.n_pending = state.n_done, state.n_failed, state.n_pending
         report.is_committed = state.is_committed
         self._check_segments(state)
 

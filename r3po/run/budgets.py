@@ -68,7 +68,7 @@ class ErrorBudget:
         Raises:
             RunStoppedError: that is too much. What was done stays.
         """
-        self._n_finished += done.n_rows + done.n_failed
+        self._n_finished += done.n_done + done.n_failed
         self._n_failed += done.n_failed
         self._check_environment(done)
         self._check_first(done)
@@ -80,7 +80,7 @@ class ErrorBudget:
 
     def _check_environment(self, done: BatchDone) -> None:
         longest = self._n_deferred_in_a_row = self._n_deferred_in_a_row + done.n_deferred_first
-        if done.n_rows + done.n_failed:
+        if done.n_done + done.n_failed:
             self._n_deferred_in_a_row = done.n_deferred_last
             longest = max(longest, done.n_deferred_last)
         if longest < ENVIRONMENTAL_RUN or done.deferral is None or self.is_off:
@@ -99,7 +99,7 @@ class ErrorBudget:
             return
         self._first_failures += done.failures
         kinds = {(failure.error_type, _place_of(failure)) for _, failure in self._first_failures}
-        if done.n_rows or len(kinds) > 1:
+        if done.n_done or len(kinds) > 1:
             self._is_guarded = False
             self._first_failures.clear()
             return

@@ -49,11 +49,11 @@ class Counts:
     n_failed: int
     n_pending: int
 
-    def add(self, n_rows: int, n_failed: int) -> None:
+    def add(self, n_done: int, n_failed: int) -> None:
         """Count files that were pending and have a row or a failure now; negative: that lost it."""
-        self.n_done += n_rows
+        self.n_done += n_done
         self.n_failed += n_failed
-        self.n_pending -= n_rows + n_failed
+        self.n_pending -= n_done + n_failed
 
 
 @dataclass(slots=True)
@@ -279,8 +279,8 @@ class RunLoop:
     def _record(self, shard: int, done: BatchDone) -> None:
         if done.segment is not None:
             self._segments[shard].append(done.segment)
-        self.counts.add(done.n_rows, done.n_failed)
-        self.observer(events.BatchFinished(done.n_rows, done.n_failed, done.last_failure))
+        self.counts.add(done.n_done, done.n_failed)
+        self.observer(events.BatchFinished(done.n_done, done.n_failed, done.last_failure))
         self.watch.tell_vanished(done.vanished)
         if not self._is_draining:
             self.budget.take(done)
@@ -296,7 +296,7 @@ class RunLoop:
         tally = self.publisher.commit(self.states[work.shard].ref, staged).tally
         self.scheduler.stage_done(work)
         self._segments.pop(work.shard)
-        self.observer(events.ShardCommitted(work.shard, tally.n_rows, tally.n_failed))
+        self.observer(events.ShardCommitted(work.shard, tally.n_done, tally.n_failed))
 
     def _drain(self) -> None:
         """Wait for the batches in flight, which end at their next file, and keep what they did."""

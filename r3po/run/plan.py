@@ -180,7 +180,7 @@ class _Draft:
 
     def _count_older(self) -> int:
         """Return how many rows that count were made by other code than today's."""
-        counted = [item for state in self.states.values() for item in state.rows_by_fingerprint.items()]
+        counted = [item for state in self.states.values() for item in state.done_by_fingerprint.items()]
         return sum(n for fingerprint, n in counted if fingerprint != self._spec.fingerprint)
 
     def _is_redo_due(self) -> bool:

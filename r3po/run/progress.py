@@ -47,7 +47,7 @@ class ProgressNote:
                 self._samples.append((self._begun, 0))
                 write_progress(self._folder, self.progress())
             case events.BatchFinished():
-                self._n_done += event.n_rows
+                self._n_done += event.n_done
                 self._n_failed += event.n_failed
                 self._last_failure = event.last_failure or self._last_failure
                 self._write_if_due()

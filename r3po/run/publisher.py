@@ -114,7 +114,7 @@ class Publisher:
         commit = staged.commit
         if commit is None:
             raise damaged(self.job.folders.segments, "was damaged while it was read; run again")
-        n_outcomes = commit.tally.n_rows + commit.tally.n_failed
+        n_outcomes = commit.tally.n_done + commit.tally.n_failed
         if commit.shard != ref.shard or not ref.n_present <= n_outcomes <= ref.n_files:
             raise AssertionError(f"shard {ref.shard}: {n_outcomes} outcomes for {ref.n_present} files")
         self._begin_publishing()

@@ -22,7 +22,7 @@ from r3po.table.outcomes import Table, with_origin
 log = logging.getLogger(__name__)
 
 _DIGEST_CHARACTERS = 32
-_NAME = re.compile(r"(\d{5,})\.b(\d+)\.([0-9a-f]{8})\.([^.]+)\.r(\d+)\.f(\d+)\.([0-9a-f]{32})\.arrow")
+_NAME = re.compile(r"(\d{5,})\.b(\d+)\.([0-9a-f]{8})\.([^.]+)\.d(\d+)\.f(\d+)\.([0-9a-f]{32})\.arrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Segment:
     job_id: str
     """The first 8 characters."""
     attempt: str
-    n_rows: int
+    n_done: int
     n_failed: int
     digest: str
     """The first 32 characters of the file's sha256."""
@@ -44,7 +44,7 @@ class Segment:
     def name(self) -> str:
         return (
             f"{self.shard:05d}.b{self.build}.{self.job_id}.{self.attempt}"
-            f".r{self.n_rows}.f{self.n_failed}.{self.digest}.arrow"
+            f".d{self.n_done}.f{self.n_failed}.{self.digest}.arrow"
         )
 
     @classmethod
@@ -53,8 +53,8 @@ class Segment:
         match = _NAME.fullmatch(name)
         if match is None:
             return None
-        shard, build, job_id, attempt, n_rows, n_failed, digest = match.groups()
-        found = cls(int(shard), int(build), job_id, attempt, int(n_rows), int(n_failed), digest)
+        shard, build, job_id, attempt, n_done, n_failed, digest = match.groups()
+        found = cls(int(shard), int(build), job_id, attempt, int(n_done), int(n_failed), digest)
         return found if found.name == name else None
 
 

@@ -20,9 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r3po.file_version import FileVersion
-from r3po.table.columns import Column, Columns, check_value
-from r3po.table.user_objects import ends_worker
-from r3po.table.values import BadRowError, Nested, variant_of
+from r3po.table.columns import Columns
+from r3po.table.value_arrays import VARIANT_TYPES, value_arrays
 from r3po.text import first_line
 
 # pyarrow ships no types; the names say what is meant.
@@ -36,44 +35,9 @@ ROW_GROUP_ROWS = 10_000
 ROW_GROUP_BYTES = 32 << 20
 """Most bytes of text and binary values of one row group (a single larger row is a group of its own)."""
 
-VARIANT_TYPES: dict[str, Any] = {
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "text": pa.string(),
-    "bool": pa.bool_(),
-    "bytes": pa.binary(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us"),
-    "timestamp_utc": pa.timestamp("us", "UTC"),
-    "time": pa.time64("us"),
-    "decimal": pa.string(),
-    "list": pa.string(),
-    "dict": pa.string(),
-}
-"""How each variant is stored. Decimals, lists and dicts are text: exact, whatever else the column holds."""
-
-AS_TEXT = ("decimal", "list", "dict")
-
 _MOST_STRETCHES = 256
 """Rows in more stretches than this are copied one by one, unless the table has `_TAKE_BYTES` or more."""
 _TAKE_BYTES = 1 << 30
-
-_FAST: dict[str, dict[type, str]] = {
-    "number": {int: "int", float: "float"},
-    "text": {str: "text"},
-    "bool": {bool: "bool"},
-    "bytes": {bytes: "bytes"},
-}
-"""Families whose values Arrow takes without a look at each."""
-
-_FAST_TYPES: dict[str, dict[type, str]] = {
-    "int64": {int: "int"},
-    "float64": {float: "float"},
-    "string": {str: "text"},
-    "bool": {bool: "bool"},
-    "binary": {bytes: "bytes"},
-}
-"""Types of `columns:` that hold every value of their Python type: Arrow takes these without a look at each, too."""
 
 FIXED = pa.schema(
     [
@@ -148,7 +112,15 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
 
     Values that do not fit their column turn their row into a failure: `batch` is changed to say so.
     """
-    values = _value_arrays(batch, columns) if columns is not None else {}
+    values: dict[str, Any] = {}
+    rejected: dict[int, str] = {}
+    if columns is not None:
+        values, rejected = value_arrays(batch.rows, columns)
+    if columns is not None and rejected:
+        for index, message in rejected.items():
+            batch.rows[index] = None
+            batch.failures[index] = Failure("BadRow", message, "", "")
+        values, _ = value_arrays(batch.rows, columns)
     n = len(batch.places)
     fixed = {
         "place": pa.array(batch.places, pa.int32()),
@@ -260,9 +232,12 @@ def lowest_build(table: Table) -> int:
 class Tally:
     """What chosen outcomes amount to."""
 
-    n_rows: int
+    n_done: int
+    """Files that f was done with."""
     n_failed: int
-    rows_by_fingerprint: dict[str, int]
+    n_rows: int
+    """Rows of those files."""
+    done_by_fingerprint: dict[str, int]
     failures_by_fingerprint: dict[str, int]
     first_failure_build: int | None
     """The lowest build among the failures: below `retry_since` some of them have to be tried again."""
@@ -274,9 +249,10 @@ def tally(table: Table, indices: Indices) -> Tally:
     failed = chosen.filter(pc.invert(chosen["is_row"]))
     n_failed = len(failed)
     return Tally(
-        n_rows=len(chosen) - n_failed,
+        n_done=len(chosen) - n_failed,
         n_failed=n_failed,
-        rows_by_fingerprint=_counts(chosen.filter(chosen["is_row"])["fingerprint"]),
+        n_rows=len(chosen) - n_failed,
+        done_by_fingerprint=_counts(chosen.filter(chosen["is_row"])["fingerprint"]),
         failures_by_fingerprint=_counts(failed["fingerprint"]),
         first_failure_build=pc.min(failed["build"]).as_py() if n_failed else None,
     )
@@ -298,71 +274,6 @@ def failures_of(table: Table, indices: Indices | None = None) -> list[dict[str, 
         chosen = chosen.take(indices)
     failed: list[dict[str, Any]] = chosen.filter(pc.invert(chosen["is_row"])).select(names).to_pylist()
     return failed
-
-
-# Private functions: values to arrays
-
-
-def _value_arrays(batch: OutcomeBatch, columns: Columns) -> dict[str, Any]:
-    while True:
-        arrays: dict[str, Any] = {}
-        rejected: dict[int, str] = {}
-        blank = (None,) * len(columns.items)
-        rows = [blank if row is None else row for row in batch.rows]
-        by_column = zip(*rows, strict=True) if rows else iter([()] * len(columns.items))
-        for i, (column, values) in enumerate(zip(columns.items, by_column, strict=True)):
-            variants = _fast_arrays(values, column)
-            if variants is None:
-                variants = _checked_arrays(values, column, rejected)
-            arrays.update((f"{i}.{variant}", array) for variant, array in variants.items())
-        if not rejected:
-            return arrays
-        for index, message in rejected.items():
-            batch.rows[index] = None
-            batch.failures[index] = Failure("BadRow", message, "", "")
-
-
-def _fast_arrays(values: Sequence[Any], column: Column) -> dict[str, Any] | None:
-    """Return the arrays of a column whose values are all of one variant, or None: look at each value."""
-    known = _FAST.get(column.family) if column.column_type is None else _FAST_TYPES.get(column.column_type.kind)
-    if known is None:
-        return None
-    try:
-        types = set(map(type, values))
-        types.discard(type(None))
-        if len(types) > 1 or not types <= known.keys():
-            return None
-    except BaseException as error:  # the class of a value may not even hash
-        if ends_worker(error):
-            raise
-        return None
-    if not types:
-        return {}
-    variant = known[types.pop()]
-    try:
-        return {variant: pa.array(values, VARIANT_TYPES[variant], from_pandas=False)}
-    except (OverflowError, UnicodeEncodeError, pa.ArrowException):
-        return None  # some value does not fit; the careful way finds out which
-
-
-def _checked_arrays(values: Sequence[Any], column: Any, rejected: dict[int, str]) -> dict[str, Any]:
-    by_variant: dict[str, list[Any]] = {}
-    for index, value in enumerate(values):
-        try:
-            value = check_value(value, column)
-        except BadRowError as error:
-            rejected.setdefault(index, str(error))
-            continue
-        if value is not None:
-            variant = variant_of(value)
-            by_variant.setdefault(variant, [None] * len(values))[index] = _stored(value, variant)
-    return {v: pa.array(items, VARIANT_TYPES[v], from_pandas=False) for v, items in sorted(by_variant.items())}
-
-
-def _stored(value: Any, variant: str) -> Any:
-    if isinstance(value, Nested):
-        return value.text
-    return str(value) if variant == "decimal" else value
 
 
 def _counts(values: Any) -> dict[str, int]:

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from r3po.table.column_types import MOST_DIGITS
 from r3po.table.columns import Columns
 from r3po.table.nested import show
-from r3po.table.outcomes import AS_TEXT, FIXED, Indices, Schema, Table, gather, one_chunk, outcome_groups, variants_in
+from r3po.table.outcomes import FIXED, Indices, Schema, Table, gather, one_chunk, outcome_groups, variants_in
 from r3po.table.schema import plain_values
+from r3po.table.value_arrays import AS_TEXT
 
 PARQUET_MAKER = f"parquet-cpp-arrow version {pa.cpp_version}"
 """How this pyarrow signs the Parquet files that it writes."""

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from r3po.table.column_types import MOST_DIGITS, ColumnType, why_unfit
 from r3po.table.columns import Columns
 from r3po.table.nested import decode
-from r3po.table.outcomes import AS_TEXT, VARIANT_TYPES, Indices, Schema, Table, gather, outcome_groups, variants_in
+from r3po.table.outcomes import Indices, Schema, Table, gather, outcome_groups, variants_in
+from r3po.table.value_arrays import AS_TEXT, VARIANT_TYPES
 from r3po.table.values import family_of
 from r3po.text import shorten
 

@@ -58,17 +58,16 @@ class Caller:
         self.was_cut_off = False
         """The last call was ended in its middle: this process is not to be trusted any more."""
 
-    def call(self, path: str, data: bytes | None) -> tuple[Any, Failure | None]:
-        """Return what f returned for a file, or why it gave nothing.
+    def call(self, *arguments: Any) -> tuple[Any, Failure | None]:
+        """Return what f returned, or why it gave nothing.
 
         Args:
-            data: the content of the file, with `input: bytes`.
+            arguments: of f: the path and, with `input: bytes`, the content.
         """
         function, limit = self.function, self._limit
         assert function is not None, "load comes first"
         returned: Any = None
         failure: Failure | None = None
-        arguments = (path,) if data is None else (path, data)
         self.was_cut_off = False
         try:
             if limit is None:

@@ -64,7 +64,7 @@ class BatchDone:
 
     segment: Segment | None
     """None: nothing was done."""
-    n_rows: int
+    n_done: int
     n_failed: int
     returned: tuple[Span, ...]
     """Places that were not tried."""

@@ -79,7 +79,7 @@ class OpenBatch:
         failed = [(outcomes.places[i], outcomes.failures[i]) for i in sorted(outcomes.failures)[:FAILURES_TOLD]]
         return BatchDone(
             segment=segment,
-            n_rows=len(outcomes.places) - len(outcomes.failures),
+            n_done=len(outcomes.places) - len(outcomes.failures),
             n_failed=len(outcomes.failures),
             returned=tuple(_spans([*self.left_over, *(place for place, *_ in self.files)])),
             seconds=read_clock() - self.started if segment is not None else 0.0,

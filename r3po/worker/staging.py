@@ -141,7 +141,7 @@ def _write_parts(order: StageOrder, table: Table, indices: Any, schema: Schema, 
         return tuple(made.values())
     with ExitStack() as stack:
         files = {kind: stack.enter_context(output.new_part()) for kind in KINDS if order.settings[kind]}
-        metadata = parts.part_metadata(order.job_name, shard, order.version, tally.rows_by_fingerprint)
+        metadata = parts.part_metadata(order.job_name, shard, order.version, tally.done_by_fingerprint)
         parts.write_parts(files, table, indices, schema, metadata, order.settings)
         for kind, file in files.items():
             made[kind] = output.finish_part(file, shard, kind, order.attempt)

@@ -9,29 +9,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 import r3po.table.outcomes as tables
 from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.function.find import fingerprint_of_file
 from r3po.function.load import extend_sys_path, load_function
-from r3po.source.read import FileInUse, read_file, stat_file, use_file
 from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
-from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, write_segment
-from r3po.state.shard_files import parse_entries, read_shard_lines
-from r3po.storage.names import absolute_path
+from r3po.state.shard_files import parse_entries
 from r3po.table.columns import Columns, RowCollector, is_row
 from r3po.table.outcomes import Failure
 from r3po.table.user_objects import type_name
 from r3po.work import Batch, iter_places
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.call import Caller
-from r3po.worker.failures import ENVIRONMENTAL, GONE, failure_of
 from r3po.worker.messages import BatchDone, Probed, ShardContext, WorkerSetup
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch, read_clock
+from r3po.worker.processor import Processor
 from r3po.worker.rows import append_outcome, first_row, note_file, safe_repr, take_row
+from r3po.worker.shard_lines import ShardLines
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 
 BATCH_BYTES = 64 << 20
@@ -39,11 +35,6 @@ BATCH_BYTES = 64 << 20
 
 STOP_CHECK_S = 0.1
 """How often a worker looks whether the run is to stop."""
-
-KEPT_LINES = 30_000
-"""Most lines of shard files that a worker keeps: for its next batch, or to stage a shard meanwhile."""
-
-_CHANGED = Failure("FileChanged", "the file changed while it was read, twice", "", "")
 
 
 class Worker:
@@ -61,16 +52,9 @@ class Worker:
         self._umask = os.umask(0o022)
         os.umask(self._umask)
         self._should_stop = should_stop or setup.stop_file.exists
-        self._wants_data = setup.input == "bytes"
-        self._wants_hash = setup.hash == "content"
-        read = partial(read_file, wants_data=self._wants_data, wants_hash=self._wants_hash)
-        self._use_file = read if self._wants_data or self._wants_hash else use_file
-        self._absolute = partial(absolute_path, setup.source_path)
-        self._lines: dict[str, list[bytes]] = {}
-        """Lines of the shard files that were worked on last, by their digest; the latest last. A batch parses its own
-        alone: else each of many workers would parse all of every shard."""
-        is_read_whole = self._wants_data or self._wants_hash
-        self._ahead = ReadAhead(TOLD_BYTES if is_read_whole else LITTLE_BYTES)
+        self._processor = Processor(setup, self.beacon, self._caller)
+        self._lines = ShardLines(setup.folders.shards)
+        self._ahead = ReadAhead(TOLD_BYTES if self._processor.reads_whole else LITTLE_BYTES)
         self._probe: OpenBatch | None = None
 
     def load(self) -> str | None:
@@ -133,7 +117,7 @@ class Worker:
     def stage(self, order: StageOrder) -> Staged:
         """Stage a shard; see `stage_shard`."""
         with self._busy(Phase.STAGING):
-            lines = self._lines.pop(order.ref.file.sha256, None)
+            lines = self._lines.take(order.ref)
             return stage_shard(order, None if lines is None else parse_entries(lines))
 
     def close(self) -> None:
@@ -166,7 +150,7 @@ class Worker:
                 opened.left_over.append(place)
                 stopped = True
                 break
-            returned, failure = self._process(opened, place, path, listed)
+            returned, failure = self._processor.process(opened, place, path, listed)
             if opened.defers(place, failure):
                 if opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                     break
@@ -187,31 +171,22 @@ class Worker:
 
     def _open(self, batch: Batch, shard: ShardContext) -> OpenBatch:
         started = read_clock()
-        lines = self._read_lines(shard.ref)
+        lines = self._lines.read(shard.ref)
         entries = parse_entries([line for start, stop in batch.places for line in lines[start:stop]])
         listed = zip(entries.sizes, entries.mtimes_ns, strict=True)
         files = zip(iter_places(batch.places), entries.paths, listed, strict=True)
         return OpenBatch(batch, shard, entries.paths, files, started)
 
-    def _read_lines(self, ref: ShardRef) -> list[bytes]:
-        lines = self._lines.pop(ref.file.sha256, None)
-        if lines is None:
-            lines = read_shard_lines(self._setup.folders.shards, ref)
-            while self._lines and sum(map(len, self._lines.values())) + len(lines) > KEPT_LINES:
-                del self._lines[next(iter(self._lines))]
-        self._lines[ref.file.sha256] = lines
-        return lines
-
     def _fill(self, opened: OpenBatch, collector: RowCollector | None) -> None:
         """Call f on one file after the other until the batch is full, the time is up or the run is to stop."""
         batch, ahead = opened.outcomes, self._ahead
-        ahead.begin(map(self._absolute, opened.paths))
+        ahead.begin(map(self._processor.absolute, opened.paths))
         deadline = opened.started + self._setup.batch_seconds
         next_check = opened.started + STOP_CHECK_S
         failure_bytes = 0
         for place, path, listed in opened.files:
             row = None
-            returned, failure = self._process(opened, place, path, listed)
+            returned, failure = self._processor.process(opened, place, path, listed)
             if failure is None:
                 row, failure = take_row(returned, collector)
             if failure is None:
@@ -235,47 +210,6 @@ class Worker:
                 ahead.look(len(batch.places) + len(opened.deferred))
             if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
                 return
-
-    def _process(self, opened: OpenBatch, place: int, name: str, listed: tuple[int, int]) -> tuple[Any, Failure | None]:
-        """Return what f returned for one file, or why there is nothing; what f saw of the file goes into the batch.
-
-        Args:
-            name: the file's path, relative to the source.
-            listed: size and mtime of the file as it was listed; recorded if it cannot be looked at.
-        """
-        version: FileVersion | FileInUse | None = None
-        self.beacon.mark(Phase.READING, opened.shard.ref.shard, place)
-        path = self._absolute(name)
-        returned: Any = None
-        failure: Failure | None = None
-        started = read_clock()
-        try:
-            for _ in range(2):
-                file = self._use_file(path)
-                try:
-                    version = file
-                    started = read_clock()
-                    returned, failure = self._caller.call(path, file.data)
-                    opened.is_spent = self._caller.was_cut_off
-                    try:
-                        if opened.is_spent or file.still_holds():
-                            break
-                    except (FileNotFoundError, NotADirectoryError):
-                        if failure is not None and failure.error_type == "FileNotFoundError":
-                            raise  # it went before f came to it
-                        opened.vanished = opened.vanished or name  # f moved or removed what it had read
-                        break
-                finally:
-                    file.close()
-            else:
-                failure = _CHANGED
-        except (OSError, MemoryError) as error:  # a file may be larger than what `input: bytes` can hold
-            if (version or FileVersion(*listed)).size == UNSEEN:
-                # Once more: what is recorded of a file must be older than what was found wrong with it.
-                return self._process(opened, place, name, (stat_file(path) or UNKNOWN_VERSION)[:2])
-            failure = failure_of(error, None, ENVIRONMENTAL | GONE)
-        note_file(opened.outcomes, place, version or FileVersion(*listed), read_clock() - started)
-        return returned, failure
 
     def _record(self, opened: OpenBatch, columns: Columns | None) -> BatchDone:
         self._caller.leave_if_forked()

@@ -175,12 +175,12 @@ class _Check:
     def _check_commit_of(self, path: Path, commit: dict[str, Any], ref: dict[str, Any]) -> None:
         known = (commit["made_from"], commit["entries"]["file"]["sha256"])
         self._expect(ref["file"]["sha256"] in known, path, "made from another shard file than the manifest's")
-        n = commit["n_rows"] + commit["n_failed"]
+        n = commit["n_done"] + commit["n_failed"]
         most = ref["n_files"] if commit["keeps_deleted"] else ref["n_files"] - ref["n_deleted"]
         self._expect(ref["n_files"] - ref["n_deleted"] <= n <= most, path, f"{n} outcomes for {most} files")
 
     def _check_tally(self, path: Path, commit: dict[str, Any]) -> None:
-        for total, by in (("n_rows", "rows_by_fingerprint"), ("n_failed", "failures_by_fingerprint")):
+        for total, by in (("n_done", "done_by_fingerprint"), ("n_failed", "failures_by_fingerprint")):
             self._expect(sum(commit[by].values()) == commit[total], path, f"{by} does not add up to {total}")
         has_failures = commit["first_failure_build"] is not None
         self._expect(has_failures == bool(commit["n_failed"]), path, "first_failure_build does not fit n_failed")

@@ -191,7 +191,7 @@ class World:
         before = target.read_bytes() if target.exists() else None
         content = source.read_bytes()
         REAL["_replace"](source, target)
-        counts = re.search(r"\.r(\d+)\.f(\d+)\.", target.name) if "segments" in target.parts else None
+        counts = re.search(r"\.d(\d+)\.f(\d+)\.", target.name) if "segments" in target.parts else None
         n_outcomes = sum(map(int, counts.groups())) if counts else 0
         self.n_durable += n_outcomes
 

@@ -415,8 +415,8 @@ def test_a_damaged_or_missing_file_of_the_state_is_refused_by_name_and_nothing_i
 @pytest.mark.parametrize("harm", [replace_in_middle, truncate, empty, remove])
 def test_the_files_of_a_damaged_segment_are_done_again(harm: Callable[[Path], None], interrupted: Job) -> None:
     path = segments(interrupted)[-1]
-    n_rows, n_failed = path.name.split(".")[-4:-2]
-    pending = n_pending(interrupted) + int(n_rows.removeprefix("r")) + int(n_failed.removeprefix("f"))
+    n_done, n_failed = path.name.split(".")[-4:-2]
+    pending = n_pending(interrupted) + int(n_done.removeprefix("d")) + int(n_failed.removeprefix("f"))
     harm(path)
     assert n_pending(interrupted) == pending
     interrupted.run()

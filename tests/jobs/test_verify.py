@@ -457,8 +457,8 @@ RESTORED: dict[str, tuple[Damage, str]] = {
     ),
     "commits swapped": (swap(COMMIT, NEXT_COMMIT), r"commit .*00001.json: is damaged: it is the commit of shard 0"),
     "commit miscounted": (
-        lambda job: rewrite(at(job, COMMIT), "commit", n_rows=5),
-        r"commit .*: its n_rows is 5, but by functions they are 2",
+        lambda job: rewrite(at(job, COMMIT), "commit", n_done=5),
+        r"commit .*: its n_done is 5, but by functions they are 2",
     ),
     "commit of a later build": (
         lambda job: rewrite(at(job, COMMIT), "commit", build=5),

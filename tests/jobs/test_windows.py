@@ -70,7 +70,7 @@ def puts_rows(n_rows: int) -> Callable[[Step], bool]:
     def fits(step: Step) -> bool:
         nonlocal n_durable
         segment = Segment.parse(step.target.name) if step.seam == "_replace" and step.target is not None else None
-        n_durable += 0 if segment is None else segment.n_rows
+        n_durable += 0 if segment is None else segment.n_done
         return n_durable >= n_rows
 
     return fits
@@ -519,6 +519,6 @@ def test_late_segments_of_a_forgotten_job_are_swept_at_the_next_start_and_those_
         path.write_bytes(content)
     job.forget_calls()
     assert job.run().done == 4
-    assert len(job.calls()) == 4 - was[1].n_rows
+    assert len(job.calls()) == 4 - was[1].n_done
     assert list((job.state / "segments").rglob("*.arrow")) == []
     assert job.published() == undisturbed.published()

@@ -149,7 +149,7 @@ def test_a_worker_loads_probes_and_carries_out_its_calls_in_order(pool: Pool, be
     assert probed.first_row_path == "000.json"
     assert list(bench.setup.folders.segments.iterdir()) == [], "nothing is recorded before the columns are"
     done = answer_of(pool, Call("record_probe", (columns,))).value
-    assert (done.n_rows, done.n_failed, done.returned) == (1, 0, ((1, 20),)), "it stops at the first row"
+    assert (done.n_done, done.n_failed, done.returned) == (1, 0, ((1, 20),)), "it stops at the first row"
 
     attempts = [f"attempt{n}" for n in range(1, 9)]
     for n, attempt in enumerate(attempts, start=1):
@@ -159,7 +159,7 @@ def test_a_worker_loads_probes_and_carries_out_its_calls_in_order(pool: Pool, be
 
     done = answer_of(pool, Call("run_batch", bench.offer(9, 20, columns))).value
     assert isinstance(done, BatchDone)
-    assert (done.n_rows, done.n_failed, done.returned) == (11, 0, ())
+    assert (done.n_done, done.n_failed, done.returned) == (11, 0, ())
     assert done.segment is not None
     table = read_segment(bench.setup.folders.segments, done.segment)
     assert table is not None
@@ -177,7 +177,7 @@ def test_what_goes_wrong_in_a_call_is_its_answer_and_the_worker_goes_on(pool: Po
     assert isinstance(error, DamagedStateError)
     assert str(shard_file) in str(error)
     shard_file.write_bytes(good)
-    assert answer_of(pool, Call("run_batch", bench.offer(1, 5, columns))).value.n_rows == 4
+    assert answer_of(pool, Call("run_batch", bench.offer(1, 5, columns))).value.n_done == 4
 
     segments = bench.setup.folders.segments
     shutil.rmtree(segments)
@@ -198,7 +198,7 @@ def test_a_worker_that_is_told_to_stop_gives_everything_back(pool: Pool, bench: 
     columns = set_columns(pool, bench)
     bench.setup.stop_file.touch()
     done = answer_of(pool, Call("run_batch", bench.offer(1, 20, columns))).value
-    assert (done.segment, done.n_rows, done.returned) == (None, 0, ((1, 20),))
+    assert (done.segment, done.n_done, done.returned) == (None, 0, ((1, 20),))
 
 
 # Only Ray
@@ -247,7 +247,7 @@ def test_a_worker_that_dies_or_is_ended_is_lost_and_others_go_on(pool: Pool, tmp
         (lost,) = wait_for(pool, 1)
         assert isinstance(lost, WorkerLost)
         assert (lost.worker, bool(lost.reason)) == (0, True)
-        assert answer_of(pool, Call("run_batch", bench.offer(1, 5, columns)), worker=1).value.n_rows == 4
+        assert answer_of(pool, Call("run_batch", bench.offer(1, 5, columns)), worker=1).value.n_done == 4
 
         pool.submit(1, Call("run_batch", bench.offer(7, 10, columns)))
         wait_until(lambda: list(bench.job.folder.glob("at_the_gate.*")), "f is in its file")
@@ -260,7 +260,7 @@ def test_a_worker_that_dies_or_is_ended_is_lost_and_others_go_on(pool: Pool, tmp
         pool.add_worker(2)
         loaded = [message for message in wait_for(pool, 1) if isinstance(message, Answer)]
         assert [(message.worker, message.error) for message in loaded] == [(2, None)]
-        assert answer_of(pool, Call("run_batch", bench.offer(1, 5, columns)), worker=2).value.n_rows == 4
+        assert answer_of(pool, Call("run_batch", bench.offer(1, 5, columns)), worker=2).value.n_done == 4
 
 
 @only_ray

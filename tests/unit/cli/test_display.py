@@ -53,8 +53,8 @@ def planned(n_files: int = 6, n_done: int = 0, n_failed: int = 0) -> events.Proc
     )
 
 
-def batch(n_rows: int, n_failed: int = 0, last_failure: str = "") -> events.BatchFinished:
-    return events.BatchFinished(n_rows=n_rows, n_failed=n_failed, last_failure=last_failure)
+def batch(n_done: int, n_failed: int = 0, last_failure: str = "") -> events.BatchFinished:
+    return events.BatchFinished(n_done=n_done, n_failed=n_failed, last_failure=last_failure)
 
 
 def finished(n_done: int = 6, n_failed: int = 0, n_pending: int = 0, **changes: Any) -> events.RunFinished:
@@ -80,7 +80,7 @@ def test_a_first_run_is_told_in_ten_lines(show: Show) -> None:
         events.ColumnsSet(columns=(("fruits", "number"), ("meat", "text")), path="file_0.json"),
         batch(4),
         batch(2),
-        events.ShardCommitted(shard=0, n_rows=6, n_failed=0),
+        events.ShardCommitted(shard=0, n_done=6, n_failed=0),
         finished(),
     )
     assert without_times(text) == (

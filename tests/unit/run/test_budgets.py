@@ -32,16 +32,16 @@ BROKE = Failure("ValueError", "broke\nin two", "count.py:3 in f", "Traceback ...
 NO_DISK = Failure("OSError", "[Errno 5] Input/output error", "count.py:2 in f", "")
 
 
-def batch(n_rows: int = 0, n_failed: int = 0, failure: Failure = BROKE) -> BatchDone:
+def batch(n_done: int = 0, n_failed: int = 0, failure: Failure = BROKE) -> BatchDone:
     told = tuple((f"{n:03}.json", failure) for n in range(min(n_failed, FAILURES_TOLD)))
-    return BatchDone(None, n_rows, n_failed, (), 1.0, told)
+    return BatchDone(None, n_done, n_failed, (), 1.0, told)
 
 
-def put_off(n: int, n_first: int | None = None, n_last: int | None = None, n_rows: int = 0) -> BatchDone:
+def put_off(n: int, n_first: int | None = None, n_last: int | None = None, n_done: int = 0) -> BatchDone:
     """A batch in which `n` files failed by their environment, so many before its first and after its last outcome."""
     first, last = (n if some is None else some for some in (n_first, n_last))
     deferral = ("d/last.json", NO_DISK)
-    return BatchDone(None, n_rows, 0, (), 1.0, (), tuple(range(n)), first, last, deferral)
+    return BatchDone(None, n_done, 0, (), 1.0, (), tuple(range(n)), first, last, deferral)
 
 
 def died(error_type: str, cause: str = "SIGSEGV", where: str = "") -> BatchDone:
@@ -108,8 +108,8 @@ def test_ten_first_failures_that_cost_a_worker_each_stop_a_run_wherever_they_str
 @pytest.mark.parametrize(
     "proof",
     [
-        batch(n_rows=1),
-        batch(n_rows=1, n_failed=3),
+        batch(n_done=1),
+        batch(n_done=1, n_failed=3),
         batch(n_failed=1, failure=BROKE._replace(error_type="KeyError")),
         batch(n_failed=1, failure=BROKE._replace(where="count.py:4 in f")),
         died("Timeout"),
@@ -125,19 +125,19 @@ def test_a_function_that_has_proved_itself_is_not_guarded() -> None:
     taken([batch(n_failed=5000)])
 
 
-@pytest.mark.parametrize("n_rows", [0, 1])
+@pytest.mark.parametrize("n_done", [0, 1])
 def test_whoever_has_a_row_in_the_job_is_not_guarded_be_it_of_another_function(
-    tmp_path: Path, n_rows: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, n_done: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first failures of such a run are rather those of its files."""
     monkeypatch.setattr(budgets, "GUARD", 20)
-    job = make_job(tmp_path, n_rows)
+    job = make_job(tmp_path, n_done)
     assert job.run().code in (0, 1, 2, 3)
     job.write_function("def double(filepath):\n    raise ValueError('broke')\n")
-    job.add_files(*range(n_rows, n_rows + 30))
+    job.add_files(*range(n_done, n_done + 30))
     ended = job.run()
-    assert (ended.code, "the rest was not tried" in ended.err) == ((1, False) if n_rows else (3, True))
-    assert job.status()["failed"] == 30 if n_rows else job.status()["failed"] >= 20
+    assert (ended.code, "the rest was not tried" in ended.err) == ((1, False) if n_done else (3, True))
+    assert job.status()["failed"] == 30 if n_done else job.status()["failed"] >= 20
 
 
 # max_errors
@@ -145,28 +145,28 @@ def test_whoever_has_a_row_in_the_job_is_not_guarded_be_it_of_another_function(
 
 @pytest.mark.parametrize("count", [0, 1, 100])
 def test_one_failure_more_than_max_errors_stops_a_run(count: int) -> None:
-    batches = [batch(n_rows=7), *[batch(n_rows=1, n_failed=1)] * count, batch(n_rows=3), batch(n_failed=1)]
+    batches = [batch(n_done=7), *[batch(n_done=1, n_failed=1)] * count, batch(n_done=3), batch(n_failed=1)]
     error = stopped(batches, MaxErrors(count=count))
     assert f"{count + 1} of {11 + 2 * count} files of this run failed; max_errors is {count}" in str(error)
     assert error.evidence == "the latest  000.json  ValueError: broke"
 
 
 def test_a_share_is_looked_at_once_a_hundred_files_have_finished() -> None:
-    error = stopped([batch(n_rows=1, n_failed=98), batch(n_failed=1)], MaxErrors(percent=10))
+    error = stopped([batch(n_done=1, n_failed=98), batch(n_failed=1)], MaxErrors(percent=10))
     assert "99 of 100 files of this run failed; max_errors is 10%" in str(error)
 
 
 @pytest.mark.parametrize(("percent", "n_allowed"), [(0, 0), (1, 10), (0.5, 5), (2.5, 25), (100, 1000)])
 def test_a_share_that_is_reached_is_allowed_and_one_file_more_is_not(percent: float, n_allowed: int) -> None:
-    allowed = [batch(n_rows=1000 - n_allowed), batch(n_failed=n_allowed)]
+    allowed = [batch(n_done=1000 - n_allowed), batch(n_failed=n_allowed)]
     taken(allowed, MaxErrors(percent=percent))
     if percent < 100:
         stopped([*allowed, batch(n_failed=max(1, n_allowed))], MaxErrors(percent=percent))
 
 
 def test_a_share_falls_as_rows_come_in_and_a_batch_without_failures_never_stops_a_run() -> None:
-    taken([batch(n_rows=49, n_failed=50), batch(n_rows=10_000), batch(n_failed=50)], MaxErrors(percent=1))
-    taken([batch(n_failed=99), batch(n_rows=1)], MaxErrors(percent=1))
+    taken([batch(n_done=49, n_failed=50), batch(n_done=10_000), batch(n_failed=50)], MaxErrors(percent=1))
+    taken([batch(n_failed=99), batch(n_done=1)], MaxErrors(percent=1))
 
 
 # The environment
@@ -179,12 +179,12 @@ def test_a_share_falls_as_rows_come_in_and_a_batch_without_failures_never_stops_
         ([put_off(49), put_off(1)], 50),
         ([put_off(1)] * 50, 50),
         ([put_off(49), batch(), batch(), put_off(1)], 50),
-        ([put_off(49), batch(n_rows=1), put_off(49), put_off(1)], 50),
+        ([put_off(49), batch(n_done=1), put_off(49), put_off(1)], 50),
         ([put_off(49), batch(n_failed=1), put_off(49), put_off(1)], 50),
-        ([put_off(30), put_off(45, n_first=19, n_last=20, n_rows=2), put_off(29), put_off(1)], 50),
-        ([put_off(30), put_off(20, n_first=20, n_last=0, n_rows=1)], 50),
-        ([put_off(30), put_off(27, n_first=20, n_last=7, n_rows=1)], 50),
-        ([put_off(60, n_first=3, n_last=51, n_rows=1)], 51),
+        ([put_off(30), put_off(45, n_first=19, n_last=20, n_done=2), put_off(29), put_off(1)], 50),
+        ([put_off(30), put_off(20, n_first=20, n_last=0, n_done=1)], 50),
+        ([put_off(30), put_off(27, n_first=20, n_last=7, n_done=1)], 50),
+        ([put_off(60, n_first=3, n_last=51, n_done=1)], 51),
     ],
     ids=[
         "at once",
@@ -209,7 +209,7 @@ def test_fifty_files_in_a_row_that_fail_by_their_environment_stop_a_run(batches:
 
 
 def test_those_between_two_outcomes_of_one_batch_are_in_no_row() -> None:
-    taken([put_off(30), put_off(1000, n_first=19, n_last=0, n_rows=25), put_off(49)])
+    taken([put_off(30), put_off(1000, n_first=19, n_last=0, n_done=25), put_off(49)])
 
 
 # none

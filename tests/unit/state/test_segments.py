@@ -58,7 +58,7 @@ def path_of(segments: Path, segment: Segment) -> Path:
         build=st.integers(1, 2**31 - 1),
         job_id=st.text("0123456789abcdef", min_size=8, max_size=8),
         attempt=st.from_regex(r"[0-9A-Za-z_-]{1,40}", fullmatch=True),
-        n_rows=st.integers(0, 10**7),
+        n_done=st.integers(0, 10**7),
         n_failed=st.integers(0, 10**7),
         digest=st.text("0123456789abcdef", min_size=32, max_size=32),
     )
@@ -73,10 +73,10 @@ def test_a_name_says_everything_about_its_segment(segment: Segment) -> None:
     assert "/" not in segment.name
 
 
-GOOD_NAME = f"00042.b7.01234567.run-000001.r3.f1.{'0' * 32}.arrow"
+GOOD_NAME = f"00042.b7.01234567.run-000001.d3.f1.{'0' * 32}.arrow"
 OTHER_NAMES = ["", ".DS_Store", ".0123456789abcdef.tmp", GOOD_NAME + ".tmp", "." + GOOD_NAME, GOOD_NAME + "\n"]
 PIECES = [("00042", "42"), (".b7", ".7"), (".01234567", ".0123456"), (".01234567", ".0123456X"), (".f1", ".f")]
-PIECES += [("run-000001", "run.1"), (".r3", ""), ("0" * 32, "0" * 31), (".arrow", ".arrows")]
+PIECES += [("run-000001", "run.1"), (".d3", ""), ("0" * 32, "0" * 31), (".arrow", ".arrows")]
 
 
 def test_a_name_is_as_documented_and_other_names_are_no_segments() -> None:

@@ -65,7 +65,7 @@ def resolve(
 def counts(state: ShardState) -> tuple[int, int, int]:
     """Return done, failed, pending, and see that they are all there is."""
     assert state.n_done + state.n_failed + state.n_pending == state.ref.n_files
-    assert sum(state.rows_by_fingerprint.values()) == state.n_done
+    assert sum(state.done_by_fingerprint.values()) == state.n_done
     return state.n_done, state.n_failed, state.n_pending
 
 
@@ -290,7 +290,7 @@ class History:
             rows = [outcome.fingerprint for outcome in winners.values() if outcome.is_row]
             assert [p for start, stop in state.pending for p in range(start, stop)] == self.pending(fingerprint)
             assert counts(state)[:2] == (len(rows), len(winners) - len(rows))
-            assert state.rows_by_fingerprint == {f: rows.count(f) for f in sorted({*rows})}
+            assert state.done_by_fingerprint == {f: rows.count(f) for f in sorted({*rows})}
             assert state.segments == tuple(self.newer())
 
 

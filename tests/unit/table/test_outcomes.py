@@ -228,8 +228,8 @@ def test_of_the_chosen_is_told_how_many_there_are_of_which_code_what_f_saw_and_w
         Origin(2, "b", "f1", [Line(5, (1,)), Line(4, BROKE), Line(0, BROKE)]),
     )
     chosen = predicate.choose(table, [1] * 7, NO_RULES)
-    assert tables.tally(table, chosen) == tables.Tally(3, 2, {"f1": 1, "f2": 2}, {"f1": 1, "f2": 1}, 2)
-    assert tables.tally(table, pa.array([], pa.int64())) == tables.Tally(0, 0, {}, {}, None)
+    assert tables.tally(table, chosen) == tables.Tally(3, 2, 3, {"f1": 1, "f2": 2}, {"f1": 1, "f2": 1}, 2)
+    assert tables.tally(table, pa.array([], pa.int64())) == tables.Tally(0, 0, 0, {}, {}, None)
     assert (tables.lowest_build(table), tables.lowest_build(tables.join_tables([]))) == (2, 0)
     assert tables.seen_files(table, chosen) == [seen(place) for place in (0, 1, 4, 5, 6)]
     told = {**BROKE._asdict(), "tries": 1, "seconds": 0.5}

@@ -54,7 +54,7 @@ def test_a_shard_is_staged_in_place_order_with_everything_its_commit_says(tmp_pa
     named = {b"job": b"count", b"shard": b"7", b"version": b"0.3.0", b"function": b"f1,f2"}
     assert {key: found.schema.metadata[b"r3po." + key] for key in named} == named
     assert (commit.job_id, commit.shard, commit.build, commit.first_build) == (JOB_ID, 7, 2, 1)
-    assert commit.tally == tables.Tally(4, 1, {"f1": 2, "f2": 2}, {"f1": 1}, 1)
+    assert commit.tally == tables.Tally(4, 1, 4, {"f1": 2, "f2": 2}, {"f1": 1}, 1)
     assert commit.own_schema == commit.schema == pa.schema([("n", pa.int64()), ("t", pa.string())])
     assert commit.part_settings == BOTH
     assert commit.made_from == shard.ref.file.sha256
@@ -102,7 +102,7 @@ def test_failures_alone_make_no_part(tmp_path: Path) -> None:
     commit = shard.stage()
     assert commit.parts == (Part("csv", "part-00007.csv", None), Part("parquet", "part-00007.parquet", None))
     assert os.listdir(shard.folders.output.staging) == []
-    assert (commit.tally.n_rows, commit.tally.n_failed) == (0, 3)
+    assert (commit.tally.n_done, commit.tally.n_failed) == (0, 3)
     assert commit.own_schema.types == [pa.null(), pa.null()]
     assert len(read_outcomes(shard.folders, commit)) == 3
 
@@ -346,7 +346,7 @@ def test_a_shard_with_more_text_than_one_arrow_array_holds_can_be_staged(
     copies = [table.set_column(0, "place", pa.array([place], pa.int32())) for place in range(n_files)]
     monkeypatch.setattr(shards.Shard, "read_candidates", lambda *_, **__: (tables.join_tables(copies), ()))
     commit = shard.stage(settings={"csv": False, "parquet": False})
-    assert commit.tally.n_rows == n_files
+    assert commit.tally.n_done == n_files
 
 
 # Memory

@@ -17,6 +17,7 @@ import pytest
 
 import r3po.source.read as reading
 import r3po.worker.call
+import r3po.worker.shard_lines as shard_lines
 import r3po.worker.worker as worker_module
 from r3po.errors import DamagedStateError, FunctionError
 from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
@@ -142,9 +143,9 @@ class Job:
         table = read_segment(self.folders.segments, done.segment)
         assert table is not None
         found: list[dict[str, Any]] = table.to_pylist()
-        assert (done.n_rows, done.n_failed) == (done.segment.n_rows, done.segment.n_failed)
+        assert (done.n_done, done.n_failed) == (done.segment.n_done, done.segment.n_failed)
         assert done.n_failed == sum(not line["is_row"] for line in found)
-        assert done.n_rows + done.n_failed == len(found)
+        assert done.n_done + done.n_failed == len(found)
         return found
 
     def only_outcome(self) -> dict[str, Any]:
@@ -185,7 +186,7 @@ def test_rows_are_durable_with_what_f_saw_of_each_file(tmp_path: Path, age_s: in
     files = {"b.txt": b"12345", "a/c d.txt": b"", "é🍐.txt": b"x" * 70_000}
     job = Job(tmp_path, SIZE_OF, files, columns=SIZE_COLUMNS, age_s=age_s)
     done = job.run()
-    assert (done.n_rows, done.n_failed, done.returned, done.failures) == (3, 0, (), ())
+    assert (done.n_done, done.n_failed, done.returned, done.failures) == (3, 0, (), ())
     assert done.seconds > 0
     segment = done.segment
     assert segment == Segment(3, 4, JOB_ID[:8], "w1", 3, 0, segment.digest if segment else "")
@@ -216,14 +217,14 @@ def test_only_the_places_of_the_offer_are_done(tmp_path: Path) -> None:
 def test_a_worker_goes_from_shard_to_shard_and_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, n_kept: int
 ) -> None:
-    monkeypatch.setattr(worker_module, "KEPT_LINES", limit)
+    monkeypatch.setattr(shard_lines, "KEPT_LINES", limit)
     job = Job(tmp_path, SIZE_OF, {"a": b"1"}, columns=SIZE_COLUMNS)
     other = job.add_shard(12, {"b": b"12", "c": b"123"})
     for ref, names in ((job.ref, ["a"]), (other, ["b", "c"]), (job.ref, ["a"])):
         done = job.worker.run_batch(*job.offer(ref=ref))
         assert done.segment is not None and done.segment.shard == ref.shard
         assert [line["0.text"] for line in job.outcomes(done)] == names
-    assert sum(map(len, job.worker._lines.values())) == n_kept
+    assert sum(map(len, job.worker._lines._lines.values())) == n_kept
 
 
 @pytest.mark.parametrize("input", ["path", "bytes"])
@@ -268,7 +269,7 @@ def test_a_look_that_nobody_had_is_taken_before_the_failure_that_is_recorded(
             file.write(b"x")
         raise MemoryError
 
-    monkeypatch.setattr(job.worker, "_use_file", cannot)
+    monkeypatch.setattr(job.worker._processor, "_use_file", cannot)
     (line,) = job.outcomes(job.worker.run_batch(*job.offer(ref=ref)))
     assert sizes == [3, 4]
     assert (line["size"], line["error_type"]) == (4, "MemoryError")
@@ -354,7 +355,7 @@ def test_every_exception_is_the_failure_of_its_own_file(tmp_path: Path) -> None:
     names = [name for kind in EXCEPTIONS for name in (kind, f"fine {kind}")]
     job = Job(tmp_path, RAISING, {name: name.encode() for name in names})
     done = job.run()
-    assert (done.n_rows, done.n_failed, done.returned) == (len(EXCEPTIONS), len(EXCEPTIONS), ())
+    assert (done.n_done, done.n_failed, done.returned) == (len(EXCEPTIONS), len(EXCEPTIONS), ())
     told = [(path, failure.error_type) for path, failure in done.failures]
     assert told == [(kind, error_type) for kind, (_, error_type, _) in EXCEPTIONS.items()]
     found = dict(zip(names, job.outcomes(done), strict=True))
@@ -717,7 +718,7 @@ def test_a_batch_ends_after_batch_seconds_and_what_it_gives_back_can_be_offered_
 def test_a_slow_file_is_finished_and_the_next_one_not_begun(tmp_path: Path) -> None:
     job = Job(tmp_path, SLEEPY.format(seconds=0.15, more=""), {"a": b"", "b": b"", "c": b""}, batch_seconds=0.01)
     done = job.run()
-    assert (done.n_rows, done.returned) == (1, ((1, 3),))
+    assert (done.n_done, done.returned) == (1, ((1, 3),))
     assert [line["seconds"] >= 0.15 for line in job.outcomes(done)] == [True]
 
 
@@ -732,7 +733,7 @@ def test_a_stop_ends_a_batch_after_the_file_at_hand(tmp_path: Path, is_asked_oth
         job.worker.load()
     done = job.run()
     n_done = 2 if is_asked_otherwise else 3
-    assert (done.n_rows, done.returned) == (n_done, ((n_done, 6),))
+    assert (done.n_done, done.returned) == (n_done, ((n_done, 6),))
     assert [line["place"] for line in job.outcomes(done)] == list(range(n_done))
 
 
@@ -765,7 +766,7 @@ def test_a_batch_ends_when_its_rows_or_failures_are_large(
     files = {f"{i:02d}": b"" for i in range(20)}
     done = Job(tmp_path, f"def f(path):\n    {body}", files, columns=columns_of({"x": first})).run()
     n_done = 3 if done.n_failed else 5  # a failure has its message in its traceback, too
-    assert (done.n_rows + done.n_failed, done.returned) == (n_done, ((n_done, 20),))
+    assert (done.n_done + done.n_failed, done.returned) == (n_done, ((n_done, 20),))
 
 
 # The probe
@@ -792,7 +793,7 @@ def test_the_first_row_that_can_be_stored_ends_the_probe_and_sets_the_columns(tm
     assert job.n_segments() == 0  # nothing before the columns are durable
 
     done = job.worker.record_probe(probed.columns)
-    assert (done.n_rows, done.n_failed, done.returned) == (1, 4, ((5, 6),))
+    assert (done.n_done, done.n_failed, done.returned) == (1, 4, ((5, 6),))
     found = job.outcomes(done)
     assert [line["place"] for line in found] == list(range(5))
     assert [line["error_type"] for line in found] == ["ValueError", "NoDict", "BadRow", "BadRow", None]
@@ -805,7 +806,7 @@ def test_a_probe_without_a_row_records_failures_only(tmp_path: Path) -> None:
     probed = job.worker.probe(*job.offer())
     assert (probed.columns, probed.n_failed, probed.not_a_dict, probed.stopped) == (None, 4, None, False)
     done = job.worker.record_probe(None)
-    assert (done.n_rows, done.n_failed, done.returned) == (0, 4, ())
+    assert (done.n_done, done.n_failed, done.returned) == (0, 4, ())
     assert [line["error_type"] for line in job.outcomes(done)] == ["ValueError", "BadRow", "BadRow", "BadRow"]
 
 
@@ -861,7 +862,7 @@ def troubled_job(folder: Path, n_files: int, bad: Iterable[int], others: dict[in
 def test_what_fails_by_its_environment_is_put_off_and_nothing_of_it_recorded(tmp_path: Path) -> None:
     job = troubled_job(tmp_path, 6, [1], {4: "ETIMEDOUT", 5: "ENOENT"})
     done = job.run()
-    assert (done.n_rows, done.n_failed) == (3, 1), "what f itself does not find is its failure at once"
+    assert (done.n_done, done.n_failed) == (3, 1), "what f itself does not find is its failure at once"
     assert [(path, failure.error_type) for path, failure in done.failures] == [("005", "FileNotFoundError")]
     assert (done.deferred, done.n_deferred_first, done.n_deferred_last, done.returned) == ((1, 4), 0, 0, ())
     found = [(line["place"], line["0.int"], line["hash"]) for line in job.outcomes(done)]
@@ -875,7 +876,7 @@ def test_a_last_try_records_what_fails_by_its_environment_and_a_row_like_any_oth
     job = troubled_job(tmp_path, 6, [1, 4])
     assert job.run().deferred == (1, 4)
     done = job.run((1, 2), (4, 6), is_last_try=True)
-    assert (done.n_rows, done.n_failed, done.deferred, done.deferral) == (1, 2, (), None)
+    assert (done.n_done, done.n_failed, done.deferred, done.deferral) == (1, 2, (), None)
     assert [line["error_type"] for line in job.outcomes(done)] == ["OSError", "OSError", None]
     job.module.BAD.clear()
     found = job.outcomes(job.run((1, 2), (4, 5), is_last_try=True))
@@ -906,7 +907,7 @@ def test_fifty_in_a_row_end_the_batch_and_an_outcome_between_begins_the_count_an
 ) -> None:
     job = troubled_job(tmp_path, 120, bad, own)
     done = job.run(*places)
-    assert (done.n_rows, done.n_failed) == (n_outcomes - len(own), len(own))
+    assert (done.n_done, done.n_failed) == (n_outcomes - len(own), len(own))
     assert (done.segment is None, job.n_segments()) == ((True, 0) if not n_outcomes else (False, 1))
     assert (len(done.deferred), done.n_deferred_first, done.n_deferred_last) == (n_deferred, n_first, n_last)
     assert done.returned == returned
@@ -926,7 +927,7 @@ def test_a_probe_puts_off_what_fails_by_its_environment_and_goes_on(tmp_path: Pa
     probed = job.worker.probe(*job.offer())
     assert (probed.columns, probed.first_row_path, probed.n_failed) == (ONE, "002", 0)
     done = job.worker.record_probe(probed.columns)
-    assert (done.n_rows, done.deferred, done.n_deferred_last, done.returned) == (1, (0, 1), 0, ((3, 5),))
+    assert (done.n_done, done.deferred, done.n_deferred_last, done.returned) == (1, (0, 1), 0, ((3, 5),))
     assert done.n_deferred_first == 2
 
 
@@ -949,7 +950,7 @@ def wait(path):
 def test_a_file_that_takes_too_long_has_failed_and_its_worker_is_spent(tmp_path: Path) -> None:
     job = Job(tmp_path, LATE, {"a": b"", "late": b"12", "z": b""}, timeout_s=0.1)
     done = job.run()
-    assert (done.n_rows, done.n_failed, done.returned, done.is_spent) == (1, 1, ((2, 3),), True)
+    assert (done.n_done, done.n_failed, done.returned, done.is_spent) == (1, 1, ((2, 3),), True)
     row, late = job.outcomes(done)
     assert (row["is_row"], late["error_type"], late["size"]) == (True, "Timeout", 2)
     assert late["message"] == "f took longer than timeout_seconds: 0.1"
@@ -962,7 +963,7 @@ def test_a_file_that_takes_too_long_has_failed_and_its_worker_is_spent(tmp_path:
 def test_a_batch_in_time_is_not_spent_though_f_has_a_time_out_of_its_own(tmp_path: Path) -> None:
     source = LATE.replace("def f(path):\n", "def f(path):\n    if 'own' in path: raise TimeoutError('mine')\n")
     done = Job(tmp_path, source, {"a": b"", "own": b"", "z": b""}, timeout_s=30.0).run()
-    assert (done.n_rows, done.is_spent, done.failures[0][1].error_type) == (2, False, "TimeoutError")
+    assert (done.n_done, done.is_spent, done.failures[0][1].error_type) == (2, False, "TimeoutError")
 
 
 @pytest.mark.parametrize("change", ["os.unlink(path)", APPEND], ids=["removed", "changed"])
@@ -1032,7 +1033,7 @@ def test_after_a_call_under_a_time_limit_the_file_is_no_longer_in_f(
 
 def test_after_an_error_and_a_close_nothing_is_going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = probe_job(tmp_path, "return {'a': 1}")
-    monkeypatch.setattr(job.worker, "_read_lines", lambda _: 1 / 0)
+    monkeypatch.setattr(job.worker._lines, "read", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         job.run()
     job.worker.close()
@@ -1049,7 +1050,7 @@ def test_a_charge_records_the_failure_without_calling_f(tmp_path: Path) -> None:
     job.path("1").write_bytes(b"new")
     died = Failure("WorkerDied", "SIGSEGV: the process died in this file, alone, twice", "f.py:3 in f", "a stack")
     done = job.worker.record_failure(*job.offer((1, 2)), died)
-    assert (done.n_rows, done.n_failed, done.returned, done.failures) == (0, 1, (), (("1", died),))
+    assert (done.n_done, done.n_failed, done.returned, done.failures) == (0, 1, (), (("1", died),))
     (line,) = job.outcomes(done)
     assert (line["place"], line["size"], line["hash"], line["racy"]) == (1, 0, None, False)
     assert line["mtime_ns"] == mtime_ns, "as the manifest has it: what killed may be the content of before"
@@ -1133,7 +1134,7 @@ def test_a_disk_that_refuses_the_segment_is_no_failure_of_the_files(
         with pytest.raises(OSError, match="No space left"):
             job.run()
     assert job.n_segments() == 0
-    assert job.run().n_rows == 1  # the worker is as good as before
+    assert job.run().n_done == 1  # the worker is as good as before
 
 
 def test_what_f_does_to_its_process_does_not_reach_the_segment(tmp_path: Path) -> None:

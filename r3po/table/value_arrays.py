@@ -1,0 +1,117 @@
+"""The values of rows as Arrow arrays: one array a column and variant, null where a row has another variant.
+
+Source: FORMAT.md, "Outcomes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from r3po.table.columns import Column, Columns, check_value
+from r3po.table.user_objects import ends_worker
+from r3po.table.values import BadRowError, Nested, variant_of
+
+VARIANT_TYPES: dict[str, Any] = {
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "text": pa.string(),
+    "bool": pa.bool_(),
+    "bytes": pa.binary(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+    "timestamp_utc": pa.timestamp("us", "UTC"),
+    "time": pa.time64("us"),
+    "decimal": pa.string(),
+    "list": pa.string(),
+    "dict": pa.string(),
+}
+"""How each variant is stored. Decimals, lists and dicts are text: exact, whatever else the column holds."""
+
+AS_TEXT = ("decimal", "list", "dict")
+
+_FAST: dict[str, dict[type, str]] = {
+    "number": {int: "int", float: "float"},
+    "text": {str: "text"},
+    "bool": {bool: "bool"},
+    "bytes": {bytes: "bytes"},
+}
+"""Families whose values Arrow takes without a look at each."""
+
+_FAST_TYPES: dict[str, dict[type, str]] = {
+    "int64": {int: "int"},
+    "float64": {float: "float"},
+    "string": {str: "text"},
+    "bool": {bool: "bool"},
+    "binary": {bytes: "bytes"},
+}
+"""Types of `columns:` that hold every value of their Python type: Arrow takes these without a look at each, too."""
+
+
+def value_arrays(rows: Sequence[tuple[Any, ...] | None], columns: Columns) -> tuple[dict[str, Any], dict[int, str]]:
+    """Return the values of rows as arrays by `<i>.<variant>`, and why rows cannot be kept, by their index in `rows`.
+
+    The arrays of a call in which a row was rejected are not whole: call again without that row.
+
+    Args:
+        rows: values in column order; None: nulls.
+    """
+    arrays: dict[str, Any] = {}
+    rejected: dict[int, str] = {}
+    blank = (None,) * len(columns.items)
+    filled = [blank if row is None else row for row in rows]
+    by_column = zip(*filled, strict=True) if filled else iter([()] * len(columns.items))
+    for i, (column, values) in enumerate(zip(columns.items, by_column, strict=True)):
+        variants = _fast_arrays(values, column)
+        if variants is None:
+            variants = _checked_arrays(values, column, rejected)
+        arrays.update((f"{i}.{variant}", array) for variant, array in variants.items())
+    return arrays, rejected
+
+
+# Private functions
+
+
+def _fast_arrays(values: Sequence[Any], column: Column) -> dict[str, Any] | None:
+    """Return the arrays of a column whose values are all of one variant, or None: look at each value."""
+    known = _FAST.get(column.family) if column.column_type is None else _FAST_TYPES.get(column.column_type.kind)
+    if known is None:
+        return None
+    try:
+        types = set(map(type, values))
+        types.discard(type(None))
+        if len(types) > 1 or not types <= known.keys():
+            return None
+    except BaseException as error:  # the class of a value may not even hash
+        if ends_worker(error):
+            raise
+        return None
+    if not types:
+        return {}
+    variant = known[types.pop()]
+    try:
+        return {variant: pa.array(values, VARIANT_TYPES[variant], from_pandas=False)}
+    except (OverflowError, UnicodeEncodeError, pa.ArrowException):
+        return None  # some value does not fit; the careful way finds out which
+
+
+def _checked_arrays(values: Sequence[Any], column: Any, rejected: dict[int, str]) -> dict[str, Any]:
+    by_variant: dict[str, list[Any]] = {}
+    for index, value in enumerate(values):
+        try:
+            value = check_value(value, column)
+        except BadRowError as error:
+            rejected.setdefault(index, str(error))
+            continue
+        if value is not None:
+            variant = variant_of(value)
+            by_variant.setdefault(variant, [None] * len(values))[index] = _stored(value, variant)
+    return {v: pa.array(items, VARIANT_TYPES[v], from_pandas=False) for v, items in sorted(by_variant.items())}
+
+
+def _stored(value: Any, variant: str) -> Any:
+    if isinstance(value, Nested):
+        return value.text
+    return str(value) if variant == "decimal" else value
