@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from r3po.table.outcomes import AS_TEXT, Indices, Schema, Table, gather, outcome_groups, places_of, variants_in
+from r3po.table.outcomes import Indices, Schema, Table, gather, outcome_groups, places_of, variants_in
 from r3po.table.schema import MIXED, join_types, plain_values
+from r3po.table.value_arrays import AS_TEXT
 from r3po.table.values import family_of, variant_of
 from r3po.text import shorten_path
 
