@@ -132,7 +132,7 @@ def _advice(failure: dict[str, Any]) -> str:
         return "let f return what a table can hold: numbers, text, dates, bytes, lists and dicts of these"
     if kind == "Timeout":
         return "raise timeout_seconds in the config, or look at where f was"
-    return f"look at the file: {one_line(failure['path'])}"
+    return f"look at the function's arguments, and at the file: {one_line(failure['path'])}"
 
 
 def _estimate_lines(estimate: Estimate, n_rows: int) -> list[str]:
