@@ -47,6 +47,7 @@ from r3po.table import predicate
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.predicate import CountingRules
+from r3po.table.rows import Outcomes
 from r3po.work import Batch, Death, RecordFailure, Work
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.failures import EnvironmentalFailure
@@ -254,7 +255,7 @@ class World:
         segment = Segment(shard, build, JOB_ID[:8], attempt, n_rows, n_failed, digest)
         outcomes = tables.outcome_table(batch, None)
         table = tables.with_origin(outcomes, build=build, attempt=attempt, fingerprint=self.fingerprint)
-        self.disk.segments.setdefault(shard, {})[segment.name] = table
+        self.disk.segments.setdefault(shard, {})[segment.name] = Outcomes(table)
         return segment
 
     def stage(self, order: Any) -> Staged:
@@ -270,9 +271,8 @@ class World:
         if len(places) != order.ref.n_files:
             return Staged(shard, None, tuple(missing_spans(places, needed)))
         record = FileRecord(f"{shard}.{order.attempt}", 0, "")
-        self.disk.outcomes[record.name] = tables.outcomes_at(
-            predicate.with_tries_summed(table, indices, needed, order.rules), indices
-        )
+        summed = predicate.with_tries_summed(table, indices, needed, order.rules)
+        self.disk.outcomes[record.name] = Outcomes(tables.outcomes_at(summed, indices))
         made_of = (order.build, order.ref.file.sha256, order.ref, record, tables.tally(table, indices))
         first_build = tables.lowest_build(table.select(["build"]).take(indices))
         return Staged(shard, Commit(JOB_ID, shard, *made_of, first_build, None, None, (), {}))
