@@ -32,6 +32,7 @@ from pydantic_core import PydanticCustomError
 from r3po.config.folders import expand
 from r3po.config.worker_keys import SIZE_SCHEMA, WorkerResources, parse_size, to_arguments
 from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
+from r3po.table.columns import PART_BYTES
 from r3po.text import is_control
 
 MAX_PROCESSES = 4096
@@ -375,7 +376,7 @@ class Keys(BaseModel):
     )
     """None: as many as the shard has."""
     part_bytes: Annotated[int, BeforeValidator(parse_size), WithJsonSchema(SIZE_SCHEMA)] = Field(
-        1 << 30,
+        PART_BYTES,
         description="about the most bytes of a part: its texts, and 8 for each other value; a shard with more makes "
         "several parts",
     )

@@ -63,11 +63,10 @@ def differing_parts(
             what = ""  # its digest is checked already, and that is all that can be said of it
         if what:
             found.append((path, what))
-    names = {part.name for part in published.values()}
-    for name in groups.keys() - names - {part.name for part in commit.parts}:
-        found.append(
-            (next(iter(published)).with_name(name), "the outcomes make such a part, but its commit names none")
-        )
+    folders = {part.kind: path.parent for path, part in published.items()}
+    for name in sorted(groups.keys() - {part.name for part in commit.parts}):
+        path = folders[name.rpartition(".")[2]] / name
+        found.append((path, "the outcomes make such a part, but its commit does not name it"))
     return found
 
 

@@ -205,11 +205,10 @@ class OutputFolder:
         sync_folder(folder)
         return True
 
-    def remove_parts(self, shard: int) -> None:
-        """Remove durably the parts that have the names of a shard's."""
-        for kind, name in list(self.list_files()):
-            if shard_of(name) == shard:
-                remove_durably(self.data(kind) / name)
+    def remove_parts(self, parts: Iterable[Part]) -> None:
+        """Remove durably what has the names of parts."""
+        for part in parts:
+            remove_durably(self.data(part.kind) / part.name)
 
     def unstage(self, parts: Iterable[Part]) -> None:
         """Remove parts that were staged and will not be published."""

@@ -44,6 +44,9 @@ from r3po.table.values import (
 )
 from r3po.text import shorten
 
+PART_BYTES = 1 << 30
+"""About the most bytes of a part, where the config says nothing else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:

@@ -165,9 +165,12 @@ class _Layout:
         if _BLOCKS in self.metadata:
             source.seek(0)
             whole = source.read_buffer()
-            spans = json.loads(self.metadata[_BLOCKS])
-            self.blocks = [whole.slice(start, stop - start) for start, stop in spans]
-            self.last = whole.slice(int(self.metadata[_START]))
+            try:
+                spans = [(int(start), int(stop)) for start, stop in json.loads(self.metadata[_BLOCKS])]
+                self.blocks = [whole.slice(start, stop - start) for start, stop in spans]
+                self.last = whole.slice(int(self.metadata[_START]))
+            except (KeyError, TypeError, IndexError) as error:
+                raise ValueError(f"its row blocks are not where it says: {error}") from error
 
 
 def _copy(reader: Any, writer: TableWriter) -> None:

@@ -18,7 +18,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from r3po.table.column_types import MOST_DIGITS
-from r3po.table.columns import Columns
+from r3po.table.columns import PART_BYTES, Columns
 from r3po.table.nested import show
 from r3po.table.outcomes import Indices, Schema, Table, gather, one_chunk, variants_in
 from r3po.table.rows import Rows
@@ -87,10 +87,9 @@ def part_groups(shown: ShownRows, schema: Schema, settings: Mapping[str, Any]) -
     """Return the row groups of each part that the rows are cut into, the same for all kinds of parts.
 
     Args:
-        settings: the part settings of a commit: `part_rows` and `part_bytes`, the most of each; without one as many as
-            there are.
+        settings: the part settings of a commit: `part_rows` and `part_bytes`, if they are not as usual.
     """
-    return list(shown.rows.parts(len(schema), settings.get("part_rows"), settings.get("part_bytes")))
+    return list(shown.rows.parts(len(schema), settings.get("part_rows"), settings.get("part_bytes", PART_BYTES)))
 
 
 def part_metadata(job_name: str, shard: int, version: str, fingerprints: Iterable[str]) -> dict[str, str]:

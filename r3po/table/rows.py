@@ -62,16 +62,20 @@ def join_outcomes(found: Sequence[Outcomes]) -> Outcomes:
 
 
 def check_blocks(outcomes: Outcomes) -> Outcomes:
-    """Return outcomes as they are, if the rows of each file lie within the blocks.
+    """Return outcomes as they are, if the rows of each file lie within the blocks, and no row is two files'.
 
     Raises:
-        ValueError: they do not.
+        ValueError: they do not, or one is.
     """
-    if outcomes.blocks is not None and len(outcomes.table):
-        ends = pc.add(outcomes.table["first_row"], outcomes.table["n_rows"])
-        lowest = min(pc.min(outcomes.table[name]).as_py() or 0 for name in ROWS_OF_A_FILE.names)
-        if lowest < 0 or pc.max(ends).as_py() > len(outcomes.blocks) or ends.null_count:
-            raise ValueError("rows of a file are said to be where none are")
+    if outcomes.blocks is None:
+        return outcomes
+    firsts, counts = (outcomes.table[name].to_pylist() for name in ROWS_OF_A_FILE.names)
+    if None in firsts or None in counts or min(firsts, default=0) < 0 or min(counts, default=0) < 0:
+        raise ValueError("it is not said where the rows of a file are")
+    spans = sorted((first, first + n) for first, n in zip(firsts, counts, strict=True) if n)
+    ends = [0, *(stop for _, stop in spans)]
+    if ends[-1] > len(outcomes.blocks) or any(start < end for (start, _), end in zip(spans, ends, strict=False)):
+        raise ValueError("rows of a file are said to be where none are, or those of another file")
     return outcomes
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from r3po.table.column_types import MOST_DIGITS, ColumnType, why_unfit
 from r3po.table.columns import Columns
 from r3po.table.nested import decode
-from r3po.table.outcomes import Indices, Schema, Table, gather, variants_in
+from r3po.table.outcomes import ROW_GROUP_ROWS, Indices, Schema, Table, gather, variants_in
 from r3po.table.rows import Rows
 from r3po.table.value_arrays import AS_TEXT, VARIANT_TYPES
 from r3po.table.values import family_of
@@ -151,7 +151,7 @@ class _MixedError(Exception):
 
 def _own_type(table: Table, groups: Sequence[Indices], i: int) -> Any:
     joined = pa.null()
-    for variant in variants_in(table, i):
+    for variant in variants_in(table, i) if groups else ():
         values = table[f"{i}.{variant}"]
         if variant in AS_TEXT:
             joined = join_types(joined, _decoded_type(values, groups, variant))
@@ -169,7 +169,10 @@ def _has_inexact(ints: Any) -> bool:
     low, high = ends["min"].as_py(), ends["max"].as_py()
     if low is None or (low >= -_EXACT and high <= _EXACT):
         return False
-    return any(int(float(value)) != value for value in ints.to_pylist() if value is not None)
+    pieces = (
+        chunk.slice(start, ROW_GROUP_ROWS) for chunk in ints.chunks for start in range(0, len(chunk), ROW_GROUP_ROWS)
+    )
+    return any(int(float(value)) != value for piece in pieces for value in piece.to_pylist() if value is not None)
 
 
 _EXACT = 1 << 53

@@ -918,7 +918,7 @@ class Driver:
             return
         shard = done.segment.shard
         table = self.world.disk.segments.get(shard, {}).get(done.segment.name)
-        for place in [] if table is None else table["place"].to_pylist():
+        for place in [] if table is None else table.table["place"].to_pylist():
             assert (shard, place) not in self._acknowledged or self.world.chances.damaged, "no file is done twice"
             self._acknowledged.add((shard, place))
 
@@ -941,7 +941,7 @@ class Driver:
 
 def check_finished(world: World) -> None:
     for shard, files in enumerate(world.files):
-        table = world.disk.outcomes[world.disk.commits[shard].outcomes.name]
+        table = world.disk.outcomes[world.disk.commits[shard].outcomes.name].table
         assert table["place"].to_pylist() == list(range(len(files))), f"shard {shard} has every place once"
         columns = (table[name].to_pylist() for name in ("place", "is_row", "error_type", "size", "build"))
         for place, is_row, error_type, version, build, file in zip(*columns, files, strict=True):
@@ -1223,7 +1223,7 @@ def end_of(world: World, machine: Machine, most: int = 1) -> tuple[int, Counter[
     for n in range(1, most + 1):
         if Driver(world).run():
             check_finished(world)
-            table = world.disk.outcomes[world.disk.commits[0].outcomes.name]
+            table = world.disk.outcomes[world.disk.commits[0].outcomes.name].table
             return n, Counter(error_type or "row" for error_type in table["error_type"].to_pylist())
     raise AssertionError(f"{most} runs do not finish the job: {world.happened}")
 
