@@ -190,7 +190,7 @@ class _Trial:
         try:
             file = self._use(path)
             try:
-                returned, failure = self._caller.call(path, file.data)
+                returned, failure = self._caller.call(*((path,) if file.data is None else (path, file.data)))
             finally:
                 file.close()
         except (OSError, MemoryError) as error:
