@@ -202,6 +202,7 @@ _TAKES = {
     "processes": "a whole number, or auto",
     "parquet": "true, false or {compression: zstd, level: 3}",
     "timeout_seconds": "a number of seconds, or null",
+    "batch_files": "a whole number of files, or null",
     "columns": "a mapping such as {fruits: int64, name: string}, or null",
 }
 """What a value of another type must be, for keys of which pydantic's finding does not say it."""

@@ -5,7 +5,9 @@ not come to, and says when a shard is complete and must be staged. It holds span
 
 When a worker dies, the file it was in is a *suspect*: it runs in a trial, the only file of a fresh worker, until it
 has an outcome or has died too often, which is its failure. The rest of its batch is innocent and is done again, in
-batches half as large: if the true culprit is another file, it ends up in a batch of its own.
+batches half as large: if the true culprit is another file, it ends up in a batch of its own. Where f takes many files
+at once, and a worker dies in a call of several, none of them is a suspect: they are called again in halves, until a
+file is alone in its call.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ class Scheduler:
         batch_seconds: how long a batch should take; the worker ends a longer one itself.
         suspects: pending places that an earlier run has reason to mistrust.
         limit: the most places to do, the first in row order; the others are left to a later run. None: all.
+        batch_files: the most files that f is given at once.
+        in_doubt: shard and places of calls of several files that an earlier run was killed in: each goes into a call
+            by itself.
     """
 
     def __init__(
@@ -37,8 +42,12 @@ class Scheduler:
         batch_seconds: float,
         suspects: Iterable[Suspect] = (),
         limit: int | None = None,
+        batch_files: int = 1,
+        in_doubt: Iterable[tuple[int, Span]] = (),
     ) -> None:
-        self._backlog = Backlog(max(1, n_workers), batch_seconds)
+        self._batch_files = batch_files
+        self._backlog = Backlog(max(1, n_workers), batch_seconds, batch_files)
+        self._in_doubt = list(in_doubt) if batch_files > 1 else []
         self._n_left: dict[int, int] = {}
         """By shard, places without an outcome, wherever they are: in the backlog, in flight, suspect, deferred."""
         self.suspects = SuspectList()
@@ -102,16 +111,25 @@ class Scheduler:
             return self._issue_trial(suspect)
         return self._next_last_try() or self._next_batch(limit)
 
-    def batch_done(self, work: Batch, returned: Iterable[Span], seconds: float, deferred: Iterable[int] = ()) -> None:
+    def batch_done(
+        self,
+        work: Batch,
+        returned: Iterable[Span],
+        seconds: float,
+        deferred: Iterable[int] = (),
+        doubted: Sequence[Span] = (),
+        call_files: int = 0,
+    ) -> None:
         """Take a worker's answer: everything of the work has an outcome, but for what it gave back.
 
         Args:
             returned: places that it did not come to.
             deferred: places that failed by no fault of theirs (a disk that does not answer).
+            doubted: places of calls of several files that failed; they go into calls of `call_files` files at most.
         """
         self._in_flight.pop(work.number)
         returned, deferred = list(returned), list(deferred)
-        n_done = count_places(work.places) - count_places(returned) - len(deferred)
+        n_done = count_places(work.places) - count_places(returned) - len(deferred) - count_places(doubted)
         if deferred:
             self._deferred.credit = 0
         elif not work.is_last_try:  # these prove nothing: they may all be failures
@@ -126,7 +144,8 @@ class Scheduler:
             self._deferred.add(work.shard, iter_places(returned))
         else:
             self._deferred.add(work.shard, deferred)
-            self._backlog.add(work.shard, returned, work.limit)
+            self._backlog.add(work.shard, doubted, work.limit, call_files)
+            self._backlog.add(work.shard, returned, work.limit, work.call_files)
         self._settle(work.shard, n_done)
 
     def hand_back(self, work: Work) -> None:
@@ -142,7 +161,7 @@ class Scheduler:
             case Batch(kind="last try"):
                 self._deferred.add(work.shard, iter_places(work.places))
             case _:
-                self._backlog.add(work.shard, work.places, work.limit)
+                self._backlog.add(work.shard, work.places, work.limit, work.call_files)
 
     def lost(self, work: Work, place: int | None, death: Death, *, counts: bool = True) -> None:
         """Take work back whose worker died over it.
@@ -170,14 +189,28 @@ class Scheduler:
             suspect.is_apart = suspect.is_apart or death.is_memory
             self.suspects.judge(suspect)
         rest = list(work.places) if place is None else _without(work.places, place)
-        self._backlog.add(work.shard, rest, max(1, math.ceil(n_files / 2)))
+        self._backlog.add(work.shard, rest, max(1, math.ceil(n_files / 2)), work.call_files)
+
+    def lost_call(self, work: Batch, call: Span) -> None:
+        """Take a batch back whose worker ended in a call of several files: these are called again in halves.
+
+        Nobody is to blame yet, whether the worker died or was ended because the call took too long.
+
+        Args:
+            call: reaches from the first to the last of them.
+        """
+        self._in_flight.pop(work.number)
+        in_hand, rest = _inside(work.places, call), _outside(work.places, call)
+        half = math.ceil(min(count_places(in_hand), work.call_files or self._batch_files) / 2)
+        self._backlog.add(work.shard, in_hand, half, half)
+        self._backlog.add(work.shard, rest, max(1, math.ceil(count_places(work.places) / 2)), work.call_files)
 
     def overran(self, work: Batch, place: int, death: Death) -> None:
         """Take a batch back whose worker was ended because this file took too long: that is its failure."""
         self._in_flight.pop(work.number)
         self.suspects.on_trial.pop(work.number, None)
         self.suspects.to_record.append(Suspect(work.shard, place, death=death))
-        self._backlog.add(work.shard, _without(work.places, place), work.limit)
+        self._backlog.add(work.shard, _without(work.places, place), work.limit, work.call_files)
 
     def failure_recorded(self, work: RecordFailure) -> None:
         """The failure is durable."""
@@ -208,7 +241,7 @@ class Scheduler:
         self._deferred.spend(int(suspect.is_last_try))
         self.suspects.begin_trial(suspect, self._number)
         places = ((suspect.place, suspect.place + 1),)
-        return self._issue(Batch(self._number, suspect.shard, places, "trial", suspect.is_last_try))
+        return self._issue(Batch(self._number, suspect.shard, places, "trial", suspect.is_last_try, call_files=1))
 
     def _next_suspect(self) -> Suspect | None:
         # A last try waits until the disk has been seen to work again.
@@ -227,14 +260,14 @@ class Scheduler:
             return None
         shard, places = taken
         spans = tuple((place, place + 1) for place in places)
-        return self._issue(Batch(self._number, shard, spans, "last try", is_last_try=True))
+        return self._issue(Batch(self._number, shard, spans, "last try", is_last_try=True, call_files=1))
 
     def _next_batch(self, limit: int | None) -> Work | None:
         taken = self._backlog.take(self.n_pending, limit)
         if taken is None:
             return None
-        shard, places, most = taken
-        return self._issue(Batch(self._number, shard, tuple(places), limit=most))
+        places = tuple(taken.places)
+        return self._issue(Batch(self._number, taken.shard, places, limit=taken.limit, call_files=taken.call_files))
 
     # Private methods: taking back
 
@@ -255,6 +288,9 @@ class Scheduler:
             for place in [p for s, p in mistrusted if s == shard and start <= p < stop]:
                 self.suspects.judge(mistrusted[shard, place])
                 spans = _without(spans, place)
+        for call in [call for other, call in self._in_doubt if other == shard]:
+            self._backlog.add(shard, _inside(spans, call), call_files=1)
+            spans = _outside(spans, call)
         self._backlog.add(shard, spans)
 
     def _settle(self, shard: int, n_done: int) -> None:
@@ -281,5 +317,17 @@ def _cut(spans: Sequence[Span], n_places: int | None) -> tuple[list[Span], list[
 
 
 def _without(spans: Iterable[Span], place: int) -> list[Span]:
-    pieces = [(s, e) for start, stop in spans for s, e in ((start, min(place, stop)), (max(place + 1, start), stop))]
+    return _outside(spans, (place, place + 1))
+
+
+def _inside(spans: Iterable[Span], call: Span) -> list[Span]:
+    """Return the places of `spans` that lie in `call`."""
+    pieces = [(max(start, call[0]), min(stop, call[1])) for start, stop in spans]
+    return [(start, stop) for start, stop in pieces if start < stop]
+
+
+def _outside(spans: Iterable[Span], call: Span) -> list[Span]:
+    """Return the places of `spans` that do not lie in `call`."""
+    first, after = call
+    pieces = [(s, e) for start, stop in spans for s, e in ((start, min(first, stop)), (max(after, start), stop))]
     return [(start, stop) for start, stop in pieces if start < stop]
