@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from r3po.run.backlog import Backlog, Deferred
 from r3po.run.suspect_list import Suspect, SuspectList
@@ -47,7 +48,6 @@ class Scheduler:
     ) -> None:
         self._batch_files = batch_files
         self._backlog = Backlog(max(1, n_workers), batch_seconds, batch_files)
-        self._in_doubt = list(in_doubt) if batch_files > 1 else []
         self._n_left: dict[int, int] = {}
         """By shard, places without an outcome, wherever they are: in the backlog, in flight, suspect, deferred."""
         self.suspects = SuspectList()
@@ -55,14 +55,14 @@ class Scheduler:
         self._to_stage: deque[int] = deque()
         self._in_flight: dict[int, Work] = {}
         self._number = 0
-        self._room = limit
-        """How many more places may be taken up; None: all."""
-        self.n_left_out = 0
-        """Places beyond the limit. Their shards are not staged."""
-        mistrusted = {suspect.key: suspect for suspect in suspects}
+        intake = _Intake(
+            limit, {suspect.key: suspect for suspect in suspects}, tuple(in_doubt) if batch_files > 1 else ()
+        )
         for shard, spans in pending:
-            self._add_shard(shard, list(spans), mistrusted)
-        order = {key: number for number, key in enumerate(mistrusted)}
+            self._add_shard(shard, list(spans), intake)
+        self.n_left_out = intake.n_left_out
+        """Places beyond the limit. Their shards are not staged."""
+        order = {key: number for number, key in enumerate(intake.mistrusted)}
         self.suspects.waiting = deque(sorted(self.suspects.waiting, key=lambda suspect: order[suspect.key]))
 
     @property
@@ -135,11 +135,8 @@ class Scheduler:
         elif not work.is_last_try:  # these prove nothing: they may all be failures
             self._deferred.credit += n_done
         self._backlog.learn(n_done, seconds)
-        suspect = self.suspects.on_trial.pop(work.number, None)
-        if suspect is not None and (returned or deferred):
-            if deferred:  # it did not end its worker, so it needs no protection for its next try
-                suspect.is_last_try, suspect.is_apart = True, False
-            self.suspects.waiting.append(suspect)
+        if self.suspects.end_trial(work.number, is_done=not (returned or deferred), is_deferred=bool(deferred)):
+            pass  # it waits there, if it has to
         elif work.kind == "last try":
             self._deferred.add(work.shard, iter_places(returned))
         else:
@@ -178,17 +175,8 @@ class Scheduler:
         n_files = count_places(work.places)
         if place is None and n_files == 1:
             place = work.places[0][0]  # a batch of one file: whenever it died, it was with this one
-        suspect = self.suspects.on_trial.pop(work.number, None)
-        if suspect is not None and counts:
-            suspect.n_deaths += 1
-            suspect.n_known += death.is_known
-        elif suspect is None and place is not None:
-            suspect = Suspect(work.shard, place)
-        if suspect is not None:
-            suspect.death = death
-            suspect.is_apart = suspect.is_apart or death.is_memory
-            self.suspects.judge(suspect)
-        rest = list(work.places) if place is None else _without(work.places, place)
+        self.suspects.take_death(work.number, None if place is None else (work.shard, place), death, counts=counts)
+        rest = list(work.places) if place is None else _outside(work.places, (place, place + 1))
         self._backlog.add(work.shard, rest, max(1, math.ceil(n_files / 2)), work.call_files)
 
     def lost_call(self, work: Batch, call: Span) -> None:
@@ -210,7 +198,7 @@ class Scheduler:
         self._in_flight.pop(work.number)
         self.suspects.on_trial.pop(work.number, None)
         self.suspects.to_record.append(Suspect(work.shard, place, death=death))
-        self._backlog.add(work.shard, _without(work.places, place), work.limit, work.call_files)
+        self._backlog.add(work.shard, _outside(work.places, (place, place + 1)), work.limit, work.call_files)
 
     def failure_recorded(self, work: RecordFailure) -> None:
         """The failure is durable."""
@@ -271,27 +259,12 @@ class Scheduler:
 
     # Private methods: taking back
 
-    def _add_shard(self, shard: int, spans: list[Span], mistrusted: dict[tuple[int, int], Suspect]) -> None:
+    def _add_shard(self, shard: int, spans: list[Span], intake: _Intake) -> None:
         self._n_left[shard] = count_places(spans)
         if not self._n_left[shard]:
             self._to_stage.append(shard)
             return
-        taken, beyond = _cut(spans, self._room)
-        self.n_left_out += count_places(beyond)
-        if self._room is not None:
-            self._room -= count_places(taken)
-        # Nobody tries these now, but what is known of them is kept.
-        for start, stop in beyond if mistrusted else ():
-            self.suspects.left_out += [one for (s, p), one in mistrusted.items() if s == shard and start <= p < stop]
-        spans = taken
-        for start, stop in list(spans):
-            for place in [p for s, p in mistrusted if s == shard and start <= p < stop]:
-                self.suspects.judge(mistrusted[shard, place])
-                spans = _without(spans, place)
-        for call in [call for other, call in self._in_doubt if other == shard]:
-            self._backlog.add(shard, _inside(spans, call), call_files=1)
-            spans = _outside(spans, call)
-        self._backlog.add(shard, spans)
+        intake.take_up(shard, spans, self.suspects, self._backlog)
 
     def _settle(self, shard: int, n_done: int) -> None:
         self._n_left[shard] -= n_done
@@ -299,7 +272,36 @@ class Scheduler:
             self._to_stage.append(shard)
 
 
-# Private functions
+# Private
+
+
+@dataclass(slots=True)
+class _Intake:
+    """What a run takes up of the pending places, and what earlier runs have learned of them."""
+
+    room: int | None
+    """How many more places may be taken up; None: all."""
+    mistrusted: dict[tuple[int, int], Suspect]
+    in_doubt: Sequence[tuple[int, Span]]
+    n_left_out: int = 0
+
+    def take_up(self, shard: int, spans: Sequence[Span], suspects: SuspectList, backlog: Backlog) -> None:
+        """Put the places of a shard where they belong: suspects, calls in doubt, and all others."""
+        taken, beyond = _cut(spans, self.room)
+        self.n_left_out += count_places(beyond)
+        if self.room is not None:
+            self.room -= count_places(taken)
+        known = {place: one for (other, place), one in self.mistrusted.items() if other == shard}
+        # Nobody tries these now, but what is known of them is kept.
+        suspects.left_out += [one for place, one in known.items() if _inside(beyond, (place, place + 1))]
+        for place, suspect in known.items():
+            if _inside(taken, (place, place + 1)):
+                suspects.judge(suspect)
+                taken = _outside(taken, (place, place + 1))
+        for call in [call for other, call in self.in_doubt if other == shard]:
+            backlog.add(shard, _inside(taken, call), call_files=1)
+            taken = _outside(taken, call)
+        backlog.add(shard, taken)
 
 
 def _cut(spans: Sequence[Span], n_places: int | None) -> tuple[list[Span], list[Span]]:
@@ -314,10 +316,6 @@ def _cut(spans: Sequence[Span], n_places: int | None) -> tuple[list[Span], list[
         taken += [(start, middle)] if start < middle else []
         beyond += [(middle, stop)] if middle < stop else []
     return taken, beyond
-
-
-def _without(spans: Iterable[Span], place: int) -> list[Span]:
-    return _outside(spans, (place, place + 1))
 
 
 def _inside(spans: Iterable[Span], call: Span) -> list[Span]:

@@ -46,17 +46,8 @@ class Trials:
         for work in in_hand:
             if work is not begun:
                 self._scheduler.hand_back(work)
-        place = where[1] if where is not None else None
-        has_moved_on = lost.handle.ended_for == "time" and not lost.is_overrun
-        if isinstance(begun, Batch) and place is not None and call is not None and not has_moved_on:
-            self._scheduler.lost_call(begun, call)  # of several files none is to blame yet
-        elif isinstance(begun, Batch) and place is not None and lost.is_overrun:
-            self._scheduler.overran(begun, place, lost.death)
-        elif begun is not None and lost.handle.ended_for == "time":
-            self._scheduler.hand_back(begun)  # it had come to another file by then: our doing, and nobody's fault
-        elif begun is not None:
-            # Memory is shared: only who had it alone can be to blame.
-            self._scheduler.lost(begun, place, lost.death, counts=lost.was_alone or not lost.death.is_memory)
+        if begun is not None:
+            self._take_back(begun, lost, where)
         self.remember()
         return where
 
@@ -103,8 +94,33 @@ class Trials:
             kind, message = "WorkerDied", f"{death.cause}: the process died in this file, alone, {times}"
         return death_failure(kind, message, death.stack), self._book.version_of((work.shard, work.place))
 
+    # Private methods
+
+    def _take_back(self, begun: Work, lost: Lost, where: tuple[int, int] | None) -> None:
+        """Take back what a dead worker had begun.
+
+        Args:
+            where: the file that it was in, or the first of several.
+        """
+        scheduler = self._scheduler
+        if lost.handle.ended_for == "time" and (where is None or not lost.is_overrun):
+            scheduler.hand_back(begun)  # it had come to another file by then: our doing, and nobody's fault
+        elif not isinstance(begun, Batch) or where is None:
+            scheduler.lost(begun, None, lost.death, counts=_counts(lost))
+        elif lost.call is not None:
+            scheduler.lost_call(begun, lost.call)  # of several files none is to blame yet
+        elif lost.is_overrun:
+            scheduler.overran(begun, where[1], lost.death)
+        else:
+            scheduler.lost(begun, where[1], lost.death, counts=_counts(lost))
+
 
 # Private functions
+
+
+def _counts(lost: Lost) -> bool:
+    """Whether a death can be held against a file: memory is shared, and only who had it alone can be to blame."""
+    return lost.was_alone or not lost.death.is_memory
 
 
 def _holds(work: Work, where: tuple[int, int] | None, call: Span | None) -> bool:
