@@ -1008,7 +1008,8 @@ class Driver:
     def tell(self) -> str:
         s = self.scheduler
         handles = [(m.number, m.is_ready, m.is_fresh, m.is_leaving, m.in_hand) for m in self._manager.handles.values()]
-        return f"{s.n_pending} pending, {s.n_in_flight} in flight, apart {s.suspects.is_apart}, {s.suspects}, handles {handles}"
+        told = f"{s.n_pending} pending, {s.n_in_flight} in flight, apart {s.suspects.is_apart}, {s.suspects}"
+        return f"{told}, handles {handles}"
 
 
 # The checks of a finished phase
