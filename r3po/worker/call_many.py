@@ -13,6 +13,9 @@ from r3po.table.user_objects import type_name
 from r3po.text import count_of
 from r3po.worker.call import Caller
 
+NO_LIST = "NoList"
+"""The kind of failure of files for which f returned no list of as many items."""
+
 
 def call_many(caller: Caller, *arguments: list[Any]) -> tuple[list[Any], Failure | None]:
     """Return what f returned for each file, in their order, or why it gave nothing for any of them.
@@ -23,7 +26,7 @@ def call_many(caller: Caller, *arguments: list[Any]) -> tuple[list[Any], Failure
     n_files = len(arguments[0])
     returned, failure = caller.call(*arguments, consume=partial(_items_of, n_files))
     if failure is None and isinstance(returned, _Unfit):
-        failure = Failure("NoList", returned.message, "", "")
+        failure = Failure(NO_LIST, returned.message, "", "")
     return ([], failure) if failure is not None else (returned, None)
 
 
@@ -55,7 +58,7 @@ def _items_of(n_files: int, returned: Any) -> list[Any] | _Unfit:
         return _unfit(f"{type_name(returned)} of {len(items)}", n_files)
     if callable(close := getattr(iterator, "close", None)):
         close()
-    return _unfit(f"{type_name(returned)} of more", n_files)
+    return _unfit(f"{type_name(returned)} of more than {n_files}", n_files)
 
 
 def _is_iterable(returned: Any) -> bool:

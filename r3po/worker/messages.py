@@ -117,3 +117,7 @@ class Probed:
     """The run was to stop before the probe came to a row."""
     last_failure: str = ""
     """Path and error of the last file that failed, for people; empty: none did."""
+    takes_many: bool = False
+    """f gets lists of files."""
+    no_list: tuple[str, str] | None = None
+    """Path of the first file, alone in its call, for which f returned no list as `batch_files` needs it, and why."""

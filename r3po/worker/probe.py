@@ -7,6 +7,7 @@ from typing import Any
 from r3po.table.columns import Columns, ColumnSettings, RowCollector, is_row
 from r3po.table.outcomes import Failure
 from r3po.table.user_objects import type_name
+from r3po.worker.call_many import NO_LIST
 from r3po.worker.messages import Probed
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch
 from r3po.worker.rows import append_outcome, first_row, safe_repr, take_row
@@ -20,11 +21,12 @@ class Probe:
         is_stopped: the run is to stop; set from outside.
     """
 
-    def __init__(self, opened: OpenBatch, column_settings: ColumnSettings) -> None:
-        self._opened, self._column_settings = opened, column_settings
+    def __init__(self, opened: OpenBatch, column_settings: ColumnSettings, *, takes_many: bool = False) -> None:
+        self._opened, self._column_settings, self._takes_many = opened, column_settings, takes_many
         self._columns: Columns | None = None
         self._collector: RowCollector | None = None
         self._not_a_dict: tuple[str, str, str] | None = None
+        self._no_list: tuple[str, str] | None = None
         self._path = ""
         self.is_over = self.is_stopped = False
 
@@ -40,6 +42,8 @@ class Probe:
             return
         if failure is None and not is_row(returned):
             self._not_a_dict = self._not_a_dict or (path, type_name(returned), safe_repr(returned))
+        if failure is not None and failure.error_type == NO_LIST:
+            self._no_list = self._no_list or (path, failure.message)
         row, failure = first_row(returned, failure, self._column_settings)
         if row is None:
             append_outcome(opened.outcomes, None, failure)
@@ -54,8 +58,16 @@ class Probe:
         """Return what came of it."""
         opened = self._opened
         n_failed = len(opened.outcomes.failures)
-        stopped = self.is_stopped
-        return Probed(self._columns, self._path, n_failed, self._not_a_dict, stopped, opened.last_failure)
+        return Probed(
+            columns=self._columns,
+            first_row_path=self._path,
+            n_failed=n_failed,
+            not_a_dict=self._not_a_dict,
+            stopped=self.is_stopped,
+            last_failure=opened.last_failure,
+            takes_many=self._takes_many,
+            no_list=self._no_list,
+        )
 
 
 # Private functions

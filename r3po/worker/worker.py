@@ -149,7 +149,7 @@ class Worker:
         self.beacon.mark(Phase.IDLE)
 
     def _probe_files(self, opened: OpenBatch) -> Probed:
-        self._probe, probe = opened, Probe(opened, self._setup.column_settings)
+        self._probe, probe = opened, Probe(opened, self._setup.column_settings, takes_many=self._many is not None)
         while not probe.is_over:
             if self._should_stop():
                 probe.is_stopped = True

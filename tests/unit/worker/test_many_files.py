@@ -158,7 +158,7 @@ def test_the_message_says_what_came_back_and_what_is_needed(tmp_path: Path) -> N
     assert job.only_failure().message == message
     job.module.f = lambda paths: [{"x": 1}, {"x": 2}]
     job.worker._caller.function = job.module.f
-    message = "f returned a list of more for a list of 1 path; batch_files needs a list of 1 dict, one a file"
+    message = "f returned a list of more than 1 for a list of 1 path; batch_files needs a list of 1 dict, one a file"
     assert job.only_failure().message == message
 
 
