@@ -36,6 +36,7 @@ from r3po.table.columns import PART_BYTES
 from r3po.text import is_control
 
 MAX_PROCESSES = 4096
+MAX_BATCH_FILES = 10_000
 MAX_TIMEOUT_S = 31 * 24 * 3600.0
 
 # Codec: (lowest level, highest level, the level if none is given). Codecs without levels are not here.
@@ -388,6 +389,12 @@ class Keys(BaseModel):
         description="files of a new shard, which is one part; smaller makes the first part sooner",
     )
     """Files in a new shard."""
+    batch_files: Annotated[int, Field(gt=0, le=MAX_BATCH_FILES)] | None = Field(
+        None,
+        description="f takes many files at once: a list of so many paths at most, and returns a list of as many dicts",
+        examples=["64"],
+    )
+    """The most files of one call of f, which takes and gives lists; None: f takes one file."""
     batch_seconds: float = Field(default=1.0, gt=0, le=3600, description="about how much work a kill costs")
     timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = Field(
         None, description="a call of f that takes longer is a failure", examples=["60"]

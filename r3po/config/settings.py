@@ -207,6 +207,7 @@ _TAKES = {
     "processes": "a whole number, or auto",
     "parquet": "true, false or {compression: zstd, level: 3}",
     "timeout_seconds": "a number of seconds, or null",
+    "batch_files": "a whole number of files, or null",
     "columns": "a mapping such as {fruits: int64, name: string}, or null",
     "worker": "a mapping such as {num_cpus: 2, num_gpus: 1, memory: 4 GiB}",
     "num_cpus": "a number",

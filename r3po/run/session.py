@@ -242,13 +242,25 @@ class _Run:
         if n_apart:
             files = count_of(n_apart, "file was", "files were")
             self.emit(events.Notice(f"{files} in hand when a run was killed; these come first, one at a time"))
+        n_doubted = sum(stop - start for _, (start, stop) in book.in_doubt)
+        if n_doubted and self.config.batch_files is not None:
+            files = count_of(n_doubted, "file was", "files were")
+            self.emit(
+                events.Notice(f"{files} in a call of f when a run was killed; each goes into a call by itself now")
+            )
         # In a job that has rows, the first failures of a run are rather those of these files.
         has_rows = any(state.n_done for state in states.values())
         timeout_s, leavers = self.config.timeout_seconds, self._workforce.leavers
         manager = WorkerManager(pool, self._workforce.n_workers, timeout_s, leavers=leavers)
         outputs = Outputs(self.log.workers, is_shown=self.options.show_output)
         scheduler = Scheduler(
-            pending, self._workforce.n_workers, self.config.batch_seconds, suspects, self.options.limit
+            pending,
+            self._workforce.n_workers,
+            self.config.batch_seconds,
+            suspects,
+            self.options.limit,
+            self.config.batch_files or 1,
+            book.in_doubt,
         )
         self._loop = RunLoop(
             publisher=self._publisher,

@@ -29,7 +29,7 @@ from r3po.function.load import load_function
 from r3po.function.made import make_function
 from r3po.run.leavers import CLOSE_S
 from r3po.run.session import find_configured
-from r3po.source.read import read_file, use_file
+from r3po.source.read import FileInUse, read_file, use_file
 from r3po.source.sample import Sample, sample_files
 from r3po.state.job import Job, job_folders
 from r3po.state.manifest import read_columns, read_manifest
@@ -39,6 +39,7 @@ from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.preview import Preview, preview_parts
 from r3po.worker.beacon import Phase
 from r3po.worker.call import Caller
+from r3po.worker.call_many import call_alone, call_many
 from r3po.worker.failures import failure_of
 from r3po.worker.forks import shed_handlers_in_children
 from r3po.worker.rows import append_outcome, first_row, note_file, take_row
@@ -161,14 +162,17 @@ def try_function(
     with _interruptible():
         trial.load()
         try:
-            for shown, path in paths:
-                trial.call(shown, path)
+            trial.call_all(paths)
         finally:
             trial.close()
     return trial.result(sample, compares=compares)
 
 
 # Private
+
+
+_Called = tuple[float, Any, Failure | None]
+"""Seconds of a file, and what f returned for it, or why there is nothing."""
 
 
 class _NoMarks:
@@ -184,6 +188,8 @@ class _Trial:
     def __init__(self, config: Config, spec: FunctionSpec, debug: Debugger | None) -> None:
         self._config, self._spec = config, spec
         self._caller = Caller(config.timeout_seconds, _NoMarks(), debug)
+        self._caller_of_many = Caller(config.timeout_seconds, _NoMarks())  # what it raises is seen again, alone
+        self._call = self._caller.call if config.batch_files is None else partial(call_alone, self._caller)
         is_read = config.input == "bytes"
         self._use = partial(read_file, wants_data=True, wants_hash=False) if is_read else use_file
         self._batch = OutcomeBatch()
@@ -194,29 +200,67 @@ class _Trial:
         """What went wrong when f was closed."""
 
     def load(self) -> None:
-        found = load_function(self._spec)
-        self._caller.function, self._caller.close = make_function(found, self._spec, str(self._config.base_dir))
+        function = load_function(self._spec)
+        self._caller.function, self._caller.close = make_function(function, self._spec, str(self._config.base_dir))
+        self._caller_of_many.function = self._caller.function
 
     def close(self) -> None:
         self._trouble = self._caller.finish(CLOSE_S)
 
-    def call(self, shown: str, path: str) -> None:
-        """Call f on a file."""
+    def call_all(self, files: Sequence[tuple[str, str]]) -> None:
+        """Call f on files, given as the path for people and the absolute one: on one, or on many at a time."""
+        if self._config.batch_files is None:
+            for shown, path in files:
+                self._keep(shown, *self._call_on(path))
+            return
+        size = self._config.batch_files
+        found: dict[str, _Called] = {}
+        waiting = [list(files[start : start + size]) for start in range(0, len(files), size)][::-1]
+        while waiting:
+            some = waiting.pop()
+            called = self._call_on_many([path for _, path in some])
+            if called:
+                found.update(zip((path for _, path in some), called, strict=True))
+            else:  # as a run does: halves, until it is seen who is to blame
+                middle = (len(some) + 1) // 2
+                waiting += [some[middle:], some[:middle]]
+        for shown, path in files:
+            self._keep(shown, *found[path])
+
+    def _call_on(self, path: str) -> _Called:
         returned: Any = None
         started = time.perf_counter()
         try:
             file = self._use(path)
             try:
-                returned, failure = self._caller.call(*((path,) if file.data is None else (path, file.data)))
+                returned, failure = self._call(*((path,) if file.data is None else (path, file.data)))
             finally:
                 file.close()
         except (OSError, MemoryError) as error:
             failure = failure_of(error, None)
-        seconds = time.perf_counter() - started
-        batch = self._batch
-        note_file(batch, len(self._paths), UNKNOWN_VERSION, seconds)
+        return time.perf_counter() - started, returned, failure
+
+    def _call_on_many(self, paths: list[str]) -> list[_Called]:
+        """Return what came of one call; nothing if it failed, or a file cannot be read."""
+        if len(paths) == 1:
+            return [self._call_on(paths[0])]
+        started = time.perf_counter()
+        files: list[FileInUse] = []
+        try:
+            for path in paths:
+                files.append(self._use(path))
+                files[-1].let_go()
+        except (OSError, MemoryError):
+            return []
+        arguments = [list(paths), [file.data for file in files]] if self._config.input == "bytes" else [list(paths)]
+        items, failure = call_many(self._caller_of_many, *arguments)
+        seconds = (time.perf_counter() - started) / len(paths)
+        return [(seconds, item, None) for item in items] if failure is None else []
+
+    def _keep(self, shown: str, seconds: float, returned: Any, failure: Failure | None) -> None:
+        note_file(self._batch, len(self._paths), UNKNOWN_VERSION, seconds)
         self._paths.append(shown)
-        append_outcome(batch, *self._row_of(returned, failure))
+        append_outcome(self._batch, *self._row_of(returned, failure))
 
     def _row_of(self, returned: Any, failure: Failure | None) -> tuple[tuple[Any, ...] | None, Failure | None]:
         if failure is not None:
@@ -283,7 +327,8 @@ def _find(config: Config, file: str) -> tuple[str, str]:
 def _estimate(config: Config, seconds: Sequence[float], sample: Sample, preview: Preview) -> Estimate | None:
     """Return what all files would take: the mean of the sample with two of its standard errors up and down."""
     # The first call often loads what the others use.
-    measured = list(seconds[1:]) if len(seconds) > 2 else list(seconds)
+    n_first = config.batch_files or 1
+    measured = list(seconds[n_first:]) if len(seconds) > n_first + 1 else list(seconds)
     if len(measured) < 2:
         return None
     n_files = max(sample.n_files, 0 if sample.is_whole else _count_known(config))

@@ -14,7 +14,7 @@ from typing import Literal
 
 from r3po.engines.pool import Answer, Call, Pool, WorkerLost
 from r3po.run.leavers import Leavers
-from r3po.work import Batch, Death, Work
+from r3po.work import Batch, Death, Span, Work
 from r3po.worker.beacon import Phase, Sighting
 
 log = logging.getLogger(__name__)
@@ -97,8 +97,13 @@ class Lost:
 
     @property
     def file(self) -> tuple[int, int] | None:
-        """Shard and place of the file it was in."""
+        """Shard and place of the file it was in; the first of a call with several files."""
         return (self.last.shard, self.last.place) if self.last is not None and self.last.is_in_file else None
+
+    @property
+    def call(self) -> Span | None:
+        """The places that a call of several files reached to; None: it was in none, or in a file alone."""
+        return self.last.span if self.last is not None and self.last.is_in_file and self.last.n_more else None
 
 
 class WorkerManager:

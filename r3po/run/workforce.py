@@ -93,6 +93,7 @@ class Workforce:
             stop_file=self._log.stop_file,
             workers_folder=self._log.workers,
             timeout_s=config.timeout_seconds,
+            batch_files=config.batch_files,
             column_settings=config.column_settings,
             current_folder=str(config.base_dir),
         )

@@ -18,16 +18,17 @@ from r3po.function.made import make_function
 from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.state.segments import Segment, write_segment
 from r3po.state.shard_files import parse_entries
-from r3po.table.columns import Columns, RowCollector, is_row
+from r3po.table.columns import Columns, RowCollector
 from r3po.table.outcomes import Failure
-from r3po.table.user_objects import type_name
 from r3po.work import Batch, iter_places
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.call import Caller
+from r3po.worker.many_files import ManyFiles
 from r3po.worker.messages import BatchDone, Probed, ShardContext, WorkerSetup
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch, read_clock
+from r3po.worker.probe import Probe
 from r3po.worker.processor import Processor
-from r3po.worker.rows import append_outcome, first_row, note_file, safe_repr, take_row
+from r3po.worker.rows import append_outcome, note_file, take_row
 from r3po.worker.shard_lines import ShardLines
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 
@@ -54,6 +55,10 @@ class Worker:
         os.umask(self._umask)
         self._should_stop = should_stop or setup.stop_file.exists
         self._processor = Processor(setup, self.beacon, self._caller)
+        self._many: ManyFiles | None = None
+        """Of an f that takes many files at once."""
+        if setup.batch_files is not None:
+            self._many = ManyFiles(setup.batch_files, self.beacon, self._caller, self._processor)
         self._lines = ShardLines(setup.folders.shards)
         self._ahead = ReadAhead(TOLD_BYTES if self._processor.reads_whole else LITTLE_BYTES)
         self._probe: OpenBatch | None = None
@@ -91,7 +96,10 @@ class Worker:
             opened = self._open(batch, shard)
             collector = RowCollector(shard.columns) if shard.columns is not None else None
             if not self._should_stop():
-                self._fill(opened, collector)
+                if self._many is None:
+                    self._fill(opened, collector)
+                else:
+                    self._fill_with_many(self._many, opened, collector)
                 self._ahead.look(len(opened.outcomes.places) + len(opened.deferred))
             return self._record(opened, shard.columns)
 
@@ -150,33 +158,29 @@ class Worker:
         self.beacon.mark(Phase.IDLE)
 
     def _probe_files(self, opened: OpenBatch) -> Probed:
-        not_a_dict: tuple[str, str, str] | None = None
-        columns: Columns | None = None
-        path = ""
-        stopped = False
-        for place, path, listed in opened.files:
+        self._probe, probe = opened, Probe(opened, self._setup.column_settings, takes_many=self._many is not None)
+        while not probe.is_over:
             if self._should_stop():
-                opened.left_over.append(place)
-                stopped = True
+                probe.is_stopped = True
                 break
-            returned, failure = self._processor.process(opened, place, path, listed)
-            if opened.defers(place, failure):
-                if opened.n_deferred_last >= ENVIRONMENTAL_RUN:
-                    break
-                continue
-            if failure is None and not is_row(returned):
-                not_a_dict = not_a_dict or (path, type_name(returned), safe_repr(returned))
-            row, failure = first_row(returned, failure, self._setup.column_settings)
-            if row is None:
-                append_outcome(opened.outcomes, None, failure)
-                if opened.is_spent:
-                    break
-                continue
-            columns, values = row
-            append_outcome(opened.outcomes, values, None)
-            break
-        self._probe = opened
-        return Probed(columns, path, len(opened.outcomes.failures), not_a_dict, stopped, opened.last_failure)
+            if not self._probe_next(opened, probe):
+                break
+            probe.is_over = probe.is_over or opened.is_spent
+        return probe.result()
+
+    def _probe_next(self, opened: OpenBatch, probe: Probe) -> bool:
+        """Call f once, unless no file is left."""
+        if self._many is not None:
+            files = self._many.next_files(opened)
+            for returned in self._many.call(opened, files) if files else ():
+                probe.take(*returned)
+            return bool(files)
+        file = next(opened.files, None)
+        if file is None:
+            return False
+        place, path, listed = file
+        probe.take(place, path, *self._processor.process(opened, place, path, listed))
+        return True
 
     def _open(self, batch: Batch, shard: ShardContext) -> OpenBatch:
         started = read_clock()
@@ -218,6 +222,31 @@ class Worker:
                 self.beacon.mark(Phase.RECORDING)
                 ahead.look(len(batch.places) + len(opened.deferred))
             if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
+                return
+
+    def _fill_with_many(self, many: ManyFiles, opened: OpenBatch, collector: RowCollector | None) -> None:
+        """The same, with many files a call; to a call that was begun its end."""
+        ahead = self._ahead
+        ahead.begin(map(self._processor.absolute, opened.paths))
+        deadline = opened.started + self._setup.batch_seconds
+        failure_bytes = 0
+        while files := many.next_files(opened):
+            for place, _, returned, failure in many.call(opened, files):
+                row = None
+                if failure is None:
+                    row, failure = take_row(returned, collector)
+                if failure is None or not opened.defers(place, failure):
+                    opened.n_deferred_last = 0
+                    failure_bytes += 0 if failure is None else len(failure.message) + len(failure.traceback)
+                    append_outcome(opened.outcomes, row, failure)
+            self._caller.leave_if_forked()
+            self.beacon.mark(Phase.RECORDING)
+            for _ in files if ahead.is_on else ():
+                ahead.advance()
+            ahead.look(len(opened.outcomes.places) + len(opened.deferred))
+            size_bytes = failure_bytes + (collector.size_bytes if collector is not None else 0)
+            is_over = read_clock() >= deadline or size_bytes >= BATCH_BYTES or self._should_stop()
+            if is_over or opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                 return
 
     def _record(self, opened: OpenBatch, columns: Columns | None) -> BatchDone:

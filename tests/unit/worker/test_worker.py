@@ -269,7 +269,7 @@ def test_a_look_that_nobody_had_is_taken_before_the_failure_that_is_recorded(
             file.write(b"x")
         raise MemoryError
 
-    monkeypatch.setattr(job.worker._processor, "_use_file", cannot)
+    monkeypatch.setattr(job.worker._processor, "use_file", cannot)
     (line,) = job.outcomes(job.worker.run_batch(*job.offer(ref=ref)))
     assert sizes == [3, 4]
     assert (line["size"], line["error_type"]) == (4, "MemoryError")
