@@ -30,6 +30,7 @@ from r3po.config.yaml_file import KEYS_HINT, Entry, Problem, entries_of, read_en
 from r3po.errors import ConfigError, SourceError
 from r3po.storage.names import show_name
 from r3po.table.columns import ColumnSettings
+from r3po.table.ragged import RowRules
 from r3po.text import count_of
 
 # r3po 0.2.0 wrote these two into the user's file. They are read past, whatever they hold.
@@ -68,8 +69,9 @@ class Config(Keys):
 
     @property
     def column_settings(self) -> ColumnSettings:
-        """What `columns` and `source_column` say together."""
-        return ColumnSettings(None if self.columns is None else tuple(self.columns.items()), self.source_column)
+        """What the keys that are about columns say together."""
+        columns = None if self.columns is None else tuple(self.columns.items())
+        return ColumnSettings(columns, self.source_column, RowRules(self.missing_keys, self.extra_keys, self.mixed))
 
     @property
     def source_paths(self) -> list[Path]:
@@ -276,6 +278,9 @@ def _check_together(checked: dict[str, Any], entries: dict[str, Entry], problems
     if columns and isinstance(columns.value, dict) and source_column in columns.value:
         reason = f"columns{columns.place} has that name, too; give one of them another"
         problems.append(entries["source_column"].problem(reason))
+    if checked.get("columns") and checked.get("mixed") == "json" and checked.get("extra_keys") != "add":
+        reason = f"columns{entries['columns'].place} has the type of each column; take this out, or say json there"
+        problems.append(entries["mixed"].problem(reason))
 
 
 def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:

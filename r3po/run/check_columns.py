@@ -16,8 +16,9 @@ from r3po.state.manifest import read_columns
 from r3po.state.shards import Shard
 from r3po.storage.names import show_name
 from r3po.table import schema as schemas
+from r3po.table.added import added_values
 from r3po.table.column_types import ColumnType
-from r3po.table.columns import Columns
+from r3po.table.columns import Columns, ColumnSettings
 
 
 def check_columns(job: Job) -> None:
@@ -38,8 +39,11 @@ def check_columns(job: Job) -> None:
         raise _unfit(
             job, {str(wanted.source): "the rows have a column of that name, and source_column would be another"}
         )
+    added = _added(job, wanted, len(names))
+    if wanted.source in added:
+        raise _unfit(job, {str(wanted.source): "rows have added a column of that name, and source_column is another"})
     found = {
-        name: "the rows that are there have no such column"
+        name: f"the rows that are there have {'added it, without a type' if name in added else 'no such column'}"
         for name, _ in wanted.column_types or ()
         if name not in set(names)
     }
@@ -51,6 +55,20 @@ def check_columns(job: Job) -> None:
 
 
 # Private functions
+
+
+def _added(job: Job, wanted: ColumnSettings, n_columns: int) -> set[str]:
+    """Return the columns that rows have added to the job's `n_columns`, as far as that matters."""
+    if not wanted.column_types and not (wanted.source and wanted.rules.adds):
+        return set()
+    found: set[str] = set()
+    for shard in job.iter_shards():
+        if shard.commit is not None and shard.commit.first_build >= job.built.redo_since:
+            found.update(shard.commit.own_schema.names[n_columns:])
+        if shard.segments and wanted.rules.adds:
+            table, _ = replace(shard, commit=None).read_candidates(scratch=job.folders.outcomes)
+            found.update(added_values(table, shard.choose(table, job.rules())))
+    return found
 
 
 def _unfit(job: Job, found: dict[str, str]) -> ConfigError:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from r3po.table.outcomes import FIXED, Schema, Table
+from r3po.table.outcomes import Schema, Table, is_fixed
 
 
 def write_table(table: Table, sink: Any, metadata: dict[str, str], *, is_compressed: bool) -> None:
@@ -48,7 +48,7 @@ def read_table(path: Path, *, with_values: bool = True) -> tuple[Table, dict[str
     with _mapped(path) as source:
         reader = pa.ipc.open_file(source)
         if not with_values:
-            fixed = [i for i, name in enumerate(reader.schema.names) if name in FIXED.names]
+            fixed = [i for i, name in enumerate(reader.schema.names) if is_fixed(name)]
             reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=fixed))
         table = reader.read_all()
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}

@@ -10,7 +10,9 @@ Tables go in and out as opaque values; other packages keep the `Table` alias and
 from __future__ import annotations
 
 import array as machine
+import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ import pyarrow.compute as pc
 
 from r3po.file_version import FileVersion
 from r3po.table.columns import Columns
+from r3po.table.ragged import RaggedRow, most_dropped, names_text
 from r3po.table.value_arrays import VARIANT_TYPES, value_arrays
 from r3po.text import first_line
 
@@ -58,6 +61,10 @@ FIXED = pa.schema(
         ("traceback", pa.string()),
     ]
 )
+
+
+DROPPED = "dropped"
+"""The column of the keys that were left out of each file's rows, where there are any: JSON lists of names."""
 
 
 class Failure(NamedTuple):
@@ -138,6 +145,9 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
         fixed["is_row"] = pa.array([failure is None for failure in failures], pa.bool_())
         for i, name in enumerate(Failure._fields):
             fixed[name] = pa.array([None if failure is None else failure[i] for failure in failures], pa.string())
+    dropped = [names_text(row.dropped) if type(row) is RaggedRow else None for row in batch.rows]
+    if any(dropped):
+        fixed[DROPPED] = pa.array(dropped, pa.string())
     return pa.table({**fixed, **values})
 
 
@@ -266,6 +276,21 @@ def seen_files(table: Table, indices: Indices | None = None) -> list[FileVersion
     return list(map(FileVersion, *(chosen[name].to_pylist() for name in chosen.column_names)))
 
 
+def dropped_keys(table: Table, indices: Indices) -> dict[str, int]:
+    """Return in how many of the chosen files each key was left out: the 100 most, then by name."""
+    if table.schema.get_field_index(DROPPED) < 0:
+        return {}
+    n_files: Counter[str] = Counter()
+    for item in pc.value_counts(table[DROPPED].take(indices).drop_null()).to_pylist():
+        n_files.update(dict.fromkeys(json.loads(item["values"]), item["counts"]))
+    return dict(most_dropped(n_files))
+
+
+def is_fixed(name: str) -> bool:
+    """Whether a column of an outcome table is no value of a row."""
+    return name == DROPPED or name in FIXED.names
+
+
 def failures_of(table: Table, indices: Indices | None = None) -> list[dict[str, Any]]:
     """Return the chosen failures (all, without `indices`) as dicts: place, the fields of `Failure`, tries, seconds."""
     names = ["place", *Failure._fields, "tries", "seconds"]
@@ -301,7 +326,7 @@ def _row_sizes(table: Table, rows: pa.Array) -> list[int] | None:
     """Return the running sum of the rows' bytes of text and binary values, or None if all fit one row group."""
     total = None
     for name in table.column_names:
-        if name in FIXED.names or not (pa.types.is_string(table[name].type) or pa.types.is_binary(table[name].type)):
+        if is_fixed(name) or not (pa.types.is_string(table[name].type) or pa.types.is_binary(table[name].type)):
             continue
         sizes = pc.fill_null(pc.binary_length(table[name]).take(rows), 0).cast(pa.int64())
         total = sizes if total is None else pc.add(total, sizes)

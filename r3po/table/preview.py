@@ -12,7 +12,7 @@ import pyarrow as pa
 from r3po.table import parts
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
-from r3po.table.outcomes import OutcomeBatch, Table, outcome_table
+from r3po.table.outcomes import OutcomeBatch, Table, dropped_keys, outcome_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class Preview:
     """The types by the names of the columns, as Arrow prints them."""
     mixed: tuple[str, ...] = ()
     """Columns that are text since their values have no type in common."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """In how many files each key was left out."""
     row_bytes: dict[str, float] = field(default_factory=dict)
     """Bytes that one more row adds to a part, by kind (`csv`, `parquet`)."""
 
@@ -53,11 +55,12 @@ def preview_parts(
     shown = parts.shown_table(outcomes, columns, paths)
     groups = list(parts.row_groups(shown, indices))
     if not groups:
-        return Preview(schema.empty_table(), schemas.schema_for_people(schema))
+        return Preview(schemas.written_schema(schema).empty_table(), schemas.schema_for_people(schema))
     return Preview(
         table=pa.concat_tables([parts.part_table(shown, group, schema) for group in groups]),
         columns=schemas.schema_for_people(schema),
         mixed=tuple(schemas.mixed_columns(joined, columns)),
+        dropped=dropped_keys(outcomes, indices),
         row_bytes=_row_bytes(shown, pa.concat_arrays([pa.array(group) for group in groups]), schema, settings),
     )
 

@@ -74,6 +74,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
     Raises:
         DamagedStateError: the shard file or the last outcomes file is not what the manifest or commit names.
         OSError: the disk refused.
+        RunStoppedError: the rows add too many columns.
     """
     if entries is None:
         entries = read_shard_file(order.folders.shards, order.ref)
@@ -93,7 +94,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
     adopted = _adopt_entries(order, entries, places, tables.seen_files(table, indices))
     columns = order.columns or Columns(())
     own_schema = schemas.own_schema(table, indices, columns)
-    joined = own_schema if order.schema is None else schemas.join_schemas([own_schema, order.schema])
+    joined = own_schema if order.schema is None else schemas.join_schemas([order.schema, own_schema])
     schema = schemas.part_schema(joined, columns) if len(own_schema) else own_schema
     shown = parts.shown_table(table, columns, [show_name(path) for path in entries.paths] if columns.source else ())
     counted = tables.tally(table, indices)
@@ -111,6 +112,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
         parts=_write_parts(order, shown, indices, schema, counted),
         part_settings=order.settings,
         keeps_deleted=order.rules.keeps_deleted,
+        dropped=tables.dropped_keys(table, indices),
     )
     return Staged(order.ref.shard, commit)
 
