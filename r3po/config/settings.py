@@ -204,6 +204,7 @@ _TAKES = {
     "processes": "a whole number, or auto",
     "parquet": "true, false or {compression: zstd, level: 3}",
     "timeout_seconds": "a number of seconds, or null",
+    "missing_keys": "fail or null",
     "columns": "a mapping such as {fruits: int64, name: string}, or null",
 }
 """What a value of another type must be, for keys of which pydantic's finding does not say it."""
@@ -278,6 +279,8 @@ def _check_together(checked: dict[str, Any], entries: dict[str, Entry], problems
     if columns and isinstance(columns.value, dict) and source_column in columns.value:
         reason = f"columns{columns.place} has that name, too; give one of them another"
         problems.append(entries["source_column"].problem(reason))
+    if "missing_keys" in checked and entries["missing_keys"].value is None and not entries["missing_keys"].written:
+        problems.append(entries["missing_keys"].problem("has no value; must be fail or null"))
     if checked.get("columns") and checked.get("mixed") == "json" and checked.get("extra_keys") != "add":
         reason = f"columns{entries['columns'].place} has the type of each column; take this out, or say json there"
         problems.append(entries["mixed"].problem(reason))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import orjson
@@ -24,6 +25,9 @@ MOST_ADDED = 5_000
 
 MOST_DROPPED = 100
 """Keys that were left out of which a commit has the names."""
+
+MOST_KEPT = 1_000
+"""Keys that were left out of which an outcome has the names."""
 
 MOST_TOLD = 10
 """Keys and columns that one notice names."""
@@ -102,9 +106,9 @@ def added_text(added: dict[Any, Any]) -> str:
 
 
 def dropped_names(keys: Iterable[Any]) -> tuple[str, ...]:
-    """Return the names by which keys are told that were left out."""
-    texts = (str.__str__(key) if isinstance(key, str) else _shown(key) for key in keys)
-    return tuple(text.encode("utf-8", "backslashreplace").decode() for text in texts)
+    """Return the names by which keys are told that were left out: the first `MOST_KEPT`, each shortened."""
+    texts = (str.__str__(key) if isinstance(key, str) else _shown(key) for key in islice(keys, MOST_KEPT))
+    return tuple(shorten(text.encode("utf-8", "backslashreplace").decode()) for text in texts)
 
 
 def names_text(names: Iterable[str]) -> str | None:

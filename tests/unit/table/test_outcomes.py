@@ -26,8 +26,7 @@ import r3po.table.parts as parts
 from jobs import run_python
 from r3po.file_version import FileVersion
 from r3po.run.signals import StopNow
-from r3po.table import lattice
-from r3po.table import outcome_files, predicate
+from r3po.table import lattice, outcome_files, predicate
 from r3po.table import schema as schemas
 from r3po.table.columns import Column, Columns, RowCollector, columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
