@@ -138,6 +138,7 @@ def _decimal_type(n_before: int, scale: int) -> Any:
 
 
 def join_types(a: Any, b: Any) -> Any:
+    """Return the type that holds the values of two types of one column; `MIXED`, if none does."""
     try:
         joined = joined_type(a, b)
     except MixedError:
