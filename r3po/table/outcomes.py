@@ -145,9 +145,10 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
         fixed["is_row"] = pa.array([failure is None for failure in failures], pa.bool_())
         for i, name in enumerate(Failure._fields):
             fixed[name] = pa.array([None if failure is None else failure[i] for failure in failures], pa.string())
-    dropped = [names_text(row.dropped) if type(row) is RaggedRow else None for row in batch.rows]
-    if any(dropped):
-        fixed[DROPPED] = pa.array(dropped, pa.string())
+    if columns is not None and columns.rules.extra == "drop":
+        dropped = [names_text(row.dropped) if type(row) is RaggedRow else None for row in batch.rows]
+        if any(dropped):
+            fixed[DROPPED] = pa.array(dropped, pa.string())
     return pa.table({**fixed, **values})
 
 

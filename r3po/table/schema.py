@@ -79,6 +79,8 @@ def part_schema(joined: Schema, columns: Columns) -> Schema:
 def written_schema(schema: Schema) -> Schema:
     """Return the types with which the files are written: JSON is text there."""
     # Not Parquet's own JSON type: polars reads that as a type of its own, which none of its text functions takes.
+    if JSON not in schema.types:
+        return schema
     return pa.schema([(f.name, pa.string() if f.type == JSON else f.type) for f in schema])
 
 

@@ -274,6 +274,64 @@ def test_columns_types_and_rows_do_not_depend_on_which_file_comes_first(
     assert seen[0] == seen[1]
 
 
+ROW = st.dictionaries(st.sampled_from("abxyz"), st.integers(0, 9), min_size=1)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(0, 5), ROW),
+        st.tuples(st.just("delete"), st.integers(0, 5), st.none()),
+        st.tuples(st.just("run"), st.integers(0, 20), st.sampled_from(["add", "drop"])),
+        st.tuples(st.just("redo"), st.integers(0, 20), st.sampled_from(["add", "drop"])),
+        st.tuples(st.just("run"), st.just(1_000), st.sampled_from(["add", "drop"])),
+    ),
+    max_size=12,
+)
+
+
+@SOME
+@given(steps=STEPS)
+@example(
+    [("run", 1_000, "drop"), ("write", 3, {"x": 1}), ("run", 9, "add"), ("delete", 3, None), ("run", 1_000, "add")]
+)
+@example([("write", 1, {"z": 1}), ("run", 1_000, "add"), ("redo", 8, "drop"), ("write", 0, {"y": 1, "a": 2})])
+def test_whatever_comes_between_a_row_is_whole_or_lacks_what_was_left_out(
+    ragged_job: NewRagged, steps: list[tuple[str, int, Any]]
+) -> None:
+    """Each row is what f gave under `add` or under `drop`; the columns are those of the rows, in their order."""
+    rows: dict[str, dict[str, int]] = {"000.txt": {"a": 1}}
+    job = ragged_job([{"a": 1}], missing_keys="null", columns={"a": "json", "b": "int64"}, source_column="file")
+    for step, (kind, number, more) in enumerate([*steps, ("run", 1_000, "add")]):
+        name = f"{number:03}.txt"
+        if kind == "write":
+            rows[name] = more
+            job.write(number, more, age=step)
+        elif kind == "delete" and number and name in rows:
+            del rows[name]
+            (job.source / name).unlink()
+        elif kind in ("run", "redo"):
+            job.keys["extra_keys"] = more
+            is_over = not job.run_cut_short(number, redo=kind == "redo", accept_deletions=True)
+            if is_over:
+                check_rows(job, rows)
+
+
+def check_rows(job: RaggedJob, rows: dict[str, dict[str, int]]) -> None:
+    table = job.check().to_pylist()
+    assert {row["file"] for row in table} == rows.keys()
+    names, n_dropped = ["file", "a", "b"], 0
+    for found in table:
+        wanted = rows[found["file"]]
+        a = str(wanted["a"]) if "a" in wanted else None
+        extra = {key: value for key, value in wanted.items() if key not in "ab"}
+        known = {key: value for key, value in found.items() if key not in ("file", "a", "b") and value is not None}
+        assert (found["a"], found["b"]) == (a, wanted.get("b")) and known in (extra, {})
+        names += [key for key in extra if key in known and key not in names]
+        n_dropped += bool(extra) and not known
+    assert list(table[0]) == names
+    said = " ".join(text for text in job.told() if "left out" in text)
+    commits = [json.loads(path.read_text()) for path in (job.folder / "work" / "commits").glob("*.json")]
+    assert job.keys["extra_keys"] == "drop" or bool(said) == bool(n_dropped) == any("dropped" in c for c in commits)
+
+
 def test_a_key_first_seen_in_the_last_shard_is_a_column_of_all_parts_and_keys_come_in_row_order(
     ragged_job: NewRagged,
 ) -> None:
@@ -460,6 +518,36 @@ def test_a_name_that_rows_have_added_is_no_other_column(ragged_job: NewRagged) -
     job.keys |= {"columns": {"x": "int8"}, "missing_keys": "null"}
     job.run(redo=True)
     assert job.check().to_pydict() == {"x": [None, 1], "a": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"missing_keys": "nil"}, "must be fail or null"),
+        ({"extra_keys": None}, "must be fail, drop or add"),
+        (
+            {"mixed": "json", "columns": {"a": "int8"}},
+            "columns has the type of each column; take this out, or say json",
+        ),
+        ({"columns": {"a": "map<int8, string>"}}, '"map<int8, string>" is no type'),
+        ({"columns": {"a": "map<string"}}, 'quote it: "map<string, int64>"'),
+        ({"columns": {"a": "list<json>"}}, "list<json> is no column type; write list, and its items are as they come"),
+        ({"columns": {"a": "map<string, dict>"}}, "write dict, and its values are as they come"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused_with_the_reason(
+    ragged_job: NewRagged, keys: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ragged_job([], **keys).run()
+    assert why in str(caught.value.evidence)
+
+
+def test_a_key_without_a_value_is_no_null(ragged_job: NewRagged) -> None:
+    job = ragged_job([])
+    lines = [f"{key}: {json.dumps(value)}\n" for key, value in job.config.items()]
+    (job.folder / "config.yaml").write_text("".join([*lines, "missing_keys:\n"]))
+    assert "has no value; must be fail or null" in command("run", cwd=job.folder).err
 
 
 def test_many_rows_that_do_not_fit_the_first_stop_a_new_job_with_the_keys_that_help(ragged_job: NewRagged) -> None:
