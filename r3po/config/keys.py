@@ -159,6 +159,10 @@ def _to_max_errors(value: Any) -> MaxErrors | None:
     return None if value is None else parse_max_errors(value)
 
 
+def _to_missing(value: Any) -> Any:
+    return "null" if value is None else value
+
+
 def _to_parquet(value: Any) -> Any:
     if isinstance(value, bool):
         return {} if value else None
@@ -215,6 +219,7 @@ _MAX_ERRORS_SCHEMA: dict[str, Any] = {
         {"type": "null"},
     ]
 }
+_MISSING_SCHEMA: dict[str, Any] = {"enum": ["fail", "null", None]}
 _COLUMNS_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {
@@ -224,7 +229,10 @@ _COLUMNS_SCHEMA: dict[str, Any] = {
             "additionalProperties": {
                 "anyOf": [
                     {"type": "string", "enum": list(PLAIN_TYPES)},
-                    {"type": "string", "pattern": r"^\s*(decimal\(\s*\d+\s*,\s*\d+\s*\)|list<.+>)\s*$"},
+                    {
+                        "type": "string",
+                        "pattern": r"^\s*(decimal\(\s*\d+\s*,\s*\d+\s*\)|list<.+>|map<\s*string\s*,.+>)\s*$",
+                    },
                 ]
             },
         },
@@ -382,6 +390,22 @@ class Keys(BaseModel):
         "several parts",
     )
     """Bytes."""
+    missing_keys: Annotated[Literal["fail", "null"], BeforeValidator(_to_missing), WithJsonSchema(_MISSING_SCHEMA)] = (
+        Field("fail", description="a row that lacks a key of the columns: fail: its file fails; null: None there")
+    )
+    """What a row comes to that lacks a key."""
+    extra_keys: Literal["fail", "drop", "add"] = Field(
+        "fail",
+        description="a key that is no column: fail: its file fails; drop: left out, and told at the end; add: a "
+        "column behind the others, null where a row lacks it",
+    )
+    """What a row comes to that has a key which is no column."""
+    mixed: Literal["fail", "json"] = Field(
+        "fail",
+        description="values of another kind than the column's first: fail: their files fail; json: the type that holds "
+        "all rows, or else JSON text",
+    )
+    """What values of several families in a column come to."""
     shard_size: int = Field(
         default=10_000,
         gt=0,

@@ -31,6 +31,7 @@ from r3po.config.yaml_file import KEYS_HINT, Entry, Problem, entries_of, read_en
 from r3po.errors import ConfigError, SourceError
 from r3po.storage.names import show_name
 from r3po.table.columns import ColumnSettings
+from r3po.table.ragged import RowRules
 from r3po.text import count_of
 
 # r3po 0.2.0 wrote these two into the user's file. They are read past, whatever they hold.
@@ -71,9 +72,10 @@ class Config(Keys):
 
     @property
     def column_settings(self) -> ColumnSettings:
-        """What `columns`, `source_column` and `row_column` say together."""
-        types = None if self.columns is None else tuple(self.columns.items())
-        return ColumnSettings(types, self.source_column, self.row_column)
+        """What the keys that are about columns say together."""
+        columns = None if self.columns is None else tuple(self.columns.items())
+        rules = RowRules(self.missing_keys, self.extra_keys, self.mixed)
+        return ColumnSettings(columns, self.source_column, rules, self.row_column)
 
     @property
     def source_paths(self) -> list[Path]:
@@ -208,6 +210,7 @@ _TAKES = {
     "parquet": "true, false or {compression: zstd, level: 3}",
     "timeout_seconds": "a number of seconds, or null",
     "batch_files": "a whole number of files, or null",
+    "missing_keys": "fail or null",
     "columns": "a mapping such as {fruits: int64, name: string}, or null",
     "worker": "a mapping such as {num_cpus: 2, num_gpus: 1, memory: 4 GiB}",
     "num_cpus": "a number",
@@ -289,6 +292,11 @@ def _check_together(checked: dict[str, Any], entries: dict[str, Entry], problems
         last = max(entries["csv"], entries["parquet"], key=lambda entry: entry.line or 0)
         problems.append(last.problem("csv and parquet are both off, nothing would be written; set one to true"))
     _check_own_columns(checked, entries, problems)
+    if "missing_keys" in checked and entries["missing_keys"].value is None and not entries["missing_keys"].written:
+        problems.append(entries["missing_keys"].problem("has no value; must be fail or null"))
+    if checked.get("columns") and checked.get("mixed") == "json" and checked.get("extra_keys") != "add":
+        reason = f"columns{entries['columns'].place} has the type of each column; take this out, or say json there"
+        problems.append(entries["mixed"].problem(reason))
 
 
 def _check_own_columns(checked: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:

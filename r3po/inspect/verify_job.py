@@ -129,8 +129,9 @@ class JobCheck:
                 self.found.add("columns", path, "is missing or another job's, but there are rows", RESTORE)
                 return
             names = list(columns[0].names)
-            if names != commit.own_schema.names:
-                what = f"the columns of shard {shard} are {commit.own_schema.names}, but here they are {names}"
+            own = commit.own_schema.names[: len(names)]  # behind these are columns that rows add
+            if names != own:
+                what = f"the columns of shard {shard} are {own}, but here they are {names}"
                 self.found.add("columns", path, what, RESTORE)
 
     def _check_types(self) -> None:
@@ -139,7 +140,9 @@ class JobCheck:
         columns = shown_columns(self.job)
         if not commits or not self._is_finished or columns is None or "columns" in self.found.counts:
             return
-        needed = schemas.part_schema(schemas.join_schemas([commit.own_schema for commit in commits]), columns)
+        needed = schemas.part_schema(
+            schemas.join_commits({commit.shard: commit.own_schema for commit in commits}), columns
+        )
         for commit in commits:
             if commit.schema != needed:
                 where = self.folders.commits / f"{commit.shard:05d}.json"

@@ -158,6 +158,9 @@ class _ShardCheck:
             if found != named:
                 what = f"its {field.name} is {found}, its commit says {named}"
                 self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
+        if tables.dropped_keys(table, indices) != commit.dropped:
+            what = "the keys that it says were left out are not those that its commit says"
+            self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
         is_adopted = commit.entries == self.ref
         entries = self.report.entries if is_adopted else self._read_entries(commit.entries)
         if entries is not None:

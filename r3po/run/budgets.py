@@ -21,6 +21,8 @@ COSTLY = frozenset({"WorkerDied", "OutOfMemory", "Timeout"})
 
 _OTHERWISE = {"Timeout": ", or raise timeout_seconds", "OutOfMemory": ", or use fewer --processes"}
 
+_RULES = "missing_keys: null, extra_keys: drop (or add), mixed: json"
+
 ODD_AFTER = 10
 """Outcomes of a new job from which on it is looked at whether the first row was an odd one."""
 
@@ -129,7 +131,8 @@ class ErrorBudget:
             + (f", that of {self.first_row_path}" if self.first_row_path else ""),
             evidence=f"{path}  {first_line(failure.message)}",
             hint="if that file is the odd one, name all columns in the config, as in  columns: {id: int64, t: string}\n"
-            "and then: r3po run --redo; --max-errors none goes on all the same",
+            "and then: r3po run --redo; --max-errors none goes on all the same\n"
+            f"if rows differ: {_RULES} in the config,\nand then: r3po run --retry-failed",
         )
 
     def _check_limit(self, done: BatchDone) -> None:

@@ -37,6 +37,7 @@ from r3po.storage.names import absolute_path, show_name
 from r3po.table.columns import Columns, RowCollector
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.preview import Preview, preview_parts
+from r3po.table.ragged import told_dropped
 from r3po.worker.beacon import Phase
 from r3po.worker.call import Caller
 from r3po.worker.call_many import call_alone, call_many
@@ -292,6 +293,7 @@ class _Trial:
             notices=(
                 *([f"closing {self._spec.label} went wrong: {self._trouble}"] if self._trouble else []),
                 *(f"{mixed}; it is text" for mixed in preview.mixed),
+                *((told_dropped(preview.dropped),) if preview.dropped else ()),
                 *(_other_columns(config, self._columns) if compares else ()),
             ),
             estimate=None if sample is None else _estimate(config, batch.seconds, sample, preview),
@@ -304,9 +306,13 @@ def _other_columns(config: Config, columns: Columns | None) -> Iterator[str]:
     with suppress(R3poError, OSError):
         manifest = read_manifest(job_folders(config).manifest)
         known = None if manifest is None else read_columns(config.working_dir, manifest)
-        if known is None or columns is None or set(known[0].names) == set(columns.names):
+        if known is None or columns is None:
             return
         new, gone = set(columns.names) - set(known[0].names), set(known[0].names) - set(columns.names)
+        new = new if columns.rules.extra == "fail" else set()
+        gone = gone if columns.rules.missing == "fail" else set()
+        if not (new or gone):
+            return
         parts = [f"{what} {', '.join(sorted(names))}" for what, names in (("without", new), ("with", gone)) if names]
         yield f"the job's rows are {' and '.join(parts)}: such a file fails in a run, until r3po run --redo"
 

@@ -52,6 +52,8 @@ class Commit:
     """How the parts were written: the settings by kind; a part of other settings is made again."""
     keeps_deleted: bool = False
     """The rows of files that were deleted are among these (`on_deleted: keep`)."""
+    dropped: dict[str, int] = dataclasses.field(default_factory=dict)
+    """In how many files each key was left out (`extra_keys: drop`), of the 100 keys that were so in the most."""
 
     def is_for(self, ref: ShardRef) -> bool:
         """Whether this commit covers the places and contents that `ref` lists."""
@@ -204,6 +206,8 @@ def commit_to_json(commit: Commit) -> dict[str, Any]:
     schemas = {"schema": schema_to_text(commit.schema), "own_schema": schema_to_text(commit.own_schema)}
     fields = dataclasses.asdict(commit)
     tally = fields.pop("tally")
+    if not commit.dropped:
+        fields.pop("dropped")
     return {**fields, **tally, "columns": schema_for_people(commit.schema), **schemas}
 
 
@@ -215,6 +219,7 @@ def commit_from_json(data: dict[str, Any]) -> Commit:
         outcomes=FileRecord.from_json(data["outcomes"]),
         schema=schema_from_text(data["schema"]),
         own_schema=schema_from_text(data["own_schema"]),
+        dropped=data.get("dropped", {}),
         parts=tuple(
             Part(part["kind"], part["name"], part["staged"] and FileRecord(**part["staged"])) for part in data["parts"]
         ),

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from r3po.table.lattice import MIXED, join_types
 from r3po.table.outcomes import Schema, gather, variants_in
 from r3po.table.rows import Rows
-from r3po.table.schema import MIXED, join_types, plain_values
+from r3po.table.schema import plain_values
 from r3po.table.value_arrays import AS_TEXT
 from r3po.table.values import family_of, variant_of
 from r3po.text import shorten_path

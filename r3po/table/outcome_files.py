@@ -12,12 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r3po.table.outcomes import (
-    FIXED,
-    ROWS_OF_A_FILE,
     Indices,
     Schema,
     Table,
     gather,
+    is_fixed,
     join_tables,
     one_chunk,
     outcome_groups,
@@ -105,7 +104,7 @@ def read_outcomes_file(path: Path, *, with_values: bool = True) -> tuple[Outcome
         names = found.reader.schema.names
         options = pa.ipc.IpcReadOptions()
         if not with_values:
-            options = pa.ipc.IpcReadOptions(included_fields=[i for i, name in enumerate(names) if name in _KEPT])
+            options = pa.ipc.IpcReadOptions(included_fields=[i for i, name in enumerate(names) if is_fixed(name)])
         table = pa.ipc.open_file(found.last, options=options).read_all().replace_schema_metadata(None)
         blocks = None
         if found.blocks is not None and with_values:
@@ -139,8 +138,6 @@ _BLOCKS, _START = "r3po.blocks", "r3po.start"
 
 _ALIGNED = 64
 """Row blocks begin at multiples of it, so that Arrow can use mapped values where they are."""
-
-_KEPT = {*FIXED.names, *ROWS_OF_A_FILE.names}
 
 _NO_ROWS = pa.table({"0.bool": pa.nulls(0, pa.bool_())})
 

@@ -10,7 +10,9 @@ Tables go in and out as opaque values; other packages keep the `Table` alias and
 from __future__ import annotations
 
 import array as machine
+import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ import pyarrow.compute as pc
 
 from r3po.file_version import FileVersion
 from r3po.table.columns import Columns
+from r3po.table.ragged import RaggedRow, most_dropped, names_text
 from r3po.table.value_arrays import VARIANT_TYPES, value_arrays
 from r3po.text import first_line
 from r3po.work import Span
@@ -64,6 +67,10 @@ FIXED = pa.schema(
 ROWS_OF_A_FILE = pa.schema([("first_row", pa.int64()), ("n_rows", pa.int64())])
 """Further columns of an outcome table whose values are in row blocks: where the rows of a file begin, counted over all
 blocks, and how many they are."""
+DROPPED = "dropped"
+"""The column of the keys that were left out of each file's rows, where there are any: JSON lists of names."""
+
+_FIXED = frozenset([*FIXED.names, *ROWS_OF_A_FILE.names, DROPPED])
 
 
 class Failure(NamedTuple):
@@ -149,6 +156,10 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
         fixed["is_row"] = pa.array([failure is None for failure in failures], pa.bool_())
         for i, name in enumerate(Failure._fields):
             fixed[name] = pa.array([None if failure is None else failure[i] for failure in failures], pa.string())
+    if columns is not None and columns.rules.extra == "drop":
+        dropped = [names_text(row.dropped) if type(row) is RaggedRow else None for row in batch.rows]
+        if any(dropped):
+            fixed[DROPPED] = pa.array(dropped, pa.string())
     return pa.table({**fixed, **values})
 
 
@@ -312,6 +323,21 @@ def seen_files(table: Table, indices: Indices | None = None) -> list[FileVersion
     return list(map(FileVersion, *(chosen[name].to_pylist() for name in chosen.column_names)))
 
 
+def dropped_keys(table: Table, indices: Indices) -> dict[str, int]:
+    """Return in how many of the chosen files each key was left out: the 100 most, then by name."""
+    if table.schema.get_field_index(DROPPED) < 0:
+        return {}
+    n_files: Counter[str] = Counter()
+    for item in pc.value_counts(table[DROPPED].take(indices).drop_null()).to_pylist():
+        n_files.update(dict.fromkeys(json.loads(item["values"]), item["counts"]))
+    return dict(most_dropped(n_files))
+
+
+def is_fixed(name: str) -> bool:
+    """Whether a column of an outcome table is no value of a row."""
+    return name in _FIXED
+
+
 def failures_of(table: Table, indices: Indices | None = None) -> list[dict[str, Any]]:
     """Return the chosen failures (all, without `indices`) as dicts: place, the fields of `Failure`, tries, seconds."""
     names = ["place", *Failure._fields, "tries", "seconds"]
@@ -345,6 +371,5 @@ def _stretches(indices: Indices) -> tuple[list[int], list[int]]:
 
 def _text_columns(table: Table) -> list[str]:
     """Return the names of the columns that hold text or binary values of rows."""
-    fixed = {*FIXED.names, *ROWS_OF_A_FILE.names}
-    values = [f for f in table.schema if f.name not in fixed]
+    values = [f for f in table.schema if not is_fixed(f.name)]
     return [f.name for f in values if pa.types.is_string(f.type) or pa.types.is_binary(f.type)]

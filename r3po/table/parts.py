@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from r3po.table.added import added_values
 from r3po.table.column_types import MOST_DIGITS
 from r3po.table.columns import PART_BYTES, Columns
-from r3po.table.nested import show
+from r3po.table.nested import show, show_value
 from r3po.table.outcomes import Indices, Schema, Table, gather, one_chunk, variants_in
 from r3po.table.rows import Rows
-from r3po.table.schema import plain_values
+from r3po.table.schema import JSON, plain_values, written_schema
 from r3po.table.value_arrays import AS_TEXT
 from r3po.work import Span
 
@@ -44,16 +45,20 @@ class ShownRows:
 
     def part_table(self, start: int, stop: int, schema: Schema) -> Table:
         """Return the rows of a span as the parts hold them, in the types of `schema`."""
+        table, indices = self.rows.table, self.rows.at(start, stop)
         arrays = []
         if self._paths is not None:
             arrays.append(pa.chunked_array([self._paths.take(one_chunk(_chunked(self.rows.places(start, stop))))]))
         if self._columns.number is not None:
             arrays.append(_chunked(self.rows.numbers(start, stop)))
-        indices, fields = self.rows.at(start, stop), list(schema)[len(arrays) :]
-        for i, f in zip(self._columns.in_parts, fields, strict=True):
-            arrays.append(_column(self.rows.table, indices, i, f.type))
+        for i in self._columns.in_parts:
+            arrays.append(_column(table, indices, i, schema.field(len(arrays)).type))
+        added = added_values(table, indices) if len(arrays) < len(schema) else {}
+        for f in list(schema)[len(arrays) :]:
+            values = added.get(f.name, [None] * (stop - start))
+            arrays.append(pa.chunked_array([_as_type(values, f.type)]))
         # In one chunk: Parquet would cut its pages at the seams of the segments.
-        return pa.Table.from_arrays(arrays, schema=schema).combine_chunks()
+        return pa.Table.from_arrays(arrays, schema=written_schema(schema)).combine_chunks()
 
 
 def write_parts(
@@ -136,6 +141,7 @@ def copy_parquet(path: Path, sink: Any, schema: Schema, metadata: dict[str, str]
     try:
         with open(path, "rb") as file:
             part = pq.ParquetFile(file)
+            schema = written_schema(schema)
             if not part.schema_arrow.equals(schema):
                 return False
             options = settings["parquet"]
@@ -158,7 +164,7 @@ class CsvPart:
         is_plain = all(not set(name) & set(',"\r\n') and name for name in schema.names)
         header = io.BytesIO()
         options = pcsv.WriteOptions(quoting_header="none" if is_plain else "needed")
-        pcsv.write_csv(self._schema.empty_table(), header, write_options=options)
+        pcsv.write_csv(written_schema(self._schema).empty_table(), header, write_options=options)
         sink.write(header.getvalue())
 
     def write(self, shown: ShownRows, group: Span) -> None:
@@ -176,11 +182,12 @@ class CsvPart:
 
     def _write_only_column(self, part: Table) -> None:
         """Write None as `""`, as Python's csv module does: of one column, an empty field would be an empty line."""
-        if pa.types.is_string(self._schema.field(0).type):
-            part = part.set_column(0, self._schema.field(0), pc.fill_null(part.column(0), ""))
+        is_text = pa.types.is_string(part.schema.field(0).type)
+        if is_text:
+            part = part.set_column(0, part.schema.field(0), pc.fill_null(part.column(0), ""))
         rows = io.BytesIO()
         pcsv.write_csv(part, rows, write_options=pcsv.WriteOptions(include_header=False))
-        if pa.types.is_string(self._schema.field(0).type):
+        if is_text:
             self._sink.write(rows.getvalue())
             return
         lines = rows.getvalue().split(b"\n")[:-1]
@@ -196,7 +203,7 @@ class ParquetPart:
         self._schema = schema
         self._is_open = True
         self._writer = pq.ParquetWriter(
-            sink, schema.with_metadata(metadata), compression=compression, compression_level=level
+            sink, written_schema(schema).with_metadata(metadata), compression=compression, compression_level=level
         )
 
     def write(self, shown: ShownRows, group: Span) -> None:
@@ -245,11 +252,14 @@ def _column(table: Table, indices: Indices, i: int, target: Any) -> Any:
         if not pa.types.is_null(target)
     ]
     if not found:
-        return pa.nulls(len(indices), target)
+        return pa.nulls(len(indices), pa.string() if target == JSON else target)
     return found[0] if len(found) == 1 else pc.coalesce(*found)
 
 
 def _convert(values: Any, variant: str, target: Any) -> Any:
+    if target == JSON:
+        plain = plain_values(values, variant) if variant in AS_TEXT else values.to_pylist()
+        return pa.chunked_array([_as_type(plain, target)])
     if values.null_count == len(values):
         return pa.chunked_array([pa.nulls(len(values), target)])
     if variant in AS_TEXT:
@@ -272,17 +282,35 @@ def _shown_texts(texts: Any) -> Any:
 
 
 def _as_type(values: list[Any], target: Any) -> Any:
-    try:
-        return pa.array(values, target)
-    except (pa.ArrowException, TypeError, OverflowError):
-        # An int beyond 2^53 among floats, 1.50 where one digit is behind the point: by hand.
-        return pa.array([_fitted(value, target) for value in values], target)
+    if target == JSON or (pa.types.is_string(target) and not all(type(v) is str for v in values if v is not None)):
+        is_json = target == JSON
+        return pa.array([None if v is None else _text(v, is_json=is_json) for v in values], pa.string())
+    if not _has_map(target):
+        # Else an int beyond 2^53 among floats, 1.50 where one digit is behind the point: by hand.
+        with contextlib.suppress(pa.ArrowException, TypeError, OverflowError):
+            return pa.array(values, target)
+    return pa.array([_fitted(value, target) for value in values], target)
+
+
+def _text(value: Any, *, is_json: bool) -> str:
+    """Return a plain value as text: JSON, or as text columns have it."""
+    if is_json or isinstance(value, (list, dict)):
+        return show_value(value)
+    return base64.b64encode(value).decode("ascii") if type(value) is bytes else str(value)
+
+
+def _has_map(type_: Any) -> bool:
+    if pa.types.is_map(type_):
+        return True
+    return pa.types.is_list(type_) and _has_map(type_.value_type)
 
 
 def _fitted(value: Any, target: Any) -> Any:
     """Return a plain value as the Python value that Arrow takes for the type `target`."""
     if value is None:
         return None
+    if pa.types.is_map(target):  # sorted, as the fields of a struct are
+        return [(key, _fitted(item, target.item_type)) for key, item in sorted(value.items())]
     if pa.types.is_list(target):
         return [_fitted(item, target.value_type) for item in value]
     if pa.types.is_struct(target):

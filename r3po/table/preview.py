@@ -13,7 +13,7 @@ from r3po.table import parts
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 from r3po.table.mixed import Mixture, describe_mixed, find_mixture, iter_values
-from r3po.table.outcomes import OutcomeBatch, Table, outcome_table
+from r3po.table.outcomes import OutcomeBatch, Table, dropped_keys, outcome_table
 from r3po.table.rows import Outcomes, Rows
 from r3po.work import Span
 
@@ -27,6 +27,8 @@ class Preview:
     """The types by the names of the columns, as Arrow prints them."""
     mixed: tuple[str, ...] = ()
     """What is said of the columns that are text since their values have no type in common."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """In how many files each key was left out."""
     row_bytes: dict[str, float] = field(default_factory=dict)
     """Bytes that one more row adds to a part, by kind (`csv`, `parquet`)."""
 
@@ -50,13 +52,14 @@ def preview_parts(
     if columns is None:
         return Preview(pa.table({}))
     outcomes = Outcomes(outcome_table(batch, columns))
-    rows = outcomes.choose_rows(pa.array(range(len(outcomes.table)), pa.int64()))
+    indices = pa.array(range(len(outcomes.table)), pa.int64())
+    rows = outcomes.choose_rows(indices)
     joined = schemas.own_schema(rows, columns)
     schema = schemas.part_schema(joined, columns)
     shown = parts.ShownRows(rows, columns, paths)
     groups = list(rows.groups())
     if not groups:
-        return Preview(schema.empty_table(), schemas.schema_for_people(schema))
+        return Preview(schemas.written_schema(schema).empty_table(), schemas.schema_for_people(schema))
     return Preview(
         table=pa.concat_tables([shown.part_table(*group, schema) for group in groups]),
         columns=schemas.schema_for_people(schema),
@@ -64,6 +67,7 @@ def preview_parts(
             describe_mixed(name, _mixture(rows, paths, columns, name))
             for name in schemas.mixed_columns(joined, columns)
         ),
+        dropped=dropped_keys(outcomes.table, indices),
         row_bytes=_row_bytes(shown, schema, settings),
     )
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r3po.table.outcomes import FIXED, ROWS_OF_A_FILE, Indices, Table, group_spans, join_tables, text_bytes
+from r3po.table.outcomes import ROWS_OF_A_FILE, Indices, Table, group_spans, is_fixed, join_tables, text_bytes
 from r3po.work import Span
 
 VALUE_BYTES = 8
@@ -187,8 +187,8 @@ def _in_blocks(outcomes: Outcomes) -> Outcomes:
     if _is_counted(outcomes.table):
         return outcomes
     table = outcomes.table
-    fixed = table.select([name for name in table.column_names if name in FIXED.names])
-    values = table.select([name for name in table.column_names if name not in FIXED.names])
+    fixed = table.select([name for name in table.column_names if is_fixed(name)])
+    values = table.select([name for name in table.column_names if not is_fixed(name)])
     if not values.num_columns:  # a table without columns has no lines
         values = pa.table({"0.bool": pa.nulls(len(table), pa.bool_())})
     fixed = fixed.append_column("first_row", pa.array(range(len(table)), pa.int64()))

@@ -75,6 +75,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
     Raises:
         DamagedStateError: the shard file or the last outcomes file is not what the manifest or commit names.
         OSError: the disk refused.
+        RunStoppedError: the rows add too many columns.
     """
     if entries is None:
         entries = read_shard_file(order.folders.shards, order.ref)
@@ -96,7 +97,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
     columns = order.columns or Columns(())
     rows = outcomes.choose_rows(indices)
     own_schema = schemas.own_schema(rows, columns)
-    joined = own_schema if order.schema is None else schemas.join_schemas([own_schema, order.schema])
+    joined = own_schema if order.schema is None else schemas.join_schemas([order.schema, own_schema])
     schema = schemas.part_schema(joined, columns) if len(own_schema) else own_schema
     shown = parts.ShownRows(rows, columns, [show_name(path) for path in entries.paths] if columns.source else ())
     counted = tables.tally(table, indices)
@@ -114,6 +115,7 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
         parts=_write_parts(order, shown, schema, counted),
         part_settings=order.settings,
         keeps_deleted=order.rules.keeps_deleted,
+        dropped=tables.dropped_keys(table, indices),
     )
     return Staged(order.ref.shard, commit)
 

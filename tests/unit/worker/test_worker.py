@@ -434,10 +434,14 @@ NO_ROWS = {
     "[{'x': 1}]": ("NoDict", "f returned a list; r3po needs one dict a file"),
     "'x'": ("NoDict", "f returned a str; r3po needs one dict a file"),
     "(n for n in ())": ("NoDict", "f returned a generator; r3po needs one dict a file"),
-    "{}": ("BadRow", f"{KEYS_DIFFER}missing 'x'"),
-    "{'y': 1, 'x': 1}": ("BadRow", f"{KEYS_DIFFER}not a column of this job: 'y'"),
-    "{'\\udcff': 1}": ("BadRow", f"{KEYS_DIFFER}missing 'x'; not a column of this job: '\\udcff'"),
-    "{'x': 'text'}": ("BadRow", "column 'x': expected number, found text 'text'"),
+    "{}": ("BadRow", f"{KEYS_DIFFER}missing 'x' (taken with missing_keys: null)"),
+    "{'y': 1, 'x': 1}": ("BadRow", f"{KEYS_DIFFER}not a column of this job: 'y' (taken with extra_keys: drop or add)"),
+    "{'\\udcff': 1}": (
+        "BadRow",
+        f"{KEYS_DIFFER}missing 'x'; not a column of this job: '\\udcff' "
+        "(taken with missing_keys: null and extra_keys: drop or add)",
+    ),
+    "{'x': 'text'}": ("BadRow", "column 'x': expected number, found text 'text' (taken with mixed: json)"),
     "{'x': 1 << 64}": ("BadRow", "column 'x': the int 18446744073709551616 does not fit 64 bit"),
     "{'x': object()}": ("BadRow", "column 'x': a value of type object cannot be stored"),
 }
