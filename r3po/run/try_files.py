@@ -36,13 +36,14 @@ from r3po.state.manifest import read_columns, read_manifest
 from r3po.storage.names import absolute_path, show_name
 from r3po.table.columns import Columns, RowCollector
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
-from r3po.table.preview import Preview, preview_parts
+from r3po.table.preview import Blocks, Preview, preview_parts
 from r3po.table.ragged import told_dropped
 from r3po.worker.beacon import Phase
 from r3po.worker.call import Caller
 from r3po.worker.call_many import call_alone, call_many
 from r3po.worker.failures import failure_of
 from r3po.worker.forks import shed_handlers_in_children
+from r3po.worker.many_rows import ManyRows
 from r3po.worker.rows import append_outcome, first_row, note_file, take_row
 
 if TYPE_CHECKING:
@@ -190,12 +191,16 @@ class _Trial:
         self._config, self._spec = config, spec
         self._caller = Caller(config.timeout_seconds, _NoMarks(), debug)
         self._caller_of_many = Caller(config.timeout_seconds, _NoMarks())  # what it raises is seen again, alone
-        self._call = self._caller.call if config.batch_files is None else partial(call_alone, self._caller)
         is_read = config.input == "bytes"
         self._use = partial(read_file, wants_data=True, wants_hash=False) if is_read else use_file
         self._batch = OutcomeBatch()
         self._columns: Columns | None = None
         self._collector: RowCollector | None = None
+        self._blocks = Blocks()
+        self._rows: ManyRows | None = None
+        if config.rows == "many":
+            self._batch.has_blocks = True
+            self._rows = ManyRows(self._blocks, None, config.column_settings, self._caller.uninterrupted)
         self._paths: list[str] = []
         self._trouble = ""
         """What went wrong when f was closed."""
@@ -234,7 +239,7 @@ class _Trial:
         try:
             file = self._use(path)
             try:
-                returned, failure = self._call(*((path,) if file.data is None else (path, file.data)))
+                returned, failure = self._call_f(*((path,) if file.data is None else (path, file.data)))
             finally:
                 file.close()
         except (OSError, MemoryError) as error:
@@ -254,7 +259,7 @@ class _Trial:
         except (OSError, MemoryError):
             return []
         arguments = [list(paths), [file.data for file in files]] if self._config.input == "bytes" else [list(paths)]
-        items, failure = call_many(self._caller_of_many, *arguments)
+        items, failure = call_many(self._caller_of_many, *arguments, rows=self._rows)
         seconds = (time.perf_counter() - started) / len(paths)
         return [(seconds, item, None) for item in items] if failure is None else []
 
@@ -263,7 +268,15 @@ class _Trial:
         self._paths.append(shown)
         append_outcome(self._batch, *self._row_of(returned, failure))
 
+    def _call_f(self, *arguments: Any) -> tuple[Any, Failure | None]:
+        rows = self._rows
+        if self._config.batch_files is not None:
+            return call_alone(self._caller, *arguments, rows=rows)
+        return self._caller.call(*arguments, consume=None if rows is None else rows.take_call)
+
     def _row_of(self, returned: Any, failure: Failure | None) -> tuple[tuple[Any, ...] | None, Failure | None]:
+        if self._rows is not None:
+            return self._rows.accept(returned, failure)
         if failure is not None:
             return None, failure
         if self._collector is not None:
@@ -279,7 +292,10 @@ class _Trial:
         config, batch = self._config, self._batch
         paths = [show_name(path) for path in self._paths]
         settings = Job(config, job_folders(config), None, {}).part_settings
-        preview = preview_parts(batch, self._columns, paths, settings)
+        if self._rows is not None:
+            self._rows.finish(batch)
+            self._columns = self._rows.columns
+        preview = preview_parts(batch, self._columns, paths, settings, self._blocks.all)
         files = zip(paths, batch.seconds, batch.rows, strict=True)
         return TryResult(
             job_name=config.job_name,

@@ -95,6 +95,7 @@ class Workforce:
             timeout_s=config.timeout_seconds,
             batch_files=config.batch_files,
             column_settings=config.column_settings,
+            has_many_rows=config.rows == "many",
             current_folder=str(config.base_dir),
         )
 

@@ -87,6 +87,16 @@ class Failure(NamedTuple):
         return f"{path}  {self.error_type}: {first_line(self.message)}"
 
 
+class FileRows(NamedTuple):
+    """Where the rows of a file are in the row blocks of its segment."""
+
+    first: int
+    """The number of its first row, counted over all blocks."""
+    n: int
+    dropped: tuple[str, ...] = ()
+    """The keys that were left out of them."""
+
+
 @dataclass(slots=True)
 class OutcomeBatch:
     """Outcomes in the making: lists of equal length, one item a file, in the order they were made."""
@@ -98,7 +108,7 @@ class OutcomeBatch:
     racy: list[bool] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     rows: list[tuple[Any, ...] | None] = field(default_factory=list)
-    """Values in column order; None for a failure. With `has_blocks`: number and count of the file's rows, in blocks."""
+    """Values in column order, or with `has_blocks` a `FileRows`; None for a failure."""
     has_blocks: bool = False
     """The values of the rows are elsewhere, in blocks."""
     failures: dict[int, Failure] = field(default_factory=dict)
@@ -130,7 +140,7 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
     values: dict[str, Any] = {}
     rejected: dict[int, str] = {}
     if batch.has_blocks:
-        spans = [(0, 0) if row is None else row for row in batch.rows]
+        spans = [(0, 0) if row is None else row[:2] for row in batch.rows]
         values = {f.name: pa.array([span[i] for span in spans], f.type) for i, f in enumerate(ROWS_OF_A_FILE)}
     elif columns is not None:
         values, rejected = value_arrays(batch.rows, columns)
@@ -157,7 +167,7 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
         for i, name in enumerate(Failure._fields):
             fixed[name] = pa.array([None if failure is None else failure[i] for failure in failures], pa.string())
     if columns is not None and columns.rules.extra == "drop":
-        dropped = [names_text(row.dropped) if type(row) is RaggedRow else None for row in batch.rows]
+        dropped = [names_text(row.dropped) if isinstance(row, RaggedRow | FileRows) else None for row in batch.rows]
         if any(dropped):
             fixed[DROPPED] = pa.array(dropped, pa.string())
     return pa.table({**fixed, **values})

@@ -13,7 +13,7 @@ from r3po.table import parts
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 from r3po.table.mixed import Mixture, describe_mixed, find_mixture, iter_values
-from r3po.table.outcomes import OutcomeBatch, Table, dropped_keys, outcome_table
+from r3po.table.outcomes import OutcomeBatch, Table, dropped_keys, join_tables, outcome_table
 from r3po.table.rows import Outcomes, Rows
 from r3po.work import Span
 
@@ -37,8 +37,23 @@ class Preview:
         return found
 
 
+class Blocks:
+    """Row blocks that stay in memory."""
+
+    def __init__(self) -> None:
+        self.all: list[Table] = []
+
+    def write_rows(self, block: Table) -> None:
+        """Keep a block."""
+        self.all.append(block)
+
+
 def preview_parts(
-    batch: OutcomeBatch, columns: Columns | None, paths: Sequence[str], settings: Mapping[str, Any]
+    batch: OutcomeBatch,
+    columns: Columns | None,
+    paths: Sequence[str],
+    settings: Mapping[str, Any],
+    blocks: Sequence[Table] = (),
 ) -> Preview:
     """Return what the parts of these outcomes would be.
 
@@ -48,10 +63,11 @@ def preview_parts(
         columns: None: no file gave a row.
         paths: of all places, for people.
         settings: the part settings of a job.
+        blocks: the rows of a batch that has its rows in blocks.
     """
     if columns is None:
         return Preview(pa.table({}))
-    outcomes = Outcomes(outcome_table(batch, columns))
+    outcomes = Outcomes(outcome_table(batch, columns), join_tables(blocks) if blocks else None)
     indices = pa.array(range(len(outcomes.table)), pa.int64())
     rows = outcomes.choose_rows(indices)
     joined = schemas.own_schema(rows, columns)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import dropwhile
 from types import TracebackType
@@ -132,6 +133,13 @@ class Caller:
         finally:
             self.leave_if_forked()
         return ""
+
+    @contextmanager
+    def uninterrupted(self) -> Iterator[None]:
+        """Give a block, within a call, that the time limit does not cut off and no child of f takes part in."""
+        self.leave_if_forked()
+        with nullcontext() if self._limit is None else self._limit.held():
+            yield
 
     def leave_if_forked(self) -> None:
         """Leave if f forked, and this is the child: the outcome is its parent's."""
