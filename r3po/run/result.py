@@ -26,7 +26,7 @@ class RunResult:
     files: int
     """Files of the manifest: done + failed + pending."""
     done: int
-    """Files with a row."""
+    """Files that f is done with."""
     failed: int
     pending: int
     rows: int
