@@ -59,7 +59,7 @@ def _run_text(result: RunResult, width: int) -> str:
         f"{result.job_name}: {files} in {duration(result.seconds)}: "
         f"{result.done:,} done, {result.failed:,} failed, {result.pending:,} to do",
         f"{rows} in {result.output}: to_pandas(), to_arrow(), to_polars()",
-        *(["failures() lists the failed files"] if result.failed else []),
+        *(["failures() lists the failed files, failure_groups() by cause"] if result.failed else []),
     ]
     return plain("\n".join(lines))
 

@@ -96,30 +96,41 @@ def _versions_text(config: Config, done_by_fingerprint: dict[str, int]) -> str:
 def fingerprint_today(config: Config) -> str | None:
     """Return the fingerprint of the config's function, or None if it names none that is there."""
     from r3po.errors import FunctionError
-    from r3po.function.find import find_function
+    from r3po.function.find import find_function, with_arguments
 
     with suppress(FunctionError):
-        return None if config.function is None else find_function(config.function, config.base_dir).fingerprint
+        if config.function is not None:
+            return with_arguments(find_function(config.function, config.base_dir), config.function_args).fingerprint
     return None
 
 
 def preview_text(found: dict[str, int], on_deleted: str) -> str:
-    meanings = {
+    """Return what `build --dry-run` says: what became of the files, and apart from that what came of them before."""
+    files = {
         "new": "",
         "changed": "",
         "returned": "deleted before, here again",
-        "pending": "listed before, not done yet",
-        "to_retry": "failed, and the function has changed since",
         "deleted": "their rows are kept" if on_deleted == "keep" else "their rows go",
         "touched": "another mtime, the same content: nothing to do",
-        "failed": "left alone; r3po run --retry-failed tries them again",
         "unchanged": "",
     }
+    outcomes = {
+        "pending": "not done yet",
+        "to_retry": "failed, and the function has changed since",
+        "failed": "left alone; r3po run --retry-failed tries them again",
+    }
     lines = ["A run would find"]
-    for name, meaning in meanings.items():
-        if found[name] or name in ("new", "changed", "deleted", "unchanged"):
-            lines.append(f"  {name.replace('_', ' '):10} {found[name]:>12,}   {meaning}".rstrip())
+    lines += [_preview_line(name, found[name], files[name]) for name in files if found[name] or name in _ALWAYS_SAID]
+    without_row = [_preview_line(name, found[name], outcomes[name]) for name in outcomes if found[name]]
+    lines += ["Among the files that were listed before", *without_row] if without_row else []
     return "\n".join([*lines, "Nothing was changed."])
+
+
+_ALWAYS_SAID = ("new", "changed", "deleted", "unchanged")
+
+
+def _preview_line(name: str, n: int, meaning: str) -> str:
+    return f"  {name.replace('_', ' '):10} {n:>12,}   {meaning}".rstrip()
 
 
 def errors_text(groups: list[FailureGroup], width: int, *, has_columns: bool = False) -> str:

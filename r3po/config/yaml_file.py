@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -17,6 +18,9 @@ from r3po.text import first_line, shorten
 
 _LINE_SHAPE = 'each line is "key: value", with a space after the colon'
 KEYS_HINT = "r3po config --keys lists every key"
+
+NESTED = ("parquet", "columns", "worker")
+"""Keys whose entries have lines of their own."""
 
 _SHOWN_CHARS = 37  # of a line that has a problem; the user has the file for the rest
 
@@ -37,7 +41,7 @@ class Entry:
     line: int | None  # from 1; None: it is of a mapping
     shown: str
     written: str  # the value as the file has it
-    value: Any  # for `parquet: {...}` and `columns: {...}`: the entries in it, by key
+    value: Any  # of `NESTED`, such as `parquet: {...}`: the entries in it, by key
 
     @property
     def plain(self) -> Any:
@@ -108,7 +112,7 @@ def entries_of(keys: Mapping[str, Any]) -> dict[str, Entry]:
     """Return the keys of a mapping that stands for a file."""
     entries: dict[str, Entry] = {}
     for key, value in keys.items():
-        is_nested = key in ("parquet", "columns") and isinstance(value, Mapping)
+        is_nested = key in NESTED and isinstance(value, Mapping)
         content = entries_of(value) if is_nested else _without_paths(value)
         entries[str(key)] = Entry(None, short(f"{key}: {value}"), repr(value), content)
     return entries
@@ -134,7 +138,7 @@ def _read_mapping(
         elif key in entries:
             problems.append(Problem(line, shown, f"{key} is given twice; line {entries[key].line} has it, too"))
         else:
-            is_nested = key in ("parquet", "columns") and isinstance(node, yaml.MappingNode)
+            is_nested = key in NESTED and isinstance(node, yaml.MappingNode)
             value = _read_mapping(loader, node, text, problems) if is_nested else _construct(loader, node)
             entries[key] = Entry(line, shown, text[node.start_mark.index : node.end_mark.index], value)
     return entries
@@ -154,6 +158,9 @@ def _syntax_error(file: Path, text: str, error: Exception) -> ConfigError:
     if isinstance(error, yaml.MarkedYAMLError):
         line, reason = _syntax_mark(error), ", ".join(filter(None, (error.problem, error.context)))
         hint = "indent with spaces, not with tabs" if r"'\t'" in reason else hint
+        if unquoted := _unquoted_value(text, error):
+            line, reason = unquoted.line, f"what begins with {unquoted.text[0]} needs quotes"
+            hint = f'quote it: "{unquoted.text}"'
     elif isinstance(error, yaml.reader.ReaderError):
         line, reason = text.count("\n", 0, error.position) + 1, f"holds the character U+{error.character:04X}"
         hint = "take the character out"
@@ -161,6 +168,25 @@ def _syntax_error(file: Path, text: str, error: Exception) -> ConfigError:
         return ConfigError(what, evidence="it is nested too deeply", hint=KEYS_HINT)
     shown = "".join(char for char in "".join(text.split("\n")[line - 1 : line]) if char.isprintable())
     return ConfigError(what, evidence=f"line {line}   {short(shown)}   {reason}", hint=hint)
+
+
+class _Unquoted(NamedTuple):
+    line: int
+    text: str
+
+
+def _unquoted_value(text: str, error: yaml.MarkedYAMLError) -> _Unquoted | None:
+    """Return the value that YAML takes for something else by its first sign, as `**/tmp`; None: there is none."""
+    context, problem = error.context or "", error.problem or ""
+    is_alias = context in ("while scanning an alias", "while scanning an anchor")
+    if not is_alias and not problem.startswith(("found undefined alias", "found character")):
+        return None
+    mark = error.context_mark if is_alias else error.problem_mark
+    found = None if mark is None else _VALUE.match(text, mark.index)
+    return None if mark is None or found is None else _Unquoted(mark.line + 1, found[0])
+
+
+_VALUE = re.compile(r"[*&@%`][^\s,\]}\"]*")
 
 
 def _syntax_mark(error: yaml.MarkedYAMLError) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from r3po import events
 from r3po.events import Observer
 from r3po.run.workers import Lost, WorkerManager
+from r3po.state.job import tidy_path
 from r3po.state.shard_files import Entries, read_shard_file
 from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
@@ -68,11 +70,19 @@ class Watch:
         for worker, text in self._outputs.look():
             self._observer(events.OutputSeen(worker, text))
 
+    def tell_where_output_is(self) -> None:
+        """Say where to find what f printed, if it printed something that was not shown."""
+        folder = self._outputs.unseen()
+        if folder is not None:
+            where = os.path.join(tidy_path(folder), "*.out")
+            self._observer(events.Notice(f"what f printed is in {where}", hint="--show-output shows it during a run"))
+
     def tell_loss(self, lost: Lost, where: tuple[int, int] | None) -> None:
         """Tell that a worker died, and in which file, if that is known."""
         path = "" if where is None else self.path_of(*where)
         cause = "over timeout_seconds" if lost.handle.ended_for == "time" else lost.death.cause
-        self._observer(events.WorkerLost(cause, path, lost.n_workers))
+        is_of_several = where is not None and lost.call is not None
+        self._observer(events.WorkerLost(cause, path, lost.n_workers, is_of_several))
 
     def tell_vanished(self, path: str) -> None:
         """Tell, once a run, that a file was gone once f had returned; `path` is empty if none was."""
@@ -98,5 +108,6 @@ class Watch:
         if shortage:
             text, hint = f"{shortage}: the workers wait", "wait for its other users, or give fewer with --processes"
         else:
-            text, hint = f"still importing {self._function_name}", "--show-output shows more"
+            doing = "making" if self._manager.is_making else "importing"
+            text, hint = f"still {doing} {self._function_name}", "--show-output shows more"
         self._observer(events.Notice(text, hint=hint, is_warning=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from r3po.state.commits import (
 )
 from r3po.state.folders import JobFolders
 from r3po.state.forget import complete_reset
-from r3po.state.former import complete_undo, read_former, set_aside
+from r3po.state.former import complete_undo, names_to_keep, set_aside
 from r3po.state.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
 from r3po.state.output_folder import KINDS
 from r3po.state.segments import list_segments, remove_segments, remove_segments_of
@@ -34,6 +34,7 @@ from r3po.state.shards import Shard, ShardState, newer_segments
 from r3po.storage.durable import list_names, make_folder, remove_durably, remove_if_there
 from r3po.storage.lock import JobLock
 from r3po.storage.names import show_name
+from r3po.table.columns import PART_BYTES
 from r3po.table.predicate import CountingRules
 
 T = TypeVar("T")
@@ -65,6 +66,8 @@ class Job:
         return {
             "csv": self.config.csv,
             "parquet": False if parquet is None else {"compression": parquet.compression, "level": parquet.level},
+            **({} if self.config.part_rows is None else {"part_rows": self.config.part_rows}),
+            **({} if self.config.part_bytes == PART_BYTES else {"part_bytes": self.config.part_bytes}),
             **self.config.column_settings.to_json(),
         }
 
@@ -95,9 +98,10 @@ class Job:
             number = name.removesuffix(".json")
             if not number.isdecimal() or int(number) in self.commits:
                 continue
-            if not self.built.is_of_now(read_commit(self.folders, name, self.built.job_id).build):
+            commit = read_commit(self.folders, name, self.built.job_id)
+            if not self.built.is_of_now(commit.build):
                 self.folders.output.set_success(())
-                self.folders.output.remove_parts(int(number))
+                self.folders.output.remove_parts(commit.parts)
                 remove_durably(self.folders.commits / name)
 
     def raise_build(self, *, retry: bool = False, redo: bool = False) -> None:
@@ -177,7 +181,7 @@ class Job:
             entries = shard.read_entries() if shard.segments else Entries()
             if UNSEEN not in entries.sizes:
                 continue
-            table, _ = shard.read_candidates()
+            table = shard.read_candidates()[0].table
             seen: dict[int, FileVersion] = {}
             for place, version in zip(tables.places_of(table), tables.seen_files(table), strict=True):
                 known = seen.setdefault(place, version)
@@ -214,13 +218,9 @@ class Job:
 
     def sweep(self) -> None:
         """Remove what workers that died had begun; nobody may be at work."""
-        sweep_leftovers(self.folders, self.commits, self.former_outcomes())
-        self.sweep_shard_files()
-
-    def former_outcomes(self) -> set[str]:
-        """Return the names of the outcomes of before a redo under way, which can be brought back."""
-        former = read_former(self.folders)
-        return set() if former is None else former.outcome_names
+        outcomes, shard_files = names_to_keep(self.folders)
+        sweep_leftovers(self.folders, self.commits, outcomes)
+        self.sweep_shard_files(shard_files)
 
     def sweep_columns(self) -> None:
         """Remove the columns of before a redo, once it has come to its end."""
@@ -229,15 +229,13 @@ class Job:
             if name.startswith("columns.b") and name != columns:
                 remove_if_there(self.folders.working_dir / name)
 
-    def sweep_shard_files(self) -> None:
-        """Remove the shard files that neither the manifest nor a commit names."""
+    def sweep_shard_files(self, kept: Collection[str]) -> None:
+        """Remove the shard files that neither the manifest nor a commit names, but for those to be kept."""
         named = {ref.file.name for ref in self.built.shards} | {
             commit.entries.file.name for commit in self.commits.values()
         }
-        former = read_former(self.folders)
-        named |= former.shard_file_names if former is not None else set()
         for name in list_names(self.folders.shards):
-            if name not in named:
+            if name not in named and name not in kept:
                 remove_if_there(self.folders.shards / name)
 
     def adopt_entries(self) -> None:
@@ -357,14 +355,15 @@ def _complete(job: Job) -> None:
     if not job.built.is_redoing:
         remove_durably(job.folders.former)
     job.drop_former_layout()
-    job.broken_shards = roll_forward(job.folders, job.commits, job.former_outcomes())
+    former_outcomes, former_shard_files = names_to_keep(job.folders)
+    job.broken_shards = roll_forward(job.folders, job.commits, former_outcomes)
     job.sweep_former_segments()
     for shard in job.iter_shards():
         if shard.commit is not None and not shard.segments:
             remove_segments(job.folders.segments, shard.ref.shard)
     job.adopt_entries()
     job.sweep_columns()
-    job.sweep_shard_files()
+    job.sweep_shard_files(former_shard_files)
 
 
 def _of_layout(commits: dict[int, Commit], manifest: Manifest) -> dict[int, Commit]:

@@ -19,9 +19,9 @@ def test_each_result_says_what_the_command_says_in_the_words_of_python(tmp_path:
     tried = text_of(r3po.try_files(job.config))
     assert "6 files tried: 5 rows, 1 failed; nothing was kept" in tried and "--pdb" not in tried
     assert text_of(r3po.build_jobs(job.config)) == "doubles, build 1: 6 files in 1 shard"
-    first, second, third = text_of(r3po.run_jobs(job.config, engine="serial", progress=False)).splitlines()
+    first, second, third = text_of(r3po.run_jobs(job.config, engine="serial", progress=False), 1000).splitlines()
     assert first.startswith("doubles: 6 files in ") and first.endswith(" s: 5 done, 1 failed, 0 to do")
-    assert second.startswith("5 rows in ") and third == "failures() lists the failed files"
+    assert second.startswith("5 rows in ") and third.startswith("failures() lists the failed files")
     assert "files      5 done   1 failed   0 to do" in text_of(r3po.job_status(job.config))
     assert "6 files, " in text_of(r3po.slow_files(job.config))
     assert text_of(r3po.verify_jobs(job.config)).startswith("Good: ")

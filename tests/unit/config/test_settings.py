@@ -355,7 +355,9 @@ PROBLEMS = {
     '"{value}" is no type; did you mean "float64"?': ["columns:\n  name: double"],
     '"{value}" is no type; did you mean "timestamp"?': ["columns:\n  name: timestmp"],
     '"{value}" is no type; did you mean "decimal(10,2)"?': ["columns:\n  name: decimal"],
-    f'"map" is no type; there are {TYPES}, or list<T> of one of these': ["columns:\n  name: list<map>"],
+    f'"set" is no type; there are {TYPES}, json (any value), or list<T> or map<string, T> of one of these': [
+        "columns:\n  name: list<set>"
+    ],
     "{value} is no column type; write list, and its items are as they come": ["columns:\n  name: list<dict>"],
     "a decimal has 1 to 38 digits in all, not 39": ['columns:\n  name: "decimal(39,0)"'],
     "a decimal of 3 digits cannot have 9 of them behind the point": ['columns:\n  name: "decimal(3,9)"'],
@@ -457,17 +459,24 @@ NOT_YAML = {
         2,
         "found unexpected end of stream, while scanning a quoted scalar",
     ),
-    "source_file_part: *.json\n": (
-        1,
-        "expected alphabetic or numeric character, but found '.', while scanning an alias",
-    ),
+    "source_file_part: *.json\n": (1, "what begins with * needs quotes"),
+    "exclude:\n  - **/tmp\n": (2, "what begins with * needs quotes"),
+    'exclude: ["a", *b]\n': (1, "what begins with * needs quotes"),
+    "source_path: @home\n": (1, "what begins with @ needs quotes"),
     "parquet:\n\tlevel: 3\n": (
         2,
         "found character '\\t' that cannot start any token, while scanning for the next token",
     ),
     "job_name: a\x1b[31m\n": (1, "holds the character U+001B"),
 }
-REMEDIES = {"\t": "indent with spaces, not with tabs", "\x1b": "take the character out"}
+REMEDIES = {
+    "\t": "indent with spaces, not with tabs",
+    "\x1b": "take the character out",
+    "*.json": 'quote it: "*.json"',
+    "**/tmp": 'quote it: "**/tmp"',
+    "*b]": 'quote it: "*b"',
+    "@home": 'quote it: "@home"',
+}
 
 
 @pytest.mark.parametrize("text", NOT_YAML)
