@@ -44,7 +44,7 @@ def status_text(config: Config, found: JobStatus, width: int) -> str:
     """Return what `r3po status` says; paths are shortened so that their lines have at most `width` characters."""
     kinds = [kind for kind, is_on in (("csv", config.csv), ("parquet", config.parquet is not None)) if is_on]
     lines = [
-        f"job        {found.job_name}, build {found.build}                 {found.last_run}",
+        f"job        {found.job_name}, build {found.build}      {found.last_run}",
         f"function   {config.function or '(given at the run)'}{_versions_text(config, found.functions)}",
         f"source     {_source_text(config, width)}",
         f"files      {found.done:,} done   {found.failed:,} failed   {found.pending:,} to do"
@@ -203,9 +203,18 @@ def _group_lines(group: FailureGroup, width: int) -> list[str]:
     lines = wrap_words(what, width, first=f"{len(group.failures):>6,}  ", rest="        ")
     more = f", {len(group.paths) - 2:,} more" if len(group.paths) > 2 else ""
     where = f"        {group.where + '   ' if group.where else ''}"
-    room = width - len(f"{where}, {more}")
-    paths = [shorten_path(one_line(path), max(20, room // 2)) for path in group.paths[:2]]
-    return [*lines, f"{where}{', '.join(paths)}{more}"]
+    paths = [one_line(path) for path in group.paths[:2]]
+    if len(where + ", ".join(paths) + more) <= width:
+        return [*lines, f"{where}{', '.join(paths)}{more}"]
+    if len(where) > width // 2:
+        lines.append(where.rstrip())
+        where = " " * 8
+    # A line each: what tells one path from the other is at any place of them.
+    shown = [shorten_path(path, max(20, width - len(where) - 1)) for path in paths]
+    shown += [more.removeprefix(", ")] if more else []
+    ends = [*("," for _ in shown[1:]), ""]
+    begins = [where, *(" " * len(where) for _ in shown[1:])]
+    return [*lines, *map("".join, zip(begins, shown, ends, strict=True))]
 
 
 def slow_text(found: SlowFiles, width: int) -> str:
