@@ -302,13 +302,17 @@ def doubled(*numbers: int) -> list[dict[str, str]]:
 
 # Calling r3po
 
+WIDE = "300"
+"""Characters of a line, so that tests find whole sentences on one, however long the path of tmp_path is."""
+
 
 def r3po(*arguments: str, cwd: Path) -> Ended:
     """Call the command line in this process, as if it were one of its own; stdin is empty and nothing is a terminal."""
     from r3po.cli.app import run_command
 
     out, err = io.StringIO(), io.StringIO()
-    with as_new_process(cwd), redirect_stdout(out), redirect_stderr(err):
+    with pytest.MonkeyPatch.context() as patch, as_new_process(cwd), redirect_stdout(out), redirect_stderr(err):
+        patch.setenv("COLUMNS", os.environ.get("COLUMNS", WIDE))
         sys.argv, sys.stdin = ["r3po", *arguments], io.StringIO()
         code = run_command()
     return Ended(code, out.getvalue(), err.getvalue())
@@ -341,7 +345,9 @@ def environment(**changed: str | None) -> dict[str, str]:
     """Return this process's environment for another one, without what changes how r3po prints."""
     dropped = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "PYTHONPATH", "PYTHONWARNINGS", "RAY_ADDRESS")
     merged = {key: value for key, value in os.environ.items() if key not in dropped}
-    merged |= {"PYTHONDONTWRITEBYTECODE": "1"} | {key: value for key, value in changed.items() if value is not None}
+    merged |= {"PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": WIDE} | {
+        key: value for key, value in changed.items() if value is not None
+    }
     return {key: value for key, value in merged.items() if changed.get(key, "") is not None}
 
 

@@ -527,7 +527,7 @@ class Terminal:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "r3po", *arguments],
             cwd=cwd,
-            env=environment(**{"TERM": "xterm-256color", **changed}),
+            env=environment(**{"TERM": "xterm-256color", "COLUMNS": None, **changed}),
             stdin=slave,
             stdout=slave,
             stderr=slave,
