@@ -70,9 +70,9 @@ class RaggedRow(tuple[Any, ...]):
     dropped: tuple[str, ...]
     """The keys that were left out."""
 
-    def __new__(cls, values: tuple[Any, ...], added: str | None, dropped: tuple[str, ...] | None) -> RaggedRow:
+    def __new__(cls, values: tuple[Any, ...], added: str | None, dropped: tuple[str, ...]) -> RaggedRow:
         row = super().__new__(cls, values)
-        row.added, row.dropped = added, dropped or ()
+        row.added, row.dropped = added, dropped
         return row
 
 
