@@ -16,7 +16,7 @@ from r3po.state.manifest import read_columns
 from r3po.state.shards import Shard
 from r3po.storage.names import show_name
 from r3po.table import schema as schemas
-from r3po.table.added import added_values
+from r3po.table.added import added_names
 from r3po.table.column_types import ColumnType
 from r3po.table.columns import Columns, ColumnSettings
 
@@ -67,7 +67,7 @@ def _added(job: Job, wanted: ColumnSettings, n_columns: int) -> set[str]:
             found.update(shard.commit.own_schema.names[n_columns:])
         if shard.segments and wanted.rules.adds:
             table, _ = replace(shard, commit=None).read_candidates(scratch=job.folders.outcomes)
-            found.update(added_values(table, shard.choose(table, job.rules())))
+            found.update(added_names(table, shard.choose(table, job.rules())))
     return found
 
 

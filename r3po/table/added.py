@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from r3po.errors import RunStoppedError
 from r3po.table.nested import decode
-from r3po.table.outcomes import Indices, Table, gather
+from r3po.table.outcomes import Indices, Table, gather, outcome_groups
 from r3po.table.ragged import MOST_ADDED
 from r3po.table.value_arrays import ADDED
 from r3po.text import shorten
@@ -31,6 +31,14 @@ def added_values(table: Table, group: Indices) -> dict[str, list[object]]:
         for key, value in (decode(text) if text is not None else {}).items():
             by_key.setdefault(key, [None] * n_rows)[row] = value
     return by_key
+
+
+def added_names(table: Table, indices: Indices) -> list[str]:
+    """Return the columns that the chosen rows add, in order of first appearance; none if there are too many."""
+    names: dict[str, None] = {}
+    for group in outcome_groups(table, indices) if has_added(table) else ():
+        names.update(dict.fromkeys(added_values(table, group)))
+    return list(names) if len(names) <= MOST_ADDED else []
 
 
 def check_added(names: Sequence[str]) -> None:
