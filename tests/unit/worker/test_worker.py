@@ -433,7 +433,10 @@ NO_ROWS = {
     "None": ("NoDict", "f returned a NoneType; r3po needs one dict a file"),
     "[{'x': 1}]": ("NoDict", "f returned a list; r3po needs one dict a file; for many rows a file: rows: many"),
     "'x'": ("NoDict", "f returned a str; r3po needs one dict a file"),
-    "(n for n in ())": ("NoDict", "f returned a generator; r3po needs one dict a file; for many rows a file: rows: many"),
+    "(n for n in ())": (
+        "NoDict",
+        "f returned a generator; r3po needs one dict a file; for many rows a file: rows: many",
+    ),
     "{}": ("BadRow", f"{KEYS_DIFFER}missing 'x' (taken with missing_keys: null)"),
     "{'y': 1, 'x': 1}": ("BadRow", f"{KEYS_DIFFER}not a column of this job: 'y' (taken with extra_keys: drop or add)"),
     "{'\\udcff': 1}": (
