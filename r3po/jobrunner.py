@@ -87,7 +87,11 @@ def run_jobs(
             error.result = _as_told(error.result)
         raise
     if result.failed:
-        log.warning("%d of %d files failed; result.failures() lists them", result.failed, result.files)
+        log.warning(
+            "%d of %d files failed; result.failures() lists them, result.failure_groups() by cause",
+            result.failed,
+            result.files,
+        )
     return result
 
 

@@ -16,9 +16,9 @@ from r3po.storage.names import show_name
 from r3po.text import count_of, shorten_path, size_text, wrap_words
 
 if TYPE_CHECKING:
+    from r3po.begin.first_look import SourceLook
+    from r3po.begin.init import NewJob
     from r3po.config.explain import KeyMeaning, Setting
-    from r3po.config.first_look import SourceLook
-    from r3po.config.init import NewJob
 
 MOST_SUFFIXES = 10
 """Suffixes that `init --from` shows."""
@@ -36,7 +36,7 @@ def init(
 
     Nothing that is there is written over. Without --from, a few small files to begin with are made, too.
     """
-    from r3po.config.init import make_job
+    from r3po.begin.init import make_job
 
     made = make_job(folder, source)
     if as_json:
@@ -83,7 +83,7 @@ def config(
 
 def init_text(made: NewJob, folder: Path) -> str:
     """Return what `init` says of what it wrote; `folder` is the job's, as it was typed."""
-    lines = [] if made.look is None else _look_lines(made.look, made.look.commonest()[0])
+    lines = [] if made.look is None else _look_lines(made, made.look)
     where = "the current folder" if str(folder) == "." else str(folder)
     width = max(map(len, made.files))
     lines += [f"Wrote in {where}", *(f"  {name:{width}}   {what}" for name, what in made.files.items())]
@@ -127,23 +127,26 @@ def _origin(setting: Setting) -> str:
     return words
 
 
-def _look_lines(look: SourceLook, taken: str) -> list[str]:
+def _look_lines(made: NewJob, look: SourceLook) -> list[str]:
     """Return what was found in the source."""
     until = f" (stopped after {look.stopped_at}; there is more)" if look.stopped_at else ""
     lines = [f"Found in {shorten_path(show_name(str(look.folder)), 60)}: {count_of(look.n_files, 'file')}{until}"]
     found = look.by_number()
     shown = found[:MOST_SUFFIXES]
-    shown += [item for item in found[MOST_SUFFIXES:] if item[0] == taken]
+    shown += [item for item in found[MOST_SUFFIXES:] if item[0] in made.suffixes]
     width = max(12, *(len(suffix) for suffix, _ in shown))
     for suffix, count in shown:
-        mark = "   taken: source_file_part" if suffix == taken else ""
+        mark = "   taken: source_file_part" if suffix in made.suffixes else ""
         files = count_of(count.n_files, "file")
         lines.append(f"  {suffix or '(no suffix)':{width}} {files:>15} {size_text(count.size_bytes):>12}{mark}")
     if len(found) > len(shown):
         lines.append(f"  and {len(found) - len(shown):,} more suffixes")
     if passed := look.passed_over_text:
         lines.append(f"  passed over: {passed}")
-    sample = look.suffixes[taken].sample
+    if made.others:
+        wanted = ", ".join([*made.suffixes, made.others[0]])
+        lines.append(f"To take others, too: source_file_part: [{wanted}] in config.yaml, and an f for them")
+    sample = look.suffixes[made.suffixes[0]].sample
     if sample is None:
         lines.append("No file was looked into: each is empty or large. The function is a general one.")
     else:

@@ -45,6 +45,7 @@ def status_text(config: Config, found: JobStatus) -> str:
         f"source     {_source_text(config)}",
         f"files      {found.done:,} done   {found.failed:,} failed   {found.pending:,} to do"
         f"          {percent_of(found.done + found.failed, found.files)} %",
+        *([f"rows       {found.rows:,}"] if found.rows != found.done else []),
         *(["redo       under way; r3po reset --redo brings the rows of before back"] if found.is_redoing else []),
         *_run_lines(found.run),
         f"shards     {found.committed_shards:,} of {found.shards:,} committed",
@@ -88,15 +89,15 @@ def _source_text(config: Config) -> str:
 
 
 def _versions_text(config: Config, done_by_fingerprint: dict[str, int]) -> str:
-    """Say which rows are of which code, where that is not the same for all."""
+    """Say which files were done by which code, where that is not the same for all."""
     today = fingerprint_today(config)
     n_done = sum(done_by_fingerprint.values())
     n_older = n_done - done_by_fingerprint.get(today or "", 0)
     if today is None or not n_older:
-        return "" if len(done_by_fingerprint) < 2 else f"            rows by {len(done_by_fingerprint)} versions of it"
+        return "" if len(done_by_fingerprint) < 2 else f"            files by {len(done_by_fingerprint)} versions of it"
     n_versions = len(done_by_fingerprint.keys() - {today})
     versions = "another version" if n_versions == 1 else f"{n_versions:,} other versions"
-    return f"            {n_older:,} of {n_done:,} rows by {versions} of it"
+    return f"            {n_older:,} of {n_done:,} files by {versions} of it"
 
 
 def fingerprint_today(config: Config) -> str | None:
@@ -110,22 +111,32 @@ def fingerprint_today(config: Config) -> str | None:
 
 
 def preview_text(found: dict[str, int], on_deleted: str) -> str:
-    meanings = {
+    """Return what `build --dry-run` says: what became of the files, and apart from that what came of them before."""
+    files = {
         "new": "",
         "changed": "",
         "returned": "deleted before, here again",
-        "pending": "listed before, not done yet",
-        "to_retry": "failed, and the function has changed since",
         "deleted": "their rows are kept" if on_deleted == "keep" else "their rows go",
         "touched": "another mtime, the same content: nothing to do",
-        "failed": "left alone; r3po run --retry-failed tries them again",
         "unchanged": "",
     }
+    outcomes = {
+        "pending": "not done yet",
+        "to_retry": "failed, and the function has changed since",
+        "failed": "left alone; r3po run --retry-failed tries them again",
+    }
     lines = ["A run would find"]
-    for name, meaning in meanings.items():
-        if found[name] or name in ("new", "changed", "deleted", "unchanged"):
-            lines.append(f"  {name.replace('_', ' '):10} {found[name]:>12,}   {meaning}".rstrip())
+    lines += [_preview_line(name, found[name], files[name]) for name in files if found[name] or name in _ALWAYS_SAID]
+    without_row = [_preview_line(name, found[name], outcomes[name]) for name in outcomes if found[name]]
+    lines += ["Among the files that were listed before", *without_row] if without_row else []
     return "\n".join([*lines, "Nothing was changed."])
+
+
+_ALWAYS_SAID = ("new", "changed", "deleted", "unchanged")
+
+
+def _preview_line(name: str, n: int, meaning: str) -> str:
+    return f"  {name.replace('_', ' '):10} {n:>12,}   {meaning}".rstrip()
 
 
 def errors_text(groups: list[FailureGroup], width: int, *, has_columns: bool = False) -> str:
@@ -246,7 +257,8 @@ def _findings_line(found: VerifyResult) -> str:
 
 def _checked_lines(found: VerifyResult) -> list[str]:
     verdict = "Good:      " if found.is_good else "Checked:   "
-    counts = f"{found.files:,} files: {found.rows:,} rows, {found.failed:,} failed, {found.pending:,} to do"
+    done = "" if found.done == found.rows else f"{found.done:,} done, "
+    counts = f"{found.files:,} files: {done}{found.rows:,} rows, {found.failed:,} failed, {found.pending:,} to do"
     lines = [f"{verdict} {counts}; {found.parts:,} parts, {found.size_bytes:,} bytes"]
     if found.source_files is not None:
         lines.append(f"            {found.source_files:,} files of the source")

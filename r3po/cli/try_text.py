@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import math
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from r3po.cli.texts import one_line, plain, seconds_text
-from r3po.text import count_of, first_line, shorten, shorten_path
+from r3po.text import count_of, first_line, shorten, shorten_path, wrap_words
 
 if TYPE_CHECKING:
     from r3po.run.try_files import Estimate, TryResult
@@ -34,10 +35,9 @@ def try_text(found: TryResult, width: int) -> str:
     middle = seconds_text(seconds[len(seconds) // 2])
     lines.append(f"Seconds a file   {middle} (median), {seconds_text(seconds[0])} to {seconds_text(seconds[-1])}")
     if found.estimate is not None:
-        lines += _estimate_lines(found.estimate)
+        lines += _estimate_lines(found.estimate, len(found.rows))
     if found.failures:
-        path = one_line(found.failures[0]["path"])
-        lines.append(f"Next   r3po try --pdb {shlex.quote(path)}")
+        lines += _next_lines(found.failures, width)
     return plain("\n".join(lines).lstrip("\n"))
 
 
@@ -110,7 +110,32 @@ def _failure_lines(found: TryResult, width: int) -> list[str]:
     return lines
 
 
-def _estimate_lines(estimate: Estimate) -> list[str]:
+def _next_lines(failures: Sequence[dict[str, Any]], width: int) -> list[str]:
+    """Say what to do about the first failure that f raised, or else about the first."""
+    # Where f raised nothing, a debugger has nothing to show.
+    raised = next((one for one in failures if one["where"] and one["error_type"] != "Timeout"), None)
+    if raised is not None:
+        return [f"Next   r3po try --pdb {shlex.quote(one_line(raised['path']))}"]  # in one line, to be copied
+    return wrap_words(_advice(failures[0]), width, first="Next   ", rest="       ")
+
+
+def _advice(failure: dict[str, Any]) -> str:
+    kind, message = failure["error_type"], failure["message"]
+    if kind == "NoDict":
+        return 'let f return one dict a file, such as {"n": 1}: its keys are the columns'
+    if kind == "BadRow" and ("keys differ" in message or ": expected " in message):
+        return (
+            "give every file's row the same keys, with values of one type each (None where there is nothing); "
+            "or say names and types: columns: in the config"
+        )
+    if kind == "BadRow":
+        return "let f return what a table can hold: numbers, text, dates, bytes, lists and dicts of these"
+    if kind == "Timeout":
+        return "raise timeout_seconds in the config, or look at where f was"
+    return f"look at the function's arguments, and at the file: {one_line(failure['path'])}"
+
+
+def _estimate_lines(estimate: Estimate, n_rows: int) -> list[str]:
     files = count_of(estimate.files, "file")
     at_least = "" if estimate.is_all_counted else "at least "
     low, high = _duration(estimate.low_seconds), _duration(estimate.high_seconds)
@@ -120,10 +145,19 @@ def _estimate_lines(estimate: Estimate) -> list[str]:
         f"The whole job    {at_least}{files}: {span} with {processes},",
         f"                 and some seconds for Ray (guessed from {estimate.from_files} files)",
     ]
-    if estimate.part_bytes:
-        sizes = ", ".join(f"{kind} about {_size(size)}" for kind, size in estimate.part_bytes.items())
+    if estimate.high_part_bytes:
+        spans = {kind: _span(estimate.low_part_bytes[kind], size) for kind, size in estimate.high_part_bytes.items()}
+        sizes = ", ".join(f"{kind} about {size}" for kind, size in spans.items())
         lines.append(f"Parts            {estimate.parts:,}, each of {sizes}")
+        lines.append(f"                 (guessed from {count_of(n_rows, 'row')} written as such)")
     return lines
+
+
+def _span(low: float, high: float) -> str:
+    if low == high:
+        return _size(high)
+    first, last = _size(low), _size(high)
+    return f"{first.split()[0]} to {last}" if first.split()[1] == last.split()[1] else f"{first} to {last}"
 
 
 def _duration(seconds: float) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -154,6 +155,9 @@ def _syntax_error(file: Path, text: str, error: Exception) -> ConfigError:
     if isinstance(error, yaml.MarkedYAMLError):
         line, reason = _syntax_mark(error), ", ".join(filter(None, (error.problem, error.context)))
         hint = "indent with spaces, not with tabs" if r"'\t'" in reason else hint
+        if unquoted := _unquoted_value(text, error):
+            line, reason = unquoted.line, f"what begins with {unquoted.text[0]} needs quotes"
+            hint = f'quote it: "{unquoted.text}"'
     elif isinstance(error, yaml.reader.ReaderError):
         line, reason = text.count("\n", 0, error.position) + 1, f"holds the character U+{error.character:04X}"
         hint = "take the character out"
@@ -161,6 +165,25 @@ def _syntax_error(file: Path, text: str, error: Exception) -> ConfigError:
         return ConfigError(what, evidence="it is nested too deeply", hint=KEYS_HINT)
     shown = "".join(char for char in "".join(text.split("\n")[line - 1 : line]) if char.isprintable())
     return ConfigError(what, evidence=f"line {line}   {short(shown)}   {reason}", hint=hint)
+
+
+class _Unquoted(NamedTuple):
+    line: int
+    text: str
+
+
+def _unquoted_value(text: str, error: yaml.MarkedYAMLError) -> _Unquoted | None:
+    """Return the value that YAML takes for something else by its first sign, as `**/tmp`; None: there is none."""
+    context, problem = error.context or "", error.problem or ""
+    is_alias = context in ("while scanning an alias", "while scanning an anchor")
+    if not is_alias and not problem.startswith(("found undefined alias", "found character")):
+        return None
+    mark = error.context_mark if is_alias else error.problem_mark
+    found = None if mark is None else _VALUE.match(text, mark.index)
+    return None if mark is None or found is None else _Unquoted(mark.line + 1, found[0])
+
+
+_VALUE = re.compile(r"[*&@%`][^\s,\]}\"]*")
 
 
 def _syntax_mark(error: yaml.MarkedYAMLError) -> int:

@@ -236,7 +236,10 @@ class RayPool:
         self.is_gone = True
         if self._watchdog is not None:
             self._watchdog.known_end = what  # to shut down what is dead may take for ever, too
-        return RunStoppedError(f"Ray is gone: {what}", hint="your state is safe; run again to go on")
+        hint = "your state is safe; run again to go on"
+        if not self._is_local:
+            hint = "your state is safe; connect to a Ray that is there (ray.shutdown(), ray.init(...)), then run again"
+        return RunStoppedError(f"Ray is gone: {what}", hint=hint)
 
     def _start_ray(self, n_workers: int) -> None:
         check_loopback()

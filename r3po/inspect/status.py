@@ -30,20 +30,22 @@ class JobStatus:
     files: int
     """Files of the manifest that are in the source."""
     done: int
-    """Files with a row."""
+    """Files that f is done with."""
     failed: int
     pending: int
+    rows: int
+    """Rows of the files that are done."""
     size_bytes: int
     """Bytes of the files, as far as they were looked at."""
     shards: int
     committed_shards: int
     """Shards whose parts are made."""
     functions: dict[str, int]
-    """Rows by the fingerprint of the function that made them."""
+    """Files that are done, by the fingerprint of the function that made them."""
     last_run: str
     """For people: how the last run ended, or that one is going on."""
     is_redoing: bool
-    """A redo was begun and has not come to its end: `done` counts the rows that it has made."""
+    """A redo was begun and has not come to its end: `done` counts the files that it has done."""
     run: RunProgress | None
     """The run that is going on, on this machine; None: there is none."""
 
@@ -89,7 +91,7 @@ def read_run(config: Config) -> RunProgress | None:
 def _status(config: Config) -> JobStatus:
     job = read_job(config)
     build, files = 0, 0
-    counts = {"done": 0, "failed": 0, "pending": 0, "size_bytes": 0, "shards": 0, "committed_shards": 0}
+    counts = {"done": 0, "failed": 0, "pending": 0, "rows": 0, "size_bytes": 0, "shards": 0, "committed_shards": 0}
     functions: dict[str, int] = {}
     if job.manifest is not None:
         build, files = job.built.build, job.built.count_job_files
@@ -98,6 +100,7 @@ def _status(config: Config) -> JobStatus:
             counts["done"] += state.n_done
             counts["failed"] += state.n_failed
             counts["pending"] += state.n_pending
+            counts["rows"] += state.n_rows
             counts["committed_shards"] += state.is_committed
             for fingerprint, n in state.done_by_fingerprint.items():
                 functions[fingerprint] = functions.get(fingerprint, 0) + n

@@ -45,8 +45,10 @@ class VerifyResult:
     job_name: str
     files: int
     """Files of the manifest."""
+    done: int
+    """Files that f is done with."""
     rows: int
-    """Files with a row."""
+    """Rows of these files."""
     failed: int
     pending: int
     parts: int
@@ -219,7 +221,7 @@ class _Verify:
             report = self._check_shard(number, segments)
             self.findings.extend(report.findings)
             order.add(report.entries, self.job.built.shards[number].n_files)
-            for name in ("n_done", "n_failed", "n_pending", "n_parts", "size_bytes"):
+            for name in ("n_done", "n_rows", "n_failed", "n_pending", "n_parts", "size_bytes"):
                 setattr(self.totals, name, getattr(self.totals, name) + getattr(report, name))
             self.totals.is_committed &= report.is_committed
             n_files += self.job.built.shards[number].n_files
@@ -259,7 +261,8 @@ class _Verify:
         return VerifyResult(
             job_name=self.config.job_name,
             files=0 if manifest is None else manifest.count_job_files,
-            rows=totals.n_done,
+            done=totals.n_done,
+            rows=totals.n_rows,
             failed=totals.n_failed,
             pending=totals.n_pending,
             parts=totals.n_parts,

@@ -11,6 +11,7 @@ from r3po.inspect.findings import UNREADABLE, Findings
 from r3po.inspect.verify_shard import MOVE, REMOVE, RESTORE, RUN, ShardReport
 from r3po.state.failed_files import iter_failure_lines
 from r3po.state.folders import JobFolders
+from r3po.state.former import read_former
 from r3po.state.job import Job
 from r3po.state.manifest import FORMAT, columns_path, read_columns
 from r3po.state.output_folder import KINDS, part_name
@@ -168,10 +169,11 @@ class JobCheck:
 
     def _former_outcomes(self) -> set[str]:
         try:
-            return self.job.former_outcomes()
+            former = read_former(self.folders)
         except UNREADABLE as error:
             self.found.add_error("former", error)
             return set(list_names(self.folders.outcomes))
+        return set() if former is None else former.outcome_names
 
     def _check_segments(self, shards: set[str]) -> None:
         for name in list_names(self.folders.segments):

@@ -47,6 +47,7 @@ class ShardReport:
     entries: Entries | None = None
     """None: they cannot be read."""
     n_done: int = 0
+    n_rows: int = 0
     n_failed: int = 0
     n_pending: int = 0
     n_parts: int = 0
@@ -178,9 +179,11 @@ class _ShardCheck:
             if not self.findings.counts:
                 self.findings.add_error("outcomes", error)
             if commit is not None:
-                report.n_done, report.n_failed = commit.tally.n_done, commit.tally.n_failed
+                tally = commit.tally
+                report.n_done, report.n_rows, report.n_failed = tally.n_done, tally.n_rows, tally.n_failed
             return
         report.n_done, report.n_failed, report.n_pending = state.n_done, state.n_failed, state.n_pending
+        report.n_rows = state.n_rows
         report.is_committed = state.is_committed
         self._check_segments(state)
 

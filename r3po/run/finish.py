@@ -5,7 +5,8 @@ Every step can be repeated. `_SUCCESS` is the proof that all of them were taken;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from r3po import events
 from r3po.events import Observer
@@ -16,8 +17,10 @@ from r3po.state.job import Job
 from r3po.state.manifest import ShardRef
 from r3po.state.output_folder import KINDS
 from r3po.state.segments import Segment
+from r3po.storage.names import show_name
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
+from r3po.table.mixed import Mixture, describe_mixed, find_mixture, iter_values, mixing_shards
 
 Stage = Callable[[dict[ShardRef, Sequence[Segment]]], None]
 """Stages and commits shards; those given without segments get their parts made again."""
@@ -76,7 +79,7 @@ def _warn_of_columns(job: Job, columns: Columns | None, observer: Observer) -> N
         return
     joined = schemas.join_schemas(known)
     for name in schemas.mixed_columns(joined, columns):
-        text = f'column "{name}" holds values of different kinds, or too many keys; it is text in all parts'
+        text = f"{describe_mixed(name, _mixture(job, columns, name))}; it is text in all parts"
         hint = "give the column's type with columns: in the config, then r3po run --redo; "
         hint += "a file that does not fit is a failure with its name"
         observer(events.Notice(text, hint=hint, is_warning=True))
@@ -84,3 +87,20 @@ def _warn_of_columns(job: Job, columns: Columns | None, observer: Observer) -> N
         text = f'column "{name}" holds floats beside ints beyond 2^53, which are rounded in all parts'
         hint = "return these ints as text, or give the column's type with columns: in the config"
         observer(events.Notice(text, hint=hint, is_warning=True))
+
+
+def _mixture(job: Job, columns: Columns, name: str) -> Mixture | None:
+    """Return where a column that is text holds values of two kinds. At most two shards are looked into."""
+    i = columns.names.index(name)
+    known = [commit for _, commit in sorted(job.commits.items()) if commit.tally.n_rows]
+    shards = {known[number].shard for number in mixing_shards([commit.own_schema for commit in known], i)}
+    rules = job.rules()
+
+    def values() -> Iterator[tuple[str, Any]]:
+        for shard in job.iter_shards():
+            if shard.ref.shard in shards:
+                table, _ = shard.read_candidates(scratch=job.folders.outcomes)
+                indices, paths = shard.choose(table, rules), shard.read_entries().paths
+                yield from ((show_name(paths[place]), value) for place, value in iter_values(table, indices, i))
+
+    return find_mixture(name, values())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
+    from r3po.state.failure_groups import FailureGroup
     from r3po.table.outcomes import Table
 
 
@@ -26,7 +27,7 @@ class RunResult:
     files: int
     """Files of the manifest: done + failed + pending."""
     done: int
-    """Files with a row."""
+    """Files that f is done with."""
     failed: int
     pending: int
     rows: int
@@ -87,6 +88,22 @@ class RunResult:
         from r3po.state.failure_groups import with_groups
 
         return with_groups(read_failures(self.config))
+
+    def failure_groups(self, by: str = "all") -> list[FailureGroup]:
+        """Return the failed files put together by their cause, the largest group first, as `r3po errors` shows them.
+
+        Args:
+            by: what one cause is: `place`, `type` or `message` alone; `all`: the three together.
+
+        Raises:
+            ValueError: `by` is none of these.
+        """
+        from r3po.state.failed_files import read_failures
+        from r3po.state.failure_groups import WAYS, group_failures
+
+        if by not in WAYS:
+            raise ValueError(f"by={by!r} is no way to group failures; there are {', '.join(WAYS)}")
+        return group_failures(read_failures(self.config), by)
 
     def _parts(self) -> list[Path]:
         kind = "parquet" if self.config.parquet is not None else "csv"

@@ -308,6 +308,7 @@ class _Run:
     def _end(self, worked: bool, stopped_by: str = "") -> RunResult:
         if self._loop is not None:
             self._loop.watch.show_output()  # before the summary, which is the last word
+            self._loop.watch.tell_where_output_is()
         return self._account.end(worked, stopped_by, n_left_out=self._n_left_out)
 
     def _way_back(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from r3po import events
 from r3po.events import Observer
 from r3po.run.workers import Lost, WorkerManager
+from r3po.state.job import tidy_path
 from r3po.state.shard_files import Entries, read_shard_file
 from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
@@ -67,6 +69,13 @@ class Watch:
         """Tell what f printed since the last look, if that was asked for; and cut what is too much."""
         for worker, text in self._outputs.look():
             self._observer(events.OutputSeen(worker, text))
+
+    def tell_where_output_is(self) -> None:
+        """Say where to find what f printed, if it printed something that was not shown."""
+        folder = self._outputs.unseen()
+        if folder is not None:
+            where = os.path.join(tidy_path(folder), "*.out")
+            self._observer(events.Notice(f"what f printed is in {where}", hint="--show-output shows it during a run"))
 
     def tell_loss(self, lost: Lost, where: tuple[int, int] | None) -> None:
         """Tell that a worker died, and in which file, if that is known."""

@@ -39,7 +39,8 @@ class FailureGroup:
     where: str
     message: str
     """The first line of the first one's message, as it is."""
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    n_files: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """In row order, as `read_failures` gives them."""
 
     @property
@@ -62,7 +63,7 @@ def group_failures(failures: Iterable[dict[str, Any]], by: str = "all") -> list[
         groups[key].failures.append(failure)
     ordered = sorted(groups.values(), key=lambda group: -len(group.failures))
     for number, group in enumerate(ordered, start=1):
-        group.number = number
+        group.number, group.n_files = number, len(group.failures)
     return ordered
 
 

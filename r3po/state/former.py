@@ -54,10 +54,24 @@ def read_former(folders: JobFolders) -> Former | None:
     except FileNotFoundError:
         return None
     except DamagedStateError as error:
-        hint = "remove it: nothing but r3po reset --redo needs it"
+        if isinstance(error.__cause__, PermissionError) or folders.undo_marker.exists():
+            raise  # it may be read again; or a half of it is in force, and nothing can go on
+        hint = "r3po run goes on with the redo; it cannot be given up any more"
         raise DamagedStateError(error.headline, where=folders.former, hint=hint) from error
     commits = [commit_from_json(commit) for commit in data["commits"]]
     return Former(manifest_from_json(data["manifest"]), {commit.shard: commit for commit in commits})
+
+
+def names_to_keep(folders: JobFolders) -> tuple[set[str], set[str]]:
+    """Return the names of the outcomes and of the shard files that are needed to bring back what a redo set aside.
+
+    Where that cannot be read these are all that are there: the redo can go on, and its end removes them.
+    """
+    try:
+        former = read_former(folders)
+    except DamagedStateError:
+        return set(list_names(folders.outcomes)), set(list_names(folders.shards))
+    return (set(), set()) if former is None else (former.outcome_names, former.shard_file_names)
 
 
 def bring_back(folders: JobFolders, former: Former, build: int) -> None:

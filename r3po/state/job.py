@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from r3po.state.commits import (
 )
 from r3po.state.folders import JobFolders
 from r3po.state.forget import complete_reset
-from r3po.state.former import complete_undo, read_former, set_aside
+from r3po.state.former import complete_undo, names_to_keep, set_aside
 from r3po.state.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
 from r3po.state.output_folder import KINDS
 from r3po.state.segments import list_segments, remove_segments, remove_segments_of
@@ -214,13 +214,9 @@ class Job:
 
     def sweep(self) -> None:
         """Remove what workers that died had begun; nobody may be at work."""
-        sweep_leftovers(self.folders, self.commits, self.former_outcomes())
-        self.sweep_shard_files()
-
-    def former_outcomes(self) -> set[str]:
-        """Return the names of the outcomes of before a redo under way, which can be brought back."""
-        former = read_former(self.folders)
-        return set() if former is None else former.outcome_names
+        outcomes, shard_files = names_to_keep(self.folders)
+        sweep_leftovers(self.folders, self.commits, outcomes)
+        self.sweep_shard_files(shard_files)
 
     def sweep_columns(self) -> None:
         """Remove the columns of before a redo, once it has come to its end."""
@@ -229,15 +225,13 @@ class Job:
             if name.startswith("columns.b") and name != columns:
                 remove_if_there(self.folders.working_dir / name)
 
-    def sweep_shard_files(self) -> None:
-        """Remove the shard files that neither the manifest nor a commit names."""
+    def sweep_shard_files(self, kept: Collection[str]) -> None:
+        """Remove the shard files that neither the manifest nor a commit names, but for those to be kept."""
         named = {ref.file.name for ref in self.built.shards} | {
             commit.entries.file.name for commit in self.commits.values()
         }
-        former = read_former(self.folders)
-        named |= former.shard_file_names if former is not None else set()
         for name in list_names(self.folders.shards):
-            if name not in named:
+            if name not in named and name not in kept:
                 remove_if_there(self.folders.shards / name)
 
     def adopt_entries(self) -> None:
@@ -357,14 +351,15 @@ def _complete(job: Job) -> None:
     if not job.built.is_redoing:
         remove_durably(job.folders.former)
     job.drop_former_layout()
-    job.broken_shards = roll_forward(job.folders, job.commits, job.former_outcomes())
+    former_outcomes, former_shard_files = names_to_keep(job.folders)
+    job.broken_shards = roll_forward(job.folders, job.commits, former_outcomes)
     job.sweep_former_segments()
     for shard in job.iter_shards():
         if shard.commit is not None and not shard.segments:
             remove_segments(job.folders.segments, shard.ref.shard)
     job.adopt_entries()
     job.sweep_columns()
-    job.sweep_shard_files()
+    job.sweep_shard_files(former_shard_files)
 
 
 def _of_layout(commits: dict[int, Commit], manifest: Manifest) -> dict[int, Commit]:

@@ -31,6 +31,8 @@ class ShardState:
     """Segments that add outcomes to what is committed; empty once a commit covers the shard."""
     n_done: int
     n_failed: int
+    n_rows: int
+    """Rows of the files that are done."""
     done_by_fingerprint: dict[str, int]
     pending: tuple[Span, ...]
     """Places of files that are in the source and have no outcome that counts."""
@@ -104,9 +106,11 @@ class Shard:
         ref, commit = self.ref, self.commit
         if commit is not None and not self.segments and _covers(commit, ref, rules):
             tally = commit.tally
-            return ShardState(ref, commit, (), tally.n_done, tally.n_failed, tally.done_by_fingerprint, ())
+            return ShardState(
+                ref, commit, (), tally.n_done, tally.n_failed, tally.n_rows, tally.done_by_fingerprint, ()
+            )
         if commit is None and not self.segments and not ref.n_deleted:
-            return ShardState(ref, None, (), 0, 0, {}, ((0, ref.n_files),))
+            return ShardState(ref, None, (), 0, 0, 0, {}, ((0, ref.n_files),))
         return self.read(rules)[0]
 
     def read(self, rules: CountingRules, *, with_values: bool = False) -> tuple[ShardState, Table, Indices]:
@@ -121,7 +125,7 @@ class Shard:
             commit.first_build < rules.redo_since  # without an outcome it is of the columns of then all the same
             or (tally.n_done, tally.n_failed) != (commit.tally.n_done, commit.tally.n_failed)
         )
-        counts = (tally.n_done, tally.n_failed, tally.done_by_fingerprint)
+        counts = (tally.n_done, tally.n_failed, tally.n_rows, tally.done_by_fingerprint)
         return ShardState(ref, commit, present, *counts, pending, is_stale), table, indices
 
     def count_kept_rows(self, rules: CountingRules) -> int:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from r3po.table import parts
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
+from r3po.table.mixed import Mixture, describe_mixed, find_mixture, iter_values
 from r3po.table.outcomes import OutcomeBatch, Table, outcome_table
 
 
@@ -23,7 +24,7 @@ class Preview:
     columns: dict[str, str] = field(default_factory=dict)
     """The types by the names of the columns, as Arrow prints them."""
     mixed: tuple[str, ...] = ()
-    """Columns that are text since their values have no type in common."""
+    """What is said of the columns that are text since their values have no type in common."""
     row_bytes: dict[str, float] = field(default_factory=dict)
     """Bytes that one more row adds to a part, by kind (`csv`, `parquet`)."""
 
@@ -57,12 +58,20 @@ def preview_parts(
     return Preview(
         table=pa.concat_tables([parts.part_table(shown, group, schema) for group in groups]),
         columns=schemas.schema_for_people(schema),
-        mixed=tuple(schemas.mixed_columns(joined, columns)),
+        mixed=tuple(
+            describe_mixed(name, _mixture(outcomes, indices, paths, columns, name))
+            for name in schemas.mixed_columns(joined, columns)
+        ),
         row_bytes=_row_bytes(shown, pa.concat_arrays([pa.array(group) for group in groups]), schema, settings),
     )
 
 
 # Private functions
+
+
+def _mixture(outcomes: Table, indices: Any, paths: Sequence[str], columns: Columns, name: str) -> Mixture | None:
+    values = iter_values(outcomes, indices, columns.names.index(name))
+    return find_mixture(name, ((paths[place], value) for place, value in values))
 
 
 def _row_bytes(shown: Table, rows: Any, schema: Any, settings: Mapping[str, Any]) -> dict[str, float]:

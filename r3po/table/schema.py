@@ -51,8 +51,17 @@ def join_schemas(schemas: Sequence[Schema]) -> Schema:
     first, *others = schemas
     types = [f.type for f in first]
     for schema in others:
-        types = [_join_types(a, f.type) for a, f in zip(types, schema, strict=True)]
+        types = [join_types(a, f.type) for a, f in zip(types, schema, strict=True)]
     return pa.schema(zip(first.names, types, strict=True))
+
+
+def join_types(a: Any, b: Any) -> Any:
+    """Return the type that holds the values of two types of one column; `MIXED`, if none does."""
+    try:
+        joined = _joined(a, b)
+    except _MixedError:
+        return MIXED
+    return MIXED if _count_fields(joined) > MOST_FIELDS else joined
 
 
 def part_schema(joined: Schema, columns: Columns) -> Schema:
@@ -141,12 +150,12 @@ def _own_type(table: Table, groups: Sequence[Indices], i: int) -> Any:
     for variant in variants_in(table, i):
         values = table[f"{i}.{variant}"]
         if variant in AS_TEXT:
-            joined = _join_types(joined, _decoded_type(values, groups, variant))
+            joined = join_types(joined, _decoded_type(values, groups, variant))
         elif values.null_count == 0 or any(gather(values, g).null_count < len(g) for g in groups):
-            joined = _join_types(joined, VARIANT_TYPES[variant])
+            joined = join_types(joined, VARIANT_TYPES[variant])
             # First over all outcomes, which is cheap: there is a look at those that count only if it may matter.
             if variant == "int" and _has_inexact(values) and any(_has_inexact(gather(values, g)) for g in groups):
-                joined = _join_types(joined, INEXACT)
+                joined = join_types(joined, INEXACT)
     return joined
 
 
@@ -272,14 +281,6 @@ def _decimal_type(n_before: int, scale: int) -> Any:
     if precision > MOST_DIGITS:
         raise _MixedError
     return pa.decimal128(precision, scale)
-
-
-def _join_types(a: Any, b: Any) -> Any:
-    try:
-        joined = _joined(a, b)
-    except _MixedError:
-        return MIXED
-    return MIXED if _count_fields(joined) > MOST_FIELDS else joined
 
 
 # Complex by count: the lattice of types, one branch an edge.

@@ -96,6 +96,16 @@ class Outputs:
         self._cut: dict[int, int] = {}
         """Size that a log was cut to, by worker."""
 
+    def unseen(self) -> Path | None:
+        """Return the folder of the logs if there is something in them that nobody was shown."""
+        if self._is_shown:
+            return None
+        for _, path in self._list():
+            with contextlib.suppress(OSError):
+                if path.stat().st_size:
+                    return self._folder
+        return None
+
     def look(self) -> Iterator[tuple[int, str]]:
         """Cut what is too long; yield worker and text of what was printed since the last look."""
         left = ALL_LOGS_BYTES

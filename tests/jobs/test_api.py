@@ -125,6 +125,13 @@ def test_the_result_has_the_fields_of_the_contract(failing: Job) -> None:
     assert (result.job_name, result.output) == ("doubles", str(failing.output))
     assert [failure["path"] for failure in result.failures()] == ["002.json", "003.json"]
     assert result.failures() == failing.failures()
+    (group,) = result.failure_groups()
+    assert (group.number, group.n_files, group.paths) == (1, 2, ["002.json", "003.json"])
+    assert [failure["group"] for failure in result.failures()] == [1, 1]
+    assert "traceback" not in repr(group), "a notebook shows a list of groups in a few lines"
+    assert [one.n_files for one in result.failure_groups("type")] == [2]
+    with pytest.raises(ValueError, match="by='cause' is no way to group failures; there are all, place, type, message"):
+        result.failure_groups("cause")
     assert re.fullmatch(r"RunResult\(run_id='[^']+', .*output='[^']+', notices=\(\)\)", repr(result))
     assert result.seconds > 0
 

@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from jobs import Ended, environment, r3po, read_csv, run_program
+from r3po.begin import first_look, init
+from r3po.begin.first_look import look_at, suffix_of
 from r3po.cli import first_commands
-from r3po.config import first_look, init
 from r3po.config.explain import key_meanings
-from r3po.config.first_look import look_at, suffix_of
 from r3po.config.settings import load_config
 
 WRITTEN = {"config.yaml", "function.py", ".r3po-schema.json"}
@@ -190,10 +190,10 @@ def test_parquet_and_images_are_read_by_what_is_installed(tmp_path: Path, monkey
     assert rows_of(tmp_path / "t") == [{"n_rows": "3", "n_columns": "2"}]
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "i.PNG").write_bytes(PNG)
-    monkeypatch.setattr("r3po.config.templates.find_spec", lambda name: None)
+    monkeypatch.setattr("r3po.begin.templates.find_spec", lambda name: None)
     begin(tmp_path, "i", "--from", "images")
     assert rows_of(tmp_path / "i")[0]["size_bytes"] == "16"
-    monkeypatch.setattr("r3po.config.templates.find_spec", lambda name: object())
+    monkeypatch.setattr("r3po.begin.templates.find_spec", lambda name: object())
     begin(tmp_path, "p", "--from", "images")
     text = (tmp_path / "p" / "function.py").read_text()
     compile(text, "function.py", "exec")
@@ -213,14 +213,30 @@ def test_the_commonest_suffix_is_taken_and_all_are_told(tmp_path: Path) -> None:
         "  .csv                 3 files     12 bytes   taken: source_file_part",
         "  (no suffix)          2 files      8 bytes",
         "  .txt                 2 files      8 bytes",
-        "  .CSV                  1 file      4 bytes",
+        "  .CSV                  1 file      4 bytes   taken: source_file_part",
         "  passed over: 1 hidden, 1 linked folders, 1 not regular files",
-        "Looked into a.csv",
+        "To take others, too: source_file_part: [.csv, .CSV, .txt] in config.yaml, and an f for them",
     ]
+    assert "Looked into a.csv" in out
     config = load_config(tmp_path / "config.yaml")
-    assert (config.job_name, config.source_file_part) == ("data", ".csv")
+    assert (config.job_name, config.selection.endings) == ("data", (".csv", ".CSV"))
     assert "source_path: data\n" in (tmp_path / "config.yaml").read_text()
-    assert len(rows_of(tmp_path)) == 3
+    assert len(rows_of(tmp_path)) == 4
+
+
+def test_suffixes_that_one_function_fits_are_taken_together_if_many_files_have_them(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for suffix, n in ((".png", 21), (".jpg", 20), (".gif", 2), (".txt", 1), (".json", 5)):
+        for i in range(n):
+            (tmp_path / "data" / f"{i}{suffix}").write_bytes(b'{"a": 1}' if suffix == ".json" else PNG)
+    out = begin(tmp_path, "--from", "data").out
+    assert "\nsource_file_part: [.png, .jpg]\n" in (tmp_path / "config.yaml").read_text()
+    assert [line.split()[0] for line in out.splitlines() if line.endswith("taken: source_file_part")] == [
+        ".png",
+        ".jpg",
+    ]
+    assert "To take others, too: source_file_part: [.png, .jpg, .json] in config.yaml" in out
+    assert len(rows_of(tmp_path)) == 41
 
 
 def test_more_suffixes_than_are_shown_are_counted(tmp_path: Path) -> None:
@@ -286,17 +302,17 @@ def test_a_look_is_bounded_and_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     for n in range(30):
         (tmp_path / f"d{n:02}").mkdir()
         (tmp_path / f"d{n:02}" / "a.json").write_text("{}")
-    look = look_at(tmp_path, most_entries=45)
-    assert (look.n_files, look.stopped_at) == (15, "45 names")
-    assert look_at(tmp_path, most_entries=60).stopped_at == ""
+    look = look_at(tmp_path, most_files=15)
+    assert (look.n_files, look.stopped_at) == (15, "15 files")
+    assert look_at(tmp_path, most_files=30).stopped_at == ""
     clock = iter(range(1000))
     monkeypatch.setattr(first_look.time, "monotonic", lambda: next(clock))
-    look = look_at(tmp_path, most_seconds=40)
-    assert (look.n_files, look.stopped_at) == (10, "40 seconds")
+    look = look_at(tmp_path, most_seconds=10)
+    assert (look.n_files, look.stopped_at) == (10, "10 seconds")
     monkeypatch.undo()
     monkeypatch.setattr(init, "look_at", lambda folder: look)
     assert (
-        "10 files (stopped after 40 seconds; there is more)"
+        "10 files (stopped after 10 seconds; there is more)"
         in begin(tmp_path.parent, "job", "--from", tmp_path.name).out
     )
     shutil.rmtree(tmp_path.parent / "job")

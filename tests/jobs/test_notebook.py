@@ -113,7 +113,7 @@ def test_a_cell_shows_one_output_that_is_updated_then_the_table_what_f_prints_an
     assert "Done in" in screen and "12 files, 1 failed" in screen
     assert "Next   result.failures(); fix the function, then run_jobs(config) (unchanged: retry_failed=True)" in screen
     assert "r3po run" not in screen and ESCAPE not in screen
-    assert ran["stderr"] == ["1 of 12 files failed; result.failures() lists them\n"]
+    assert ran["stderr"] == ["1 of 12 files failed; result.failures() lists them, result.failure_groups() by cause\n"]
 
     assert table["stdout"][0].split()[:5] == ["n", "twice", "0", "0", "0"]
 
@@ -159,9 +159,14 @@ def test_an_interrupted_cell_stops_and_the_next_one_goes_on(tmp_path: Path) -> N
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_a_cell_runs_its_function_on_ray_and_shows_what_it_prints(job: Job) -> None:
-    (_, _, ran), seen = execute(job.folder, SETUP, PRINTING, "result = run_jobs(config, double, show_output=True)")
+def test_a_cell_runs_its_function_on_ray_and_shows_what_it_prints_and_where_it_raised(job: Job) -> None:
+    printing = (
+        f'{PRINTING}    if n == 3: raise ValueError("three")\n'.replace("    return", "    row =") + "    return row\n"
+    )
+    run, look = "result = run_jobs(config, double, show_output=True)", 'print(result.failures()[0]["traceback"])'
+    (_, _, ran, looked), seen = execute(job.folder, SETUP, printing, run, look)
     shown = texts(ran)
-    assert seen.count("display_data") == 1 and "12 files, 0 failed" in shown["display_data"][0]
+    assert seen.count("display_data") == 1 and "12 files, 1 failed" in shown["display_data"][0]
+    assert 'if n == 3: raise ValueError("three")' in texts(looked)["stdout"][0]
     assert "worker 0: at 11" in "".join(shown["stdout"])
     assert comes_true(lambda: job.findings() == [], 5)

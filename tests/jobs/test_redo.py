@@ -108,6 +108,23 @@ def test_a_redo_that_is_given_up_costs_no_call_of_f(grown: Job) -> None:
     assert not (grown.working_dir / "former.json").exists()
 
 
+def test_a_redo_goes_on_where_what_it_set_aside_is_damaged_but_is_not_given_up(grown: Job) -> None:
+    cut_short(grown)
+    former = grown.working_dir / "former.json"
+    former.write_bytes(former.read_bytes().replace(b'"build"', b'"built"', 1))
+    (finding,) = (found for found in r3po.verify_jobs(grown.config).findings if found.kind == "former")
+    assert "r3po run goes on with the redo" in finding.hint
+    kept = {path.name for path in (grown.working_dir / "outcomes").iterdir()}
+    with pytest.raises(r3po.DamagedStateError, match="its digest does not fit"):
+        r3po.reset_redo(grown.config)
+    assert kept <= {path.name for path in (grown.working_dir / "outcomes").iterdir()}
+    result = r3po.run_jobs(grown.config, engine="serial", progress=False)
+    assert (result.done, result.failed) == (6, 0)
+    assert not former.exists()
+    assert r3po.verify_jobs(grown.config).findings == ()
+    assert grown.findings() == []
+
+
 def test_a_redo_of_a_redo_is_given_up_to_what_was_there_before_both(grown: Job) -> None:
     before = grown.published()
     cut_short(grown)

@@ -212,11 +212,31 @@ def mixed(filepath: str) -> dict[str, Any]:
     return {"x": [None, [n]][n > 0] if n < 4 else ["a"], "n": n}
 
 
+def mixed_deeper(filepath: str) -> dict[str, Any]:
+    n = int(Path(filepath).read_text())
+    return {"x": {"sizes": [{"w": n}, {"w": "1 cm"} if n == 3 else {}]}, "n": n}
+
+
+def too_many_keys(filepath: str) -> dict[str, Any]:
+    n = int(Path(filepath).read_text())
+    return {"x": {f"{n}_{i}": i for i in range(400)}, "n": n}
+
+
 @pytest.mark.parametrize(
     ("function", "text"),
     [
         (rounded, 'column "x" holds floats beside ints beyond 2^53, which are rounded in all parts'),
-        (mixed, 'column "x" holds values of different kinds, or too many keys; it is text in all parts'),
+        (
+            mixed,
+            'column "x" holds values of different kinds: x[] is number in 1.txt and text in 4.txt; '
+            "it is text in all parts",
+        ),
+        (
+            mixed_deeper,
+            'column "x" holds values of different kinds: x.sizes[].w is number in 2.txt and text in 3.txt; '
+            "it is text in all parts",
+        ),
+        (too_many_keys, 'column "x" holds values of different kinds, or too many keys; it is text in all parts'),
     ],
 )
 def test_what_parts_do_not_hold_as_it_is_is_warned_of_at_the_end(

@@ -6,6 +6,7 @@ Small jobs on the serial engine; `calls` tells which files f was called on.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 import checker
 import r3po
+from jobs import r3po as r3po_command
 from r3po.config.settings import load_config
 from r3po.inspect.status import read_status
 from r3po.source import new_manifest
@@ -354,6 +356,16 @@ def test_a_dry_run_says_what_a_run_would_do_and_changes_nothing(job: Job) -> Non
     assert preview(job) == {**expected, "failed": 1}
     assert preview(job, fingerprint="0" * 16) == {**expected, "to_retry": 1}
     assert {str(path): path.stat().st_mtime_ns for path in job.root.rglob("*")} == before
+
+
+def test_a_dry_run_tells_what_became_of_the_files_apart_from_what_came_of_them(job: Job) -> None:
+    delete(job, 5)
+    shown = r3po_command("build", "--dry-run", cwd=job.root).out
+    found, _, known = shown.partition("Among the files that were listed before\n")
+    assert re.findall(r"(\w+) +(\d+)", found.partition("A run would find")[2]) == [
+        ("new", "0"), ("changed", "0"), ("deleted", "1"), ("unchanged", "5"),
+    ]  # fmt: skip
+    assert re.findall(r"(\w+) +(\d+)", known) in ([("retry", "1")], [("failed", "1")])
 
 
 def test_a_dry_run_before_the_first_build_makes_no_folder(new_job: NewJob) -> None:

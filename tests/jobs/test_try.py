@@ -65,6 +65,47 @@ def test_a_trial_says_of_each_file_what_a_run_says(tmp_path: Path) -> None:
     assert result.to_pandas().to_dict("records") == try_files(job.config).to_pandas().to_dict("records")
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["002.json", "001.json"], "Next   r3po try --pdb 001.json"),
+        (["002.json"], 'Next   let f return one dict a file, such as {"n": 1}'),
+        (["000.json", "003.json"], "Next   give every file's row the same keys"),
+        (["000.json", "004.json"], "Next   give every file's row the same keys"),
+        (["005.json"], "Next   let f return what a table can hold"),
+    ],
+)
+def test_the_next_step_is_the_debugger_only_where_f_raised(tmp_path: Path, files: list[str], said: str) -> None:
+    make_job(
+        tmp_path, 6, ODD.replace('    return {"n": n, "t', '    if n == 5:\n        n = 1j\n    return {"n": n, "t')
+    )
+    ended = r3po("try", *files, cwd=tmp_path)
+    assert said in ended.out
+    assert ("--pdb" in ended.out) == ("--pdb" in said)
+
+
+def test_the_size_of_parts_is_a_range_that_holds_what_a_run_makes(tmp_path: Path) -> None:
+    row = 'name = filepath[-8:]; return {"name": name, "kind": "ab"[n % 2], "n": n, "share": n / 7}'
+    job = make_job(tmp_path, 400, DOUBLE.replace('return {"n": n, "twice": 2 * n}', row))
+    found = try_files(job.config)
+    estimate = found.estimate
+    assert estimate is not None
+    run_jobs(job.config, engine="serial", progress=False)
+    for kind in ("csv", "parquet"):
+        (part,) = (job.output / kind).glob("part-*")
+        low, high = estimate.low_part_bytes[kind], estimate.high_part_bytes[kind]
+        assert 0.9 * low <= part.stat().st_size <= 1.1 * high + 1000, "with what a Parquet file has at its end"
+    assert "(guessed from 20 rows written as such)" in r3po("try", cwd=tmp_path).out
+
+
+def test_a_column_of_two_kinds_is_named_with_a_file_of_each(tmp_path: Path) -> None:
+    row = 'return {"n": n, "in": {"a": [n if n < 3 else "x"]}}'
+    job = make_job(tmp_path, 5, DOUBLE.replace('return {"n": n, "twice": 2 * n}', row))
+    (notice,) = try_files(job.config).notices
+    said = 'column "in" holds values of different kinds: in.a[] is number in 000.json and text in 003.json; it is text'
+    assert notice == said
+
+
 def test_files_are_named_from_here_or_from_the_source(tmp_path: Path) -> None:
     job = make_job(tmp_path, 3)
     found = try_files(job.config, files=[job.source / "001.json", "002.json"])

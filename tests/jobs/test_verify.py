@@ -788,7 +788,7 @@ def test_the_command_lists_findings_with_their_remedies_and_json_has_the_same_fi
     ended = r3po("verify", "--source", "--json", cwd=job.root)
     assert ended.code == 1
     found = ended.json()
-    numbers = {"files": 8, "rows": 6, "failed": 2, "pending": 0, "parts": 5, "source_files": 8}
+    numbers = {"files": 8, "done": 6, "rows": 6, "failed": 2, "pending": 0, "parts": 5, "source_files": 8}
     counts = {"counts": {"part": 2, "values": 1}, "size_bytes": found["size_bytes"]}
     findings = found.pop("findings")
     assert found == {"schema_version": 1, "job_name": "tiny", "notes": [], **numbers, **counts}

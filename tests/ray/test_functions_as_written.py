@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import linecache
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +195,25 @@ def test_a_cached_function_without_an_importable_name_reaches_a_worker() -> None
     again = from_bytes(to_bytes(cached))
     assert (again("a"), again.cache_parameters()) == ("aa", {"maxsize": 3, "typed": False})
     assert from_bytes(to_bytes(Model()))("a") == "a" * 10
+
+
+@pytest.mark.ray
+def test_a_traceback_has_the_lines_of_a_notebooks_cell_in_a_worker_too() -> None:
+    from r3po.engines.ray_pickle import from_bytes, to_bytes
+
+    cell = "/tmp/ipykernel_no_such_file/1.py"
+    source = "def inner(path):\n    raise ValueError(path)  # of a cell\ndef f(path):\n    return inner(path)\n"
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(source, cell, "exec"), names)
+    linecache.cache[cell] = (len(source), None, source.splitlines(keepends=True), cell)
+    pickled = to_bytes(names["f"])
+    del linecache.cache[cell]
+    try:
+        from_bytes(pickled)("x")
+    except ValueError as error:
+        shown = "".join(traceback.format_exception(error))
+    assert "    return inner(path)\n" in shown and "    raise ValueError(path)  # of a cell\n" in shown
+    del linecache.cache[cell]
 
 
 WHERE = """\

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from jobs import (
     as_new_process,
     command_of,
     doubled,
+    environment,
     make_job,
     running,
     tree_of,
@@ -286,6 +289,70 @@ def double(filepath):
 
 
 @pytest.mark.ray
+def test_a_list_of_folders_gives_one_table_on_ray(cluster: None, tmp_path: Path) -> None:
+    with as_new_process(tmp_path):
+        job = make_job(tmp_path, 3, source_path=["source", "more"], source_column="file", input="bytes")
+        job.write_function("import json\n\n\ndef double(path, data):\n    return {'n': json.loads(data)['n']}\n")
+        (tmp_path / "more" / "deep").mkdir(parents=True)
+        for name in ("000.json", "deep/001.json"):
+            (tmp_path / "more" / name).write_text('{"n": 10}')
+        result = r3po.run_jobs(job.config, progress=False)
+    assert (result.done, result.failed) == (5, 0)
+    rows = [("more/000.json", 10), ("more/deep/001.json", 10), *((f"source/{n:03}.json", n) for n in range(3))]
+    assert list(result.to_pandas().itertuples(index=False, name=None)) == rows
+    assert job.findings() == []
+
+
+HEAD = """\
+import os, sys, time
+import ray
+ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False,
+         _temp_dir=sys.argv[1])
+processes = ray._private.worker._global_node.all_processes
+print(ray.get_runtime_context().gcs_address, processes["gcs_server"][0].process.pid, flush=True)
+sys.stdin.read()
+"""
+
+JOINING = """\
+import os, signal, sys, time
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+from r3po import RunStoppedError, run_jobs
+os.kill(int(sys.argv[2]), signal.SIGSTOP)
+began = time.monotonic()
+try:
+    run_jobs("config.yaml", progress=False)
+except RunStoppedError as error:
+    print(error)
+print(time.monotonic() - began < 60)
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_joined_ray_whose_head_hangs_is_told_with_one_error_within_a_minute(tmp_path: Path, temporary: Path) -> None:
+    make_job(tmp_path, 3)
+    begun = environment() | {"RAY_AUTH_MODE": "disabled"}
+    head = [sys.executable, "-c", HEAD, str(temporary)]
+    with subprocess.Popen(head, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=begun) as ray_head:
+        assert ray_head.stdout is not None
+        address, pid = ray_head.stdout.readline().split()
+        try:
+            call = [sys.executable, "-c", JOINING, address, pid]
+            ended = subprocess.run(
+                call, cwd=tmp_path, env=begun, capture_output=True, text=True, timeout=300, check=False
+            )
+        finally:
+            os.kill(int(pid), signal.SIGCONT)
+    lines = ended.stdout.splitlines()[-3:]
+    assert lines[0] == "Ray is gone: its head does not answer", ended.stderr
+    assert "ray.init(...)), then run again" in lines[1]
+    assert lines[2] == "True"
+
+
+@pytest.mark.ray
 def test_a_run_on_ray_gives_the_bytes_of_a_serial_run(cluster: None, tmp_path: Path) -> None:
     jobs = {}
     for engine in ("ray", "serial"):
@@ -448,6 +515,8 @@ def test_workers_that_die_are_replaced_and_only_their_deadly_files_fail(cluster:
     kept = list((run / "workers").iterdir())
     assert {path.suffix for path in kept} == {".out"}, "what f printed is kept, and nothing else"
     assert "021.json" in "".join(path.read_text() for path in kept)
+    said = [notice for notice in result.notices if notice.startswith("what f printed is in ")]
+    assert len(said) == 1 and f"{run.name}/workers/*.out" in said[0]
     job.write_function(DOUBLE)
     assert job.run().code == 0
     assert job.rows() == doubled(*range(60))

@@ -457,17 +457,24 @@ NOT_YAML = {
         2,
         "found unexpected end of stream, while scanning a quoted scalar",
     ),
-    "source_file_part: *.json\n": (
-        1,
-        "expected alphabetic or numeric character, but found '.', while scanning an alias",
-    ),
+    "source_file_part: *.json\n": (1, "what begins with * needs quotes"),
+    "exclude:\n  - **/tmp\n": (2, "what begins with * needs quotes"),
+    'exclude: ["a", *b]\n': (1, "what begins with * needs quotes"),
+    "source_path: @home\n": (1, "what begins with @ needs quotes"),
     "parquet:\n\tlevel: 3\n": (
         2,
         "found character '\\t' that cannot start any token, while scanning for the next token",
     ),
     "job_name: a\x1b[31m\n": (1, "holds the character U+001B"),
 }
-REMEDIES = {"\t": "indent with spaces, not with tabs", "\x1b": "take the character out"}
+REMEDIES = {
+    "\t": "indent with spaces, not with tabs",
+    "\x1b": "take the character out",
+    "*.json": 'quote it: "*.json"',
+    "**/tmp": 'quote it: "**/tmp"',
+    "*b]": 'quote it: "*b"',
+    "@home": 'quote it: "@home"',
+}
 
 
 @pytest.mark.parametrize("text", NOT_YAML)

@@ -89,11 +89,11 @@ def test_missing_spans_are_all_that_is_missing(places: set[int], n_files: int, g
 def test_places_without_outcome_are_pending(folder: Path) -> None:
     made = list_files(folder, *[1] * 8)
     state = resolve(made)
-    assert state == ShardState(made.ref, None, (), 0, 0, {}, ((0, 8),))
+    assert state == ShardState(made.ref, None, (), 0, 0, 0, {}, ((0, 8),))
     assert counts(state) == (0, 0, 8)
     segments = [add_segment(made, {2: ROW, 1: FAILED}), add_segment(made, {5: ROW}, attempt="b", fingerprint="f2")]
     state = resolve(made, segments=segments)
-    expected = ShardState(made.ref, None, tuple(segments), 2, 1, {"f1": 1, "f2": 1}, ((0, 1), (3, 5), (6, 8)))
+    expected = ShardState(made.ref, None, tuple(segments), 2, 1, 2, {"f1": 1, "f2": 1}, ((0, 1), (3, 5), (6, 8)))
     assert state == expected
     assert counts(state) == (2, 1, 5)
     os.truncate(made.folders.segments / "00000" / segments[1].name, 100)
@@ -113,7 +113,7 @@ def test_a_committed_shard_is_known_by_its_commit_alone(folder: Path) -> None:
     (made.folders.shards / made.ref.file.name).unlink()
     for rules in (ANY, CountingRules(1, 1, "f1")):
         state = resolve(made, committed, rules=rules)
-        assert state == ShardState(made.ref, committed, (), 2, 1, {"f1": 2}, ())
+        assert state == ShardState(made.ref, committed, (), 2, 1, 2, {"f1": 2}, ())
         assert state.is_committed
     with pytest.raises(DamagedStateError, match="is missing"):
         resolve(made, committed, rules=CountingRules(1, 2))  # its outcomes are needed to reopen it
@@ -136,7 +136,7 @@ def test_segments_that_are_not_newer_than_the_commit_do_not_count(folder: Path) 
     late = [add_segment(made, {0: ROW, 1: ROW}, 2, "a", "f2"), add_segment(made, {0: ROW}, 1, "a", "f2")]
     assert newer_segments(committed, late) == []
     state = resolve(made, committed, late)
-    assert state == ShardState(made.ref, committed, (), 0, 2, {}, ())
+    assert state == ShardState(made.ref, committed, (), 0, 2, 0, {}, ())
     assert state.is_committed
 
 

@@ -83,6 +83,15 @@ def test_a_character_that_the_limit_cuts_does_not_swallow_the_note(tmp_path: Pat
     assert look(Outputs(tmp_path, is_shown=True)) == {0: "x" * 99 + "\\xc3" + NOTE}
 
 
+def test_where_the_logs_are_is_known_only_if_there_is_something_in_them_that_was_not_shown(tmp_path: Path) -> None:
+    append(tmp_path, "")
+    assert Outputs(tmp_path, is_shown=False).unseen() is None
+    append(tmp_path, "text", worker=1)
+    assert Outputs(tmp_path, is_shown=False).unseen() == tmp_path
+    assert Outputs(tmp_path, is_shown=True).unseen() is None
+    assert Outputs(tmp_path / "gone", is_shown=False).unseen() is None
+
+
 def test_a_folder_without_logs_or_with_other_files_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.out").write_text("no worker")
     worker_file(tmp_path, 0, "crash").write_text("no output")

@@ -1,7 +1,6 @@
 """A first look into a folder of files, for `r3po init --from`: how names end, how large files are, one to open.
 
-It looks at a limited number of names for some seconds, and says so where it stopped there. It passes over what a run
-passes over: names that begin with a dot, links to folders, what is no file.
+It takes the walk of a run, over all names, for a limited number of files and seconds, and says so where it stopped.
 """
 
 from __future__ import annotations
@@ -9,16 +8,18 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from r3po.config.folders import hint_of_missing
+from r3po.config.selection import Selection
 from r3po.errors import SourceError
+from r3po.source.folders import WalkCounts
+from r3po.source.walk import walk_blocks
 from r3po.storage.names import show_name
 
-MOST_ENTRIES = 100_000
+MOST_FILES = 100_000
 MOST_SECONDS = 5.0
 """Where a look stops."""
 
@@ -48,11 +49,8 @@ class SourceLook:
     folder: Path
     suffixes: dict[str, SuffixCount] = field(default_factory=dict)
     """By suffix; that of names without one is empty."""
-    n_hidden: int = 0
-    n_linked_folders: int = 0
-    n_irregular: int = 0
-    n_unreadable: int = 0
-    """Folders that could not be listed, and files without a size."""
+    counts: WalkCounts = field(default_factory=WalkCounts)
+    """What was passed over."""
     stopped_at: str = ""
     """Where the look stopped before it was through, in words."""
 
@@ -68,10 +66,10 @@ class SourceLook:
     def passed_over(self) -> dict[str, int]:
         """How many were passed over, by the reason, in the words of a run."""
         passed = {
-            "hidden": self.n_hidden,
-            "linked folders": self.n_linked_folders,
-            "not regular files": self.n_irregular,
-            "not readable": self.n_unreadable,
+            "hidden": self.counts.hidden,
+            "linked folders": self.counts.linked_folders,
+            "not regular files": self.counts.irregular,
+            "not readable": len(self.counts.unreadable),
         }
         return {reason: n for reason, n in passed.items() if n}
 
@@ -90,27 +88,29 @@ class SourceLook:
         return show_name(str(self.folder))
 
 
-def look_at(folder: Path, most_entries: int = MOST_ENTRIES, most_seconds: float = MOST_SECONDS) -> SourceLook:
+def look_at(folder: Path, most_files: int = MOST_FILES, most_seconds: float = MOST_SECONDS) -> SourceLook:
     """Return what lies in a folder and its subfolders, in the order in which a run would meet it.
 
     Raises:
         SourceError: it is missing, is no folder, cannot be listed, or holds no file that a run would take.
     """
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise _cannot_list(folder, error) from error
     look = SourceLook(folder)
-    end, left = time.monotonic() + most_seconds, most_entries
-    to_do = [folder]
-    while to_do:
-        subfolders: list[Path] = []
-        for entry in _entries(to_do.pop(), look):
+    end, left = time.monotonic() + most_seconds, most_files
+    with closing(walk_blocks(folder, Selection(("",)), counts=look.counts, skip_unreadable=True)) as blocks:
+        for block in blocks:
             if not left or time.monotonic() > end:
-                look.stopped_at = f"{most_seconds:g} seconds" if left else f"{most_entries:,} names"
-                to_do.clear()
-                subfolders.clear()
+                look.stopped_at = f"{most_seconds:g} seconds" if left else f"{most_files:,} files"
                 break
-            left -= 1
-            if _note(entry, look):
-                subfolders.append(Path(entry.path))
-        to_do += sorted(subfolders, key=os.fsencode, reverse=True)
+            for path, size, _ in block[:left]:
+                _note_file(path, size, look)
+            if len(block) > left:
+                look.stopped_at = f"{most_files:,} files"
+                break
+            left -= len(block)
     if not look.n_files:
         raise _no_file(look)
     return look
@@ -119,44 +119,12 @@ def look_at(folder: Path, most_entries: int = MOST_ENTRIES, most_seconds: float 
 # Private functions
 
 
-def _entries(folder: Path, look: SourceLook) -> Iterator[os.DirEntry[str]]:
-    """Yield a folder's entries: the first `MOST_ENTRIES` of them in byte order, the rest as they come."""
-    try:
-        with os.scandir(folder) as entries:
-            yield from sorted(islice(entries, MOST_ENTRIES), key=lambda entry: os.fsencode(entry.name))
-            yield from entries
-    except OSError as error:
-        if folder == look.folder:
-            raise _cannot_list(folder, error) from error
-        look.n_unreadable += 1
-
-
-def _note(entry: os.DirEntry[str], look: SourceLook) -> bool:
-    """Count an entry, and return whether it is a subfolder to enter."""
-    if entry.name.startswith("."):
-        look.n_hidden += 1
-        return False
-    try:
-        if entry.is_dir(follow_symlinks=False):
-            return True
-        if entry.is_dir():
-            look.n_linked_folders += 1
-        elif not entry.is_file():
-            look.n_irregular += 1
-        else:
-            _note_file(entry, look)
-    except OSError:
-        look.n_unreadable += 1
-    return False
-
-
-def _note_file(entry: os.DirEntry[str], look: SourceLook) -> None:
-    size = entry.stat().st_size
-    count = look.suffixes.setdefault(suffix_of(entry.name), SuffixCount())
+def _note_file(path: str, size: int, look: SourceLook) -> None:
+    count = look.suffixes.setdefault(suffix_of(os.path.basename(path)), SuffixCount())
     count.n_files += 1
     count.size_bytes += size
     if count.sample is None and 0 < size <= MOST_SAMPLE_BYTES:
-        count.sample = Path(entry.path)
+        count.sample = look.folder / path
 
 
 def suffix_of(name: str) -> str:
@@ -182,7 +150,7 @@ def _cannot_list(folder: Path, error: OSError) -> SourceError:
 def _no_file(look: SourceLook) -> SourceError:
     passed = look.passed_over_text
     until = f" among the first {look.stopped_at}" if look.stopped_at else ""
-    hidden = "names that begin with a dot are hidden, and passed over; " if look.n_hidden else ""
+    hidden = "names that begin with a dot are hidden, and passed over; " if look.counts.hidden else ""
     return SourceError(
         f"there is no file in {look._shown}{until}",
         evidence=f"passed over: {passed}" if passed else None,

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from r3po.config.first_look import MOST_SAMPLE_BYTES
+from r3po.begin.first_look import MOST_SAMPLE_BYTES
 
 MOST_KEYS = 20
 """Most keys of a JSON file that become columns."""
@@ -31,7 +31,10 @@ _LINES = (".jsonl", ".ndjson")
 _TEXT_SAMPLE_BYTES = 64 * 1024
 
 _FRAME = '''\
-"""The function that r3po calls on every file: one file in, one row out. Make it yours."""
+"""The function that r3po calls on every file: one file in, one row out. Make it yours.
+
+The path of the file need not be in the row: source_column: file in the config adds it as a column.
+"""
 
 {imports}
 

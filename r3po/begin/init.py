@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r3po.begin.first_look import SourceLook, look_at
+from r3po.begin.templates import function_text
 from r3po.config.explain import KeyMeaning, in_yaml, key_meanings
-from r3po.config.first_look import SourceLook, look_at
 from r3po.config.folders import holds, variables_in
 from r3po.config.schema import SCHEMA_FILE, schema_text
-from r3po.config.templates import function_text
 from r3po.errors import ConfigError, FolderError
 from r3po.storage.names import show_name
 from r3po.text import count_of, is_control, wrap_words
@@ -29,6 +29,12 @@ _SAMPLE_FILES = {
 }
 _COMMENT_WIDTH = 78
 
+MOST_SUFFIXES = 4
+"""Suffixes that a new job takes by itself."""
+
+SUBSTANTIAL = 0.1
+"""How many files a suffix needs to be taken, too, or to be told of: this share of those of the commonest."""
+
 
 @dataclass(frozen=True)
 class NewJob:
@@ -41,6 +47,10 @@ class NewJob:
     """The keys that the config sets."""
     look: SourceLook | None
     """What was found in the source, if one was named."""
+    suffixes: tuple[str, ...]
+    """The ends of names that the job takes, the commonest first."""
+    others: tuple[str, ...]
+    """Suffixes that many files have, too, for which the function was not made."""
 
 
 def make_job(folder: Path, source: Path | None = None) -> NewJob:
@@ -58,33 +68,33 @@ def make_job(folder: Path, source: Path | None = None) -> NewJob:
     """
     folder_written = show_name(str(folder))
     folder = Path(os.path.abspath(folder))
-    look = None
-    if source is None:
-        suffix, sample, source_written = ".json", None, SAMPLES
-    else:
+    look, sample, source_written = None, None, SAMPLES
+    suffixes: tuple[str, ...] = (".json",)
+    others: tuple[str, ...] = ()
+    if source is not None:
         look = look_at(Path(os.path.abspath(source)))
-        suffix, count = look.commonest()
-        sample, source_written = count.sample, _written_source(source, folder)
+        suffixes, others = _choose_suffixes(look)
+        sample, source_written = look.suffixes[suffixes[0]].sample, _written_source(source, folder)
         _check_outside(look.folder, folder)
     _check_free(folder, folder_written, has_samples=source is None)
     settings = {
         "job_name": _job_name(folder if look is None else look.folder),
         "processes": "auto",
         "source_path": source_written,
-        "source_file_part": suffix or "all",
+        "source_file_part": (suffixes[0] or "all") if len(suffixes) == 1 else list(suffixes),
         "working_dir": _free_name("working_dir", folder, look),
         "output_path": _free_name("output_dir", folder, look),
         "function": f"{FUNCTION_FILE}:f",
     }
     samples = _SAMPLE_FILES if source is None else {}
-    _write(folder, settings, suffix, sample, samples)
+    _write(folder, settings, suffixes[0], sample, samples)
     files = {
         CONFIG_FILE: "the settings, each explained",
         FUNCTION_FILE: "f, which is called on every file: make it yours",
         **({f"{SAMPLES}/": f"{count_of(len(samples), 'small file')} to begin with"} if samples else {}),
         SCHEMA_FILE: f"lets editors complete and check {CONFIG_FILE}",
     }
-    return NewJob(folder, files, settings, look)
+    return NewJob(folder, files, settings, look, suffixes, others)
 
 
 def config_text(settings: Mapping[str, Any]) -> str:
@@ -103,6 +113,20 @@ def config_text(settings: Mapping[str, Any]) -> str:
 
 
 # Private functions
+
+
+def _choose_suffixes(look: SourceLook) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the commonest suffix with those that its function fits, too; and the other common ones."""
+    first, count = look.commonest()
+    function = function_text(first, count.sample)
+    taken: list[str] = [first]
+    others: list[str] = []
+    for suffix, found in look.by_number() if first else ():
+        if suffix in (first, "") or found.n_files < SUBSTANTIAL * count.n_files:
+            continue
+        is_alike = function_text(suffix, found.sample or count.sample) == function
+        (taken if is_alike and len(taken) < MOST_SUFFIXES else others).append(suffix)
+    return tuple(taken), tuple(others)
 
 
 def _comment(known: KeyMeaning, *, is_set: bool) -> list[str]:
