@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from r3po.table.outcomes import Failure
 from r3po.table.user_objects import type_name
 from r3po.text import count_of
+from r3po.work import files_of_smaller_call
 from r3po.worker.call import Caller
 from r3po.worker.many_rows import ManyRows
 
@@ -36,6 +37,15 @@ def call_alone(caller: Caller, *arguments: Any, rows: ManyRows | None = None) ->
     """Return what f returned for one file, which it is given in a list, or why it gave nothing."""
     items, failure = call_many(caller, *([argument] for argument in arguments), rows=rows)
     return (None, failure) if failure is not None else (items[0], None)
+
+
+_T = TypeVar("_T")
+
+
+def smaller_calls(files: Sequence[_T]) -> list[list[_T]]:
+    """Return the files of a call that failed as those of the calls that follow on it; the last one comes first."""
+    n_files = files_of_smaller_call(len(files))
+    return [list(files[start : start + n_files]) for start in range(0, len(files), n_files)][::-1]
 
 
 # Private
