@@ -30,7 +30,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from r3po.config.folders import expand
+from r3po.config.worker_keys import SIZE_SCHEMA, WorkerResources, parse_size, to_arguments
 from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
+from r3po.table.columns import PART_BYTES
 from r3po.text import is_control
 
 MAX_PROCESSES = 4096
@@ -157,6 +159,10 @@ def _to_max_errors(value: Any) -> MaxErrors | None:
     return None if value is None else parse_max_errors(value)
 
 
+def _to_missing(value: Any) -> Any:
+    return "null" if value is None else value
+
+
 def _to_parquet(value: Any) -> Any:
     if isinstance(value, bool):
         return {} if value else None
@@ -213,6 +219,7 @@ _MAX_ERRORS_SCHEMA: dict[str, Any] = {
         {"type": "null"},
     ]
 }
+_MISSING_SCHEMA: dict[str, Any] = {"enum": ["fail", "null", None]}
 _COLUMNS_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {
@@ -222,7 +229,10 @@ _COLUMNS_SCHEMA: dict[str, Any] = {
             "additionalProperties": {
                 "anyOf": [
                     {"type": "string", "enum": list(PLAIN_TYPES)},
-                    {"type": "string", "pattern": r"^\s*(decimal\(\s*\d+\s*,\s*\d+\s*\)|list<.+>)\s*$"},
+                    {
+                        "type": "string",
+                        "pattern": r"^\s*(decimal\(\s*\d+\s*,\s*\d+\s*\)|list<.+>|map<\s*string\s*,.+>)\s*$",
+                    },
                 ]
             },
         },
@@ -264,7 +274,10 @@ class Keys(BaseModel):
         description="names the job in messages and in the Parquet metadata", examples=["count_produce"]
     )
     processes: Annotated[int, BeforeValidator(_to_processes), WithJsonSchema(_PROCESSES_SCHEMA)] = Field(
-        gt=0, le=MAX_PROCESSES, description="number of workers, or auto: one a core", examples=["2"]
+        gt=0,
+        le=MAX_PROCESSES,
+        description="number of workers, or auto: one a core, or as many as worker leaves room for",
+        examples=["2"],
     )
     """Workers, at least 1; `auto` is already a number here."""
     source_path: _Source = Field(
@@ -308,9 +321,27 @@ class Keys(BaseModel):
     )
     function: _Text | None = Field(
         None,
-        description="your f: file.py:name or package.module:name; r3po run needs it here or as --function",
+        description="your f: file.py:name or package.module:name; a class, or name() of a factory, is called once a "
+        "worker to make it; r3po run needs it here or as --function",
         examples=["count_fruits.py:count_fruits"],
     )
+    function_args: Annotated[
+        dict[str, Any] | None,
+        BeforeValidator(lambda value: None if value is None else to_arguments(value)),
+        WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "null"}]}),
+    ] = Field(
+        default=None,
+        description="what f, the class or the factory is given by name, such as {weights: weights.json}; other values "
+        "count as other code of f",
+        examples=["{weights: weights.json}"],
+    )
+    worker: WorkerResources | None = Field(
+        None,
+        description="what Ray keeps for each worker: {num_cpus: 2, num_gpus: 0.5, memory: 4 GiB, resources: "
+        "{name: 1}}; serial ignores it",
+        examples=["{num_cpus: 2, memory: 4 GiB}"],
+    )
+    """Of Ray, for each worker."""
     input: Literal["path", "bytes"] = Field(
         "path",
         description="what f takes: path: f(filepath); bytes: f(filepath, data), and no file is opened twice",
@@ -339,6 +370,42 @@ class Keys(BaseModel):
         examples=["file"],
     )
     """The name of a column for each row's path."""
+    rows: Literal["one", "many"] = Field(
+        "one",
+        description="what f returns: one: a dict, its file's row; many: a list or generator of dicts, 0 or more rows",
+    )
+    row_column: Annotated[str, AfterValidator(_check_column)] | None = Field(
+        None,
+        description="with rows: many: name of a column with each row's number in its file, from 0",
+        examples=["row"],
+    )
+    """The name of a column for each row's number."""
+    part_rows: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="most rows of a part; a shard with more makes several parts", examples=["1000000"]
+    )
+    """None: as many as the shard has."""
+    part_bytes: Annotated[int, BeforeValidator(parse_size), WithJsonSchema(SIZE_SCHEMA)] = Field(
+        PART_BYTES,
+        description="about the most bytes of a part: its texts, and 8 for each other value; a shard with more makes "
+        "several parts",
+    )
+    """Bytes."""
+    missing_keys: Annotated[Literal["fail", "null"], BeforeValidator(_to_missing), WithJsonSchema(_MISSING_SCHEMA)] = (
+        Field("fail", description="a row that lacks a key of the columns: fail: its file fails; null: None there")
+    )
+    """What a row comes to that lacks a key."""
+    extra_keys: Literal["fail", "drop", "add"] = Field(
+        "fail",
+        description="a key that is no column: fail: its file fails; drop: left out, and told at the end; add: a "
+        "column behind the others, null where a row lacks it",
+    )
+    """What a row comes to that has a key which is no column."""
+    mixed: Literal["fail", "json"] = Field(
+        "fail",
+        description="values of another kind than the column's first: fail: their files fail; json: the type that holds "
+        "all rows, or else JSON text",
+    )
+    """What values of several families in a column come to."""
     shard_size: int = Field(
         default=10_000,
         gt=0,

@@ -14,7 +14,7 @@ from r3po.state.folders import JobFolders
 from r3po.state.former import read_former
 from r3po.state.job import Job
 from r3po.state.manifest import FORMAT, columns_path, read_columns
-from r3po.state.output_folder import KINDS, part_name
+from r3po.state.output_folder import KINDS, shard_of
 from r3po.state.segments import Segment
 from r3po.storage.durable import is_temporary, list_names
 from r3po.storage.json_files import read_json
@@ -129,8 +129,9 @@ class JobCheck:
                 self.found.add("columns", path, "is missing or another job's, but there are rows", RESTORE)
                 return
             names = list(columns[0].names)
-            if names != commit.own_schema.names:
-                what = f"the columns of shard {shard} are {commit.own_schema.names}, but here they are {names}"
+            own = commit.own_schema.names[: len(names)]  # behind these are columns that rows add
+            if names != own:
+                what = f"the columns of shard {shard} are {own}, but here they are {names}"
                 self.found.add("columns", path, what, RESTORE)
 
     def _check_types(self) -> None:
@@ -139,7 +140,9 @@ class JobCheck:
         columns = shown_columns(self.job)
         if not commits or not self._is_finished or columns is None or "columns" in self.found.counts:
             return
-        needed = schemas.part_schema(schemas.join_schemas([commit.own_schema for commit in commits]), columns)
+        needed = schemas.part_schema(
+            schemas.join_commits({commit.shard: commit.own_schema for commit in commits}), columns
+        )
         for commit in commits:
             if commit.schema != needed:
                 where = self.folders.commits / f"{commit.shard:05d}.json"
@@ -216,13 +219,15 @@ class JobCheck:
 
     def _check_output_folders(self) -> None:
         parts = [(part, commit) for commit in self.job.commits.values() for part in commit.parts]
-        on_disk = {name.removesuffix(".json") for name in list_names(self.folders.commits)}
+        names = [name.removesuffix(".json") for name in list_names(self.folders.commits)]
+        on_disk = {int(name) for name in names if name.isdecimal()}
+        if not self.is_running:
+            on_disk -= self.job.commits.keys()
         for kind in KINDS:
             named = {part.name for part, _ in parts if part.kind == kind} | {"_SUCCESS"}
             # The part of a commit that cannot be read is no stranger, nor is one that a run published just now.
-            named |= {part_name(int(shard), kind) for shard in on_disk if shard.isdecimal()}
             for name in list_names(self.folders.output.data(kind)):
-                if name not in named:
+                if name not in named and shard_of(name) not in on_disk:
                     self.found.add("foreign", self.folders.output.data(kind) / name, "no commit names it", MOVE)
         staged = {part.staged.name for part, _ in parts if part.staged}
         self._note_unnamed(self.folders.output.staging, staged)

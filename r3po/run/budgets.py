@@ -21,6 +21,8 @@ COSTLY = frozenset({"WorkerDied", "OutOfMemory", "Timeout"})
 
 _OTHERWISE = {"Timeout": ", or raise timeout_seconds", "OutOfMemory": ", or use fewer --processes"}
 
+_RULES = "missing_keys: null, extra_keys: drop (or add), mixed: json"
+
 ODD_AFTER = 10
 """Outcomes of a new job from which on it is looked at whether the first row was an odd one."""
 
@@ -129,7 +131,8 @@ class ErrorBudget:
             + (f", that of {self.first_row_path}" if self.first_row_path else ""),
             evidence=f"{path}  {first_line(failure.message)}",
             hint="if that file is the odd one, name all columns in the config, as in  columns: {id: int64, t: string}\n"
-            "and then: r3po run --redo; --max-errors none goes on all the same",
+            "and then: r3po run --redo; --max-errors none goes on all the same\n"
+            f"if rows differ: {_RULES} in the config,\nand then: r3po run --retry-failed",
         )
 
     def _check_limit(self, done: BatchDone) -> None:
@@ -166,7 +169,7 @@ class LossBudget:
         """Raise RunStoppedError if a worker cannot load f although others could: what was done stays."""
         if self.has_loaded:
             raise RunStoppedError(
-                f"a worker that was started again cannot load {self._function_name}: {error.args[0]}",
+                f"a worker cannot load {self._function_name}, although another one could: {error.args[0]}",
                 evidence=error.evidence,
                 hint="what was done is saved; fix the function, then run again",
             ) from error
@@ -179,7 +182,7 @@ class LossBudget:
         """Count a dead worker.
 
         Raises:
-            FunctionError: importing f's module ends the process.
+            FunctionError: importing f's module ends the process, or making f does.
             RunStoppedError: too many died in a row, while starting or between files.
         """
         if lost.handle.is_ready:
@@ -192,13 +195,17 @@ class LossBudget:
     def _check_starting(self, lost: Lost) -> None:
         death = lost.death
         self._n_starting += 1
-        is_import = lost.last is not None and lost.last.phase is Phase.LOADING
+        phase = lost.last.phase if lost.last is not None else Phase.IDLE
+        is_import = phase in (Phase.LOADING, Phase.MAKING)
         is_certain = death.is_known and not death.is_memory
         if is_import and not self.has_loaded and (is_certain or self._n_starting >= START_LOSSES):
+            doing, alone = f"importing the module of {self._function_name}", "import it"
+            if phase is Phase.MAKING:
+                doing, alone = f"making {self._function_name}", "make it"
             raise FunctionError(
-                f"importing the module of {self._function_name} ends the process: {death.cause}",
+                f"{doing} ends the process: {death.cause}",
                 evidence=death.stack or None,
-                hint="import it alone, in a Python of its own, to see why; this run recorded nothing",
+                hint=f"{alone} alone, in a Python of its own, to see why; this run recorded nothing",
             )
         if self._n_starting >= START_LOSSES:
             raise RunStoppedError(

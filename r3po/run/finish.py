@@ -5,6 +5,7 @@ Every step can be repeated. `_SUCCESS` is the proof that all of them were taken;
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from r3po.storage.names import show_name
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 from r3po.table.mixed import Mixture, describe_mixed, find_mixture, iter_values, mixing_shards
+from r3po.table.ragged import told_columns, told_dropped
 
 Stage = Callable[[dict[ShardRef, Sequence[Segment]]], None]
 """Stages and commits shards; those given without segments get their parts made again."""
@@ -37,10 +39,12 @@ def make_end(publisher: Publisher, stage: Stage, observer: Observer, *, is_neede
 
     Raises:
         OSError: the disk refused; the next run makes the end.
+        RunStoppedError: the rows add more columns than a table can bear.
     """
     job = publisher.job
     job.adopt_entries()
     publisher.forget_replaced()
+    publisher.check_added()
     stale = _stale_commits(publisher)
     kinds = [kind for kind in KINDS if job.part_settings[kind]]
     if job.folders.output.has_success(kinds) and not (stale or is_needed or job.built.is_redoing):
@@ -51,6 +55,7 @@ def make_end(publisher: Publisher, stage: Stage, observer: Observer, *, is_neede
     if broken:
         observer(events.PartsRepaired(tuple(f"part-{shard:05d}" for shard in broken)))
     _warn_of_columns(job, publisher.columns, observer)
+    _tell_dropped(job, observer)
     job.folders.output.write_failures(iter_failure_lines(job))
     job.note_end()
     job.folders.output.set_success(kinds)  # Last: it says that everything else is there.
@@ -74,19 +79,36 @@ def _stale_commits(publisher: Publisher) -> list[Commit]:
 
 def _warn_of_columns(job: Job, columns: Columns | None, observer: Observer) -> None:
     """Say which columns of the parts are not what their values are; the same whatever the order of the rows."""
-    known = [commit.own_schema for commit in job.commits.values() if commit.tally.n_rows]
+    known = {commit.shard: commit.own_schema for commit in job.commits.values() if commit.tally.n_rows}
     if not known or columns is None:
         return
-    joined = schemas.join_schemas(known)
+    joined = schemas.join_commits(known)
     for name in schemas.mixed_columns(joined, columns):
         text = f"{describe_mixed(name, _mixture(job, columns, name))}; it is text in all parts"
         hint = "give the column's type with columns: in the config, then r3po run --redo; "
         hint += "a file that does not fit is a failure with its name"
         observer(events.Notice(text, hint=hint, is_warning=True))
+    if as_json := schemas.mixed_columns(joined, columns, as_json=True):
+        text = f"{told_columns(as_json)} values of different kinds, or too many keys: JSON text in all parts"
+        observer(events.Notice(text))
     for name in schemas.rounded_columns(joined, columns):
         text = f'column "{name}" holds floats beside ints beyond 2^53, which are rounded in all parts'
         hint = "return these ints as text, or give the column's type with columns: in the config"
         observer(events.Notice(text, hint=hint, is_warning=True))
+
+
+def _tell_dropped(job: Job, observer: Observer) -> None:
+    """Say which keys of the rows that count were left out, now or when `extra_keys` said something else."""
+    n_files: Counter[str] = Counter()
+    for commit in job.commits.values():
+        n_files.update(commit.dropped)
+    if not n_files:
+        return
+    text = told_dropped(n_files)
+    hint = "extra_keys: add makes columns of them, after r3po run --redo"
+    if job.config.extra_keys == "add":
+        hint = "these files were done before extra_keys was add; r3po run --redo makes columns of them"
+    observer(events.Notice(text, hint=hint))
 
 
 def _mixture(job: Job, columns: Columns, name: str) -> Mixture | None:
@@ -99,8 +121,9 @@ def _mixture(job: Job, columns: Columns, name: str) -> Mixture | None:
     def values() -> Iterator[tuple[str, Any]]:
         for shard in job.iter_shards():
             if shard.ref.shard in shards:
-                table, _ = shard.read_candidates(scratch=job.folders.outcomes)
-                indices, paths = shard.choose(table, rules), shard.read_entries().paths
-                yield from ((show_name(paths[place]), value) for place, value in iter_values(table, indices, i))
+                outcomes, _ = shard.read_candidates(scratch=job.folders.outcomes)
+                rows = outcomes.choose_rows(shard.choose(outcomes.table, rules))
+                paths = shard.read_entries().paths
+                yield from ((show_name(paths[place]), value) for place, value in iter_values(rows, i))
 
     return find_mixture(name, values())

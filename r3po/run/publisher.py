@@ -14,6 +14,7 @@ from r3po.state.manifest import ShardRef, read_columns, read_former_columns, wri
 from r3po.state.segments import Segment
 from r3po.storage.json_files import damaged
 from r3po.table import schema as schemas
+from r3po.table.added import check_added
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Schema
 from r3po.worker.staging import Staged, StageOrder, stage_shard
@@ -81,6 +82,11 @@ class Publisher:
         self.schema = None
         self._learn(self.job.commits.values())
 
+    def check_added(self) -> None:
+        """Refuse more columns that rows add than a table can bear. Raises RunStoppedError."""
+        if self.schema is not None and self.columns is not None and self.columns.rules.adds:
+            check_added(schemas.added_columns(self.schema, self.columns))
+
     def stage_order(self, ref: ShardRef, segments: Iterable[Segment] = ()) -> StageOrder:
         """Return the order to stage a shard as it stands now; without segments, only its parts are made again."""
         job = self.job
@@ -110,6 +116,7 @@ class Publisher:
         Raises:
             DamagedStateError: the shard lacks an outcome, since a segment was damaged after it was listed.
             OSError: the disk refused; what was decided is completed by the next run.
+            RunStoppedError: the rows of the shards that are there add too many columns.
         """
         commit = staged.commit
         if commit is None:
@@ -117,8 +124,9 @@ class Publisher:
         n_outcomes = commit.tally.n_done + commit.tally.n_failed
         if commit.shard != ref.shard or not ref.n_present <= n_outcomes <= ref.n_files:
             raise AssertionError(f"shard {ref.shard}: {n_outcomes} outcomes for {ref.n_present} files")
-        self._begin_publishing()
         self._learn([commit])
+        self.check_added()
+        self._begin_publishing()
         first = self._first_part()
         if first is None or commit.shard <= first.shard:
             commit = self._widened(commit)
@@ -171,7 +179,7 @@ class Publisher:
 
     def _learn(self, commits: Iterable[Commit]) -> None:
         # A shard without rows may have seen other columns.
-        known = [commit.own_schema for commit in commits if commit.tally.n_rows and self._is_current(commit)]
+        known = {c.shard: c.own_schema for c in commits if c.tally.n_rows and self._is_current(c)}
         if self.schema is not None:
-            known.append(self.schema)
-        self.schema = schemas.join_schemas(known) if known else None
+            known[-1] = self.schema  # before all others: its columns keep their order
+        self.schema = schemas.join_commits(known) if known else None

@@ -24,8 +24,10 @@ from r3po.config.settings import Config, ConfigSource, check_source, load_config
 from r3po.errors import R3poError, SourceError, StopNow
 from r3po.file_version import UNKNOWN_VERSION
 from r3po.function.arguments import check_arguments
-from r3po.function.find import FunctionSpec, describe_callable, name_of_job
+from r3po.function.find import FunctionSpec, describe_callable, name_of_job, with_arguments
 from r3po.function.load import load_function
+from r3po.function.made import make_function
+from r3po.run.leavers import CLOSE_S
 from r3po.run.session import find_configured
 from r3po.source.read import FileInUse, read_file, use_file
 from r3po.source.sample import Sample, sample_files
@@ -34,12 +36,14 @@ from r3po.state.manifest import read_columns, read_manifest
 from r3po.storage.names import absolute_path, show_name
 from r3po.table.columns import Columns, RowCollector
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
-from r3po.table.preview import Preview, preview_parts
+from r3po.table.preview import Blocks, Preview, preview_parts
+from r3po.table.ragged import told_dropped
 from r3po.worker.beacon import Phase
 from r3po.worker.call import Caller
 from r3po.worker.call_many import call_alone, call_many, smaller_calls
 from r3po.worker.failures import failure_of
 from r3po.worker.forks import shed_handlers_in_children
+from r3po.worker.many_rows import ManyRows
 from r3po.worker.rows import append_outcome, first_row, note_file, take_row
 
 if TYPE_CHECKING:
@@ -148,6 +152,7 @@ def try_function(
         compares: say where the rows have other columns than those of the job; it is the job's function.
         debug: called with each exception of f and its traceback, while its frames are there.
     """
+    spec = with_arguments(spec, config.function_args)
     check_arguments(spec, config.input)
     if files:
         paths, sample = [_find(config, os.fspath(file)) for file in files], None
@@ -158,7 +163,10 @@ def try_function(
     trial = _Trial(config, spec, debug)
     with _interruptible():
         trial.load()
-        trial.call_all(paths)
+        try:
+            trial.call_all(paths)
+        finally:
+            trial.close()
     return trial.result(sample, compares=compares)
 
 
@@ -183,16 +191,27 @@ class _Trial:
         self._config, self._spec = config, spec
         self._caller = Caller(config.timeout_seconds, _NoMarks(), debug)
         self._caller_of_many = Caller(config.timeout_seconds, _NoMarks())  # what it raises is seen again, alone
-        self._call = self._caller.call if config.batch_files is None else partial(call_alone, self._caller)
         is_read = config.input == "bytes"
         self._use = partial(read_file, wants_data=True, wants_hash=False) if is_read else use_file
         self._batch = OutcomeBatch()
         self._columns: Columns | None = None
         self._collector: RowCollector | None = None
+        self._blocks = Blocks()
+        self._rows: ManyRows | None = None
+        if config.rows == "many":
+            self._batch.has_blocks = True
+            self._rows = ManyRows(self._blocks, None, config.column_settings, self._caller.uninterrupted)
         self._paths: list[str] = []
+        self._trouble = ""
+        """What went wrong when f was closed."""
 
     def load(self) -> None:
-        self._caller.function = self._caller_of_many.function = load_function(self._spec)
+        function = load_function(self._spec)
+        self._caller.function, self._caller.close = make_function(function, self._spec, str(self._config.base_dir))
+        self._caller_of_many.function = self._caller.function
+
+    def close(self) -> None:
+        self._trouble = self._caller.finish(CLOSE_S)
 
     def call_all(self, files: Sequence[tuple[str, str]]) -> None:
         """Call f on files, given as the path for people and the absolute one: on one, or on many at a time."""
@@ -219,7 +238,7 @@ class _Trial:
         try:
             file = self._use(path)
             try:
-                returned, failure = self._call(*((path,) if file.data is None else (path, file.data)))
+                returned, failure = self._call_f(*((path,) if file.data is None else (path, file.data)))
             finally:
                 file.close()
         except (OSError, MemoryError) as error:
@@ -239,7 +258,7 @@ class _Trial:
         except (OSError, MemoryError):
             return []
         arguments = [list(paths), [file.data for file in files]] if self._config.input == "bytes" else [list(paths)]
-        items, failure = call_many(self._caller_of_many, *arguments)
+        items, failure = call_many(self._caller_of_many, *arguments, rows=self._rows)
         seconds = (time.perf_counter() - started) / len(paths)
         return [(seconds, item, None) for item in items] if failure is None else []
 
@@ -248,7 +267,15 @@ class _Trial:
         self._paths.append(shown)
         append_outcome(self._batch, *self._row_of(returned, failure))
 
+    def _call_f(self, *arguments: Any) -> tuple[Any, Failure | None]:
+        rows = self._rows
+        if self._config.batch_files is not None:
+            return call_alone(self._caller, *arguments, rows=rows)
+        return self._caller.call(*arguments, consume=None if rows is None else rows.take_call)
+
     def _row_of(self, returned: Any, failure: Failure | None) -> tuple[tuple[Any, ...] | None, Failure | None]:
+        if self._rows is not None:
+            return self._rows.accept(returned, failure)
         if failure is not None:
             return None, failure
         if self._collector is not None:
@@ -264,7 +291,10 @@ class _Trial:
         config, batch = self._config, self._batch
         paths = [show_name(path) for path in self._paths]
         settings = Job(config, job_folders(config), None, {}).part_settings
-        preview = preview_parts(batch, self._columns, paths, settings)
+        if self._rows is not None:
+            self._rows.finish(batch)
+            self._columns = self._rows.columns
+        preview = preview_parts(batch, self._columns, paths, settings, self._blocks.all)
         files = zip(paths, batch.seconds, batch.rows, strict=True)
         return TryResult(
             job_name=config.job_name,
@@ -276,7 +306,9 @@ class _Trial:
                 for i, failure in sorted(batch.failures.items())
             ),
             notices=(
+                *([f"closing {self._spec.label} went wrong: {self._trouble}"] if self._trouble else []),
                 *(f"{mixed}; it is text" for mixed in preview.mixed),
+                *((told_dropped(preview.dropped),) if preview.dropped else ()),
                 *(_other_columns(config, self._columns) if compares else ()),
             ),
             estimate=None if sample is None else _estimate(config, batch.seconds, sample, preview),
@@ -289,9 +321,13 @@ def _other_columns(config: Config, columns: Columns | None) -> Iterator[str]:
     with suppress(R3poError, OSError):
         manifest = read_manifest(job_folders(config).manifest)
         known = None if manifest is None else read_columns(config.working_dir, manifest)
-        if known is None or columns is None or set(known[0].names) == set(columns.names):
+        if known is None or columns is None:
             return
         new, gone = set(columns.names) - set(known[0].names), set(known[0].names) - set(columns.names)
+        new = new if columns.rules.extra == "fail" else set()
+        gone = gone if columns.rules.missing == "fail" else set()
+        if not (new or gone):
+            return
         parts = [f"{what} {', '.join(sorted(names))}" for what, names in (("without", new), ("with", gone)) if names]
         yield f"the job's rows are {' and '.join(parts)}: such a file fails in a run, until r3po run --redo"
 

@@ -108,5 +108,6 @@ class Watch:
         if shortage:
             text, hint = f"{shortage}: the workers wait", "wait for its other users, or give fewer with --processes"
         else:
-            text, hint = f"still importing {self._function_name}", "--show-output shows more"
+            doing = "making" if self._manager.is_making else "importing"
+            text, hint = f"still {doing} {self._function_name}", "--show-output shows more"
         self._observer(events.Notice(text, hint=hint, is_warning=True))

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from r3po.text import shorten
+
 _INTS = {f"{sign}int{bits}": (sign, bits) for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _FAMILIES = {
     **dict.fromkeys(_INTS, "number"),
@@ -29,13 +31,15 @@ _FAMILIES = {
     "decimal": "decimal",
     "list": "list",
     "dict": "dict",
+    "json": "null",
 }
 _KNOWN = (
     "int8 to int64, uint8 to uint64, float32, float64, string, bool, binary, date, timestamp, timestamp_utc, time, "
-    "decimal(10,2), list, dict, or list<T> of one of these"
+    "decimal(10,2), list, dict, json (any value), or list<T> or map<string, T> of one of these"
 )
 _DECIMAL = re.compile(r"decimal\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 _LIST = re.compile(r"list<(.*)>", re.DOTALL)
+_MAP = re.compile(r"map<\s*string\s*,(.*)>", re.DOTALL)
 
 PLAIN_TYPES = tuple(kind for kind in _FAMILIES if kind != "decimal")
 """The types that are one word."""
@@ -44,7 +48,7 @@ MOST_DIGITS = 38
 """Most digits of a decimal: polars reads none that are longer, and DuckDB makes floats of them."""
 
 _MOST_DEPTH = 8
-"""Most levels of list<list<...>>."""
+"""Most levels of list<list<...>>, and of maps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +62,22 @@ class ColumnType:
     scale: int = 0
     """Digits of a decimal behind the point."""
     item: ColumnType | None = None
-    """What the items of a list are; None: as they come."""
+    """What the items of a list, or the values of a map, are; None: as they come."""
 
     @property
     def family(self) -> str:
-        return _FAMILIES[self.kind]
+        return "dict" if self.kind == "map" else _FAMILIES[self.kind]
 
     @property
     def innermost(self) -> ColumnType:
-        """What lists of lists end in; the type itself if it is no list."""
+        """What lists of lists, and maps, end in; the type itself if it is none of these."""
         return self if self.item is None else self.item.innermost
 
     def __str__(self) -> str:
         if self.kind == "decimal":
             return f"decimal({self.precision},{self.scale})"
+        if self.kind == "map":
+            return f"map<string, {self.item}>"
         return self.kind if self.item is None else f"list<{self.item}>"
 
 
@@ -87,12 +93,12 @@ def parse_column_type(text: str, depth: int = 0) -> ColumnType:
     if match := _DECIMAL.fullmatch(text):
         return _decimal(int(match[1]), int(match[2]))
     if (match := _LIST.fullmatch(text)) and depth < _MOST_DEPTH:
-        item = parse_column_type(match[1], depth + 1)
-        if item.kind == "dict" or (item.kind == "list" and item.item is None):
-            raise ValueError(f"list<{item}> is no column type; write list, and its items are as they come")
-        return ColumnType("list", item=item)
-    if text.startswith("decimal(") and not text.endswith(")"):
-        raise ValueError('quote it: "decimal(10,2)"; within {...} a comma ends the value')
+        return ColumnType("list", item=_item(match[1], "list<{}>", "list, and its items", depth))
+    if (match := _MAP.fullmatch(text)) and depth < _MOST_DEPTH:
+        return ColumnType("map", item=_item(match[1], "map<string, {}>", "dict, and its values", depth))
+    for opened, end, example in (("decimal(", ")", "decimal(10,2)"), ("map<", ">", "map<string, int64>")):
+        if text.startswith(opened) and not text.endswith(end):
+            raise ValueError(f'quote it: "{example}"; within {{...}} a comma ends the value')
     likely = _likely_type(text)
     raise ValueError(f'"{text}" is no type; ' + (f'did you mean "{likely}"?' if likely else f"there are {_KNOWN}"))
 
@@ -119,6 +125,13 @@ def as_column_type(value: Any, column_type: ColumnType) -> Any:
 # Private functions
 
 
+def _item(text: str, whole: str, instead: str, depth: int) -> ColumnType:
+    item = parse_column_type(text, depth + 1)
+    if item.kind in ("dict", "json") or (item.kind == "list" and item.item is None):
+        raise ValueError(f"{whole.format(item)} is no column type; write {instead} are as they come")
+    return item
+
+
 def _likely_type(text: str) -> str | None:
     names = [*sorted(_FAMILIES.keys() - {"decimal"}), "decimal(10,2)"]
     return _ALIASES.get(text.lower()) or next(iter(difflib.get_close_matches(text.lower(), names, n=1)), None)
@@ -135,6 +148,9 @@ _ALIASES = {
     "text": "string",
     "bytes": "binary",
     "datetime": "timestamp",
+    "any": "json",
+    "object": "json",
+    "map": "map<string, int64>",
 }
 """What other tools call the types; only for hints."""
 
@@ -210,6 +226,17 @@ def _is_list(value: Any, column_type: ColumnType) -> _Verdict:
     return True, ""
 
 
+def _is_map(value: Any, column_type: ColumnType) -> _Verdict:
+    if type(value) is not dict:
+        return False, ""
+    assert column_type.item is not None, "a map says what its values are"
+    for key, item in value.items():
+        why = why_unfit(item, column_type.item)
+        if why is not None:
+            return False, f"the value of {shorten(repr(key))} is no {column_type.item}" + (f": {why}" if why else "")
+    return True, ""
+
+
 def _of(*types: type) -> Callable[[Any, ColumnType], _Verdict]:
     return lambda value, column_type: (type(value) in types, "")
 
@@ -232,4 +259,6 @@ _FITS: dict[str, Callable[[Any, ColumnType], _Verdict]] = {
     "decimal": _is_decimal,
     "list": _is_list,
     "dict": _of(dict),
+    "map": _is_map,
+    "json": lambda value, column_type: (True, ""),
 }

@@ -14,7 +14,9 @@ value, so that the join of a column's types can be made again at any time.
     time        time
     decimal     decimal
     list, dict  list (tuples, arrays), dict: of any of these
-    null        any: the first row had None there
+    null        any: the first row had None there, or the type is json
+
+What a row with other keys, or values of several families, come to is a `RowRules`.
 
 `columns:` gives names, order and types instead, and `source_column` adds a column that is no value of the row: what the
 config says is a `ColumnSettings`. What is on disk (names, order, families) never changes for it; what parts show does.
@@ -29,6 +31,16 @@ from operator import itemgetter
 from typing import Any, Self
 
 from r3po.table.column_types import ColumnType
+from r3po.table.ragged import (
+    FAIL,
+    KEYS_HELP,
+    MIXED_HELP,
+    RaggedRow,
+    RowRules,
+    added_text,
+    check_key,
+    dropped_names,
+)
 from r3po.table.user_objects import ends_worker
 from r3po.table.values import (
     _EXACT,
@@ -44,6 +56,9 @@ from r3po.table.values import (
 )
 from r3po.text import shorten
 
+PART_BYTES = 1 << 30
+"""About the most bytes of a part, where the config says nothing else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -51,11 +66,20 @@ class Column:
     family: str
     column_type: ColumnType | None = None
     """The type that `columns:` gives it."""
+    is_mixed: bool = False
+    """Values of any family are taken (`mixed: json`)."""
+
+    @property
+    def taken(self) -> str:
+        """The family whose values are taken; `NULL`: of any."""
+        return NULL if self.is_mixed else self.family
 
     @property
     def kind(self) -> str:
         """What its values are, for people."""
-        return self.family if self.column_type is None else str(self.column_type)
+        if self.column_type is not None:
+            return str(self.column_type)
+        return "any" if self.is_mixed else self.family
 
 
 @dataclass(frozen=True)
@@ -67,6 +91,14 @@ class Columns:
     """Numbers of the columns that parts show, in their order. None: all, as they are."""
     source: str | None = None
     """The column before all these, for each row's path."""
+    rules: RowRules = FAIL
+    number: str | None = None
+    """The column behind `source`, and before all others, for the number of each row within its file."""
+
+    @property
+    def own_names(self) -> list[tuple[str, str]]:
+        """Key and name of the columns that are no values of rows."""
+        return _own_names(self.source, self.number)
 
     @property
     def in_parts(self) -> Sequence[int]:
@@ -94,6 +126,15 @@ class ColumnSettings:
     """`columns:`; None: the first row sets them."""
     source: str | None = None
     """`source_column`."""
+    rules: RowRules = FAIL
+    """`missing_keys`, `extra_keys` and `mixed`."""
+    number: str | None = None
+    """`row_column`."""
+
+    @property
+    def own_names(self) -> list[tuple[str, str]]:
+        """Key and name of the columns that are no values of rows."""
+        return _own_names(self.source, self.number)
 
     def first(self, row: dict[str, Any]) -> Columns:
         """Return the columns that a job with this first row has.
@@ -103,19 +144,20 @@ class ColumnSettings:
         """
         if self.column_types is None:
             columns = columns_of(row)
-            if self.source in columns.names:
-                raise BadRowError(f"f returned a column {self.source!r}, which is source_column, too; rename either")
+            for key, name in self.own_names:
+                if name in columns.names:
+                    raise BadRowError(f"f returned a column {name!r}, which is {key}, too; rename either")
             return self.of(columns)
         columns = self.of(Columns(tuple(Column(name, column_type.family) for name, column_type in self.column_types)))
-        RowCollector(columns).take(row)
-        for column in columns.items:
-            check_value(row[column.name], column)
+        values = RowCollector(columns).take(row)
+        for value, column in zip(values, columns.items, strict=True):
+            check_value(value, column)
         return columns
 
     def would_set(self, columns: Columns) -> bool:
         """Whether a first row could have set these columns under this config."""
         if self.column_types is None:
-            return self.source not in columns.names
+            return not any(name in columns.names for _, name in self.own_names)
         return [(name, column_type.family) for name, column_type in self.column_types] == [
             (c.name, c.family) for c in columns.items
         ]
@@ -123,13 +165,20 @@ class ColumnSettings:
     def of(self, columns: Columns) -> Columns:
         """Return the job's columns with the types and the order that parts are to have.
 
-        Every name of `column_types` is one of them.
+        Every name of `column_types` is one of them. Where keys may add columns, all columns are shown.
         """
+        column_types = dict(self.column_types or ())
+        items = tuple(self._as_taken(column, column_types.get(column.name)) for column in columns.items)
         if self.column_types is None:
-            return Columns(columns.items, None, self.source)
-        column_types = dict(self.column_types)
-        items = tuple(Column(column.name, column.family, column_types.get(column.name)) for column in columns.items)
-        return Columns(items, tuple(columns.names.index(name) for name in column_types), self.source)
+            return Columns(items, None, self.source, self.rules, self.number)
+        shown = [columns.names.index(name) for name in column_types]
+        if self.rules.adds:
+            shown += [i for i, name in enumerate(columns.names) if name not in column_types]
+        return Columns(items, tuple(shown), self.source, self.rules, self.number)
+
+    def _as_taken(self, column: Column, column_type: ColumnType | None) -> Column:
+        is_mixed = self.rules.mixed == "json" and column_type is None
+        return Column(column.name, column.family, column_type, is_mixed)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the bytes of parts depend on, as a commit records it; nothing where nothing is said."""
@@ -138,7 +187,9 @@ class ColumnSettings:
             said["columns"] = [[name, str(column_type)] for name, column_type in self.column_types]
         if self.source is not None:
             said["source_column"] = self.source
-        return said
+        if self.number is not None:
+            said["row_column"] = self.number
+        return said | self.rules.to_json()
 
 
 def columns_of(row: dict[str, Any]) -> Columns:
@@ -150,10 +201,7 @@ def columns_of(row: dict[str, Any]) -> Columns:
     if not row:
         raise BadRowError("f returned an empty dict; a row needs at least one column")
     for name in row:
-        if not isinstance(name, str):
-            raise BadRowError(f"the key {name!r} is not text; column names are text")
-        if not _is_unicode(str.__str__(name)):
-            raise BadRowError(f"the key {name!r} is not valid Unicode text")
+        check_key(name)
     plain = {str.__str__(name): value for name, value in row.items()}  # without the classes that texts may be of
     columns = tuple(Column(name, _family_of_value(name, value)) for name, value in plain.items())
     for column in columns:
@@ -183,20 +231,42 @@ class RowCollector:
         """A rough measure of what the rows hold; enough to bound memory."""
         self._names = frozenset(columns.names)
         self._take = _taker(columns.names)
-        self._sized = [i for i, c in enumerate(columns.items) if c.family in ("text", "bytes", NULL)]
-        self._mutable = [i for i, c in enumerate(columns.items) if c.family in ("list", "dict", "bytes", NULL)]
+        self._sized = [i for i, c in enumerate(columns.items) if c.taken in ("text", "bytes", NULL)]
+        self._mutable = [i for i, c in enumerate(columns.items) if c.taken in ("list", "dict", "bytes", NULL)]
         self._fixed_bytes = 16 * len(columns.items)
 
     def take(self, returned: Any) -> tuple[Any, ...]:
-        """Return the row's values in column order.
+        """Return the row's values in column order; a `RaggedRow` if the row has keys that are no column.
 
         Raises:
-            BadRowError: it has other keys than the job's columns.
+            BadRowError: it has other keys than the job's columns, and the rules do not say what to do with them.
         """
         row = returned if type(returned) is dict else dict(returned)
         if row.keys() != self._names:
-            raise BadRowError(_describe_keys(self.columns, row))
-        values = self._take(row)
+            return self._take_ragged(row)
+        return self._keep(self._take(row))
+
+    def _take_ragged(self, row: dict[Any, Any]) -> tuple[Any, ...]:
+        """Take a row whose keys are not those of the columns."""
+        columns, rules = self.columns, self.columns.rules
+        if not row and rules.missing == "null":
+            raise BadRowError("f returned an empty dict; a row needs at least one column")
+        extra = [key for key in row if key not in self._names]
+        if (extra and rules.extra == "fail") or (rules.missing == "fail" and len(row) - len(extra) < len(self._names)):
+            raise BadRowError(_describe_keys(columns, row))
+        added = dropped = None
+        if extra and rules.adds:
+            for key, name in columns.own_names:
+                if name in extra:
+                    raise BadRowError(f"f returned a column {name!r}, which is {key}, too; rename either")
+            added = added_text({key: row[key] for key in extra})
+            self.size_bytes += len(added)
+        elif extra:
+            dropped = dropped_names(extra)
+        values = self._keep(tuple(map(row.get, columns.names)))
+        return RaggedRow(values, added, dropped) if extra else values
+
+    def _keep(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         self.size_bytes += self._fixed_bytes
         if self._mutable:
             values = self._freeze(values)
@@ -220,6 +290,10 @@ class RowCollector:
 # Private functions
 
 
+def _own_names(source: str | None, number: str | None) -> list[tuple[str, str]]:
+    return [(key, name) for key, name in (("source_column", source), ("row_column", number)) if name is not None]
+
+
 def _family_of_value(name: str, value: Any) -> str:
     value = plain_value(value, name)
     return NULL if value is None else family_of(variant_of(value))
@@ -239,12 +313,15 @@ def _describe_keys(columns: Columns, row: dict[Any, Any]) -> str:
         by = "which the config's `columns` set"
     missing = [repr(name) for name in names if name not in row]
     extra = [repr(key) for key in row if key not in names]
-    parts = []
-    if missing:
+    parts, help_ = [], []
+    if missing and columns.rules.missing == "fail":
         parts.append(f"missing {shorten(', '.join(missing))}")
-    if extra:
+        help_.append("missing_keys: null")
+    if extra and columns.rules.extra == "fail":
         parts.append(f"not a column of this job: {shorten(', '.join(extra))}")
-    return f"the row's keys differ from the job's columns, {by}: {'; '.join(parts)}"
+        help_.append("extra_keys: drop or add")
+    differ = f"the row's keys differ from the job's columns, {by}: {'; '.join(parts)}"
+    return differ + KEYS_HELP.format(" and ".join(help_))
 
 
 def check_value(value: Any, column: Column) -> Any:
@@ -260,9 +337,9 @@ def check_value(value: Any, column: Column) -> Any:
     if column.column_type is not None:
         value = _as_given_type(value, column.name, column.column_type)
     variant = variant_of(value)
-    if column.column_type is None and column.family not in (NULL, family_of(variant)):
-        found = _shown(value.text if type(value) is Nested else value)
-        raise BadRowError(f"column {column.name!r}: expected {column.family}, found {family_of(variant)} {found}")
+    if column.column_type is None and column.taken not in (NULL, family_of(variant)):
+        found = f"{family_of(variant)} {_shown(value.text if type(value) is Nested else value)}"
+        raise BadRowError(f"column {column.name!r}: expected {column.family}, found {found}{MIXED_HELP}")
     if variant == "int" and not -(1 << 63) <= value < 1 << 63:
         raise BadRowError(f"column {column.name!r}: the int {_shown(value)} does not fit 64 bit")
     if variant == "text" and not _is_unicode(value):

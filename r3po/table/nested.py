@@ -72,10 +72,29 @@ def show(text: str) -> str:
     """Return kept text as JSON for people and CSV: moments in ISO, decimals and base64 as text, NaN as `NaN`."""
     if _MARK not in text:
         return text
-    value = decode(text)
-    if _FLOAT in text:  # orjson would make null of it
+    return _json(decode(text), has_odd_floats=_FLOAT in text)
+
+
+def show_value(value: Any) -> str:
+    """Return a plain value, list or dict as JSON for people, as `show` does."""
+    return _json(value, has_odd_floats=_has_odd_floats(value))
+
+
+# Private functions: showing
+
+
+def _json(value: Any, *, has_odd_floats: bool) -> str:
+    if has_odd_floats:  # orjson would make null of it
         return json.dumps(value, default=_shown, ensure_ascii=False, separators=(",", ":"))
     return orjson.dumps(value, default=_shown, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
+
+
+def _has_odd_floats(value: Any) -> bool:
+    if type(value) is dict:
+        return any(map(_has_odd_floats, value.values()))
+    if type(value) is list:
+        return any(map(_has_odd_floats, value))
+    return type(value) is float and not math.isfinite(value)
 
 
 # Private functions: encoding
@@ -104,7 +123,7 @@ def _encoded(value: Any, plain: Callable[[Any], Any], depth: int) -> Any:
         return [item if type(item) in _EASY else _encoded(item, plain, depth + 1) for item in value]
     if kind is dict:
         return {
-            key if type(key) is str and key[:1] != _SIGN else _key(key): item
+            key if type(key) is str and key[:1] != _SIGN else encode_key(key): item
             if type(item) in _EASY
             else _encoded(item, plain, depth + 1)
             for key, item in value.items()
@@ -112,7 +131,7 @@ def _encoded(value: Any, plain: Callable[[Any], Any], depth: int) -> Any:
     return _encoded(plain(value), plain, depth)
 
 
-def _key(key: Any) -> str:
+def encode_key(key: Any) -> str:
     if not isinstance(key, str):
         raise NestedError(f"the key {_short(key)} in it is not text")
     plain = str.__str__(key)

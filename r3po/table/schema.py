@@ -3,75 +3,92 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r3po.table.column_types import MOST_DIGITS, ColumnType, why_unfit
-from r3po.table.columns import Columns
+from r3po.table.added import added_values, check_added, has_added
+from r3po.table.column_types import ColumnType, why_unfit
+from r3po.table.columns import Column, Columns
+from r3po.table.lattice import (
+    EXACT,
+    INEXACT,
+    MIXED,
+    ROUNDED,
+    MixedError,
+    Shape,
+    children_of,
+    is_rounded,
+    join_types,
+    joined_type,
+)
 from r3po.table.nested import decode
-from r3po.table.outcomes import Indices, Schema, Table, gather, outcome_groups, variants_in
+from r3po.table.outcomes import ROW_GROUP_ROWS, Indices, Schema, Table, gather, variants_in
+from r3po.table.ragged import MOST_ADDED
+from r3po.table.rows import Rows
 from r3po.table.value_arrays import AS_TEXT, VARIANT_TYPES
-from r3po.table.values import family_of
+from r3po.table.values import NULL, family_of
 from r3po.text import shorten
 
-MOST_FIELDS = 1_000
-"""Most keys of the dicts of one column, at all levels together; a column with more is JSON text."""
-
-INEXACT = pa.uint64()
-"""Type in the join of ints of which some have no equal float."""
-
-ROUNDED = pa.float32()
-"""Type in the join of floats beside `INEXACT` ints, which parts round."""
-
-MIXED = pa.large_string()
-"""Type in the join of values that no type holds: text in the parts. It absorbs every other type."""
-
-_DEEPEST = 40
-"""A column whose lists and dicts are nested deeper is JSON text: Parquet readers give up at about 100 levels of their
-own counting."""
+JSON = MIXED
+"""Type of JSON text in the schema of parts; it is written as text."""
 
 
-def own_schema(table: Table, indices: Indices, columns: Columns) -> Schema:
-    """Return the types that the chosen rows alone give to the job's columns, in the lattice of the join."""
-    groups = list(outcome_groups(table, indices))
-    return pa.schema([(column.name, _own_type(table, groups, i)) for i, column in enumerate(columns.items)])
+def own_schema(rows: Rows, columns: Columns) -> Schema:
+    """Return the types that rows alone give to the job's columns, in the lattice of the join.
+
+    Behind these are the columns that the rows add, in order of first appearance, whether parts show them or not.
+
+    Raises:
+        RunStoppedError: they add too many.
+    """
+    groups = list(rows.indices())
+    own = [(column.name, _own_type(rows.table, groups, i)) for i, column in enumerate(columns.items)]
+    return pa.schema([*own, *_added_types(rows.table, groups, columns).items()])
 
 
 def join_schemas(schemas: Sequence[Schema]) -> Schema:
-    """Return the types that hold the values of all `schemas`; neither their order nor their grouping matters.
+    """Return the types that hold the values of all `schemas`; neither their order nor their grouping matters for these.
 
     null gives way to anything, int and float join to float, nested types and decimals widen, all else becomes text.
+    The columns stand in the order in which the schemas first have them: the job's, which all have, then those added.
     """
-    first, *others = schemas
-    types = [f.type for f in first]
-    for schema in others:
-        types = [join_types(a, f.type) for a, f in zip(types, schema, strict=True)]
-    return pa.schema(zip(first.names, types, strict=True))
+    types: dict[str, Any] = {}
+    for schema in schemas:
+        for name, type_ in zip(schema.names, schema.types, strict=True):
+            types[name] = join_types(types[name], type_) if name in types else type_
+    return pa.schema(list(types.items()))
 
 
-def join_types(a: Any, b: Any) -> Any:
-    """Return the type that holds the values of two types of one column; `MIXED`, if none does."""
-    try:
-        joined = _joined(a, b)
-    except _MixedError:
-        return MIXED
-    return MIXED if _count_fields(joined) > MOST_FIELDS else joined
+def join_commits(own_schemas: Mapping[int, Schema]) -> Schema:
+    """Return the join of the types of shards, given by their numbers: columns that rows add come in row order."""
+    return join_schemas([own_schemas[shard] for shard in sorted(own_schemas)])
 
 
 def part_schema(joined: Schema, columns: Columns) -> Schema:
     """Return the names and types that parts have: those that the job shows, as `columns:` or the join says."""
     fields = [] if columns.source is None else [(columns.source, pa.string())]
-    for i in columns.in_parts:
-        column = columns.items[i]
+    fields += [] if columns.number is None else [(columns.number, pa.int64())]
+    for column, type_ in _shown_types(joined, columns):
         given = None if column.column_type is None else _arrow_type_of(column.column_type)
-        fields.append((column.name, given or _part_type(joined.field(i).type)))
+        fields.append((column.name, given or _part_type(type_, mixed=JSON if column.is_mixed else pa.string())))
     return pa.schema(fields)
+
+
+def written_schema(schema: Schema) -> Schema:
+    """Return the types with which the files are written: JSON is text there."""
+    # Not Parquet's own JSON type: polars reads that as a type of its own, which none of its text functions takes.
+    if JSON not in schema.types:
+        return schema
+    return pa.schema([(f.name, pa.string() if f.type == JSON else f.type) for f in schema])
+
+
+def added_columns(joined: Schema, columns: Columns) -> list[str]:
+    """Return the columns that rows add to those of the job, in order."""
+    return list(joined.names[len(columns.items) :])
 
 
 def schema_to_text(schema: Schema) -> str:
@@ -85,17 +102,31 @@ def schema_from_text(text: str) -> Schema:
 
 def schema_for_people(schema: Schema) -> dict[str, str]:
     """Return the types by the names of their columns, as Arrow prints them."""
-    return {f.name: str(f.type) for f in schema}
+    return {f.name: "json" if f.type == JSON else str(f.type) for f in schema}
 
 
-def mixed_columns(joined: Schema, columns: Columns) -> list[str]:
-    """Return the columns of the parts that are text because their values have no type in common."""
-    return [columns.names[i] for i in columns.in_parts if joined.field(i).type == MIXED]
+def mixed_columns(joined: Schema, columns: Columns, *, as_json: bool = False) -> list[str]:
+    """Return the columns of the parts that are text because their values have no type in common.
+
+    Args:
+        as_json: those that are JSON text then; else those that are plain text.
+    """
+    return [
+        column.name
+        for column, type_ in _shown_types(joined, columns)
+        if type_ == MIXED
+        and column.is_mixed == as_json
+        and not (column.column_type and column.column_type.kind == "json")
+    ]
 
 
 def rounded_columns(joined: Schema, columns: Columns) -> list[str]:
     """Return the columns of the parts in which an int is rounded, since there are floats beside it."""
-    return [columns.names[i] for i in columns.in_parts if _is_rounded(joined.field(i).type)]
+    return [
+        column.name
+        for column, type_ in _shown_types(joined, columns)
+        if is_rounded(type_) and not (column.column_type and column.column_type.kind == "json")
+    ]
 
 
 def has_inexact_ints(own_schema: Schema) -> bool:
@@ -103,9 +134,11 @@ def has_inexact_ints(own_schema: Schema) -> bool:
     return any(field.type == INEXACT for field in own_schema)
 
 
-def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType) -> tuple[int, str] | None:
-    """Return place and reason of the first chosen value of column number `i` that does not fit; None: all fit."""
-    for group in outcome_groups(table, indices):
+def first_misfit(rows: Rows, i: int, column_type: ColumnType) -> tuple[int, str] | None:
+    """Return place and reason of the first value of column number `i` that does not fit; None: all fit."""
+    table = rows.table
+    for start, stop in rows.groups():
+        group = rows.at(start, stop)
         for variant in variants_in(table, i):
             values = gather(table[f"{i}.{variant}"], group)
             if values.null_count == len(values) or _fit_all(values, variant, column_type):
@@ -114,7 +147,7 @@ def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType
             for number, value in enumerate(plain):
                 why = why_unfit(value, column_type)
                 if why is not None:
-                    place = table["place"].take(group.slice(number, 1))[0].as_py()
+                    place = rows.places(start + number, start + number + 1)[0].as_py()
                     found = f"expected {column_type}, found {family_of(variant)} {shorten(repr(value))}"
                     return place, f"{found}: {why}" if why else found
     return None
@@ -123,6 +156,8 @@ def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType
 def surely_fits(type_: Any, column_type: ColumnType) -> bool:
     """Whether values of a type of the lattice all fit a type of `columns:`; False: they have to be looked at."""
     given = _arrow_type_of(column_type)
+    if column_type.kind == "json":
+        return True
     if given is None:
         return bool(
             pa.types.is_null(type_) or (pa.types.is_list if column_type.kind == "list" else pa.types.is_struct)(type_)
@@ -130,8 +165,8 @@ def surely_fits(type_: Any, column_type: ColumnType) -> bool:
     if column_type.innermost.kind in ("uint64", "float32"):
         return False  # Arrow's types of these mean something else in the lattice
     try:
-        return bool(_joined(type_, given) == given)
-    except _MixedError:
+        return bool(joined_type(type_, given) == given)
+    except MixedError:
         return False
 
 
@@ -141,13 +176,37 @@ def plain_values(texts: Any, variant: str) -> list[Any]:
     return [None if text is None else read(text) for text in texts.to_pylist()]
 
 
-class _MixedError(Exception):
-    """Values have no type in common, or none that parts can have."""
+def _shown_types(joined: Schema, columns: Columns) -> Iterator[tuple[Column, Any]]:
+    """Yield the columns that parts show and their types in the join, in order."""
+    types = joined.types
+    for i in columns.in_parts:
+        yield columns.items[i], types[i]
+    if columns.rules.adds:
+        for i in range(len(columns.items), len(types)):
+            yield Column(joined.names[i], NULL, is_mixed=True), types[i]
+
+
+def _added_types(table: Table, groups: Sequence[Indices], columns: Columns) -> dict[str, Any]:
+    """Return the types of the columns that rows add, in order of first appearance; none if there are too many."""
+    shapes: dict[str, Shape | None] = {}
+    for group in groups if has_added(table) else ():
+        for key, values in added_values(table, group).items():
+            try:
+                shape = shapes.setdefault(key, Shape([0], 0))
+                if shape is not None:
+                    shape.add(values)
+            except MixedError:
+                shapes[key] = None
+    if columns.rules.adds:
+        check_added(list(shapes))
+    elif len(shapes) > MOST_ADDED:
+        return {}
+    return {key: MIXED if shape is None else shape.type for key, shape in shapes.items()}
 
 
 def _own_type(table: Table, groups: Sequence[Indices], i: int) -> Any:
     joined = pa.null()
-    for variant in variants_in(table, i):
+    for variant in variants_in(table, i) if groups else ():
         values = table[f"{i}.{variant}"]
         if variant in AS_TEXT:
             joined = join_types(joined, _decoded_type(values, groups, variant))
@@ -163,170 +222,34 @@ def _has_inexact(ints: Any) -> bool:
     """Whether an int among `ints` has no float that is equal to it."""
     ends = pc.min_max(ints)
     low, high = ends["min"].as_py(), ends["max"].as_py()
-    if low is None or (low >= -_EXACT and high <= _EXACT):
+    if low is None or (low >= -EXACT and high <= EXACT):
         return False
-    return any(int(float(value)) != value for value in ints.to_pylist() if value is not None)
-
-
-_EXACT = 1 << 53
-"""Each int up to this one has an equal float."""
+    pieces = (
+        chunk.slice(start, ROW_GROUP_ROWS) for chunk in ints.chunks for start in range(0, len(chunk), ROW_GROUP_ROWS)
+    )
+    return any(int(float(value)) != value for piece in pieces for value in piece.to_pylist() if value is not None)
 
 
 def _decoded_type(texts: Any, groups: Sequence[Indices], variant: str) -> Any:
     """Return the type of decimals, lists or dicts in the lattice."""
-    shape = _Shape([0], 0)
+    shape = Shape([0], 0)
     try:
         for group in groups:  # one at a time: what is decoded takes many times the room of its text
             shape.add(plain_values(gather(texts, group), variant))
         return shape.type
-    except _MixedError:
+    except MixedError:
         return MIXED
 
 
-class _Shape:
-    """The join of the types of values that come bit by bit; the order makes no difference.
+def _part_type(type_: Any, mixed: Any) -> Any:
+    """Return a type of the lattice as parts have it: JSON text for what Parquet cannot hold, a dict without keys.
 
     Args:
-        n_fields: of all dicts in the column; one list, which all shapes of the column share.
+        mixed: the type of values that have none in common.
     """
-
-    __slots__ = ("_depth", "_fields", "_item", "_leaf", "_n_fields")
-
-    def __init__(self, n_fields: list[int], depth: int) -> None:
-        if depth > _DEEPEST:
-            raise _MixedError
-        self._n_fields, self._depth = n_fields, depth
-        self._leaf: Any = pa.null()
-        self._item: _Shape | None = None
-        self._fields: dict[str, _Shape] | None = None
-
-    def add(self, values: list[Any]) -> None:
-        types = set(map(type, values))
-        types.discard(type(None))
-        for kind in types:
-            of_kind: list[Any] = values if len(types) == 1 else [value for value in values if type(value) is kind]
-            if kind is list:
-                self._item = self._item or _Shape(self._n_fields, self._depth + 1)
-                self._item.add(list(chain.from_iterable(items for items in of_kind if items is not None)))
-            elif kind is dict:
-                self._add_dicts(of_kind)
-            else:
-                leaf = _LEAVES[kind]([value for value in of_kind if value is not None])
-                self._leaf = _joined(self._leaf, leaf)
-        if (self._item is not None) + (self._fields is not None) + (not pa.types.is_null(self._leaf)) > 1:
-            raise _MixedError
-
-    @property
-    def type(self) -> Any:
-        if self._item is not None:
-            return pa.list_(self._item.type)
-        if self._fields is not None:
-            return pa.struct([(name, shape.type) for name, shape in sorted(self._fields.items())])
-        return self._leaf
-
-    def _add_dicts(self, dicts: list[dict[str, Any] | None]) -> None:
-        fields = self._fields = {} if self._fields is None else self._fields
-        by_key: dict[str, list[Any]] = {}
-        for item in dicts:
-            for key, value in (item or {}).items():
-                by_key.setdefault(key, []).append(value)
-        self._n_fields[0] += len(by_key.keys() - fields.keys())
-        if self._n_fields[0] > MOST_FIELDS:
-            raise _MixedError
-        for key, values in by_key.items():
-            if key not in fields:
-                fields[key] = _Shape(self._n_fields, self._depth + 1)
-            fields[key].add(values)
-
-
-def _type_of_ints(values: list[int]) -> Any:
-    is_exact = min(values) >= -_EXACT and max(values) <= _EXACT
-    return pa.int64() if is_exact or all(int(float(value)) == value for value in values) else INEXACT
-
-
-def _type_of_moments(values: list[dt.datetime]) -> Any:
-    has_zone = {value.tzinfo is not None for value in values}
-    if len(has_zone) > 1:
-        raise _MixedError
-    return pa.timestamp("us", "UTC" if has_zone.pop() else None)
-
-
-def _type_of_decimals(values: list[Decimal]) -> Any:
-    n_before = scale = 0
-    for value in values:
-        _, digits, exponent = value.as_tuple()
-        if not isinstance(exponent, int):  # NaN or infinite
-            raise _MixedError
-        behind = max(0, -exponent)
-        scale = max(scale, behind)
-        n_before = max(n_before, len(digits) + exponent if exponent >= 0 else len(digits) - behind)
-    return _decimal_type(n_before, scale)
-
-
-_LEAVES: dict[type, Callable[[list[Any]], Any]] = {
-    int: _type_of_ints,
-    float: lambda values: pa.float64(),
-    str: lambda values: pa.string(),
-    bool: lambda values: pa.bool_(),
-    bytes: lambda values: pa.binary(),
-    dt.date: lambda values: pa.date32(),
-    dt.datetime: _type_of_moments,
-    dt.time: lambda values: pa.time64("us"),
-    Decimal: _type_of_decimals,
-}
-
-
-def _decimal_type(n_before: int, scale: int) -> Any:
-    precision = max(1, n_before + scale)
-    if precision > MOST_DIGITS:
-        raise _MixedError
-    return pa.decimal128(precision, scale)
-
-
-# Complex by count: the lattice of types, one branch an edge.
-def _joined(a: Any, b: Any) -> Any:
-    """Return the least type that holds what both do, or raise _MixedError."""
-    if a == b or pa.types.is_null(b):
-        return a
-    if pa.types.is_null(a):
-        return b
-    if a in _NUMBERS and b in _NUMBERS:
-        is_float = not {a, b} <= {pa.int64(), INEXACT}
-        is_exact = {a, b} <= {pa.int64(), pa.float64()}
-        return (pa.float64() if is_exact else ROUNDED) if is_float else INEXACT
-    if pa.types.is_decimal(a) and pa.types.is_decimal(b):
-        return _decimal_type(max(a.precision - a.scale, b.precision - b.scale), max(a.scale, b.scale))
-    if pa.types.is_list(a) and pa.types.is_list(b):
-        return pa.list_(_joined(a.value_type, b.value_type))
-    if pa.types.is_struct(a) and pa.types.is_struct(b):
-        types = {f.name: f.type for f in a}
-        for f in b:
-            types[f.name] = _joined(types.get(f.name, pa.null()), f.type)
-        return pa.struct(sorted(types.items()))
-    raise _MixedError
-
-
-_NUMBERS = (pa.int64(), INEXACT, pa.float64(), ROUNDED)
-
-
-def _children(type_: Any) -> list[Any]:
-    if pa.types.is_struct(type_):
-        return [f.type for f in type_]
-    return [type_.value_type] if pa.types.is_list(type_) else []
-
-
-def _count_fields(type_: Any) -> int:
-    n_own = type_.num_fields if pa.types.is_struct(type_) else 0
-    return n_own + sum(map(_count_fields, _children(type_)))
-
-
-def _is_rounded(type_: Any) -> bool:
-    return type_ == ROUNDED or any(map(_is_rounded, _children(type_)))
-
-
-def _part_type(type_: Any) -> Any:
-    """Return a type of the lattice as parts have it: JSON text for what Parquet cannot hold, a dict without keys."""
-    return pa.string() if type_ == MIXED or _has_empty_struct(type_) else _without_marks(type_)
+    if type_ == MIXED:
+        return mixed
+    return pa.string() if _has_empty_struct(type_) else _without_marks(type_)
 
 
 def _without_marks(type_: Any) -> Any:
@@ -339,7 +262,7 @@ def _without_marks(type_: Any) -> Any:
 
 def _has_empty_struct(type_: Any) -> bool:
     is_empty = pa.types.is_struct(type_) and type_.num_fields == 0
-    return is_empty or any(map(_has_empty_struct, _children(type_)))
+    return is_empty or any(map(_has_empty_struct, children_of(type_)))
 
 
 def _arrow_type_of(column_type: ColumnType) -> Any:
@@ -347,12 +270,14 @@ def _arrow_type_of(column_type: ColumnType) -> Any:
     if column_type.kind == "decimal":
         return pa.decimal128(column_type.precision, column_type.scale)
     if column_type.item is not None:
-        return pa.list_(_arrow_type_of(column_type.item))
+        item = _arrow_type_of(column_type.item)
+        return pa.map_(pa.string(), item) if column_type.kind == "map" else pa.list_(item)
     return _GIVEN_TYPES.get(column_type.kind)
 
 
 _GIVEN_TYPES: dict[str, Any] = {
     **{f"{sign}int{bits}": getattr(pa, f"{sign}int{bits}")() for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    "json": JSON,
     "float32": pa.float32(),
     "float64": pa.float64(),
     "string": pa.string(),
@@ -367,6 +292,8 @@ _GIVEN_TYPES: dict[str, Any] = {
 
 def _fit_all(values: Any, variant: str, column_type: ColumnType) -> bool:
     """Whether it is clear without a look at each value that they fit."""
+    if column_type.kind == "json":
+        return True
     if variant == "int" and column_type.family == "number" and not column_type.kind.startswith("float"):
         ends = pc.min_max(values)
         return all(why_unfit(ends[end].as_py(), column_type) is None for end in ("min", "max"))

@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from r3po.table.columns import Column, Columns, check_value
+from r3po.table.ragged import RaggedRow
 from r3po.table.user_objects import ends_worker
-from r3po.table.values import BadRowError, Nested, variant_of
+from r3po.table.values import NULL, BadRowError, Nested, variant_of
 
 VARIANT_TYPES: dict[str, Any] = {
     "int": pa.int64(),
@@ -32,11 +33,15 @@ VARIANT_TYPES: dict[str, Any] = {
 
 AS_TEXT = ("decimal", "list", "dict")
 
+ADDED = "added"
+"""The column of what each row adds to the job's columns, by name (see `table.ragged`)."""
+
 _FAST: dict[str, dict[type, str]] = {
     "number": {int: "int", float: "float"},
     "text": {str: "text"},
     "bool": {bool: "bool"},
     "bytes": {bytes: "bytes"},
+    NULL: {int: "int", float: "float", str: "text", bool: "bool", bytes: "bytes"},
 }
 """Families whose values Arrow takes without a look at each."""
 
@@ -46,6 +51,7 @@ _FAST_TYPES: dict[str, dict[type, str]] = {
     "string": {str: "text"},
     "bool": {bool: "bool"},
     "binary": {bytes: "bytes"},
+    "json": _FAST[NULL],
 }
 """Types of `columns:` that hold every value of their Python type: Arrow takes these without a look at each, too."""
 
@@ -68,7 +74,24 @@ def value_arrays(rows: Sequence[tuple[Any, ...] | None], columns: Columns) -> tu
         if variants is None:
             variants = _checked_arrays(values, column, rejected)
         arrays.update((f"{i}.{variant}", array) for variant, array in variants.items())
+    if columns.rules.adds and any(type(row) is RaggedRow for row in rows):
+        added = [row.added if type(row) is RaggedRow else None for row in rows]
+        arrays[ADDED] = pa.array(added, pa.string())
     return arrays, rejected
+
+
+def block_of(rows: list[tuple[Any, ...]], columns: Columns) -> tuple[Any, dict[int, str]]:
+    """Return the values of rows as a table, and why rows cannot be kept, by their index: these are null there.
+
+    Args:
+        rows: values in column order; those that cannot be kept are replaced by nulls.
+    """
+    arrays, rejected = value_arrays(rows, columns)
+    if rejected:
+        kept: list[tuple[Any, ...] | None] = [None if i in rejected else row for i, row in enumerate(rows)]
+        arrays, _ = value_arrays(kept, columns)
+    # A table without columns has no rows.
+    return pa.table(arrays or {"0.bool": pa.nulls(len(rows), pa.bool_())}), rejected
 
 
 # Private functions
@@ -76,7 +99,7 @@ def value_arrays(rows: Sequence[tuple[Any, ...] | None], columns: Columns) -> tu
 
 def _fast_arrays(values: Sequence[Any], column: Column) -> dict[str, Any] | None:
     """Return the arrays of a column whose values are all of one variant, or None: look at each value."""
-    known = _FAST.get(column.family) if column.column_type is None else _FAST_TYPES.get(column.column_type.kind)
+    known = _FAST.get(column.taken) if column.column_type is None else _FAST_TYPES.get(column.column_type.kind)
     if known is None:
         return None
     try:

@@ -166,12 +166,12 @@ _PLAIN: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 def _freeze_nested(value: Any) -> Nested:
     variant = "dict" if isinstance(value, Mapping) else "list"
     try:
-        return Nested(encode(value, _plain_item), variant)
+        return Nested(encode(value, plain_item), variant)
     except NestedError as error:
         raise _CannotStoreError(f"this {variant} cannot be stored: {error}") from error
 
 
-def _plain_item(value: Any) -> Any:
+def plain_item(value: Any) -> Any:
     """Return what is in a list or dict as a plain value, or as a list or dict."""
     if isinstance(value, enum.Enum):
         return value.value

@@ -51,6 +51,10 @@ class Phase(enum.IntEnum):
     RECORDING = 4
     """Writing a segment."""
     STAGING = 5
+    MAKING = 6
+    """Making f: calling a class or a factory."""
+    CLOSING = 7
+    """Closing f."""
 
 
 @dataclass(frozen=True, slots=True)

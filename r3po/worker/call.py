@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import dropwhile
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 from r3po.errors import TimedOut
 from r3po.table.outcomes import Failure
 from r3po.table.user_objects import ends_worker
+from r3po.text import first_line
 from r3po.worker.beacon import Phase
 from r3po.worker.failures import ENVIRONMENTAL, PACKAGE, failure_of, timeout_failure
 from r3po.worker.time_limit import TimeLimit, is_possible
@@ -57,6 +59,8 @@ class Caller:
         self._pid, self._n_forks = os.getpid(), _n_forks
         self.function: Callable[..., Any] | None = None
         """f, once it is loaded."""
+        self.close: Callable[[], object] | None = None
+        """Called once at an orderly end; None: there is nothing to close."""
         self.was_cut_off = False
         """The last call was ended in its middle: this process is not to be trusted any more."""
 
@@ -101,6 +105,41 @@ class Caller:
         if _n_forks != self._n_forks:
             self.leave_if_forked()
         return returned, failure
+
+    def finish(self, limit_s: float) -> str:
+        """Close f; it is called no more.
+
+        Args:
+            limit_s: seconds that it may take, where this thread can have a time limit.
+
+        Returns:
+            What went wrong, for people; empty: nothing did.
+        """
+        close, self.close = self.close, None
+        if close is None:
+            return ""
+        try:
+            if is_possible():
+                TimeLimit(limit_s).call(close)
+            else:
+                close()
+        except TimedOut:
+            return f"it took longer than {limit_s:g} s and was ended"
+        except BaseException as error:
+            if ends_worker(error):
+                raise
+            failure = failure_of(error, sys.exc_info()[2])
+            return f"{failure.error_type}: {first_line(failure.message)} ({failure.where})"
+        finally:
+            self.leave_if_forked()
+        return ""
+
+    @contextmanager
+    def uninterrupted(self) -> Iterator[None]:
+        """Give a block, within a call, that the time limit does not cut off and no child of f takes part in."""
+        self.leave_if_forked()
+        with nullcontext() if self._limit is None else self._limit.held():
+            yield
 
     def leave_if_forked(self) -> None:
         """Leave if f forked, and this is the child: the outcome is its parent's."""

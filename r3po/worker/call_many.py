@@ -13,27 +13,29 @@ from r3po.table.user_objects import type_name
 from r3po.text import count_of
 from r3po.work import files_of_smaller_call
 from r3po.worker.call import Caller
+from r3po.worker.many_rows import ManyRows
 
 NO_LIST = "NoList"
 """The kind of failure of files for which f returned no list of as many items."""
 
 
-def call_many(caller: Caller, *arguments: list[Any]) -> tuple[list[Any], Failure | None]:
+def call_many(caller: Caller, *arguments: list[Any], rows: ManyRows | None = None) -> tuple[list[Any], Failure | None]:
     """Return what f returned for each file, in their order, or why it gave nothing for any of them.
 
     Args:
         arguments: of f: the paths and, with `input: bytes`, the contents; f may change these lists.
+        rows: takes the rows of each item, in the call; what it makes of them is returned. None: an item is one row.
     """
     n_files = len(arguments[0])
-    returned, failure = caller.call(*arguments, consume=partial(_items_of, n_files))
+    returned, failure = caller.call(*arguments, consume=partial(_taken_of, n_files, rows))
     if failure is None and isinstance(returned, _Unfit):
         failure = Failure(NO_LIST, returned.message, "", "")
     return ([], failure) if failure is not None else (returned, None)
 
 
-def call_alone(caller: Caller, *arguments: Any) -> tuple[Any, Failure | None]:
+def call_alone(caller: Caller, *arguments: Any, rows: ManyRows | None = None) -> tuple[Any, Failure | None]:
     """Return what f returned for one file, which it is given in a list, or why it gave nothing."""
-    items, failure = call_many(caller, *([argument] for argument in arguments))
+    items, failure = call_many(caller, *([argument] for argument in arguments), rows=rows)
     return (None, failure) if failure is not None else (items[0], None)
 
 
@@ -54,6 +56,14 @@ class _Unfit:
     """f returned something else than as many items as it was given files."""
 
     message: str
+
+
+def _taken_of(n_files: int, rows: ManyRows | None, returned: Any) -> list[Any] | _Unfit:
+    items = _items_of(n_files, returned)
+    if rows is None or isinstance(items, _Unfit):
+        return items
+    rows.begin()
+    return [rows.take(item) for item in items]
 
 
 def _items_of(n_files: int, returned: Any) -> list[Any] | _Unfit:

@@ -99,7 +99,7 @@ class ManyFiles:
         arguments: list[list[Any]] = [[self._processor.absolute(file[1]) for file, _ in taken]]
         if self._processor.wants_data:
             arguments.append([in_use.data for _, in_use in taken])
-        found = call_many(self._caller, *arguments)
+        found = call_many(self._caller, *arguments, rows=opened.rows)
         opened.is_spent = self._caller.was_cut_off
         return found
 

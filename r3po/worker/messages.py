@@ -37,6 +37,8 @@ class WorkerSetup:
     """f takes lists, of so many files at most; None: one file."""
     column_settings: ColumnSettings = field(default_factory=ColumnSettings)
     """What the config says of the columns."""
+    has_many_rows: bool = False
+    """What f returns for a file is any number of rows."""
     current_folder: str = ""
     """Of a worker's own process: the config's folder. Empty: as it is."""
 
@@ -117,6 +119,8 @@ class Probed:
     """The run was to stop before the probe came to a row."""
     last_failure: str = ""
     """Path and error of the last file that failed, for people; empty: none did."""
+    n_done: int = 0
+    """Files that f is done with."""
     takes_many: bool = False
     """f gets lists of files."""
     no_list: tuple[str, str] | None = None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from r3po.state.segments import Segment
+from r3po.state.segments import Segment, SegmentWriter
 from r3po.storage.names import show_name
+from r3po.table.columns import RowCollector
 from r3po.table.outcomes import Failure, OutcomeBatch
 from r3po.work import Batch, Span, iter_places
 from r3po.worker.failures import EnvironmentalFailure
+from r3po.worker.many_rows import ManyRows
 from r3po.worker.messages import FAILURES_TOLD, BatchDone, ShardContext
 
 read_clock = partial(time.perf_counter)
@@ -38,6 +41,10 @@ class OpenBatch:
     started: float
     """By `read_clock`."""
     outcomes: OutcomeBatch = field(default_factory=OutcomeBatch)
+    rows: ManyRows | None = None
+    """Takes the rows of files that may have many; None: what f returns for a file is its row."""
+    segment: SegmentWriter | None = None
+    """Has the blocks of these rows."""
     smaller_calls: list[list[File]] = field(default_factory=list)
     """Files of calls that failed: each list is to be given to f by itself, the last first."""
     deferred: list[tuple[int, Failure]] = field(default_factory=list)
@@ -65,6 +72,22 @@ class OpenBatch:
         self.n_deferred_first += not self.outcomes.places
         self.n_deferred_last += 1
         return True
+
+    @contextmanager
+    def abandoned_on_error(self) -> Iterator[None]:
+        """Give a block whose error leaves nothing of the segment on disk."""
+        try:
+            yield
+        except BaseException as error:
+            if self.segment is not None:
+                self.segment.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def size_bytes(self, collector: RowCollector | None) -> int:
+        """Return what the rows of the batch hold, roughly."""
+        if self.rows is not None:
+            return self.rows.size_bytes
+        return 0 if collector is None else collector.size_bytes
 
     @property
     def last_failure(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from r3po.table.columns import Columns, ColumnSettings, RowCollector, is_row
-from r3po.table.outcomes import Failure
+from r3po.table.outcomes import Failure, FileRows
 from r3po.table.user_objects import type_name
 from r3po.worker.call_many import NO_LIST
+from r3po.worker.many_rows import ManyRows
 from r3po.worker.messages import Probed
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch
 from r3po.worker.rows import append_outcome, first_row, safe_repr, take_row
@@ -33,6 +34,9 @@ class Probe:
     def take(self, place: int, path: str, returned: Any, failure: Failure | None) -> None:
         """Take what f returned for a file, which is in the batch without its row or failure."""
         opened = self._opened
+        if opened.rows is not None:
+            self._take_rows(opened, opened.rows, place, path, *opened.rows.accept(returned, failure))
+            return
         if self._collector is not None:  # f was given it together with the file of the first row
             append_outcome(opened.outcomes, *_row_of(returned, failure, self._collector))
             return
@@ -54,6 +58,23 @@ class Probe:
         append_outcome(opened.outcomes, values, None)
         self.is_over = True
 
+    def _take_rows(
+        self, opened: OpenBatch, taker: ManyRows, place: int, path: str, rows: FileRows | None, failure: Failure | None
+    ) -> None:
+        """Take the rows of a file that may have many; one without rows is done, and sets no columns."""
+        if self._columns is None:
+            self._path = path
+            if opened.defers(place, failure):
+                self.is_over = opened.n_deferred_last >= ENVIRONMENTAL_RUN
+                return
+        append_outcome(opened.outcomes, rows, failure)
+        if taker.not_rows is not None:
+            self._not_a_dict = self._not_a_dict or (path, *taker.not_rows)
+        if failure is not None and failure.error_type == NO_LIST:
+            self._no_list = self._no_list or (path, failure.message)
+        self._columns = taker.columns
+        self.is_over = self._columns is not None or (failure is not None and opened.is_spent)
+
     def result(self) -> Probed:
         """Return what came of it."""
         opened = self._opened
@@ -62,6 +83,7 @@ class Probe:
             columns=self._columns,
             first_row_path=self._path,
             n_failed=n_failed,
+            n_done=len(opened.outcomes.rows) - n_failed,
             not_a_dict=self._not_a_dict,
             stopped=self.is_stopped,
             last_failure=opened.last_failure,

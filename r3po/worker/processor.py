@@ -32,7 +32,7 @@ class Processor:
     def __init__(self, setup: WorkerSetup, beacon: Beacon, caller: Caller) -> None:
         wants_data, wants_hash = setup.input == "bytes", setup.hash == "content"
         self._beacon, self._caller = beacon, caller
-        self._call = caller.call if setup.batch_files is None else partial(call_alone, caller)
+        self._takes_one = setup.batch_files is None
         self.wants_data = wants_data
         self.reads_whole = wants_data or wants_hash
         """Whether each file is read to its end, whatever f does."""
@@ -59,7 +59,7 @@ class Processor:
                 try:
                     version = file
                     started = read_clock()
-                    returned, failure = self._call(*((path,) if file.data is None else (path, file.data)))
+                    returned, failure = self._call(opened, *((path,) if file.data is None else (path, file.data)))
                     opened.is_spent = self._caller.was_cut_off
                     try:
                         if opened.is_spent or file.still_holds():
@@ -80,3 +80,11 @@ class Processor:
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
         note_file(opened.outcomes, place, version or FileVersion(*listed), read_clock() - started)
         return returned, failure
+
+    def _call(self, opened: OpenBatch, *arguments: Any) -> tuple[Any, Failure | None]:
+        rows = opened.rows
+        if not self._takes_one:
+            return call_alone(self._caller, *arguments, rows=rows)
+        if rows is None:
+            return self._caller.call(*arguments)
+        return self._caller.call(*arguments, consume=rows.take_call)

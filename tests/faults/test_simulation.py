@@ -48,6 +48,7 @@ from r3po.table import predicate
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.predicate import CountingRules
+from r3po.table.rows import Outcomes
 from r3po.work import Batch, Death, RecordFailure, Work
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.call_many import smaller_calls
@@ -260,7 +261,7 @@ class World:
         segment = Segment(shard, build, JOB_ID[:8], attempt, n_rows, n_failed, digest)
         outcomes = tables.outcome_table(batch, None)
         table = tables.with_origin(outcomes, build=build, attempt=attempt, fingerprint=self.fingerprint)
-        self.disk.segments.setdefault(shard, {})[segment.name] = table
+        self.disk.segments.setdefault(shard, {})[segment.name] = Outcomes(table)
         return segment
 
     def stage(self, order: Any) -> Staged:
@@ -269,26 +270,25 @@ class World:
         if present and self.rng.random() < self.chances.damaged:
             self.disk.segments.get(shard, {}).pop(self.rng.choice(present).name, None)
             self.happened["damaged"] += 1
-        table, _ = Shard(FOLDERS, order.ref, order.previous, present).read_candidates()
+        table = Shard(FOLDERS, order.ref, order.previous, present).read_candidates()[0].table
         needed = [file.build for file in self.files[shard]]
         indices = predicate.choose(table, needed, order.rules)
         places = tables.places_of(table, indices)
         if len(places) != order.ref.n_files:
             return Staged(shard, None, tuple(missing_spans(places, needed)))
         record = FileRecord(f"{shard}.{order.attempt}", 0, "")
-        self.disk.outcomes[record.name] = tables.outcomes_at(
-            predicate.with_tries_summed(table, indices, needed, order.rules), indices
-        )
+        summed = predicate.with_tries_summed(table, indices, needed, order.rules)
+        self.disk.outcomes[record.name] = Outcomes(tables.outcomes_at(summed, indices))
         made_of = (order.build, order.ref.file.sha256, order.ref, record, tables.tally(table, indices))
         first_build = tables.lowest_build(table.select(["build"]).take(indices))
         return Staged(shard, Commit(JOB_ID, shard, *made_of, first_build, None, None, (), {}))
 
     # What the rooms call instead of the disk
 
-    def read_outcomes(self, _: object, commit: Commit, **_options: object) -> Table:
+    def read_outcomes(self, _: object, commit: Commit, **_options: object) -> Outcomes:
         return self.disk.outcomes[commit.outcomes.name]
 
-    def read_segment(self, _: object, segment: Segment) -> Table | None:
+    def read_segment(self, _: object, segment: Segment) -> Outcomes | None:
         return self.disk.segments.get(segment.shard, {}).get(segment.name)
 
     def read_shard_file(self, _: object, ref: ShardRef) -> Any:
@@ -993,7 +993,7 @@ class Driver:
             return
         shard = done.segment.shard
         table = self.world.disk.segments.get(shard, {}).get(done.segment.name)
-        for place in [] if table is None else table["place"].to_pylist():
+        for place in [] if table is None else table.table["place"].to_pylist():
             assert (shard, place) not in self._acknowledged or self.world.chances.damaged, "no file is done twice"
             self._acknowledged.add((shard, place))
 
@@ -1017,7 +1017,7 @@ class Driver:
 
 def check_finished(world: World) -> None:
     for shard, files in enumerate(world.files):
-        table = world.disk.outcomes[world.disk.commits[shard].outcomes.name]
+        table = world.disk.outcomes[world.disk.commits[shard].outcomes.name].table
         assert table["place"].to_pylist() == list(range(len(files))), f"shard {shard} has every place once"
         columns = (table[name].to_pylist() for name in ("place", "is_row", "error_type", "size", "build"))
         for place, is_row, error_type, version, build, file in zip(*columns, files, strict=True):
@@ -1302,7 +1302,7 @@ def end_of(world: World, machine: Machine, most: int = 1) -> tuple[int, Counter[
     for n in range(1, most + 1):
         if Driver(world).run():
             check_finished(world)
-            table = world.disk.outcomes[world.disk.commits[0].outcomes.name]
+            table = world.disk.outcomes[world.disk.commits[0].outcomes.name].table
             return n, Counter(error_type or "row" for error_type in table["error_type"].to_pylist())
     raise AssertionError(f"{most} runs do not finish the job: {world.happened}")
 

@@ -295,10 +295,14 @@ class _Check:
             names = [column["name"] for column in columns["columns"]]
             said = with_rows[0]["part_settings"]
             shown = [name for name, _ in said.get("columns", ())] or names
+            adds = said.get("extra_keys") == "add"
+            shown += [name for name in names if name not in shown] if adds else []
             self._expect(columns["job_id"] == self.manifest["job_id"], path, "another job's")
             self._expect(set(shown) <= set(names), path, "lacks columns that the parts show")
             shown = [said["source_column"], *shown] if "source_column" in said else shown
-            self._expect(shown == list(with_rows[0]["columns"]), path, "other columns than the parts'")
+            found = list(with_rows[0]["columns"])
+            found = found[: len(shown)] if adds else found  # behind these are those that rows add
+            self._expect(shown == found, path, "other columns than the parts'")
 
     def _check_failures(self) -> None:
         path = self.output / "failures" / "failures.csv"

@@ -188,6 +188,9 @@ def is_same_nested(value: Any, read: Any, type_: Any) -> bool:
         if not isinstance(read, dict) or not read.keys() <= value.keys():
             return False
         return all(is_same_nested(value[field.name], read.get(field.name), field.type) for field in type_)
+    if pa.types.is_map(type_):  # its keys are sorted in Parquet
+        is_same_keys = isinstance(read, dict) and sorted(read) == [key for key, _ in value]
+        return is_same_keys and all(is_same_nested(item, read[key], type_.item_type) for key, item in value)
     if pa.types.is_list(type_):
         is_list = isinstance(read, list) and len(value) == len(read)
         return is_list and all(is_same_nested(*pair, type_.value_type) for pair in zip(value, read, strict=True))

@@ -108,7 +108,7 @@ def test_the_first_row_does_not_set_pinned_columns_and_what_does_not_fit_has_fai
     assert messages == [
         "column 'n': expected int8, found text 'zero'",
         "the row's keys differ from the job's columns, which the config's `columns` set: "
-        "not a column of this job: 'more'",
+        "not a column of this job: 'more' (taken with extra_keys: drop or add)",
         "column 'n': expected int8, found number 300: it is not within -128 to 127",
     ]
 

@@ -25,10 +25,12 @@ from hypothesis import strategies as st
 import compare_parts
 import r3po.storage.durable as storage
 import r3po.table.outcomes as tables
+from r3po.table import lattice
 from r3po.table import schema as schemas
 from r3po.table.column_types import parse_column_type, why_unfit
 from r3po.table.columns import Column, Columns, ColumnSettings, columns_of
 from r3po.table.nested import decode, show
+from r3po.table.rows import Outcomes
 from r3po.table.values import NULL, BadRowError, Nested, plain_value
 from shards import Shard, make_shard
 from value_table import COLUMNS, VALUES, same
@@ -152,7 +154,7 @@ def test_values_of_one_type_come_back_from_the_parts_of_all_shards(
     output, joined = stage_shards(tmp_path_factory.mktemp("job"), shards)
     values = list(itertools.chain(*shards))
     found = read_parquet(output)
-    if joined.field(0).type == schemas.MIXED or "struct<>" in str(joined.field(0).type):
+    if joined.field(0).type == lattice.MIXED or "struct<>" in str(joined.field(0).type):
         assert any(isinstance(value, (dict, list)) for value in values)
     else:
         assert all(map(is_same, values, found)), (values, found)
@@ -203,7 +205,8 @@ def own(values: Sequence[Any]) -> Any:
     n = len(values)
     rows = [(plain_value(value, "x"),) for value in values]
     batch = tables.OutcomeBatch([*range(n)], [0] * n, [0] * n, [None] * n, [False] * n, [0.0] * n, rows)
-    return schemas.own_schema(tables.outcome_table(batch, ANY), pa.array(range(n), pa.int64()), ANY)
+    rows = Outcomes(tables.outcome_table(batch, ANY)).choose_rows(pa.array(range(n), pa.int64()))
+    return schemas.own_schema(rows, ANY)
 
 
 # The table of values, docs/table.md, "Values"
@@ -390,17 +393,17 @@ def types_of(*values: Any) -> Any:
 
 
 def test_dicts_of_very_many_keys_are_text_whatever_the_order_of_rows() -> None:
-    few = {f"k{i}": i for i in range(schemas.MOST_FIELDS)}
+    few = {f"k{i}": i for i in range(lattice.MOST_FIELDS)}
     assert schemas.part_schema(types_of(few), ANY).field(0).type.num_fields == len(few)
-    assert types_of(few, {"one more": 1}).field(0).type == schemas.MIXED
-    assert types_of({"a": few}).field(0).type == schemas.MIXED  # with `a` there is one too many
-    assert types_of([{f"k{i}": None} for i in range(schemas.MOST_FIELDS + 1)], [], None).field(0).type == schemas.MIXED
-    assert types_of({f"k{i}": i for i in range(100_000)}).field(0).type == schemas.MIXED
+    assert types_of(few, {"one more": 1}).field(0).type == lattice.MIXED
+    assert types_of({"a": few}).field(0).type == lattice.MIXED  # with `a` there is one too many
+    assert types_of([{f"k{i}": None} for i in range(lattice.MOST_FIELDS + 1)], [], None).field(0).type == lattice.MIXED
+    assert types_of({f"k{i}": i for i in range(100_000)}).field(0).type == lattice.MIXED
 
 
 def test_a_nested_column_of_values_of_different_kinds_is_text_whatever_the_order() -> None:
     for values in (([1], ["a"]), ([1], [True]), ({"a": dt.date(2020, 1, 1)}, {"a": "x"}), ([b""], [""]), ([{}], [1])):
-        assert types_of(*values).field(0).type == schemas.MIXED
+        assert types_of(*values).field(0).type == lattice.MIXED
     assert types_of([], [None], [1], [2.5]).field(0).type == pa.list_(pa.float64())
     assert types_of({}, {"b": 1}, {"a": [None]}).field(0).type == pa.struct(
         [("a", pa.list_(pa.null())), ("b", pa.int64())]

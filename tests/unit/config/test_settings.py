@@ -355,7 +355,9 @@ PROBLEMS = {
     '"{value}" is no type; did you mean "float64"?': ["columns:\n  name: double"],
     '"{value}" is no type; did you mean "timestamp"?': ["columns:\n  name: timestmp"],
     '"{value}" is no type; did you mean "decimal(10,2)"?': ["columns:\n  name: decimal"],
-    f'"map" is no type; there are {TYPES}, or list<T> of one of these': ["columns:\n  name: list<map>"],
+    f'"set" is no type; there are {TYPES}, json (any value), or list<T> or map<string, T> of one of these': [
+        "columns:\n  name: list<set>"
+    ],
     "{value} is no column type; write list, and its items are as they come": ["columns:\n  name: list<dict>"],
     "a decimal has 1 to 38 digits in all, not 39": ['columns:\n  name: "decimal(39,0)"'],
     "a decimal of 3 digits cannot have 9 of them behind the point": ['columns:\n  name: "decimal(3,9)"'],

@@ -140,9 +140,9 @@ class Job:
     def outcomes(self, done: BatchDone) -> list[dict[str, Any]]:
         """Return a batch's outcomes as dicts, read from its segment."""
         assert done.segment is not None
-        table = read_segment(self.folders.segments, done.segment)
-        assert table is not None
-        found: list[dict[str, Any]] = table.to_pylist()
+        read = read_segment(self.folders.segments, done.segment)
+        assert read is not None
+        found: list[dict[str, Any]] = read.table.to_pylist()
         assert (done.n_done, done.n_failed) == (done.segment.n_done, done.segment.n_failed)
         assert done.n_failed == sum(not line["is_row"] for line in found)
         assert done.n_done + done.n_failed == len(found)
@@ -431,13 +431,20 @@ def f(path):
 KEYS_DIFFER = "the row's keys differ from the job's columns, which its first row set: "
 NO_ROWS = {
     "None": ("NoDict", "f returned a NoneType; r3po needs one dict a file"),
-    "[{'x': 1}]": ("NoDict", "f returned a list; r3po needs one dict a file"),
+    "[{'x': 1}]": ("NoDict", "f returned a list; r3po needs one dict a file; for many rows a file: rows: many"),
     "'x'": ("NoDict", "f returned a str; r3po needs one dict a file"),
-    "(n for n in ())": ("NoDict", "f returned a generator; r3po needs one dict a file"),
-    "{}": ("BadRow", f"{KEYS_DIFFER}missing 'x'"),
-    "{'y': 1, 'x': 1}": ("BadRow", f"{KEYS_DIFFER}not a column of this job: 'y'"),
-    "{'\\udcff': 1}": ("BadRow", f"{KEYS_DIFFER}missing 'x'; not a column of this job: '\\udcff'"),
-    "{'x': 'text'}": ("BadRow", "column 'x': expected number, found text 'text'"),
+    "(n for n in ())": (
+        "NoDict",
+        "f returned a generator; r3po needs one dict a file; for many rows a file: rows: many",
+    ),
+    "{}": ("BadRow", f"{KEYS_DIFFER}missing 'x' (taken with missing_keys: null)"),
+    "{'y': 1, 'x': 1}": ("BadRow", f"{KEYS_DIFFER}not a column of this job: 'y' (taken with extra_keys: drop or add)"),
+    "{'\\udcff': 1}": (
+        "BadRow",
+        f"{KEYS_DIFFER}missing 'x'; not a column of this job: '\\udcff' "
+        "(taken with missing_keys: null and extra_keys: drop or add)",
+    ),
+    "{'x': 'text'}": ("BadRow", "column 'x': expected number, found text 'text' (taken with mixed: json)"),
     "{'x': 1 << 64}": ("BadRow", "column 'x': the int 18446744073709551616 does not fit 64 bit"),
     "{'x': object()}": ("BadRow", "column 'x': a value of type object cannot be stored"),
 }
