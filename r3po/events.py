@@ -117,11 +117,14 @@ class WorkerLost:
     """The file it was in; empty: none, or not known."""
     n_workers: int | None
     """How many there are for the next minutes, if there is one fewer; None: as many as before."""
+    is_of_several: bool = False
+    """The file is the first of several that f was given at once; these are given to it again in halves."""
 
     @property
     def words(self) -> str:
         """What happened, for one line."""
-        return f"a worker was lost{f' in {self.path}' if self.path else ''}: {self.cause}"
+        where = f" in {self.path}" + (" or a file that f had with it" if self.is_of_several else "")
+        return f"a worker was lost{where if self.path else ''}: {self.cause}"
 
 
 LONG_S = 5.0

@@ -46,6 +46,8 @@ class Batch:
     """Record failures of the environment, too: what fails now has failed, whoever is at fault."""
     limit: int = 0
     """Most files of a batch that is made of these places, which are of a batch that was lost; 0: as many as fit."""
+    call_files: int = 0
+    """Most files that f is given at once, where it takes many; 0: as many as `batch_files` says."""
 
 
 @dataclass(frozen=True, slots=True)

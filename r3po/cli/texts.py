@@ -103,10 +103,11 @@ def _versions_text(config: Config, done_by_fingerprint: dict[str, int]) -> str:
 def fingerprint_today(config: Config) -> str | None:
     """Return the fingerprint of the config's function, or None if it names none that is there."""
     from r3po.errors import FunctionError
-    from r3po.function.find import find_function
+    from r3po.function.find import find_function, with_arguments
 
     with suppress(FunctionError):
-        return None if config.function is None else find_function(config.function, config.base_dir).fingerprint
+        if config.function is not None:
+            return with_arguments(find_function(config.function, config.base_dir), config.function_args).fingerprint
     return None
 
 

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from r3po.config.folders import expand, variables_in
 from r3po.config.keys import Keys, MaxErrors, ParquetOptions
 from r3po.config.settings import FOLDERS, load_config
+from r3po.config.worker_keys import WorkerResources
 from r3po.config.yaml_file import read_entries, read_text
 
 NOT_SET = "not set"
@@ -128,7 +129,7 @@ def _meaning_of(name: str, field: FieldInfo) -> KeyMeaning:
 
 def _plain(value: Any) -> Any:
     """Return a checked value as JSON has it."""
-    if isinstance(value, ParquetOptions):
+    if isinstance(value, ParquetOptions | WorkerResources):
         return {key: item for key, item in value.model_dump().items() if item is not None}
     if isinstance(value, MaxErrors):
         return value.count if value.count is not None else str(value)

@@ -30,10 +30,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from r3po.config.folders import expand
+from r3po.config.worker_keys import SIZE_SCHEMA, WorkerResources, parse_size, to_arguments
 from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
+from r3po.table.columns import PART_BYTES
 from r3po.text import is_control
 
 MAX_PROCESSES = 4096
+MAX_BATCH_FILES = 10_000
 MAX_TIMEOUT_S = 31 * 24 * 3600.0
 
 # Codec: (lowest level, highest level, the level if none is given). Codecs without levels are not here.
@@ -271,7 +274,10 @@ class Keys(BaseModel):
         description="names the job in messages and in the Parquet metadata", examples=["count_produce"]
     )
     processes: Annotated[int, BeforeValidator(_to_processes), WithJsonSchema(_PROCESSES_SCHEMA)] = Field(
-        gt=0, le=MAX_PROCESSES, description="number of workers, or auto: one a core", examples=["2"]
+        gt=0,
+        le=MAX_PROCESSES,
+        description="number of workers, or auto: one a core, or as many as worker leaves room for",
+        examples=["2"],
     )
     """Workers, at least 1; `auto` is already a number here."""
     source_path: _Source = Field(
@@ -315,9 +321,27 @@ class Keys(BaseModel):
     )
     function: _Text | None = Field(
         None,
-        description="your f: file.py:name or package.module:name; r3po run needs it here or as --function",
+        description="your f: file.py:name or package.module:name; a class, or name() of a factory, is called once a "
+        "worker to make it; r3po run needs it here or as --function",
         examples=["count_fruits.py:count_fruits"],
     )
+    function_args: Annotated[
+        dict[str, Any] | None,
+        BeforeValidator(lambda value: None if value is None else to_arguments(value)),
+        WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "null"}]}),
+    ] = Field(
+        default=None,
+        description="what f, the class or the factory is given by name, such as {weights: weights.json}; other values "
+        "count as other code of f",
+        examples=["{weights: weights.json}"],
+    )
+    worker: WorkerResources | None = Field(
+        None,
+        description="what Ray keeps for each worker: {num_cpus: 2, num_gpus: 0.5, memory: 4 GiB, resources: "
+        "{name: 1}}; serial ignores it",
+        examples=["{num_cpus: 2, memory: 4 GiB}"],
+    )
+    """Of Ray, for each worker."""
     input: Literal["path", "bytes"] = Field(
         "path",
         description="what f takes: path: f(filepath); bytes: f(filepath, data), and no file is opened twice",
@@ -346,6 +370,26 @@ class Keys(BaseModel):
         examples=["file"],
     )
     """The name of a column for each row's path."""
+    rows: Literal["one", "many"] = Field(
+        "one",
+        description="what f returns: one: a dict, its file's row; many: a list or generator of dicts, 0 or more rows",
+    )
+    row_column: Annotated[str, AfterValidator(_check_column)] | None = Field(
+        None,
+        description="with rows: many: name of a column with each row's number in its file, from 0",
+        examples=["row"],
+    )
+    """The name of a column for each row's number."""
+    part_rows: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="most rows of a part; a shard with more makes several parts", examples=["1000000"]
+    )
+    """None: as many as the shard has."""
+    part_bytes: Annotated[int, BeforeValidator(parse_size), WithJsonSchema(SIZE_SCHEMA)] = Field(
+        PART_BYTES,
+        description="about the most bytes of a part: its texts, and 8 for each other value; a shard with more makes "
+        "several parts",
+    )
+    """Bytes."""
     missing_keys: Annotated[Literal["fail", "null"], BeforeValidator(_to_missing), WithJsonSchema(_MISSING_SCHEMA)] = (
         Field("fail", description="a row that lacks a key of the columns: fail: its file fails; null: None there")
     )
@@ -369,6 +413,12 @@ class Keys(BaseModel):
         description="files of a new shard, which is one part; smaller makes the first part sooner",
     )
     """Files in a new shard."""
+    batch_files: Annotated[int, Field(gt=0, le=MAX_BATCH_FILES)] | None = Field(
+        None,
+        description="f takes many files at once: a list of so many paths at most, and returns a list of as many dicts",
+        examples=["64"],
+    )
+    """The most files of one call of f, which takes and gives lists; None: f takes one file."""
     batch_seconds: float = Field(default=1.0, gt=0, le=3600, description="about how much work a kill costs")
     timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = Field(
         None, description="a call of f that takes longer is a failure", examples=["60"]

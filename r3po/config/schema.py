@@ -24,7 +24,8 @@ def config_schema() -> dict[str, Any]:
         properties[name].pop("title", None)
         if field.default is None:
             properties[name].pop("default", None)  # null is not written; the key is left out
-    options = schema.pop("$defs")["ParquetOptions"]
+    definitions = schema.pop("$defs")
+    options = definitions["ParquetOptions"]
     properties["parquet"] |= {
         "anyOf": [
             {"type": "boolean"},
@@ -36,6 +37,14 @@ def config_schema() -> dict[str, Any]:
         ],
         "default": True,
     }
+    properties["worker"]["anyOf"] = [
+        {
+            "type": "object",
+            "properties": {key: _without_title(of) for key, of in definitions["WorkerResources"]["properties"].items()},
+            "additionalProperties": False,
+        },
+        {"type": "null"},
+    ]
     properties |= {key: {"description": "not read any more", "deprecated": True} for key in IGNORED}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

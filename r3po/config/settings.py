@@ -19,13 +19,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from r3po.config.folders import check_current_folder, expand, find_nested, hint_of_missing, holds
 from r3po.config.keys import MAX_PROCESSES, Keys, ParquetOptions, parse_max_errors
 from r3po.config.selection import ONE_FOLDER, Selection, folder_names, folder_paths
+from r3po.config.worker_keys import WorkerResources
 from r3po.config.yaml_file import KEYS_HINT, Entry, Problem, entries_of, read_entries, read_text, short
 from r3po.errors import ConfigError, SourceError
 from r3po.storage.names import show_name
@@ -56,6 +57,8 @@ class Config(Keys):
     """`source_path` as the file has it, for messages."""
     source_folders: tuple[str, ...] = ONE_FOLDER
     """The folders of the source, relative to `source_path` or absolute; files' paths begin with them."""
+    is_auto: bool = False
+    """`processes: auto`: fewer are enough."""
 
     @property
     def is_file(self) -> bool:
@@ -71,7 +74,8 @@ class Config(Keys):
     def column_settings(self) -> ColumnSettings:
         """What the keys that are about columns say together."""
         columns = None if self.columns is None else tuple(self.columns.items())
-        return ColumnSettings(columns, self.source_column, RowRules(self.missing_keys, self.extra_keys, self.mixed))
+        rules = RowRules(self.missing_keys, self.extra_keys, self.mixed)
+        return ColumnSettings(columns, self.source_column, rules, self.row_column)
 
     @property
     def source_paths(self) -> list[Path]:
@@ -111,7 +115,7 @@ class Config(Keys):
         if processes is not None:
             if not 1 <= processes <= MAX_PROCESSES:
                 raise ConfigError(f"processes is {processes}", hint=f"give a whole number from 1 to {MAX_PROCESSES}")
-            changed["processes"] = processes
+            changed |= {"processes": processes, "is_auto": False}
         if function is not None:
             if not function.strip():
                 raise ConfigError("function is empty", hint="name it as file.py:name or package.module:name")
@@ -166,6 +170,7 @@ def load_config(source: ConfigSource, job_name: str | None = None) -> Config:
         lines=lines,
         source_written=written,
         source_folders=folder_names(written),
+        is_auto=entries["processes"].value == "auto",
     )
 
 
@@ -204,10 +209,19 @@ _TAKES = {
     "processes": "a whole number, or auto",
     "parquet": "true, false or {compression: zstd, level: 3}",
     "timeout_seconds": "a number of seconds, or null",
+    "batch_files": "a whole number of files, or null",
     "missing_keys": "fail or null",
     "columns": "a mapping such as {fruits: int64, name: string}, or null",
+    "worker": "a mapping such as {num_cpus: 2, num_gpus: 1, memory: 4 GiB}",
+    "num_cpus": "a number",
+    "num_gpus": "a number",
+    "resources": "a mapping such as {name: 1}",
 }
 """What a value of another type must be, for keys of which pydantic's finding does not say it."""
+
+
+_INNER: dict[str, type[BaseModel]] = {"parquet": ParquetOptions, "worker": WorkerResources}
+"""What the entries of a key may be."""
 
 
 def _check_keys(entries: dict[str, Entry], base: Path, problems: list[Problem]) -> dict[str, Any]:
@@ -228,9 +242,9 @@ def _problem(finding: ErrorDetails, entries: dict[str, Entry]) -> Problem:
     key, *inner = map(str, finding["loc"])
     entry, fields = entries[key], Keys.model_fields
     for name in inner:
-        if isinstance(entry.value, dict) and name in entry.value:
-            entry, fields = entry.value[name], ParquetOptions.model_fields
-            key = name
+        if isinstance(entry.value, dict) and isinstance(entry.value.get(name), Entry):
+            fields = _INNER.get(key, ParquetOptions).model_fields
+            entry, key = entry.value[name], name
     return entry.problem(_reason(fields, key, entry, finding["type"], finding.get("ctx", {})))
 
 
@@ -240,6 +254,8 @@ def _reason(fields: dict[str, FieldInfo], key: str, entry: Entry, kind: str, con
         return f'unknown key; did you mean "{likely}"?' if likely else "unknown key"
     if kind == "value_error":
         return str(context["error"])
+    if kind == "greater_than_equal":
+        return f"must be at least {context['ge']:g}"
     if kind == "greater_than":
         return f"must be greater than {context['gt']:g}"
     if kind == "less_than_equal":
@@ -275,15 +291,27 @@ def _check_together(checked: dict[str, Any], entries: dict[str, Entry], problems
     if checked.get("csv") is False and checked.get("parquet", True) is None:
         last = max(entries["csv"], entries["parquet"], key=lambda entry: entry.line or 0)
         problems.append(last.problem("csv and parquet are both off, nothing would be written; set one to true"))
-    columns, source_column = entries.get("columns"), checked.get("source_column")
-    if columns and isinstance(columns.value, dict) and source_column in columns.value:
-        reason = f"columns{columns.place} has that name, too; give one of them another"
-        problems.append(entries["source_column"].problem(reason))
+    _check_own_columns(checked, entries, problems)
     if "missing_keys" in checked and entries["missing_keys"].value is None and not entries["missing_keys"].written:
         problems.append(entries["missing_keys"].problem("has no value; must be fail or null"))
     if checked.get("columns") and checked.get("mixed") == "json" and checked.get("extra_keys") != "add":
         reason = f"columns{entries['columns'].place} has the type of each column; take this out, or say json there"
         problems.append(entries["mixed"].problem(reason))
+
+
+def _check_own_columns(checked: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:
+    """Note what is wrong with the columns that r3po adds."""
+    named = [(key, checked[key]) for key in ("source_column", "row_column") if checked.get(key) is not None]
+    columns = entries.get("columns")
+    for key, name in named:
+        if columns and isinstance(columns.value, dict) and name in columns.value:
+            reason = f"columns{columns.place} has that name, too; give one of them another"
+            problems.append(entries[key].problem(reason))
+    if len(named) > 1 and named[0][1] == named[1][1]:
+        reason = f"source_column{entries['source_column'].place} has that name, too; give one of them another"
+        problems.append(entries["row_column"].problem(reason))
+    if checked.get("row_column") is not None and checked.get("rows", "one") == "one":
+        problems.append(entries["row_column"].problem("numbers the rows of a file; it needs rows: many"))
 
 
 def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:

@@ -19,6 +19,9 @@ from r3po.text import first_line, shorten
 _LINE_SHAPE = 'each line is "key: value", with a space after the colon'
 KEYS_HINT = "r3po config --keys lists every key"
 
+NESTED = ("parquet", "columns", "worker")
+"""Keys whose entries have lines of their own."""
+
 _SHOWN_CHARS = 37  # of a line that has a problem; the user has the file for the rest
 
 
@@ -38,7 +41,7 @@ class Entry:
     line: int | None  # from 1; None: it is of a mapping
     shown: str
     written: str  # the value as the file has it
-    value: Any  # for `parquet: {...}` and `columns: {...}`: the entries in it, by key
+    value: Any  # of `NESTED`, such as `parquet: {...}`: the entries in it, by key
 
     @property
     def plain(self) -> Any:
@@ -109,7 +112,7 @@ def entries_of(keys: Mapping[str, Any]) -> dict[str, Entry]:
     """Return the keys of a mapping that stands for a file."""
     entries: dict[str, Entry] = {}
     for key, value in keys.items():
-        is_nested = key in ("parquet", "columns") and isinstance(value, Mapping)
+        is_nested = key in NESTED and isinstance(value, Mapping)
         content = entries_of(value) if is_nested else _without_paths(value)
         entries[str(key)] = Entry(None, short(f"{key}: {value}"), repr(value), content)
     return entries
@@ -135,7 +138,7 @@ def _read_mapping(
         elif key in entries:
             problems.append(Problem(line, shown, f"{key} is given twice; line {entries[key].line} has it, too"))
         else:
-            is_nested = key in ("parquet", "columns") and isinstance(node, yaml.MappingNode)
+            is_nested = key in NESTED and isinstance(node, yaml.MappingNode)
             value = _read_mapping(loader, node, text, problems) if is_nested else _construct(loader, node)
             entries[key] = Entry(line, shown, text[node.start_mark.index : node.end_mark.index], value)
     return entries

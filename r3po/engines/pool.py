@@ -53,8 +53,15 @@ class Pool(Protocol):
     is_gone: bool
     """Whatever runs the workers has ended by itself; maybe by what one of them did."""
 
-    def start(self, setup: WorkerSetup, n_workers: int) -> None:
-        """Start the workers 0 to n_workers - 1 and send each the call `load`; it is answered like any other."""
+    def start(self, setup: WorkerSetup, n_workers: int) -> int:
+        """Start the workers 0 to n_workers - 1 and send each the call `load`; it is answered like any other.
+
+        Returns:
+            How many there are; fewer only where fewer are enough and not all have room.
+
+        Raises:
+            ConfigError: they have no room.
+        """
 
     def add_worker(self, worker: int) -> None:
         """Start one more worker, under a new number, and send it the call `load`."""

@@ -66,6 +66,12 @@ def resources(name: str) -> dict[str, float]:
     return found
 
 
+def machines() -> list[dict[str, float]]:
+    """Return what each machine of a Ray has."""
+    asked: Any = ray.nodes
+    return [node["Resources"] for node in asked() if node["Alive"]]
+
+
 def find_dead() -> list[str] | None:
     node = global_node()
     return None if node is None else [kind for kind, _ in node.dead_processes()]
@@ -103,14 +109,14 @@ def check_loopback() -> None:
 
 
 @contextlib.contextmanager
-def environment_for_start() -> Iterator[None]:
+def environment_for_start(n_threads: int) -> Iterator[None]:
     """What Ray's processes are to inherit, where the user has not chosen.
 
-    One thread each for the workers' libraries: each worker has a core, not all of them. And docstrings, which Ray
-    itself needs: with `PYTHONOPTIMIZE=2` it does not start.
+    So many threads for a worker's libraries: each worker has a core, or what it asks for, and not all cores. And
+    docstrings, which Ray itself needs: with `PYTHONOPTIMIZE=2` it does not start.
     """
     given = dict(os.environ)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
     if given.get("PYTHONOPTIMIZE", "0") not in ("", "0"):
         os.environ["PYTHONOPTIMIZE"] = "1"
     try:

@@ -24,6 +24,7 @@ from typing import IO, Any, NoReturn
 import ray
 import ray.exceptions
 
+from r3po.engines.needs import Needs, options_of
 from r3po.engines.pool import Answer, Call, WorkerLost, answer
 from r3po.engines.ray_guard import end_users_of
 from r3po.engines.ray_lines import ray_lines_to
@@ -34,6 +35,7 @@ from r3po.engines.ray_node import (
     find_dead,
     global_node,
     logging_only_to,
+    machines,
     make_temporary,
     no_grace,
     on_loopback,
@@ -77,12 +79,13 @@ class RayPool:
     Args:
         log_file: where Ray's own messages go; they stay off the screen.
         note_file: told where the private temporary folder is, so that a later start can remove it after a kill.
+        needs: what each worker needs.
     """
 
     can_replace = True
 
-    def __init__(self, log_file: Path, note_file: Path) -> None:
-        self._log_file, self._note_file = log_file, note_file
+    def __init__(self, log_file: Path, note_file: Path, needs: Needs = Needs()) -> None:  # noqa: B008 - it is frozen
+        self._log_file, self._note_file, self._needs = log_file, note_file, needs
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, tuple[int, Call]] = {}
         self._temporary: Path | None = None
@@ -98,17 +101,21 @@ class RayPool:
         self.is_gone = False
         self.description = "Ray, local"
 
-    def start(self, setup: WorkerSetup, n_workers: int) -> None:
+    def start(self, setup: WorkerSetup, n_workers: int) -> int:
         """Start Ray and the actors. Only on the main thread: Ray's processes die with the thread that started them.
 
         Raises:
             RunStoppedError: Ray does not start.
+            ConfigError: it has no room for the workers.
         """
         if ray.is_initialized():
             self.description = "Ray, joined"
             self._check(is_due=True)  # what is sent to a Ray that is gone waits for ever
+            n_workers = self._needs.fit(n_workers, machines(), "into this Ray")
         else:
+            n_workers = self._needs.fit_cores(n_workers)
             self._start_ray(n_workers)
+            n_workers = self._needs.fit(n_workers, machines(), "on this machine")
         # By value where it has no module to import it from. In memory only: no pickle on disk.
         self._pickled = to_bytes(setup.function.value) if setup.function.kind == "value" else None
         self._setup = _without_value(setup)
@@ -116,9 +123,11 @@ class RayPool:
         # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.
         # CPUs are left to the tasks that f itself may start, for which it would wait for ever: in a Ray of our own all.
         num_cpus = 0.0 if self._is_local else _cpus_each(n_workers, resources("available_resources").get("CPU", 0.0))
-        self._actor_class = ray.remote(_Actor).options(num_cpus=num_cpus, max_restarts=0, max_task_retries=0)
+        options = options_of({"CPU": num_cpus} | dict(self._needs.each))
+        self._actor_class = ray.remote(_Actor).options(**options, max_restarts=0, max_task_retries=0)
         for worker in range(n_workers):
             self.add_worker(worker)
+        return n_workers
 
     def add_worker(self, worker: int) -> None:
         self._actors[worker] = self._actor_class.remote(self._setup, worker, self._pickled)
@@ -155,9 +164,7 @@ class RayPool:
         with contextlib.suppress(ray.exceptions.RayError):
             if self._is_local:
                 return ""  # its CPUs are the workers' own
-            free, there = (resources(name).get("CPU", 0) for name in ("available_resources", "cluster_resources"))
-            if free < 1:
-                return f"Ray has no free CPU ({there:g} in all)"
+            return self._needs.shortage(resources("available_resources"), resources("cluster_resources"))
         return ""
 
     def close(self) -> None:
@@ -289,7 +296,7 @@ class RayPool:
 
     def _init(self, n_workers: int) -> None:
         self._until_end.enter_context(logging_only_to(self._log_file, "ray._private"))
-        with environment_for_start(), on_loopback(), signals_kept(), ray_lines_to(self._log_file):
+        with environment_for_start(self._needs.n_threads), on_loopback(), signals_kept(), ray_lines_to(self._log_file):
             self._ray_init(n_workers)
         self._until_end.enter_context(logging_only_to(self._log_file, "ray"))  # now: `ray.init` takes it away
         # `log_to_driver=False` leaves the raylet's messages on the screen; this is the switch that they obey.
@@ -300,8 +307,9 @@ class RayPool:
     def _ray_init(self, n_workers: int) -> None:
         ray.init(
             address="local",
-            num_cpus=n_workers,
-            num_gpus=0,
+            # Those that the workers keep for themselves, and one each for tasks that f may start.
+            num_cpus=n_workers + math.ceil(n_workers * self._needs.each.get("CPU", 0)),
+            num_gpus=None if self._needs.each.get("GPU") else 0,  # None: as many as Ray finds
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,

@@ -31,13 +31,14 @@ class SerialPool:
         self._processes: WorkerProcesses | None = None
         self._crash_file: IO[bytes] | None = None
 
-    def start(self, setup: WorkerSetup, n_workers: int) -> None:
+    def start(self, setup: WorkerSetup, n_workers: int) -> int:
         shed_handlers_in_children()
         self._worker = Worker(setup)
         self._processes = WorkerProcesses(setup.workers_folder)
         if not faulthandler.is_enabled():
             self._crash_file = watch_for_crashes(setup.workers_folder, 0)
         self.submit(0, Call("load"))
+        return 1
 
     def add_worker(self, worker: int) -> None:
         raise NotImplementedError("the serial engine has one worker: this process")

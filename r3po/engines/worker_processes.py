@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r3po.storage.durable import list_names
-from r3po.work import Death
+from r3po.work import Death, Span
 from r3po.worker.beacon import Sighting, list_workers, read_beacon, read_crash, remove_worker_files
 from r3po.worker.processes import name_and_state, start_of
 
@@ -110,6 +110,8 @@ class LeftWorker:
     shard: int
     place: int
     death: Death
+    call: Span | None = None
+    """It was in a call of several files, which reached from this one to the last of them."""
 
 
 def iter_left_workers(runs: Path, own_run: str) -> Iterator[LeftWorker]:
@@ -123,7 +125,7 @@ def iter_left_workers(runs: Path, own_run: str) -> Iterator[LeftWorker]:
         if seen.is_in_file:
             signal_name, stack = read_crash(folder, worker)
             death = Death(signal_name or "killed, and the run with it", bool(signal_name), stack)
-            yield LeftWorker(seen.shard, seen.place, death)
+            yield LeftWorker(seen.shard, seen.place, death, seen.span if seen.n_more else None)
 
 
 def end_left_workers(runs: Path, own_run: str) -> None:

@@ -1,6 +1,7 @@
 """The user's function `f(filepath) -> dict`: finding it, and loading it in a worker.
 
-It owns the two ways to name a function (`file.py:name`, `package.module:name`), the search path that goes with it, and
+It owns the two ways to name a function (`file.py:name`, `package.module:name`; with `()` behind it the name is that of
+a factory, which a worker calls to have f), the search path that goes with it, and
 every message about a function that is not there or cannot be imported. To find one never runs the user's code, so the
 driver can refuse a wrong name before anything is started; only `load_function` imports it. What a function returns is
 not looked at here, and pickling one that has no importable name is the caller's.
@@ -16,12 +17,12 @@ import inspect
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from r3po.errors import FunctionError
 from r3po.function.caller_globals import CallerGlobal, find_caller_globals
@@ -45,6 +46,7 @@ _IMPORTED_LATE = ("numpy", "pandas", "pyarrow", "ray", "r3po")
 """What a worker may import only once f's folder is on its search path."""
 
 _TWO_FORMS = "write file.py:name, or package.module:name"
+_FACTORY = "()"  # behind the name of a function that makes f
 _LITERALS = (ast.Constant, ast.JoinedStr, ast.List, ast.Tuple, ast.Set, ast.Dict, *COMPREHENSIONS)
 _SETTERS = frozenset({"globals", "exec", "setattr"})  # a module that uses one may bind names that no reader finds
 
@@ -61,6 +63,8 @@ class FunctionSpec:
     fingerprint: str  # 16 hex characters, see fingerprint.py
     value: Callable[..., object] | None = None  # the function itself, of kind "value" only
     caller_globals: tuple[CallerGlobal, ...] = ()  # what the caller has set in its modules
+    is_factory: bool = False  # it is called once a worker, and what it returns is f
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # `function_args`, given by name
 
 
 def find_function(text: str, base_dir: Path) -> FunctionSpec:
@@ -68,7 +72,7 @@ def find_function(text: str, base_dir: Path) -> FunctionSpec:
 
     Args:
         text: `file.py:name`, absolute, from `~` or relative to `base_dir`; or `package.module:name`, looked for in
-            `base_dir`, the current folder and on `sys.path`.
+            `base_dir`, the current folder and on `sys.path`. With `()` behind it: of a function that makes f.
         base_dir: the folder of the config.
 
     Raises:
@@ -77,16 +81,30 @@ def find_function(text: str, base_dir: Path) -> FunctionSpec:
             module has `from x import *`, a `__getattr__`, or no source.
     """
     base_dir = Path(os.path.abspath(base_dir))
-    place, name = _split(text.strip(), base_dir)
-    if _is_file_name(place):
-        return _find_in_file(place, name, base_dir)
-    return _find_in_module(place, name, base_dir)
+    written = text.strip()
+    place, name = _split(written.removesuffix(_FACTORY), base_dir)
+    find = _find_in_file if _is_file_name(place) else _find_in_module
+    spec = find(place, name, base_dir)
+    if not written.endswith(_FACTORY):
+        return spec
+    fingerprint = fingerprint_with(spec.fingerprint, [(_FACTORY, True)])
+    return replace(spec, label=spec.label + _FACTORY, is_factory=True, fingerprint=fingerprint)
+
+
+def with_arguments(spec: FunctionSpec, arguments: Mapping[str, Any] | None) -> FunctionSpec:
+    """Return the function with `function_args`; with other values it counts as another one."""
+    if not arguments:
+        return spec
+    fingerprint = fingerprint_with(spec.fingerprint, [("function_args", dict(arguments))])
+    return replace(spec, arguments=dict(arguments), fingerprint=fingerprint)
 
 
 def name_of_job(f: object) -> str | None:
-    """Return what a job is called that is given no name: as its function, where that has a plain name."""
-    name = getattr(f, "__name__", "")
-    return name if name.isidentifier() else None
+    """Return what a job is called that is given no name: as its function or class, where that has a plain name."""
+    if isinstance(f, functools.partial):
+        return name_of_job(f.func)
+    name = getattr(f, "__name__", "" if f is None else type(f).__name__)
+    return name if isinstance(name, str) and name.isidentifier() else None
 
 
 def describe_callable(f: Callable[..., object]) -> FunctionSpec:
@@ -141,7 +159,9 @@ def _split(text: str, base_dir: Path) -> tuple[str, str]:
     is_name = all(part.isidentifier() for part in name.split("."))
     is_place = _is_file_name(place) or all(part.isidentifier() for part in place.split("."))
     if not (is_name and is_place):
-        raise FunctionError(f'function "{text}" cannot be read', hint=_TWO_FORMS)
+        is_call = "(" in name and is_place
+        hint = f'write "{place}:{name.partition("(")[0]}()", and what it takes in  function_args: {{name: value}}'
+        raise FunctionError(f'function "{text}" cannot be read', hint=hint if is_call else _TWO_FORMS)
     return place, name
 
 

@@ -8,12 +8,14 @@ package that this one imports, directly or through others, without comments, doc
 An import from anywhere else counts as its statement alone, and so does every import of a function that is installed. So
 the fingerprint is the same for a function found by name and for the callable itself, in every process and on every
 version of Python. A callable that is not written at the top level of a file (a closure, a partial, a notebook's
-function) also counts its instructions, which belong to one version of Python, and the values it holds.
+function) also counts its instructions, which belong to one version of Python, and the values it holds. Of an object of
+a class of the user's that is its plain attributes: a list or dict may be a cache, or weights of any size.
 """
 
 from __future__ import annotations
 
 import ast
+import datetime
 import dis
 import functools
 import hashlib
@@ -292,6 +294,8 @@ class _Values:
             return plain(value)
         if isinstance(value, PurePath):
             return ["path", ascii(str(value))]
+        if isinstance(value, datetime.date | datetime.time):
+            return [type(value).__name__, value.isoformat()]
         if isinstance(value, tuple):
             return ["tuple", *map(self.describe, value)]
         if isinstance(value, set | frozenset):
@@ -316,7 +320,19 @@ class _Values:
         if isinstance(value, types.BuiltinFunctionType):
             return [*_describe_name(value), self.describe(value.__self__)]
         wrapped = _own_attributes(value).get("__wrapped__")  # functools.cache and its like
-        return ["instance", self.describe(type(value)), self.describe(wrapped)]
+        described = ["instance", self.describe(type(value)), self.describe(wrapped)]
+        state = self._describe_state(value)
+        return [*described, state] if state else described
+
+    def _describe_state(self, value: object) -> list[object]:
+        """Describe the plain attributes of an object of the user's; a list or dict may be a cache, or of any size."""
+        file = getattr(sys.modules.get(type(value).__module__), "__file__", None)
+        if type(value).__module__ not in MAIN_NAMES and (file is None or _is_library_file(file)):
+            return []
+        slots = [name for cls in type(value).__mro__ for name in _slots_of(cls)]
+        own = {name: getattr(value, name) for name in slots if hasattr(value, name)} | dict(_own_attributes(value))
+        is_told = (*_PLAIN, PurePath, datetime.date, datetime.time, types.FunctionType, type)
+        return [[name, self.describe(held)] for name, held in sorted(own.items()) if isinstance(held, is_told)]
 
     def _describe_function(self, func: types.FunctionType) -> object:
         home, code = _find_home(func), func.__code__
@@ -357,6 +373,12 @@ class _Values:
         members = [(name, member) for name, member in sorted(vars(cls).items()) if _is_written(name, member)]
         bases = [self.describe(base) for base in cls.__bases__]
         return ["class", cls.__qualname__, bases, [[name, self.describe(member)] for name, member in members]]
+
+
+def _slots_of(cls: type) -> tuple[str, ...]:
+    slots = vars(cls).get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if not name.startswith("__"))
 
 
 def _describe_member(member: object) -> object:

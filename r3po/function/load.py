@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
-from r3po.errors import FunctionError, R3poError
+from r3po.errors import FunctionError, R3poError, StopNow
 from r3po.function.caller_globals import set_caller_globals
 from r3po.function.find import FunctionSpec, search_module
 from r3po.function.fingerprint import MAIN_NAMES, find_packages, is_library, is_same_file
@@ -42,7 +42,7 @@ def load_function(spec: FunctionSpec) -> Callable[..., object]:
         _forget_modules(spec.target)
     try:
         module = _import_file(Path(spec.target)) if spec.kind == "file" else importlib.import_module(spec.target)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StopNow):
         raise
     except BaseException as error:  # a script may also leave by SystemExit
         raise _import_failure(spec, error) from error
@@ -153,11 +153,20 @@ def _import_failure(spec: FunctionSpec, error: BaseException) -> FunctionError:
     if isinstance(error, SystemExit):
         what = f"{shown} called sys.exit({brief(error.code)}) while it was imported"
         return FunctionError(what, evidence=_frame_lines(frames, spec), hint=MAIN_GUARD)
-    what = f"{shown} raised {type(error).__name__} while it was imported: {first_line(message(error))}"
     hint = MAIN_GUARD if isinstance(error, R3poError) else None
-    lines = "".join(traceback.format_list(frames)).splitlines()[-_EVIDENCE_LINES:]
+    return user_error(error, f"{shown} {{}} while it was imported", hint)
+
+
+def user_error(error: BaseException, what: str, hint: str | None = None) -> FunctionError:
+    """Return the error for an exception of the user's code outside any file, with its traceback.
+
+    Args:
+        what: the headline, where `{}` stands for `raised ...`.
+    """
+    lines = "".join(traceback.format_list(_user_frames(error))).splitlines()[-_EVIDENCE_LINES:]
     evidence = "\n".join([*lines, f"{type(error).__name__}: {message(error)}"])
-    return FunctionError(what, evidence=evidence, hint=hint)
+    headline = f"{what.format(f'raised {type(error).__name__}')}: {first_line(message(error))}"
+    return FunctionError(headline, evidence=evidence, hint=hint)
 
 
 def _user_frames(error: BaseException) -> list[traceback.FrameSummary]:

@@ -72,8 +72,8 @@ def _slow_files(config: Config, n: int) -> SlowFiles:
         rules = job.rules()
         for shard in job.iter_shards():
             if shard.commit is not None or shard.segments:
-                _, table, indices = shard.read(rules)
-                tally.add(shard.ref.shard, table, indices)
+                _, outcomes, indices = shard.read(rules)
+                tally.add(shard.ref.shard, outcomes.table, indices)
         refs = {ref.shard: ref for ref in job.built.shards}
         paths: dict[tuple[int, int], str] = {}
         places = tally.slowest()

@@ -14,7 +14,7 @@ from r3po.state.folders import JobFolders
 from r3po.state.former import read_former
 from r3po.state.job import Job
 from r3po.state.manifest import FORMAT, columns_path, read_columns
-from r3po.state.output_folder import KINDS, part_name
+from r3po.state.output_folder import KINDS, shard_of
 from r3po.state.segments import Segment
 from r3po.storage.durable import is_temporary, list_names
 from r3po.storage.json_files import read_json
@@ -219,13 +219,15 @@ class JobCheck:
 
     def _check_output_folders(self) -> None:
         parts = [(part, commit) for commit in self.job.commits.values() for part in commit.parts]
-        on_disk = {name.removesuffix(".json") for name in list_names(self.folders.commits)}
+        names = [name.removesuffix(".json") for name in list_names(self.folders.commits)]
+        on_disk = {int(name) for name in names if name.isdecimal()}
+        if not self.is_running:
+            on_disk -= self.job.commits.keys()
         for kind in KINDS:
             named = {part.name for part, _ in parts if part.kind == kind} | {"_SUCCESS"}
             # The part of a commit that cannot be read is no stranger, nor is one that a run published just now.
-            named |= {part_name(int(shard), kind) for shard in on_disk if shard.isdecimal()}
             for name in list_names(self.folders.output.data(kind)):
-                if name not in named:
+                if name not in named and shard_of(name) not in on_disk:
                     self.found.add("foreign", self.folders.output.data(kind) / name, "no commit names it", MOVE)
         staged = {part.staged.name for part, _ in parts if part.staged}
         self._note_unnamed(self.folders.output.staging, staged)

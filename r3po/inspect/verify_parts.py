@@ -14,36 +14,48 @@ from typing import Any
 
 import r3po.table.parts as parts
 from r3po.state.commits import Commit
-from r3po.table.outcomes import Indices, Table
+from r3po.state.output_folder import Part, part_name
+from r3po.text import count_of
 
 
 def differing_parts(
-    published: dict[str, Path], commit: Commit, job_name: str, shown: Table, indices: Indices
+    published: dict[Path, Part], commit: Commit, job_name: str, shown: parts.ShownRows
 ) -> list[tuple[Path, str]]:
     """Return the parts of one shard that do not hold what the outcomes give, each with what differs.
 
     Args:
-        published: the parts that are there, by kind.
-        shown: the outcomes, as `shown_table` gives them.
-        indices: of those that count.
+        published: the parts that are there, by path.
+        shown: the rows of those outcomes that count.
     """
-    parquet = published.get("parquet")
+    parquet = next((path for path, part in published.items() if part.kind == "parquet"), None)
     origin = None if parquet is None else parts.read_origin(parquet)
     version = "" if origin is None else origin.metadata.get("r3po.version", "")
     metadata = parts.part_metadata(job_name, commit.shard, version, commit.tally.done_by_fingerprint)
 
-    def make(kind: str, sink: Any) -> None:
-        parts.write_parts({kind: sink}, shown, indices, commit.schema, metadata, commit.part_settings)
+    cuts = parts.part_groups(shown, commit.schema, commit.part_settings)
+    numbers: list[int | None] = list(range(len(cuts))) if len(cuts) > 1 else [None]
+    groups = {
+        part_name(commit.shard, kind, number): cut
+        for kind in {part.kind for part in published.values()}
+        for number, cut in zip(numbers, cuts, strict=False)
+    }
+
+    def make(part: Part, sink: Any) -> None:
+        settings = commit.part_settings
+        parts.write_parts({part.kind: sink}, shown, commit.schema, metadata, settings, groups[part.name])
 
     found = []
-    for kind, path in published.items():
-        if origin is None or origin.is_made_here:
-            with _PublishedPart(path, kind) as part:
-                make(kind, part)
-                what = part.difference()
+    for path, part in published.items():
+        kind = part.kind
+        if part.name not in groups:
+            what = f"its shard has {count_of(len(cuts), 'part')} of a kind, and this is none of them"
+        elif origin is None or origin.is_made_here:
+            with _PublishedPart(path, kind) as compared:
+                make(part, compared)
+                what = compared.difference()
         elif kind == "parquet":
             expected, copied = _Digest(), _Digest()
-            make(kind, expected)
+            make(part, expected)
             is_read = parts.copy_parquet(path, copied, commit.schema, metadata, commit.part_settings)
             is_same = is_read and copied.sha256 == expected.sha256
             what = "" if is_same else "its rows are not what the outcomes give"
@@ -51,6 +63,10 @@ def differing_parts(
             what = ""  # its digest is checked already, and that is all that can be said of it
         if what:
             found.append((path, what))
+    folders = {part.kind: path.parent for path, part in published.items()}
+    for name in sorted(groups.keys() - {part.name for part in commit.parts}):
+        path = folders[name.rpartition(".")[2]] / name
+        found.append((path, "the outcomes make such a part, but its commit does not name it"))
     return found
 
 

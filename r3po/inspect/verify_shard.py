@@ -18,7 +18,7 @@ from r3po.inspect.verify_parts import differing_parts
 from r3po.state.commits import Commit
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef
-from r3po.state.output_folder import Part, part_name
+from r3po.state.output_folder import KINDS, Part, shard_of
 from r3po.state.segments import Segment
 from r3po.state.shard_files import Entries, read_shard_file, ref_of
 from r3po.state.shards import Shard, ShardState, newer_segments
@@ -29,6 +29,7 @@ from r3po.table.added import added_names
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Indices, Table
 from r3po.table.predicate import CountingRules
+from r3po.table.rows import Outcomes, Rows
 from r3po.text import count_of
 
 RUN = "r3po run"
@@ -85,7 +86,8 @@ class _ShardCheck:
             self._check_commit(commit)
             published = self._read_published(commit)
             if published is not None:
-                self._check_outcomes(commit, *published)
+                self._check_outcomes(commit, published[0].table, published[1])
+                self._check_added(commit, published[0].choose_rows(published[1]))
             self._check_parts(commit, published)
         self._check_standing()
 
@@ -123,17 +125,19 @@ class _ShardCheck:
         ):
             if sum(by.values()) != n:
                 problems.append(f"its {name} is {n}, but by functions they are {sum(by.values())}")
-        for part in commit.parts:
-            is_due = bool(commit.part_settings[part.kind] and tally.n_rows)
-            if part.name != part_name(commit.shard, part.kind) or is_due != (part.staged is not None):
-                problems.append(f"its {part.kind} part is not what {tally.n_rows:,} rows and its settings give")
+        for kind in KINDS:
+            named = [part for part in commit.parts if part.kind == kind]
+            is_due = bool(commit.part_settings[kind] and tally.n_rows)
+            is_ours = all(shard_of(part.name) == commit.shard for part in named)
+            if not named or not is_ours or is_due != any(part.staged is not None for part in named):
+                problems.append(f"its {kind} part is not what {tally.n_rows:,} rows and its settings give")
         return problems
 
-    def _read_published(self, commit: Commit) -> tuple[Table, Indices] | None:
+    def _read_published(self, commit: Commit) -> tuple[Outcomes, Indices] | None:
         """Return the outcomes of a commit, and the indices of those that it published."""
         try:
             rules = dataclasses.replace(_AS_COMMITTED, keeps_deleted=commit.keeps_deleted)
-            state, table, indices = Shard(self.folders, commit.entries, commit, ()).read(rules, with_values=True)
+            state, outcomes, indices = Shard(self.folders, commit.entries, commit, ()).read(rules, with_values=True)
         except UNREADABLE as error:
             where = error.filename if isinstance(error, OSError) else error.where
             is_entries = str(where) == str(self.folders.shards / commit.entries.file.name)
@@ -143,7 +147,7 @@ class _ShardCheck:
         if state.n_pending:
             what = f"{count_of(state.n_pending, 'file')} of the shard have no outcome in it"
             self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
-        return table, indices
+        return outcomes, indices
 
     def _check_outcomes(self, commit: Commit, table: Table, indices: Indices) -> None:
         doubled = predicate.doubled_places(table)
@@ -159,16 +163,19 @@ class _ShardCheck:
         if tables.dropped_keys(table, indices) != commit.dropped:
             what = "the keys that it says were left out are not those that its commit says"
             self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
-        is_current = commit.first_build >= self.job.built.redo_since
-        if self.columns is not None and is_current and commit.tally.n_rows:
-            added = added_names(table, indices)
-            if added != commit.own_schema.names[len(self.columns.items) :]:
-                what = f"its rows add the columns {added}, but its commit says others"
-                self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
         is_adopted = commit.entries == self.ref
         entries = self.report.entries if is_adopted else self._read_entries(commit.entries)
         if entries is not None:
             self._check_seen(commit, entries, table, indices)
+
+    def _check_added(self, commit: Commit, rows: Rows) -> None:
+        """See that the commit has the columns that its rows add."""
+        if self.columns is None or commit.first_build < self.job.built.redo_since or not commit.tally.n_rows:
+            return
+        added = added_names(rows)
+        if added != commit.own_schema.names[len(self.columns.items) :]:
+            what = f"its rows add the columns {added}, but its commit says others"
+            self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
 
     def _check_seen(self, commit: Commit, entries: Entries, table: Table, indices: Indices) -> None:
         """See that the adopted entries say what f saw of the files."""
@@ -209,8 +216,8 @@ class _ShardCheck:
 
     # Private methods: the parts
 
-    def _check_parts(self, commit: Commit, published: tuple[Table, Indices] | None) -> None:
-        readable: dict[str, Path] = {}
+    def _check_parts(self, commit: Commit, published: tuple[Outcomes, Indices] | None) -> None:
+        readable: dict[Path, Part] = {}
         hints: dict[Path, str] = {}
         for part in commit.parts:
             path = self.folders.output.data(part.kind) / part.name
@@ -219,17 +226,16 @@ class _ShardCheck:
                 self.findings.add("part", path, *problem)
                 hints[path] = problem[1]
             if part.staged is not None and path.is_file():
-                readable[part.kind] = path
+                readable[path] = part
         self.report.n_parts = len(readable)
-        shown = None if published is None or not readable else self._shown(commit, published[0])
-        if published is None or shown is None:
+        shown = None if published is None or not readable else self._shown(commit, *published)
+        if shown is None:
             return
-        name = self.job.built.job_name
-        for path, what in differing_parts(readable, commit, name, shown, published[1]):
+        for path, what in differing_parts(readable, commit, self.job.built.job_name, shown):
             self.findings.add("values", path, what, hints.get(path, REMOVE))
 
-    def _shown(self, commit: Commit, table: Table) -> Table | None:
-        """Return the outcomes as the parts have to show them; None where the config says something else by now."""
+    def _shown(self, commit: Commit, outcomes: Outcomes, indices: Indices) -> parts.ShownRows | None:
+        """Return the rows as the parts have to show them; None where the config says something else by now."""
         columns = self.columns
         if columns is None or commit.part_settings != self.job.part_settings:
             return None
@@ -239,7 +245,7 @@ class _ShardCheck:
                 paths = [show_name(path) for path in read_shard_file(self.folders.shards, commit.entries).paths]
             except UNREADABLE:
                 return None  # which is told already
-        return parts.shown_table(table, columns, paths)
+        return parts.ShownRows(outcomes.choose_rows(indices), columns, paths)
 
     def _part_problem(self, part: Part, path: Path) -> tuple[str, str] | None:
         """Return what is wrong with the file of a part, and what fixes it."""

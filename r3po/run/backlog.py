@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from r3po.work import Span, count_places
 
@@ -32,14 +33,26 @@ LAST_TRIES = 10
 """Files of one batch that tries once more what failed by no fault of the files."""
 
 
+class Taken(NamedTuple):
+    """What a batch is made of."""
+
+    shard: int
+    places: list[Span]
+    limit: int = 0
+    """As given to `Backlog.add`."""
+    call_files: int = 0
+
+
 @dataclass(slots=True)
 class _Doubt:
-    """The rest of a batch that was lost."""
+    """What is left of a batch that was lost, or of a call that failed."""
 
     shard: int
     places: deque[Span]
     limit: int
-    """The most files of a batch made of it."""
+    """The most files of a batch made of it; 0: as many as fit."""
+    call_files: int
+    """The most files of a call; 0: as many as any call has."""
 
 
 class Backlog:
@@ -48,10 +61,11 @@ class Backlog:
     Args:
         n_workers: how many workers share the work; the last batches are cut so that all of them stay busy.
         batch_seconds: how long a batch should take.
+        call_files: the most files that f is given at once; a batch has whole calls of them.
     """
 
-    def __init__(self, n_workers: int, batch_seconds: float) -> None:
-        self._n_workers, self._batch_seconds = n_workers, batch_seconds
+    def __init__(self, n_workers: int, batch_seconds: float, call_files: int = 1) -> None:
+        self._n_workers, self._batch_seconds, self._call_files = n_workers, batch_seconds, call_files
         self._pending: dict[int, deque[Span]] = {}
         self._queue: list[int] = []
         """A heap of the shards that have pending places: the lowest comes first, so few are open at a time."""
@@ -60,26 +74,27 @@ class Backlog:
         self._files_per_second = 0.0
         self._largest_answered = 0
 
-    def add(self, shard: int, spans: Iterable[Span], limit: int = 0) -> None:
+    def add(self, shard: int, spans: Iterable[Span], limit: int = 0, call_files: int = 0) -> None:
         """Take places that are to be done.
 
         Args:
             limit: the most files of a batch made of them, which are of a lost one; 0: as many as fit.
+            call_files: the most files of a call, of those that were in one that failed; 0: as many as any call has.
         """
         places = deque(spans)
         if not places:
             return
         self.n_places += count_places(places)
-        if limit:
-            self._doubts.append(_Doubt(shard, places, limit))
+        if limit or call_files:
+            self._doubts.append(_Doubt(shard, places, limit, call_files))
             return
         if shard not in self._pending:
             heapq.heappush(self._queue, shard)
         places.extend(self._pending.get(shard, ()))
         self._pending[shard] = places
 
-    def take(self, n_pending: int, limit: int | None = None) -> tuple[int, list[Span], int] | None:
-        """Return the shard, places and `limit` of the next batch, or None if there is none.
+    def take(self, n_pending: int, limit: int | None = None) -> Taken | None:
+        """Return what the next batch is made of, or None if there is nothing.
 
         Args:
             n_pending: places that are neither in flight nor done, here and elsewhere.
@@ -88,17 +103,18 @@ class Backlog:
         n_files = limit or self._batch_size(n_pending)
         if self._doubts:
             doubt = self._doubts[0]
-            taken = self._take(doubt.places, min(doubt.limit, n_files))
+            n_files = _whole_calls(n_files, doubt.call_files or self._call_files)
+            taken = self._take(doubt.places, min(doubt.limit or n_files, n_files))
             if not doubt.places:
                 self._doubts.popleft()
-            return doubt.shard, taken, doubt.limit
+            return Taken(doubt.shard, taken, doubt.limit, doubt.call_files)
         if not self._queue:
             return None
         shard = self._queue[0]
-        taken = self._take(self._pending[shard], n_files)
+        taken = self._take(self._pending[shard], _whole_calls(n_files, self._call_files))
         if not self._pending[shard]:
             del self._pending[heapq.heappop(self._queue)]
-        return shard, taken, 0
+        return Taken(shard, taken)
 
     def learn(self, n_files: int, seconds: float) -> None:
         """Take note of how long a batch of `n_files` took."""
@@ -109,7 +125,7 @@ class Backlog:
 
     def is_ending(self, n_pending: int) -> bool:
         """Whether so few places remain that a worker should have one batch only."""
-        return n_pending < TAIL * self._n_workers * self._full_batch()
+        return n_pending < TAIL * self._n_workers * _whole_calls(self._full_batch(), self._call_files)
 
     # Private methods
 
@@ -137,6 +153,10 @@ class Backlog:
             n_files -= stop - start
         self.n_places -= count_places(taken)
         return taken
+
+
+def _whole_calls(n_files: int, call_files: int) -> int:
+    return -(-n_files // call_files) * call_files
 
 
 class Deferred:

@@ -169,7 +169,7 @@ class LossBudget:
         """Raise RunStoppedError if a worker cannot load f although others could: what was done stays."""
         if self.has_loaded:
             raise RunStoppedError(
-                f"a worker that was started again cannot load {self._function_name}: {error.args[0]}",
+                f"a worker cannot load {self._function_name}, although another one could: {error.args[0]}",
                 evidence=error.evidence,
                 hint="what was done is saved; fix the function, then run again",
             ) from error
@@ -182,7 +182,7 @@ class LossBudget:
         """Count a dead worker.
 
         Raises:
-            FunctionError: importing f's module ends the process.
+            FunctionError: importing f's module ends the process, or making f does.
             RunStoppedError: too many died in a row, while starting or between files.
         """
         if lost.handle.is_ready:
@@ -195,13 +195,17 @@ class LossBudget:
     def _check_starting(self, lost: Lost) -> None:
         death = lost.death
         self._n_starting += 1
-        is_import = lost.last is not None and lost.last.phase is Phase.LOADING
+        phase = lost.last.phase if lost.last is not None else Phase.IDLE
+        is_import = phase in (Phase.LOADING, Phase.MAKING)
         is_certain = death.is_known and not death.is_memory
         if is_import and not self.has_loaded and (is_certain or self._n_starting >= START_LOSSES):
+            doing, alone = f"importing the module of {self._function_name}", "import it"
+            if phase is Phase.MAKING:
+                doing, alone = f"making {self._function_name}", "make it"
             raise FunctionError(
-                f"importing the module of {self._function_name} ends the process: {death.cause}",
+                f"{doing} ends the process: {death.cause}",
                 evidence=death.stack or None,
-                hint="import it alone, in a Python of its own, to see why; this run recorded nothing",
+                hint=f"{alone} alone, in a Python of its own, to see why; this run recorded nothing",
             )
         if self._n_starting >= START_LOSSES:
             raise RunStoppedError(

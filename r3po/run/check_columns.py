@@ -35,13 +35,12 @@ def check_columns(job: Job) -> None:
     if known is None:
         return
     names = known[0].names
-    if wanted.source in names:
-        raise _unfit(
-            job, {str(wanted.source): "the rows have a column of that name, and source_column would be another"}
-        )
     added = _added(job, wanted, len(names))
-    if wanted.source in added:
-        raise _unfit(job, {str(wanted.source): "rows have added a column of that name, and source_column is another"})
+    for key, name in wanted.own_names:
+        if name in names:
+            raise _unfit(job, {name: f"the rows have a column of that name, and {key} would be another"})
+        if name in added:
+            raise _unfit(job, {name: f"rows have added a column of that name, and {key} is another"})
     found = {
         name: f"the rows that are there have {'added it, without a type' if name in added else 'no such column'}"
         for name, _ in wanted.column_types or ()
@@ -59,15 +58,15 @@ def check_columns(job: Job) -> None:
 
 def _added(job: Job, wanted: ColumnSettings, n_columns: int) -> set[str]:
     """Return the columns that rows have added to the job's `n_columns`, as far as that matters."""
-    if not wanted.column_types and not (wanted.source and wanted.rules.adds):
+    if not wanted.column_types and not (wanted.own_names and wanted.rules.adds):
         return set()
     found: set[str] = set()
     for shard in job.iter_shards():
         if shard.commit is not None and shard.commit.first_build >= job.built.redo_since:
             found.update(shard.commit.own_schema.names[n_columns:])
         if shard.segments and wanted.rules.adds:
-            table, _ = replace(shard, commit=None).read_candidates(scratch=job.folders.outcomes)
-            found.update(added_names(table, shard.choose(table, job.rules())))
+            outcomes, _ = replace(shard, commit=None).read_candidates(scratch=job.folders.outcomes)
+            found.update(added_names(outcomes.choose_rows(shard.choose(outcomes.table, job.rules()))))
     return found
 
 
@@ -85,10 +84,10 @@ def _misfits(job: Job, columns: Columns, column_types: dict[int, ColumnType]) ->
     """Return for each column of which a value does not fit where the first such value is, and why."""
     found: dict[int, str] = {}
     for shard in _to_look_at(job, columns, column_types):
-        table, _ = shard.read_candidates(scratch=job.folders.outcomes)
-        indices = shard.choose(table, job.rules())
+        outcomes, _ = shard.read_candidates(scratch=job.folders.outcomes)
+        rows = outcomes.choose_rows(shard.choose(outcomes.table, job.rules()))
         for i, column_type in column_types.items():
-            misfit = None if i in found else schemas.first_misfit(table, indices, i, column_type)
+            misfit = None if i in found else schemas.first_misfit(rows, i, column_type)
             if misfit is not None:
                 place, why = misfit
                 path = shard.read_entries().paths[place]

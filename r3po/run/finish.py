@@ -121,8 +121,9 @@ def _mixture(job: Job, columns: Columns, name: str) -> Mixture | None:
     def values() -> Iterator[tuple[str, Any]]:
         for shard in job.iter_shards():
             if shard.ref.shard in shards:
-                table, _ = shard.read_candidates(scratch=job.folders.outcomes)
-                indices, paths = shard.choose(table, rules), shard.read_entries().paths
-                yield from ((show_name(paths[place]), value) for place, value in iter_values(table, indices, i))
+                outcomes, _ = shard.read_candidates(scratch=job.folders.outcomes)
+                rows = outcomes.choose_rows(shard.choose(outcomes.table, rules))
+                paths = shard.read_entries().paths
+                yield from ((show_name(paths[place]), value) for place, value in iter_values(rows, i))
 
     return find_mixture(name, values())

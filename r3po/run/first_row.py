@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from r3po.errors import FunctionError
-from r3po.events import ColumnsSet, Observer
+from r3po.events import ColumnsSet, Notice, Observer
 from r3po.run.publisher import Publisher
 from r3po.storage.names import show_name
 from r3po.table.columns import Columns
@@ -55,14 +55,10 @@ class FirstRow:
             FunctionError: no file gave a row, and f returned something else than a dict, or it would have been the
                 first of a redo; nothing was recorded.
         """
-        if is_first and probed.columns is None and probed.not_a_dict is not None and not probed.stopped:
-            path, type_name, shown = probed.not_a_dict
-            raise FunctionError(
-                f"{self._function_name} returned {_with_article(type_name)} for {show_name(path)}; "
-                "r3po needs one dict a file",
-                evidence=f"returned  {shown}",
-                hint="return a dict, such as {'name': value}; nothing was recorded",
-            )
+        if is_first and probed.columns is None and not probed.stopped:
+            self._check_kind(probed)
+        if probed.columns is None and probed.n_done:
+            self._publisher.put_in_force()  # files without rows are done all the same
         is_waiting = probed.columns is None and self._publisher.in_force is not None
         if is_waiting and probed.n_failed and not probed.stopped:
             if not goes_on:
@@ -79,6 +75,41 @@ class FirstRow:
             self._observer(ColumnsSet(named, show_name(probed.first_row_path)))
         self.is_sought = False
         return probed.columns
+
+    # Private methods
+
+    def _check_kind(self, probed: Probed) -> None:
+        """Raise if f returned something else than rows for the first files of a job, none of which gave one."""
+        if probed.not_a_dict is not None:
+            path, type_name, shown = probed.not_a_dict
+            has_many = self._publisher.job.config.rows == "many"
+            raise FunctionError(
+                f"{self._function_name} returned {_with_article(type_name)} for {show_name(path)}; "
+                f"{'rows: many needs dicts' if has_many else 'r3po needs one dict a file'}",
+                evidence=f"returned  {shown}",
+                hint=f"{_needed(type_name, has_many=has_many)}; nothing was recorded",
+            )
+        if probed.no_list is not None:
+            path, message = probed.no_list
+            raise FunctionError(
+                f"{self._function_name} gave no list of rows for {show_name(path)}",
+                evidence=message,
+                hint="return [{'name': value}, ...], one dict for each path of the list that it gets;\n"
+                "or take batch_files out of the config: it gets one path at a time then. Nothing was recorded",
+            )
+        if probed.takes_many and probed.n_failed:
+            text = f"{self._function_name} gave no row for the first {count_of(probed.n_failed, 'file')}"
+            hint = "with batch_files it gets a list of paths; without, one path at a time"
+            self._observer(Notice(text, hint=hint, is_warning=True))
+
+
+def _needed(type_name: str, *, has_many: bool) -> str:
+    """Say what f has to return, in place of something of this type."""
+    if has_many:
+        return "return a list of dicts, or yield them: [{'name': value}, ...]"
+    if type_name in ("list", "tuple", "generator"):
+        return "return one dict, such as {'name': value}; or, for many rows a file, write in the config  rows: many"
+    return "return a dict, such as {'name': value}"
 
 
 def _with_article(type_name: str) -> str:

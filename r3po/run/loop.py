@@ -269,7 +269,7 @@ class RunLoop:
             )
 
     def _batch_done(self, worker: int, work: Batch, done: BatchDone) -> None:
-        self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred)
+        self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred, done.doubted, done.call_files)
         if done.is_spent or (work.kind == "trial" and self.scheduler.has_suspects):
             self.manager.dismiss(self.manager.handles[worker])  # the next trial needs a fresh one
         if work.kind == "trial":

@@ -5,7 +5,9 @@ not come to, and says when a shard is complete and must be staged. It holds span
 
 When a worker dies, the file it was in is a *suspect*: it runs in a trial, the only file of a fresh worker, until it
 has an outcome or has died too often, which is its failure. The rest of its batch is innocent and is done again, in
-batches half as large: if the true culprit is another file, it ends up in a batch of its own.
+batches half as large: if the true culprit is another file, it ends up in a batch of its own. Where f takes many files
+at once, and a worker dies in a call of several, none of them is a suspect: they are called again in halves, until a
+file is alone in its call.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from r3po.run.backlog import Backlog, Deferred
 from r3po.run.suspect_list import Suspect, SuspectList
@@ -28,6 +31,9 @@ class Scheduler:
         batch_seconds: how long a batch should take; the worker ends a longer one itself.
         suspects: pending places that an earlier run has reason to mistrust.
         limit: the most places to do, the first in row order; the others are left to a later run. None: all.
+        batch_files: the most files that f is given at once.
+        in_doubt: shard and places of calls of several files that an earlier run was killed in: each goes into a call
+            by itself.
     """
 
     def __init__(
@@ -37,8 +43,11 @@ class Scheduler:
         batch_seconds: float,
         suspects: Iterable[Suspect] = (),
         limit: int | None = None,
+        batch_files: int = 1,
+        in_doubt: Iterable[tuple[int, Span]] = (),
     ) -> None:
-        self._backlog = Backlog(max(1, n_workers), batch_seconds)
+        self._batch_files = batch_files
+        self._backlog = Backlog(max(1, n_workers), batch_seconds, batch_files)
         self._n_left: dict[int, int] = {}
         """By shard, places without an outcome, wherever they are: in the backlog, in flight, suspect, deferred."""
         self.suspects = SuspectList()
@@ -46,14 +55,14 @@ class Scheduler:
         self._to_stage: deque[int] = deque()
         self._in_flight: dict[int, Work] = {}
         self._number = 0
-        self._room = limit
-        """How many more places may be taken up; None: all."""
-        self.n_left_out = 0
-        """Places beyond the limit. Their shards are not staged."""
-        mistrusted = {suspect.key: suspect for suspect in suspects}
+        intake = _Intake(
+            limit, {suspect.key: suspect for suspect in suspects}, tuple(in_doubt) if batch_files > 1 else ()
+        )
         for shard, spans in pending:
-            self._add_shard(shard, list(spans), mistrusted)
-        order = {key: number for number, key in enumerate(mistrusted)}
+            self._add_shard(shard, list(spans), intake)
+        self.n_left_out = intake.n_left_out
+        """Places beyond the limit. Their shards are not staged."""
+        order = {key: number for number, key in enumerate(intake.mistrusted)}
         self.suspects.waiting = deque(sorted(self.suspects.waiting, key=lambda suspect: order[suspect.key]))
 
     @property
@@ -102,31 +111,38 @@ class Scheduler:
             return self._issue_trial(suspect)
         return self._next_last_try() or self._next_batch(limit)
 
-    def batch_done(self, work: Batch, returned: Iterable[Span], seconds: float, deferred: Iterable[int] = ()) -> None:
+    def batch_done(
+        self,
+        work: Batch,
+        returned: Iterable[Span],
+        seconds: float,
+        deferred: Iterable[int] = (),
+        doubted: Sequence[Span] = (),
+        call_files: int = 0,
+    ) -> None:
         """Take a worker's answer: everything of the work has an outcome, but for what it gave back.
 
         Args:
             returned: places that it did not come to.
             deferred: places that failed by no fault of theirs (a disk that does not answer).
+            doubted: places of calls of several files that failed; they go into calls of `call_files` files at most.
         """
         self._in_flight.pop(work.number)
         returned, deferred = list(returned), list(deferred)
-        n_done = count_places(work.places) - count_places(returned) - len(deferred)
+        n_done = count_places(work.places) - count_places(returned) - len(deferred) - count_places(doubted)
         if deferred:
             self._deferred.credit = 0
         elif not work.is_last_try:  # these prove nothing: they may all be failures
             self._deferred.credit += n_done
         self._backlog.learn(n_done, seconds)
-        suspect = self.suspects.on_trial.pop(work.number, None)
-        if suspect is not None and (returned or deferred):
-            if deferred:  # it did not end its worker, so it needs no protection for its next try
-                suspect.is_last_try, suspect.is_apart = True, False
-            self.suspects.waiting.append(suspect)
+        if self.suspects.end_trial(work.number, is_done=not (returned or deferred), is_deferred=bool(deferred)):
+            pass  # it waits there, if it has to
         elif work.kind == "last try":
             self._deferred.add(work.shard, iter_places(returned))
         else:
             self._deferred.add(work.shard, deferred)
-            self._backlog.add(work.shard, returned, work.limit)
+            self._backlog.add(work.shard, doubted, work.limit, call_files)
+            self._backlog.add(work.shard, returned, work.limit, work.call_files)
         self._settle(work.shard, n_done)
 
     def hand_back(self, work: Work) -> None:
@@ -142,7 +158,7 @@ class Scheduler:
             case Batch(kind="last try"):
                 self._deferred.add(work.shard, iter_places(work.places))
             case _:
-                self._backlog.add(work.shard, work.places, work.limit)
+                self._backlog.add(work.shard, work.places, work.limit, work.call_files)
 
     def lost(self, work: Work, place: int | None, death: Death, *, counts: bool = True) -> None:
         """Take work back whose worker died over it.
@@ -159,25 +175,30 @@ class Scheduler:
         n_files = count_places(work.places)
         if place is None and n_files == 1:
             place = work.places[0][0]  # a batch of one file: whenever it died, it was with this one
-        suspect = self.suspects.on_trial.pop(work.number, None)
-        if suspect is not None and counts:
-            suspect.n_deaths += 1
-            suspect.n_known += death.is_known
-        elif suspect is None and place is not None:
-            suspect = Suspect(work.shard, place)
-        if suspect is not None:
-            suspect.death = death
-            suspect.is_apart = suspect.is_apart or death.is_memory
-            self.suspects.judge(suspect)
-        rest = list(work.places) if place is None else _without(work.places, place)
-        self._backlog.add(work.shard, rest, max(1, math.ceil(n_files / 2)))
+        self.suspects.take_death(work.number, None if place is None else (work.shard, place), death, counts=counts)
+        rest = list(work.places) if place is None else _outside(work.places, (place, place + 1))
+        self._backlog.add(work.shard, rest, max(1, math.ceil(n_files / 2)), work.call_files)
+
+    def lost_call(self, work: Batch, call: Span) -> None:
+        """Take a batch back whose worker ended in a call of several files: these are called again in halves.
+
+        Nobody is to blame yet, whether the worker died or was ended because the call took too long.
+
+        Args:
+            call: reaches from the first to the last of them.
+        """
+        self._in_flight.pop(work.number)
+        in_hand, rest = _inside(work.places, call), _outside(work.places, call)
+        half = math.ceil(min(count_places(in_hand), work.call_files or self._batch_files) / 2)
+        self._backlog.add(work.shard, in_hand, half, half)
+        self._backlog.add(work.shard, rest, max(1, math.ceil(count_places(work.places) / 2)), work.call_files)
 
     def overran(self, work: Batch, place: int, death: Death) -> None:
         """Take a batch back whose worker was ended because this file took too long: that is its failure."""
         self._in_flight.pop(work.number)
         self.suspects.on_trial.pop(work.number, None)
         self.suspects.to_record.append(Suspect(work.shard, place, death=death))
-        self._backlog.add(work.shard, _without(work.places, place), work.limit)
+        self._backlog.add(work.shard, _outside(work.places, (place, place + 1)), work.limit, work.call_files)
 
     def failure_recorded(self, work: RecordFailure) -> None:
         """The failure is durable."""
@@ -208,7 +229,7 @@ class Scheduler:
         self._deferred.spend(int(suspect.is_last_try))
         self.suspects.begin_trial(suspect, self._number)
         places = ((suspect.place, suspect.place + 1),)
-        return self._issue(Batch(self._number, suspect.shard, places, "trial", suspect.is_last_try))
+        return self._issue(Batch(self._number, suspect.shard, places, "trial", suspect.is_last_try, call_files=1))
 
     def _next_suspect(self) -> Suspect | None:
         # A last try waits until the disk has been seen to work again.
@@ -227,35 +248,23 @@ class Scheduler:
             return None
         shard, places = taken
         spans = tuple((place, place + 1) for place in places)
-        return self._issue(Batch(self._number, shard, spans, "last try", is_last_try=True))
+        return self._issue(Batch(self._number, shard, spans, "last try", is_last_try=True, call_files=1))
 
     def _next_batch(self, limit: int | None) -> Work | None:
         taken = self._backlog.take(self.n_pending, limit)
         if taken is None:
             return None
-        shard, places, most = taken
-        return self._issue(Batch(self._number, shard, tuple(places), limit=most))
+        places = tuple(taken.places)
+        return self._issue(Batch(self._number, taken.shard, places, limit=taken.limit, call_files=taken.call_files))
 
     # Private methods: taking back
 
-    def _add_shard(self, shard: int, spans: list[Span], mistrusted: dict[tuple[int, int], Suspect]) -> None:
+    def _add_shard(self, shard: int, spans: list[Span], intake: _Intake) -> None:
         self._n_left[shard] = count_places(spans)
         if not self._n_left[shard]:
             self._to_stage.append(shard)
             return
-        taken, beyond = _cut(spans, self._room)
-        self.n_left_out += count_places(beyond)
-        if self._room is not None:
-            self._room -= count_places(taken)
-        # Nobody tries these now, but what is known of them is kept.
-        for start, stop in beyond if mistrusted else ():
-            self.suspects.left_out += [one for (s, p), one in mistrusted.items() if s == shard and start <= p < stop]
-        spans = taken
-        for start, stop in list(spans):
-            for place in [p for s, p in mistrusted if s == shard and start <= p < stop]:
-                self.suspects.judge(mistrusted[shard, place])
-                spans = _without(spans, place)
-        self._backlog.add(shard, spans)
+        intake.take_up(shard, spans, self.suspects, self._backlog)
 
     def _settle(self, shard: int, n_done: int) -> None:
         self._n_left[shard] -= n_done
@@ -263,7 +272,36 @@ class Scheduler:
             self._to_stage.append(shard)
 
 
-# Private functions
+# Private
+
+
+@dataclass(slots=True)
+class _Intake:
+    """What a run takes up of the pending places, and what earlier runs have learned of them."""
+
+    room: int | None
+    """How many more places may be taken up; None: all."""
+    mistrusted: dict[tuple[int, int], Suspect]
+    in_doubt: Sequence[tuple[int, Span]]
+    n_left_out: int = 0
+
+    def take_up(self, shard: int, spans: Sequence[Span], suspects: SuspectList, backlog: Backlog) -> None:
+        """Put the places of a shard where they belong: suspects, calls in doubt, and all others."""
+        taken, beyond = _cut(spans, self.room)
+        self.n_left_out += count_places(beyond)
+        if self.room is not None:
+            self.room -= count_places(taken)
+        known = {place: one for (other, place), one in self.mistrusted.items() if other == shard}
+        # Nobody tries these now, but what is known of them is kept.
+        suspects.left_out += [one for place, one in known.items() if _inside(beyond, (place, place + 1))]
+        for place, suspect in known.items():
+            if _inside(taken, (place, place + 1)):
+                suspects.judge(suspect)
+                taken = _outside(taken, (place, place + 1))
+        for call in [call for other, call in self.in_doubt if other == shard]:
+            backlog.add(shard, _inside(taken, call), call_files=1)
+            taken = _outside(taken, call)
+        backlog.add(shard, taken)
 
 
 def _cut(spans: Sequence[Span], n_places: int | None) -> tuple[list[Span], list[Span]]:
@@ -280,6 +318,14 @@ def _cut(spans: Sequence[Span], n_places: int | None) -> tuple[list[Span], list[
     return taken, beyond
 
 
-def _without(spans: Iterable[Span], place: int) -> list[Span]:
-    pieces = [(s, e) for start, stop in spans for s, e in ((start, min(place, stop)), (max(place + 1, start), stop))]
+def _inside(spans: Iterable[Span], call: Span) -> list[Span]:
+    """Return the places of `spans` that lie in `call`."""
+    pieces = [(max(start, call[0]), min(stop, call[1])) for start, stop in spans]
+    return [(start, stop) for start, stop in pieces if start < stop]
+
+
+def _outside(spans: Iterable[Span], call: Span) -> list[Span]:
+    """Return the places of `spans` that do not lie in `call`."""
+    first, after = call
+    pieces = [(s, e) for start, stop in spans for s, e in ((start, min(first, stop)), (max(after, start), stop))]
     return [(start, stop) for start, stop in pieces if start < stop]

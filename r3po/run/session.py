@@ -21,7 +21,7 @@ from r3po.errors import ConfigError, R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
 from r3po.file_version import UNKNOWN_VERSION, FileVersion
 from r3po.function.arguments import check_arguments
-from r3po.function.find import FunctionSpec, find_function, fingerprint_of_file
+from r3po.function.find import FunctionSpec, find_function, fingerprint_of_file, with_arguments
 from r3po.run.account import Account
 from r3po.run.budgets import ErrorBudget
 from r3po.run.finish import make_end
@@ -79,6 +79,7 @@ def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: O
         raise ConfigError("--restart says how to redo", hint="r3po run --redo --restart")
     if options.build:
         check_source(config)
+    spec = with_arguments(spec, config.function_args)
     check_arguments(spec, config.input)
     with open_job(config) as job, _Run(job, spec, options, observer) as run:
         return run.result_of(run.go)
@@ -126,7 +127,10 @@ class _Run:
     def result_of(self, go: Callable[[], bool]) -> RunResult:
         """Return the result of `go`; an early end becomes a RunStoppedError that carries it."""
         try:
-            worked = go()
+            try:
+                worked = go()
+            finally:
+                self._close_function()
         except RunStoppedError as error:
             error.result = self._end(True, str(error.args[0]))
             raise
@@ -238,12 +242,25 @@ class _Run:
         if n_apart:
             files = count_of(n_apart, "file was", "files were")
             self.emit(events.Notice(f"{files} in hand when a run was killed; these come first, one at a time"))
+        n_doubted = sum(stop - start for _, (start, stop) in book.in_doubt)
+        if n_doubted and self.config.batch_files is not None:
+            files = count_of(n_doubted, "file was", "files were")
+            self.emit(
+                events.Notice(f"{files} in a call of f when a run was killed; each goes into a call by itself now")
+            )
         # In a job that has rows, the first failures of a run are rather those of these files.
         has_rows = any(state.n_done for state in states.values())
-        manager = WorkerManager(pool, self._workforce.n_workers, self.config.timeout_seconds)
+        timeout_s, leavers = self.config.timeout_seconds, self._workforce.leavers
+        manager = WorkerManager(pool, self._workforce.n_workers, timeout_s, leavers=leavers)
         outputs = Outputs(self.log.workers, is_shown=self.options.show_output)
         scheduler = Scheduler(
-            pending, self._workforce.n_workers, self.config.batch_seconds, suspects, self.options.limit
+            pending,
+            self._workforce.n_workers,
+            self.config.batch_seconds,
+            suspects,
+            self.options.limit,
+            self.config.batch_files or 1,
+            book.in_doubt,
         )
         self._loop = RunLoop(
             publisher=self._publisher,
@@ -288,6 +305,13 @@ class _Run:
         return UNKNOWN_VERSION
 
     # The end of it
+
+    def _close_function(self) -> None:
+        """Close f in the workers, where there is something to close: it is called no more, however the run ends."""
+        workforce = self._workforce
+        if workforce.leavers is not None:
+            there = range(workforce.n_workers) if self._loop is None else list(self._loop.manager.handles)
+            workforce.leavers.leave_all(there, self.stop)
 
     def _on_signal(self, name: str) -> None:
         limit_s = START_S if self.stop.is_starting else None if self.options.engine == "serial" else DRAIN_S

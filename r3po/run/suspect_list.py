@@ -85,6 +85,38 @@ class SuspectList:
         self.waiting.remove(suspect)
         self.on_trial[number] = suspect
 
+    def end_trial(self, number: int, *, is_done: bool, is_deferred: bool) -> bool:
+        """Take note that the work of this number has come back, if it was a trial, and return whether it was.
+
+        Args:
+            is_done: the suspect has an outcome; else it waits for its next trial.
+            is_deferred: it failed by its environment.
+        """
+        suspect = self.on_trial.pop(number, None)
+        if suspect is not None and not is_done:
+            if is_deferred:  # it did not end its worker, so it needs no protection for its next try
+                suspect.is_last_try, suspect.is_apart = True, False
+            self.waiting.append(suspect)
+        return suspect is not None
+
+    def take_death(self, number: int, key: tuple[int, int] | None, death: Death, *, counts: bool) -> None:
+        """Take note that the worker died that had the work of this number.
+
+        Args:
+            key: shard and place of the file that it was in, alone; None: that is not known.
+            counts: whether a death on trial is held against the file.
+        """
+        suspect = self.on_trial.pop(number, None)
+        if suspect is not None and counts:
+            suspect.n_deaths += 1
+            suspect.n_known += death.is_known
+        elif suspect is None and key is not None:
+            suspect = Suspect(*key)
+        if suspect is not None:
+            suspect.death = death
+            suspect.is_apart = suspect.is_apart or death.is_memory
+            self.judge(suspect)
+
     def judge(self, suspect: Suspect) -> None:
         """Let a suspect wait for its next trial, or have its failure recorded if it has died often enough."""
         is_failed = suspect.n_known >= KNOWN_DEATHS or suspect.n_deaths >= DEATHS

@@ -17,7 +17,7 @@ from r3po.file_version import FileVersion
 from r3po.run.suspect_list import Suspect
 from r3po.storage.durable import remove_durably
 from r3po.storage.json_files import read_json, write_json
-from r3po.work import Death
+from r3po.work import Death, Span
 
 log = logging.getLogger(__name__)
 
@@ -47,18 +47,22 @@ class SuspectBook:
         self._layout = {"job_id": job_id, "layout_since": layout_since}
         self._versions: dict[tuple[int, int], FileVersion] = {}
         self._written: tuple[object, ...] | None = None
+        self.in_doubt: list[tuple[int, Span]] = []
+        """Shard and places of calls of several files that runs were killed in, as far as they may not be done."""
 
     def forget(self, runs: Path, own_run: str) -> None:
         """Mistrust no file any more: what is known of them is of places that have other files from now on.
 
         The workers of killed runs must have been ended.
         """
+        self.in_doubt = []
         self.write(())
         forget_left_workers(runs, own_run)
 
     def recall(self, runs: Path, own_run: str) -> list[Suspect]:
-        """Return the files to mistrust: those of the book, and those that killed runs were in.
+        """Return the files to mistrust: those of the book, and those that killed runs were in, alone in a call.
 
+        Of the others is known from now on that they are `in_doubt`.
         Their beacons are removed once the book has them, and workers that are left of them are ended: the caller holds
         the job's lock.
 
@@ -69,6 +73,9 @@ class SuspectBook:
         end_left_workers(runs, own_run)
         suspects, alone = self._read()
         for left in iter_left_workers(runs, own_run):
+            if left.call is not None:
+                self.in_doubt.append((left.shard, left.call))
+                continue
             suspect = suspects.setdefault((left.shard, left.place), Suspect(left.shard, left.place))
             suspect.is_apart = True
             suspect.n_runs += 1
@@ -76,13 +83,14 @@ class SuspectBook:
                 suspect.n_deaths += 1
                 suspect.n_known += left.death.is_known
                 suspect.death = left.death
+        self.in_doubt = sorted(set(self.in_doubt))
         found = _in_turn(suspects.values())
         self.write(found)
         forget_left_workers(runs, own_run)
         return found
 
     def write(self, suspects: Iterable[Suspect], alone: Suspect | None = None) -> None:
-        """Make the book durable, if it says something else than before; without suspects there is none.
+        """Make the book durable, if it says something else than before; with nothing to say there is none.
 
         Args:
             alone: the file that is about to run while no other worker is busy: if the run dies now, it is of this file.
@@ -102,10 +110,11 @@ class SuspectBook:
             }
             for suspect in suspects
         ]
-        state = (tuple(tuple(file.values()) for file in files), None if alone is None else alone.key)
+        calls = [[shard, *call] for shard, call in self.in_doubt]
+        state = (tuple(tuple(file.values()) for file in files), None if alone is None else alone.key, str(calls))
         if state == self._written:
             return
-        if files:
+        if files or calls:
             write_json(
                 self._path,
                 {
@@ -115,6 +124,7 @@ class SuspectBook:
                     "fingerprint": self._fingerprint,
                     "files": files,
                     "alone": None if alone is None else [alone.shard, alone.place],
+                    **({"calls": calls} if calls else {}),
                 },
             )
         else:
@@ -139,6 +149,7 @@ class SuspectBook:
             return {}, None
         if any(content.get(name, 1) != value for name, value in self._layout.items()):
             return {}, None
+        self.in_doubt = [(shard, (start, stop)) for shard, start, stop in content.get("calls", ())]
         is_same = content["fingerprint"] == self._fingerprint
         found, counted = {}, set()
         for file in content["files"]:

@@ -10,7 +10,7 @@ from r3po.run.scheduler import Scheduler
 from r3po.run.suspects import SuspectBook
 from r3po.run.workers import Lost
 from r3po.table.outcomes import Failure
-from r3po.work import Batch, RecordFailure, Work
+from r3po.work import Batch, RecordFailure, Span, Work
 from r3po.worker.failures import death_failure, timeout_failure
 
 CAREFUL_S = 10.0
@@ -33,27 +33,21 @@ class Trials:
         self._careful_until: float | None = None
 
     def take_loss(self, lost: Lost) -> tuple[int, int] | None:
-        """Give back what a dead worker had in hand; the file it was in becomes a suspect.
+        """Give back what a dead worker had in hand; the file it was in becomes a suspect, if it was alone in its call.
 
         Returns:
-            Shard and place of that file; None if it was in none.
+            Shard and place of that file, or of the first of several; None if it was in none.
         """
-        in_hand, where = lost.handle.in_hand, lost.file
-        begun = next((work for work in in_hand if _holds(work, where)), None)
+        in_hand, where, call = lost.handle.in_hand, lost.file, lost.call
+        begun = next((work for work in in_hand if _holds(work, where, call)), None)
         if begun is None:
             where = None  # it died between two files, or its beacon is of another time
             begun = in_hand[0] if in_hand and lost.has_begun else None
         for work in in_hand:
             if work is not begun:
                 self._scheduler.hand_back(work)
-        place = where[1] if where is not None else None
-        if isinstance(begun, Batch) and place is not None and lost.is_overrun:
-            self._scheduler.overran(begun, place, lost.death)
-        elif begun is not None and lost.handle.ended_for == "time":
-            self._scheduler.hand_back(begun)  # it had come to another file by then: our doing, and nobody's fault
-        elif begun is not None:
-            # Memory is shared: only who had it alone can be to blame.
-            self._scheduler.lost(begun, place, lost.death, counts=lost.was_alone or not lost.death.is_memory)
+        if begun is not None:
+            self._take_back(begun, lost, where)
         self.remember()
         return where
 
@@ -67,6 +61,8 @@ class Trials:
         Args:
             is_gone: Ray ended by itself: whoever is alone on trial may have ended it. Else nobody ended anything.
         """
+        if self._scheduler.is_finished:
+            self._book.in_doubt = []
         with contextlib.suppress(OSError):
             self._book.write(self._scheduler.suspects.all, self._scheduler.suspects.trial_apart if is_gone else None)
 
@@ -98,12 +94,38 @@ class Trials:
             kind, message = "WorkerDied", f"{death.cause}: the process died in this file, alone, {times}"
         return death_failure(kind, message, death.stack), self._book.version_of((work.shard, work.place))
 
+    # Private methods
+
+    def _take_back(self, begun: Work, lost: Lost, where: tuple[int, int] | None) -> None:
+        """Take back what a dead worker had begun.
+
+        Args:
+            where: the file that it was in, or the first of several.
+        """
+        scheduler = self._scheduler
+        if lost.handle.ended_for == "time" and (where is None or not lost.is_overrun):
+            scheduler.hand_back(begun)  # it had come to another file by then: our doing, and nobody's fault
+        elif not isinstance(begun, Batch) or where is None:
+            scheduler.lost(begun, None, lost.death, counts=_counts(lost))
+        elif lost.call is not None:
+            scheduler.lost_call(begun, lost.call)  # of several files none is to blame yet
+        elif lost.is_overrun:
+            scheduler.overran(begun, where[1], lost.death)
+        else:
+            scheduler.lost(begun, where[1], lost.death, counts=_counts(lost))
+
 
 # Private functions
 
 
-def _holds(work: Work, where: tuple[int, int] | None) -> bool:
-    """Whether the worker that has this work calls f on this file."""
+def _counts(lost: Lost) -> bool:
+    """Whether a death can be held against a file: memory is shared, and only who had it alone can be to blame."""
+    return lost.was_alone or not lost.death.is_memory
+
+
+def _holds(work: Work, where: tuple[int, int] | None, call: Span | None) -> bool:
+    """Whether the worker that has this work calls f on this file, or on these from the first to the last."""
     if where is None or not isinstance(work, Batch) or work.shard != where[0]:
         return False
-    return any(start <= where[1] < stop for start, stop in work.places)
+    ends = (where[1],) if call is None else (call[0], call[1] - 1)
+    return all(any(start <= place < stop for start, stop in work.places) for place in ends)

@@ -24,22 +24,26 @@ from r3po.config.settings import Config, ConfigSource, check_source, load_config
 from r3po.errors import R3poError, SourceError, StopNow
 from r3po.file_version import UNKNOWN_VERSION
 from r3po.function.arguments import check_arguments
-from r3po.function.find import FunctionSpec, describe_callable, name_of_job
+from r3po.function.find import FunctionSpec, describe_callable, name_of_job, with_arguments
 from r3po.function.load import load_function
+from r3po.function.made import make_function
+from r3po.run.leavers import CLOSE_S
 from r3po.run.session import find_configured
-from r3po.source.read import read_file, use_file
+from r3po.source.read import FileInUse, read_file, use_file
 from r3po.source.sample import Sample, sample_files
 from r3po.state.job import Job, job_folders
 from r3po.state.manifest import read_columns, read_manifest
 from r3po.storage.names import absolute_path, show_name
 from r3po.table.columns import Columns, RowCollector
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
-from r3po.table.preview import Preview, preview_parts
+from r3po.table.preview import Blocks, Preview, preview_parts
 from r3po.table.ragged import told_dropped
 from r3po.worker.beacon import Phase
 from r3po.worker.call import Caller
+from r3po.worker.call_many import call_alone, call_many
 from r3po.worker.failures import failure_of
 from r3po.worker.forks import shed_handlers_in_children
+from r3po.worker.many_rows import ManyRows
 from r3po.worker.rows import append_outcome, first_row, note_file, take_row
 
 if TYPE_CHECKING:
@@ -148,6 +152,7 @@ def try_function(
         compares: say where the rows have other columns than those of the job; it is the job's function.
         debug: called with each exception of f and its traceback, while its frames are there.
     """
+    spec = with_arguments(spec, config.function_args)
     check_arguments(spec, config.input)
     if files:
         paths, sample = [_find(config, os.fspath(file)) for file in files], None
@@ -158,12 +163,18 @@ def try_function(
     trial = _Trial(config, spec, debug)
     with _interruptible():
         trial.load()
-        for shown, path in paths:
-            trial.call(shown, path)
+        try:
+            trial.call_all(paths)
+        finally:
+            trial.close()
     return trial.result(sample, compares=compares)
 
 
 # Private
+
+
+_Called = tuple[float, Any, Failure | None]
+"""Seconds of a file, and what f returned for it, or why there is nothing."""
 
 
 class _NoMarks:
@@ -179,35 +190,93 @@ class _Trial:
     def __init__(self, config: Config, spec: FunctionSpec, debug: Debugger | None) -> None:
         self._config, self._spec = config, spec
         self._caller = Caller(config.timeout_seconds, _NoMarks(), debug)
+        self._caller_of_many = Caller(config.timeout_seconds, _NoMarks())  # what it raises is seen again, alone
         is_read = config.input == "bytes"
         self._use = partial(read_file, wants_data=True, wants_hash=False) if is_read else use_file
         self._batch = OutcomeBatch()
         self._columns: Columns | None = None
         self._collector: RowCollector | None = None
+        self._blocks = Blocks()
+        self._rows: ManyRows | None = None
+        if config.rows == "many":
+            self._batch.has_blocks = True
+            self._rows = ManyRows(self._blocks, None, config.column_settings, self._caller.uninterrupted)
         self._paths: list[str] = []
+        self._trouble = ""
+        """What went wrong when f was closed."""
 
     def load(self) -> None:
-        self._caller.function = load_function(self._spec)
+        function = load_function(self._spec)
+        self._caller.function, self._caller.close = make_function(function, self._spec, str(self._config.base_dir))
+        self._caller_of_many.function = self._caller.function
 
-    def call(self, shown: str, path: str) -> None:
-        """Call f on a file."""
+    def close(self) -> None:
+        self._trouble = self._caller.finish(CLOSE_S)
+
+    def call_all(self, files: Sequence[tuple[str, str]]) -> None:
+        """Call f on files, given as the path for people and the absolute one: on one, or on many at a time."""
+        if self._config.batch_files is None:
+            for shown, path in files:
+                self._keep(shown, *self._call_on(path))
+            return
+        size = self._config.batch_files
+        found: dict[str, _Called] = {}
+        waiting = [list(files[start : start + size]) for start in range(0, len(files), size)][::-1]
+        while waiting:
+            some = waiting.pop()
+            called = self._call_on_many([path for _, path in some])
+            if called:
+                found.update(zip((path for _, path in some), called, strict=True))
+            else:  # as a run does: halves, until it is seen who is to blame
+                middle = (len(some) + 1) // 2
+                waiting += [some[middle:], some[:middle]]
+        for shown, path in files:
+            self._keep(shown, *found[path])
+
+    def _call_on(self, path: str) -> _Called:
         returned: Any = None
         started = time.perf_counter()
         try:
             file = self._use(path)
             try:
-                returned, failure = self._caller.call(*((path,) if file.data is None else (path, file.data)))
+                returned, failure = self._call_f(*((path,) if file.data is None else (path, file.data)))
             finally:
                 file.close()
         except (OSError, MemoryError) as error:
             failure = failure_of(error, None)
-        seconds = time.perf_counter() - started
-        batch = self._batch
-        note_file(batch, len(self._paths), UNKNOWN_VERSION, seconds)
+        return time.perf_counter() - started, returned, failure
+
+    def _call_on_many(self, paths: list[str]) -> list[_Called]:
+        """Return what came of one call; nothing if it failed, or a file cannot be read."""
+        if len(paths) == 1:
+            return [self._call_on(paths[0])]
+        started = time.perf_counter()
+        files: list[FileInUse] = []
+        try:
+            for path in paths:
+                files.append(self._use(path))
+                files[-1].let_go()
+        except (OSError, MemoryError):
+            return []
+        arguments = [list(paths), [file.data for file in files]] if self._config.input == "bytes" else [list(paths)]
+        items, failure = call_many(self._caller_of_many, *arguments, rows=self._rows)
+        seconds = (time.perf_counter() - started) / len(paths)
+        return [(seconds, item, None) for item in items] if failure is None else []
+
+    def _keep(self, shown: str, seconds: float, returned: Any, failure: Failure | None) -> None:
+        note_file(self._batch, len(self._paths), UNKNOWN_VERSION, seconds)
         self._paths.append(shown)
-        append_outcome(batch, *self._row_of(returned, failure))
+        append_outcome(self._batch, *self._row_of(returned, failure))
+
+    def _call_f(self, *arguments: Any) -> tuple[Any, Failure | None]:
+        rows = self._rows
+        if self._config.batch_files is not None:
+            return call_alone(self._caller, *arguments, rows=rows)
+        return self._caller.call(*arguments, consume=None if rows is None else rows.take_call)
 
     def _row_of(self, returned: Any, failure: Failure | None) -> tuple[tuple[Any, ...] | None, Failure | None]:
+        if self._rows is not None:
+            return self._rows.accept(returned, failure)
         if failure is not None:
             return None, failure
         if self._collector is not None:
@@ -223,7 +292,10 @@ class _Trial:
         config, batch = self._config, self._batch
         paths = [show_name(path) for path in self._paths]
         settings = Job(config, job_folders(config), None, {}).part_settings
-        preview = preview_parts(batch, self._columns, paths, settings)
+        if self._rows is not None:
+            self._rows.finish(batch)
+            self._columns = self._rows.columns
+        preview = preview_parts(batch, self._columns, paths, settings, self._blocks.all)
         files = zip(paths, batch.seconds, batch.rows, strict=True)
         return TryResult(
             job_name=config.job_name,
@@ -235,6 +307,7 @@ class _Trial:
                 for i, failure in sorted(batch.failures.items())
             ),
             notices=(
+                *([f"closing {self._spec.label} went wrong: {self._trouble}"] if self._trouble else []),
                 *(f"{mixed}; it is text" for mixed in preview.mixed),
                 *((told_dropped(preview.dropped),) if preview.dropped else ()),
                 *(_other_columns(config, self._columns) if compares else ()),
@@ -276,7 +349,8 @@ def _find(config: Config, file: str) -> tuple[str, str]:
 def _estimate(config: Config, seconds: Sequence[float], sample: Sample, preview: Preview) -> Estimate | None:
     """Return what all files would take: the mean of the sample with two of its standard errors up and down."""
     # The first call often loads what the others use.
-    measured = list(seconds[1:]) if len(seconds) > 2 else list(seconds)
+    n_first = config.batch_files or 1
+    measured = list(seconds[n_first:]) if len(seconds) > n_first + 1 else list(seconds)
     if len(measured) < 2:
         return None
     n_files = max(sample.n_files, 0 if sample.is_whole else _count_known(config))

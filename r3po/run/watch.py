@@ -81,7 +81,8 @@ class Watch:
         """Tell that a worker died, and in which file, if that is known."""
         path = "" if where is None else self.path_of(*where)
         cause = "over timeout_seconds" if lost.handle.ended_for == "time" else lost.death.cause
-        self._observer(events.WorkerLost(cause, path, lost.n_workers))
+        is_of_several = where is not None and lost.call is not None
+        self._observer(events.WorkerLost(cause, path, lost.n_workers, is_of_several))
 
     def tell_vanished(self, path: str) -> None:
         """Tell, once a run, that a file was gone once f had returned; `path` is empty if none was."""
@@ -107,5 +108,6 @@ class Watch:
         if shortage:
             text, hint = f"{shortage}: the workers wait", "wait for its other users, or give fewer with --processes"
         else:
-            text, hint = f"still importing {self._function_name}", "--show-output shows more"
+            doing = "making" if self._manager.is_making else "importing"
+            text, hint = f"still {doing} {self._function_name}", "--show-output shows more"
         self._observer(events.Notice(text, hint=hint, is_warning=True))

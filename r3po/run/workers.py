@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from r3po.engines.pool import Answer, Call, Pool, WorkerLost
-from r3po.work import Batch, Death, Work
+from r3po.run.leavers import Leavers
+from r3po.work import Batch, Death, Span, Work
 from r3po.worker.beacon import Phase, Sighting
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,13 @@ class Lost:
 
     @property
     def file(self) -> tuple[int, int] | None:
-        """Shard and place of the file it was in."""
+        """Shard and place of the file it was in; the first of a call with several files."""
         return (self.last.shard, self.last.place) if self.last is not None and self.last.is_in_file else None
+
+    @property
+    def call(self) -> Span | None:
+        """The places that a call of several files reached to; None: it was in none, or in a file alone."""
+        return self.last.span if self.last is not None and self.last.is_in_file and self.last.n_more else None
 
 
 class WorkerManager:
@@ -106,6 +112,7 @@ class WorkerManager:
     Args:
         pool: started with `n_workers` workers, which are loading f.
         timeout_s: `timeout_seconds`, or None.
+        leavers: where f may have to be closed in a worker that leaves.
     """
 
     def __init__(
@@ -114,8 +121,9 @@ class WorkerManager:
         n_workers: int,
         timeout_s: float | None,
         clock: Callable[[], float] = time.monotonic,
+        leavers: Leavers | None = None,
     ) -> None:
-        self._pool, self._timeout_s, self._clock = pool, timeout_s, clock
+        self._pool, self._timeout_s, self._clock, self._leavers = pool, timeout_s, clock, leavers
         self.n_wanted = self._n_workers = n_workers
         self._memory_lost_at = 0.0
         self.handles = {number: WorkerHandle(number, clock()) for number in range(n_workers)}
@@ -162,6 +170,11 @@ class WorkerManager:
         if worker in self.handles:
             self._pool.submit(worker, call)
 
+    @property
+    def is_making(self) -> bool:
+        """Whether some worker is making f, a class or a factory."""
+        return any(handle.seen is not None and handle.seen.phase is Phase.MAKING for handle in self.handles.values())
+
     def shortage(self) -> str:
         """Say what workers that do not start are waiting for; empty where nothing is known."""
         return self._pool.shortage()
@@ -187,6 +200,8 @@ class WorkerManager:
         for message in messages:
             if isinstance(message, WorkerLost) and message.worker in self.handles and message not in self._held:
                 found.append(self._lose(message, was_alone=busy <= {message.worker}))
+        for _ in range(self._leavers.take(messages) if self._leavers is not None else 0):
+            self._replace(0.0)
         if self._clock() - self._watched_at >= WATCH_S:
             # Who has answered just now is not late.
             self._watch(answered)
@@ -203,13 +218,16 @@ class WorkerManager:
         handle = self.handles.get(worker)
         if handle is not None and handle.is_leaving and not handle.in_hand:
             del self.handles[worker]
+            if self._leavers is not None:  # what f holds, such as the memory of a device, is free only then
+                self._leavers.add(worker)
+                return
             self._pool.dismiss(worker)
             self._replace(0.0)
 
     def need_fresh(self) -> None:
         """See that there is, or will be, a fresh worker for a trial."""
         handles = list(self.handles.values())
-        if self._due or not self._pool.can_replace:
+        if self._due or not self._pool.can_replace or (self._leavers is not None and self._leavers.is_busy):
             return
         for handle in handles:
             if handle.is_leaving or self._is_coming(handle) or (handle.is_ready and self.is_fresh(handle)):
@@ -236,7 +254,8 @@ class WorkerManager:
 
     def _is_coming(self, handle: WorkerHandle) -> bool:
         """Whether a worker that is starting can be counted on: on a busy cluster some never start."""
-        return not handle.is_ready and self._clock() - handle.started_at < START_S
+        is_making = handle.seen is not None and handle.seen.phase is Phase.MAKING
+        return not handle.is_ready and (is_making or self._clock() - handle.started_at < START_S)
 
     def _lose(self, message: WorkerLost, *, was_alone: bool) -> Lost:
         handle = self.handles.pop(message.worker)

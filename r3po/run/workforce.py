@@ -7,10 +7,13 @@ import time
 
 from r3po import events
 from r3po.config.settings import Config
+from r3po.engines.needs import Needs
 from r3po.engines.pool import Pool
 from r3po.engines.serial import SerialPool
 from r3po.events import Observer
+from r3po.function.arguments import may_be_made
 from r3po.function.find import FunctionSpec
+from r3po.run.leavers import Leavers
 from r3po.run.run_log import RunLog
 from r3po.run.signals import StopSignals
 from r3po.state.folders import JobFolders
@@ -37,6 +40,8 @@ class Workforce:
         self._engine = engine
         self.n_workers = 1 if self.is_serial else config.processes
         self.pool: Pool | None = None
+        self.leavers: Leavers | None = None
+        """Where f may have to be closed, once there are workers."""
         self._started: events.WorkersStarted | None = None
 
     def start(self, folders: JobFolders) -> Pool:
@@ -60,7 +65,9 @@ class Workforce:
         with self._stop.interrupting(), ImportTrial(setup, is_wanted=self._wants_trial()) as trial:
             self.pool = self._make_pool()  # takes a second or two, in which most modules are imported
             trial.check()
-            self.pool.start(setup, self.n_workers)
+            self.n_workers = self.pool.start(setup, self.n_workers)
+            if may_be_made(self._spec):
+                self.leavers = Leavers(self.pool, self._spec.label, self._observer)
             trial.check()
         self._stop.install()  # Ray replaces the handler of SIGTERM
         self._started = events.WorkersStarted(self.n_workers, self.pool.description, time.monotonic() - began)
@@ -86,7 +93,9 @@ class Workforce:
             stop_file=self._log.stop_file,
             workers_folder=self._log.workers,
             timeout_s=config.timeout_seconds,
+            batch_files=config.batch_files,
             column_settings=config.column_settings,
+            has_many_rows=config.rows == "many",
             current_folder=str(config.base_dir),
         )
 
@@ -100,4 +109,6 @@ class Workforce:
             return SerialPool()
         from r3po.engines.ray_pool import RayPool  # slow, and needed by nobody else
 
-        return RayPool(self._log.folder / "ray.log", self._log.folder / "ray_folder")
+        each = {} if self._config.worker is None else self._config.worker.needs
+        needs = Needs(each, is_auto=self._config.is_auto)
+        return RayPool(self._log.folder / "ray.log", self._log.folder / "ray_folder", needs)

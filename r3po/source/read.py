@@ -53,6 +53,11 @@ class FileInUse:
         now = _stat_regular(self._path)
         return now.st_size == self.size and now.st_mtime_ns == self._status.st_mtime_ns
 
+    def let_go(self) -> None:
+        """Close the file before f is called: the second look is by the path alone. Of many files none stays open."""
+        self.close()
+        self._descriptor = -1
+
     def close(self) -> None:
         if self._descriptor >= 0:
             try:  # noqa: SIM105 - to make a `suppress` costs as much as to close

@@ -21,8 +21,9 @@ from r3po.state.output_folder import KINDS, Part
 from r3po.state.segments import remove_segments
 from r3po.storage.durable import FileRecord, NewFile, digest_file, list_names, remove_if_there, remove_temporaries
 from r3po.storage.json_files import damaged, read_json, write_json
-from r3po.table.outcome_files import read_table, unpack_table
-from r3po.table.outcomes import Schema, Table, Tally
+from r3po.table.outcome_files import read_outcomes_file, unpack_outcomes
+from r3po.table.outcomes import Schema, Tally
+from r3po.table.rows import Outcomes
 from r3po.table.schema import schema_for_people, schema_from_text, schema_to_text
 
 
@@ -170,7 +171,7 @@ def sweep_outcomes(folders: JobFolders, commits: dict[int, Commit], kept: Set[st
 
 def read_outcomes(
     folders: JobFolders, commit: Commit, *, with_values: bool = True, scratch: Path | None = None
-) -> Table:
+) -> Outcomes:
     """Return all outcomes of a committed shard.
 
     Args:
@@ -185,16 +186,16 @@ def read_outcomes(
         if digest_file(path) != (commit.outcomes.size_bytes, commit.outcomes.sha256):
             raise damaged(path, "is damaged: its digest is not the one that its commit names")
         if scratch is None:
-            table, _ = read_table(path, with_values=with_values)
+            found, _ = read_outcomes_file(path, with_values=with_values)
         else:
             with NewFile(scratch) as new:
-                unpack_table(path, new)
-                table, _ = read_table(new.written())  # which stays mapped when its name goes
+                unpack_outcomes(path, new)
+                found, _ = read_outcomes_file(new.written())  # which stays mapped when its name goes
     except FileNotFoundError as error:
         raise damaged(path, "is missing") from error
     except ValueError as error:
         raise damaged(path, f"is damaged: {error}") from error
-    return table
+    return found
 
 
 def all_parts(commits: dict[int, Commit]) -> list[Part]:

@@ -43,7 +43,7 @@ def _failures(job: Job) -> Iterator[dict[str, Any]]:
         n_failed = shard.commit.tally.n_failed if shard.commit else 0
         if not n_failed + sum(segment.n_failed for segment in shard.segments):
             continue
-        table, _ = shard.read_candidates()
+        table = shard.read_candidates()[0].table
         entries = shard.read_entries()
         needed = entries.needed_builds
         indices = predicate.choose(table, needed, rules)

@@ -110,7 +110,7 @@ def _bring_back(folders: JobFolders, former: Former, build: int) -> None:
     in_force = [read_commit(folders, name, former.manifest.job_id) for name in names]
     for commit in in_force:
         if commit.shard not in former.commits:
-            folders.output.remove_parts(commit.shard)
+            folders.output.remove_parts(commit.parts)
             remove_durably(folders.commits / f"{commit.shard:05d}.json")
     for commit in former.commits.values():
         if commit not in in_force:

@@ -34,6 +34,7 @@ from r3po.state.shards import Shard, ShardState, newer_segments
 from r3po.storage.durable import list_names, make_folder, remove_durably, remove_if_there
 from r3po.storage.lock import JobLock
 from r3po.storage.names import show_name
+from r3po.table.columns import PART_BYTES
 from r3po.table.predicate import CountingRules
 
 T = TypeVar("T")
@@ -65,6 +66,8 @@ class Job:
         return {
             "csv": self.config.csv,
             "parquet": False if parquet is None else {"compression": parquet.compression, "level": parquet.level},
+            **({} if self.config.part_rows is None else {"part_rows": self.config.part_rows}),
+            **({} if self.config.part_bytes == PART_BYTES else {"part_bytes": self.config.part_bytes}),
             **self.config.column_settings.to_json(),
         }
 
@@ -95,9 +98,10 @@ class Job:
             number = name.removesuffix(".json")
             if not number.isdecimal() or int(number) in self.commits:
                 continue
-            if not self.built.is_of_now(read_commit(self.folders, name, self.built.job_id).build):
+            commit = read_commit(self.folders, name, self.built.job_id)
+            if not self.built.is_of_now(commit.build):
                 self.folders.output.set_success(())
-                self.folders.output.remove_parts(int(number))
+                self.folders.output.remove_parts(commit.parts)
                 remove_durably(self.folders.commits / name)
 
     def raise_build(self, *, retry: bool = False, redo: bool = False) -> None:
@@ -177,7 +181,7 @@ class Job:
             entries = shard.read_entries() if shard.segments else Entries()
             if UNSEEN not in entries.sizes:
                 continue
-            table, _ = shard.read_candidates()
+            table = shard.read_candidates()[0].table
             seen: dict[int, FileVersion] = {}
             for place, version in zip(tables.places_of(table), tables.seen_files(table), strict=True):
                 known = seen.setdefault(place, version)

@@ -46,13 +46,28 @@ class Part:
 
     kind: str
     name: str
-    """Name of the final file in the data folder of its kind; it depends on the shard's number alone."""
+    """Name of the final file in the data folder of its kind: by the shard's number and, if its rows make several, the
+    part's."""
     staged: FileRecord | None
     """The durable file in `.staging` that becomes the part; None: the shard has no part of this kind."""
 
 
-def part_name(shard: int, kind: str) -> str:
-    return f"part-{shard:05d}.{kind}"
+def part_name(shard: int, kind: str, number: int | None = None) -> str:
+    """Return the name of a part.
+
+    Args:
+        number: of the part, from 0, if the rows of the shard make several; names sort as the rows do.
+    """
+    return f"part-{shard:05d}.{kind}" if number is None else f"part-{shard:05d}-{number:05d}.{kind}"
+
+
+def shard_of(name: str) -> int | None:
+    """Return the number of the shard that a file with this name is a part of; None: it is no part's name."""
+    match = _PART_NAME.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
+_PART_NAME = re.compile(r"part-(\d{5,})(?:-\d{5,})?\.(?:csv|parquet)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +106,8 @@ class OutputFolder:
 
     def part_numbers(self) -> set[int]:
         """Return the numbers of all shards of which a file has the name of a part."""
-        found = (re.fullmatch(r"part-(\d{5,})\.\w+", name) for _, name in self.list_files())
-        return {int(match[1]) for match in found if match is not None}
+        found = (shard_of(name) for _, name in self.list_files())
+        return {shard for shard in found if shard is not None}
 
     # The claim
 
@@ -166,9 +181,8 @@ class OutputFolder:
         """Return a sink for the content of a part, which `finish_part` makes durable."""
         return NewFile(self.staging)
 
-    def finish_part(self, new: NewFile, shard: int, kind: str, attempt: str) -> Part:
+    def finish_part(self, new: NewFile, name: str, kind: str, attempt: str) -> Part:
         """Make a part durable under a staged name, which only its commit will say."""
-        name = part_name(shard, kind)
         return Part(kind, name, new.finish(f"{name}.{attempt}.tmp"))
 
     def publish(self, part: Part) -> bool:
@@ -191,10 +205,10 @@ class OutputFolder:
         sync_folder(folder)
         return True
 
-    def remove_parts(self, shard: int) -> None:
-        """Remove durably the parts that have the names of a shard's."""
-        for kind in KINDS:
-            remove_durably(self.data(kind) / part_name(shard, kind))
+    def remove_parts(self, parts: Iterable[Part]) -> None:
+        """Remove durably what has the names of parts."""
+        for part in parts:
+            remove_durably(self.data(part.kind) / part.name)
 
     def unstage(self, parts: Iterable[Part]) -> None:
         """Remove parts that were staged and will not be published."""
@@ -239,7 +253,8 @@ class OutputFolder:
         """Remove durably `_SUCCESS`, failures.csv and the parts of these shards. Returns how many parts there were."""
         for kind in KINDS:
             remove_if_there(self.success(kind))
-        names = [(kind, part_name(shard, kind)) for shard in shards for kind in KINDS]
+        ours = set(shards)
+        names = [(kind, name) for kind, name in self.list_files() if shard_of(name) in ours]
         n_parts = sum(remove_if_there(self.data(kind) / name) for kind, name in names)
         remove_if_there(self.failures)
         for folder in self._filled():

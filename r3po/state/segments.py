@@ -14,10 +14,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from r3po.storage.durable import NewFile, digest_file, list_names, remove_if_there, remove_temporaries, sync_folder
-from r3po.table.outcome_files import read_table, write_table
+from r3po.table.outcome_files import OutcomeWriter, read_outcomes_file
 from r3po.table.outcomes import Table, with_origin
+from r3po.table.rows import Outcomes
 
 log = logging.getLogger(__name__)
 
@@ -70,26 +73,65 @@ def write_segment(
     Raises:
         OSError: the disk refused; the batch counts as not recorded, even if its segment turns up later.
     """
-    folder = segment_folder(segments, shard)
-    folder.mkdir(exist_ok=True)
-    sync_folder(segments)  # a new folder's name is only durable with its parent
-    metadata = {
-        "r3po.job_id": job_id,
-        "r3po.shard": str(shard),
-        "r3po.build": str(build),
-        "r3po.attempt": attempt,
-        "r3po.fingerprint": fingerprint,
-    }
-    with NewFile(folder) as new:
-        write_table(table, new, metadata, is_compressed=False)
-        segment = Segment(
-            shard, build, job_id[:8], attempt, len(table) - n_failed, n_failed, new.sha256[:_DIGEST_CHARACTERS]
+    with SegmentWriter(segments, shard) as writer:
+        return writer.finish(
+            table, build=build, job_id=job_id, attempt=attempt, fingerprint=fingerprint, n_failed=n_failed
         )
-        new.finish(segment.name)
-    return segment
 
 
-def read_segment(segments: Path, segment: Segment) -> Table | None:
+class SegmentWriter:
+    """A segment in the making: row blocks as they come, and then its outcomes; nothing of it counts before `finish`.
+
+    Nothing is on disk before the first of them.
+    """
+
+    def __init__(self, segments: Path, shard: int) -> None:
+        self._segments, self._shard = segments, shard
+        self._new: NewFile | None = None
+        self._writer: OutcomeWriter | None = None
+
+    def write_rows(self, block: Table) -> None:
+        """Write a row block. Raises OSError."""
+        with self._open().rows(block.schema) as rows:
+            rows.write(block)
+
+    def finish(
+        self, table: Table, *, build: int, job_id: str, attempt: str, fingerprint: str, n_failed: int
+    ) -> Segment:
+        """Write the outcomes, make all of it durable and return the segment. Raises OSError."""
+        metadata = {
+            "r3po.job_id": job_id,
+            "r3po.shard": str(self._shard),
+            "r3po.build": str(build),
+            "r3po.attempt": attempt,
+            "r3po.fingerprint": fingerprint,
+        }
+        with self._open().outcomes(table.schema, metadata) as outcomes:
+            outcomes.write(table)
+        assert self._new is not None, "it is open"
+        n_done, digest = len(table) - n_failed, self._new.sha256[:_DIGEST_CHARACTERS]
+        segment = Segment(self._shard, build, job_id[:8], attempt, n_done, n_failed, digest)
+        self._new.finish(segment.name)
+        return segment
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._new is not None:
+            self._new.__exit__(kind, error, tb)
+
+    def _open(self) -> OutcomeWriter:
+        if self._writer is None:
+            folder = segment_folder(self._segments, self._shard)
+            folder.mkdir(exist_ok=True)
+            sync_folder(self._segments)  # a new folder's name is only durable with its parent
+            self._new = NewFile(folder)
+            self._writer = OutcomeWriter(self._new, is_compressed=False)
+        return self._writer
+
+
+def read_segment(segments: Path, segment: Segment) -> Outcomes | None:
     """Return a segment's outcomes with their origin, or None if it is not there whole."""
     path = segment_folder(segments, segment.shard) / segment.name
     try:
@@ -97,11 +139,12 @@ def read_segment(segments: Path, segment: Segment) -> Table | None:
         if not sha256.startswith(segment.digest):
             log.warning("%s: its digest is wrong; its files are done again", path)
             return None
-        table, metadata = read_table(path)
+        found, metadata = read_outcomes_file(path)
     except (FileNotFoundError, ValueError):
         return None
-    return with_origin(
-        table, build=segment.build, attempt=segment.attempt, fingerprint=metadata.get("r3po.fingerprint", "")
+    fingerprint = metadata.get("r3po.fingerprint", "")
+    return found._replace(
+        table=with_origin(found.table, build=segment.build, attempt=segment.attempt, fingerprint=fingerprint)
     )
 
 

@@ -18,6 +18,7 @@ from r3po.state.shard_files import Entries, read_shard_file
 from r3po.table import predicate
 from r3po.table.outcomes import Indices, Table
 from r3po.table.predicate import CountingRules
+from r3po.table.rows import Outcomes, join_outcomes
 from r3po.work import Span
 
 
@@ -71,22 +72,22 @@ class Shard:
 
     def read_candidates(
         self, *, with_values: bool = False, scratch: Path | None = None
-    ) -> tuple[Table, tuple[Segment, ...]]:
+    ) -> tuple[Outcomes, tuple[Segment, ...]]:
         """Return every outcome, committed or not, and the segments that were there whole.
 
         Args:
             with_values: read the values of the committed rows, too, into memory.
             scratch: read them into a copy on disk, in this folder, that goes with the table.
         """
-        commit, found, present = self.commit, list[Table](), list[Segment]()
+        commit, found, present = self.commit, list[Outcomes](), list[Segment]()
         if commit is not None:
             found.append(read_outcomes(self.folders, commit, with_values=with_values, scratch=scratch))
         for segment in self.segments:
-            table = read_segment(self.folders.segments, segment)
-            if table is not None:
-                found.append(table)
+            outcomes = read_segment(self.folders.segments, segment)
+            if outcomes is not None:
+                found.append(outcomes)
                 present.append(segment)
-        return tables.join_tables(found), tuple(present)
+        return join_outcomes(found), tuple(present)
 
     def needed_builds(self, candidates: Table) -> list[int]:
         """Return the build that each place's outcome must have at least, negative where the file is deleted.
@@ -113,10 +114,11 @@ class Shard:
             return ShardState(ref, None, (), 0, 0, 0, {}, ((0, ref.n_files),))
         return self.read(rules)[0]
 
-    def read(self, rules: CountingRules, *, with_values: bool = False) -> tuple[ShardState, Table, Indices]:
+    def read(self, rules: CountingRules, *, with_values: bool = False) -> tuple[ShardState, Outcomes, Indices]:
         """Return how the shard stands by its outcomes themselves, all outcomes, and the indices of those that count."""
         ref, commit = self.ref, self.commit
-        table, present = self.read_candidates(with_values=with_values)
+        outcomes, present = self.read_candidates(with_values=with_values)
+        table = outcomes.table
         needed = self.needed_builds(table)
         indices = predicate.choose(table, needed, rules)
         tally = tables.tally(table, indices)
@@ -126,13 +128,13 @@ class Shard:
             or (tally.n_done, tally.n_failed) != (commit.tally.n_done, commit.tally.n_failed)
         )
         counts = (tally.n_done, tally.n_failed, tally.n_rows, tally.done_by_fingerprint)
-        return ShardState(ref, commit, present, *counts, pending, is_stale), table, indices
+        return ShardState(ref, commit, present, *counts, pending, is_stale), outcomes, indices
 
     def count_kept_rows(self, rules: CountingRules) -> int:
         """Return how many rows count although their files are deleted."""
         if not self.ref.n_deleted or not rules.keeps_deleted:
             return 0
-        table, _ = self.read_candidates()
+        table = self.read_candidates()[0].table
         entries = self.read_entries()
         indices = predicate.choose(table, entries.needed_builds, rules)
         return sum(entries.deleted[place] for place in tables.places_of(table, indices))
@@ -144,7 +146,7 @@ class Shard:
             after: the shard after they went.
             rules: of a redo under way: what was there before it does not count.
         """
-        table, _ = self.read_candidates()
+        table = self.read_candidates()[0].table
         before, now = self.read_entries(), read_shard_file(self.folders.shards, after)
         done = set(tables.places_of(table, predicate.choose(table, before.needed_builds, rules)))
         return [

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from r3po.errors import RunStoppedError
 from r3po.table.nested import decode
-from r3po.table.outcomes import Indices, Table, gather, outcome_groups
+from r3po.table.outcomes import Indices, Table, gather
 from r3po.table.ragged import MOST_ADDED
+from r3po.table.rows import Rows
 from r3po.table.value_arrays import ADDED
 from r3po.text import shorten
 
@@ -40,11 +41,11 @@ def present_values(table: Table, group: Indices) -> dict[str, list[object]]:
     return by_key
 
 
-def added_names(table: Table, indices: Indices) -> list[str]:
-    """Return the columns that the chosen rows add, in order of first appearance; none if there are too many."""
+def added_names(rows: Rows) -> list[str]:
+    """Return the columns that rows add, in order of first appearance; none if there are too many."""
     names: dict[str, None] = {}
-    for group in outcome_groups(table, indices) if has_added(table) else ():
-        names.update(dict.fromkeys(present_values(table, group)))
+    for group in rows.indices() if has_added(rows.table) else ():
+        names.update(dict.fromkeys(present_values(rows.table, group)))
     return list(names) if len(names) <= MOST_ADDED else []
 
 

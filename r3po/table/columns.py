@@ -56,6 +56,9 @@ from r3po.table.values import (
 )
 from r3po.text import shorten
 
+PART_BYTES = 1 << 30
+"""About the most bytes of a part, where the config says nothing else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -89,6 +92,13 @@ class Columns:
     source: str | None = None
     """The column before all these, for each row's path."""
     rules: RowRules = FAIL
+    number: str | None = None
+    """The column behind `source`, and before all others, for the number of each row within its file."""
+
+    @property
+    def own_names(self) -> list[tuple[str, str]]:
+        """Key and name of the columns that are no values of rows."""
+        return _own_names(self.source, self.number)
 
     @property
     def in_parts(self) -> Sequence[int]:
@@ -118,6 +128,13 @@ class ColumnSettings:
     """`source_column`."""
     rules: RowRules = FAIL
     """`missing_keys`, `extra_keys` and `mixed`."""
+    number: str | None = None
+    """`row_column`."""
+
+    @property
+    def own_names(self) -> list[tuple[str, str]]:
+        """Key and name of the columns that are no values of rows."""
+        return _own_names(self.source, self.number)
 
     def first(self, row: dict[str, Any]) -> Columns:
         """Return the columns that a job with this first row has.
@@ -127,8 +144,9 @@ class ColumnSettings:
         """
         if self.column_types is None:
             columns = columns_of(row)
-            if self.source in columns.names:
-                raise BadRowError(f"f returned a column {self.source!r}, which is source_column, too; rename either")
+            for key, name in self.own_names:
+                if name in columns.names:
+                    raise BadRowError(f"f returned a column {name!r}, which is {key}, too; rename either")
             return self.of(columns)
         columns = self.of(Columns(tuple(Column(name, column_type.family) for name, column_type in self.column_types)))
         values = RowCollector(columns).take(row)
@@ -139,7 +157,7 @@ class ColumnSettings:
     def would_set(self, columns: Columns) -> bool:
         """Whether a first row could have set these columns under this config."""
         if self.column_types is None:
-            return self.source not in columns.names
+            return not any(name in columns.names for _, name in self.own_names)
         return [(name, column_type.family) for name, column_type in self.column_types] == [
             (c.name, c.family) for c in columns.items
         ]
@@ -152,11 +170,11 @@ class ColumnSettings:
         column_types = dict(self.column_types or ())
         items = tuple(self._as_taken(column, column_types.get(column.name)) for column in columns.items)
         if self.column_types is None:
-            return Columns(items, None, self.source, self.rules)
+            return Columns(items, None, self.source, self.rules, self.number)
         shown = [columns.names.index(name) for name in column_types]
         if self.rules.adds:
             shown += [i for i, name in enumerate(columns.names) if name not in column_types]
-        return Columns(items, tuple(shown), self.source, self.rules)
+        return Columns(items, tuple(shown), self.source, self.rules, self.number)
 
     def _as_taken(self, column: Column, column_type: ColumnType | None) -> Column:
         is_mixed = self.rules.mixed == "json" and column_type is None
@@ -169,6 +187,8 @@ class ColumnSettings:
             said["columns"] = [[name, str(column_type)] for name, column_type in self.column_types]
         if self.source is not None:
             said["source_column"] = self.source
+        if self.number is not None:
+            said["row_column"] = self.number
         return said | self.rules.to_json()
 
 
@@ -251,8 +271,9 @@ class RowCollector:
             dropped = dropped_names(extra)
             self.size_bytes += sum(map(len, dropped))
             return values, (None, dropped)
-        if columns.source in extra:
-            raise BadRowError(f"f returned a column {columns.source!r}, which is source_column, too; rename either")
+        for key, name in columns.own_names:
+            if name in extra:
+                raise BadRowError(f"f returned a column {name!r}, which is {key}, too; rename either")
         added = added_text({key: row[key] for key in extra})
         self.size_bytes += len(added)
         return values, (added, ())
@@ -269,6 +290,10 @@ class RowCollector:
 
 
 # Private functions
+
+
+def _own_names(source: str | None, number: str | None) -> list[tuple[str, str]]:
+    return [(key, name) for key, name in (("source_column", source), ("row_column", number)) if name is not None]
 
 
 def _family_of_value(name: str, value: Any) -> str:

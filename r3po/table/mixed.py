@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from r3po.table.lattice import MIXED, join_types
-from r3po.table.outcomes import Indices, Schema, Table, gather, outcome_groups, places_of, variants_in
+from r3po.table.outcomes import Schema, gather, variants_in
+from r3po.table.rows import Rows
 from r3po.table.schema import plain_values
 from r3po.table.value_arrays import AS_TEXT
 from r3po.table.values import family_of, variant_of
@@ -71,16 +72,16 @@ def mixing_shards(schemas: Sequence[Schema], i: int) -> tuple[int, ...]:
     return ()
 
 
-def iter_values(table: Table, indices: Indices, i: int) -> Iterator[tuple[int, Any]]:
-    """Yield place and plain value of the chosen outcomes that have one in column number `i`, in order of the places."""
-    for group in outcome_groups(table, indices):
-        places = places_of(table, group)
+def iter_values(rows: Rows, i: int) -> Iterator[tuple[int, Any]]:
+    """Yield place and plain value of the rows that have one in column number `i`, in their order."""
+    for start, stop in rows.groups():
+        places, group = rows.places(start, stop).to_pylist(), rows.at(start, stop)
         found: list[tuple[int, Any]] = []
-        for variant in variants_in(table, i):
-            values = gather(table[f"{i}.{variant}"], group)
+        for variant in variants_in(rows.table, i):
+            values = gather(rows.table[f"{i}.{variant}"], group)
             plain = plain_values(values, variant) if variant in AS_TEXT else values.to_pylist()
-            found += [(place, value) for place, value in zip(places, plain, strict=True) if value is not None]
-        yield from sorted(found, key=itemgetter(0))
+            found += [(number, value) for number, value in enumerate(plain) if value is not None]
+        yield from ((places[number], value) for number, value in sorted(found, key=itemgetter(0)))
 
 
 # Private functions

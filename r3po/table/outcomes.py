@@ -13,7 +13,7 @@ import array as machine
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -26,6 +26,7 @@ from r3po.table.columns import Columns
 from r3po.table.ragged import RaggedRow, most_dropped, names_text
 from r3po.table.value_arrays import VARIANT_TYPES, value_arrays
 from r3po.text import first_line
+from r3po.work import Span
 
 # pyarrow ships no types; the names say what is meant.
 Table: TypeAlias = Any
@@ -63,8 +64,13 @@ FIXED = pa.schema(
 )
 
 
+ROWS_OF_A_FILE = pa.schema([("first_row", pa.int64()), ("n_rows", pa.int64())])
+"""Further columns of an outcome table whose values are in row blocks: where the rows of a file begin, counted over all
+blocks, and how many they are."""
 DROPPED = "dropped"
 """The column of the keys that were left out of each file's rows, where there are any: JSON lists of names."""
+
+_FIXED = frozenset([*FIXED.names, *ROWS_OF_A_FILE.names, DROPPED])
 
 
 class Failure(NamedTuple):
@@ -81,6 +87,16 @@ class Failure(NamedTuple):
         return f"{path}  {self.error_type}: {first_line(self.message)}"
 
 
+class FileRows(NamedTuple):
+    """Where the rows of a file are in the row blocks of its segment."""
+
+    first: int
+    """The number of its first row, counted over all blocks."""
+    n: int
+    dropped: tuple[str, ...] = ()
+    """The keys that were left out of them."""
+
+
 @dataclass(slots=True)
 class OutcomeBatch:
     """Outcomes in the making: lists of equal length, one item a file, in the order they were made."""
@@ -92,7 +108,9 @@ class OutcomeBatch:
     racy: list[bool] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     rows: list[tuple[Any, ...] | None] = field(default_factory=list)
-    """Values in column order; None for a failure."""
+    """Values in column order, or with `has_blocks` a `FileRows`; None for a failure."""
+    has_blocks: bool = False
+    """The values of the rows are elsewhere, in blocks."""
     failures: dict[int, Failure] = field(default_factory=dict)
     """By index in the lists."""
 
@@ -121,7 +139,10 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
     """
     values: dict[str, Any] = {}
     rejected: dict[int, str] = {}
-    if columns is not None:
+    if batch.has_blocks:
+        spans = [(0, 0) if row is None else row[:2] for row in batch.rows]
+        values = {f.name: pa.array([span[i] for span in spans], f.type) for i, f in enumerate(ROWS_OF_A_FILE)}
+    elif columns is not None:
         values, rejected = value_arrays(batch.rows, columns)
     if columns is not None and rejected:
         for index, message in rejected.items():
@@ -151,7 +172,7 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
 
 
 def _dropped_array(batch: OutcomeBatch) -> dict[str, Any]:
-    dropped = [names_text(row.dropped) if type(row) is RaggedRow else None for row in batch.rows]
+    dropped = [names_text(row.dropped) if isinstance(row, RaggedRow | FileRows) else None for row in batch.rows]
     return {DROPPED: pa.array(dropped, pa.string())} if any(dropped) else {}
 
 
@@ -175,15 +196,49 @@ def outcomes_at(table: Table, indices: Indices) -> Table:
 
 def outcome_groups(table: Table, indices: Indices) -> Iterator[Indices]:
     """Yield `indices` in pieces of at most `ROW_GROUP_ROWS` outcomes and about `ROW_GROUP_BYTES` bytes."""
-    sizes = _row_sizes(table, indices)
-    start = 0
-    while start < len(indices):
-        stop = min(start + ROW_GROUP_ROWS, len(indices))
-        if sizes is not None:
-            limit = (sizes[start - 1] if start else 0) + ROW_GROUP_BYTES
-            stop = max(start + 1, min(stop, bisect_right(sizes, limit)))
+    for start, stop in group_spans(table, len(indices), lambda start, stop: indices.slice(start, stop - start)):
         yield indices.slice(start, stop - start)
-        start = stop
+
+
+def group_spans(table: Table, n: int, at: Callable[[int, int], Indices], start: int = 0) -> Iterator[Span]:
+    """Yield the spans from `start` to `n` that make a row group each, by the rows alone.
+
+    Args:
+        at: returns the indices in the table of the rows of a span.
+    """
+    texts = _text_columns(table)
+    while start < n:
+        stop = min(start + ROW_GROUP_ROWS, n)
+        sizes = text_bytes(table, at(start, stop), texts)
+        if sizes is None or (pc.sum(sizes).as_py() or 0) <= ROW_GROUP_BYTES:
+            yield start, stop
+            start = stop
+            continue
+        running: list[int] = pc.cumulative_sum(sizes).to_pylist()
+        position = 0
+        while position < len(running):
+            limit = (running[position - 1] if position else 0) + ROW_GROUP_BYTES
+            end = max(position + 1, bisect_right(running, limit))
+            if end >= len(running) and position and stop < n:
+                break  # the group may go on behind what was looked at
+            yield start + position, start + end
+            position = end
+        start += position
+
+
+def text_bytes(table: Table, indices: Indices, texts: Sequence[str] | None = None) -> Any:
+    """Return the bytes of text and binary values of each row, or None: there are none.
+
+    Args:
+        texts: names of the columns that hold such.
+    """
+    total = None
+    names = _text_columns(table) if texts is None else texts
+    chosen = gather(table.select(names), indices) if names else {}
+    for name in names:
+        sizes = one_chunk(pc.fill_null(pc.binary_length(chosen[name]), 0).cast(pa.int64()))
+        total = sizes if total is None else pc.add(total, sizes)
+    return total
 
 
 def gather(values: Any, indices: Indices) -> Any:
@@ -259,13 +314,14 @@ class Tally:
 
 def tally(table: Table, indices: Indices) -> Tally:
     """Count the chosen outcomes."""
-    chosen = table.select(["is_row", "build", "fingerprint"]).take(indices)
+    names = ["n_rows"] if "n_rows" in table.schema.names else []
+    chosen = table.select(["is_row", "build", "fingerprint", *names]).take(indices)
     failed = chosen.filter(pc.invert(chosen["is_row"]))
     n_failed = len(failed)
     return Tally(
         n_done=len(chosen) - n_failed,
         n_failed=n_failed,
-        n_rows=len(chosen) - n_failed,
+        n_rows=(pc.sum(chosen["n_rows"]).as_py() or 0) if names else len(chosen) - n_failed,
         done_by_fingerprint=_counts(chosen.filter(chosen["is_row"])["fingerprint"]),
         failures_by_fingerprint=_counts(failed["fingerprint"]),
         first_failure_build=pc.min(failed["build"]).as_py() if n_failed else None,
@@ -292,7 +348,7 @@ def dropped_keys(table: Table, indices: Indices) -> dict[str, int]:
 
 def is_fixed(name: str) -> bool:
     """Whether a column of an outcome table is no value of a row."""
-    return name == DROPPED or name in FIXED.names
+    return name in _FIXED
 
 
 def failures_of(table: Table, indices: Indices | None = None) -> list[dict[str, Any]]:
@@ -326,15 +382,7 @@ def _stretches(indices: Indices) -> tuple[list[int], list[int]]:
     return [indices[i].as_py() for i in firsts], [indices[i].as_py() + 1 for i in lasts]
 
 
-def _row_sizes(table: Table, rows: pa.Array) -> list[int] | None:
-    """Return the running sum of the rows' bytes of text and binary values, or None if all fit one row group."""
-    total = None
-    for name in table.column_names:
-        if is_fixed(name) or not (pa.types.is_string(table[name].type) or pa.types.is_binary(table[name].type)):
-            continue
-        sizes = pc.fill_null(pc.binary_length(table[name]).take(rows), 0).cast(pa.int64())
-        total = sizes if total is None else pc.add(total, sizes)
-    if total is None or (pc.sum(total).as_py() or 0) <= ROW_GROUP_BYTES:
-        return None
-    running: list[int] = pc.cumulative_sum(total).to_pylist()
-    return running
+def _text_columns(table: Table) -> list[str]:
+    """Return the names of the columns that hold text or binary values of rows."""
+    values = [f for f in table.schema if not is_fixed(f.name)]
+    return [f.name for f in values if pa.types.is_string(f.type) or pa.types.is_binary(f.type)]

@@ -1,4 +1,4 @@
-"""The parts of a shard: an outcome table written as CSV and as Parquet. The same rows give the same bytes."""
+"""The parts of a shard: the rows of outcomes written as CSV and as Parquet. The same rows give the same bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import contextlib
 import decimal
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
@@ -19,66 +19,64 @@ import pyarrow.parquet as pq
 
 from r3po.table.added import added_values
 from r3po.table.column_types import MOST_DIGITS
-from r3po.table.columns import Columns
+from r3po.table.columns import PART_BYTES, Columns
 from r3po.table.nested import show, show_value
-from r3po.table.outcomes import Indices, Schema, Table, gather, is_fixed, one_chunk, outcome_groups, variants_in
+from r3po.table.outcomes import Indices, Schema, Table, gather, one_chunk, variants_in
+from r3po.table.rows import Rows
 from r3po.table.schema import JSON, plain_values, written_schema
-from r3po.table.value_arrays import ADDED, AS_TEXT
+from r3po.table.value_arrays import AS_TEXT
+from r3po.work import Span
 
 PARQUET_MAKER = f"parquet-cpp-arrow version {pa.cpp_version}"
 """How this pyarrow signs the Parquet files that it writes."""
 
 
-def shown_table(table: Table, columns: Columns, paths: Sequence[str]) -> Table:
-    """Return an outcome table with the columns that parts show, numbered as there.
+class ShownRows:
+    """Rows as the parts show them: which columns, in what order, and those that r3po adds.
 
     Args:
         paths: of all places, for people; `columns.source` is made of them.
     """
-    if columns.shown is None and columns.source is None:
-        return table
-    names = [name for name in table.column_names if is_fixed(name) or name == ADDED]
-    shown = {name: table[name] for name in names}
-    if columns.source is not None:
-        shown["0.text"] = pa.chunked_array([pa.array(paths, pa.string()).take(one_chunk(table["place"]))])
-    for number, i in enumerate(columns.in_parts, start=columns.source is not None):
-        shown.update((f"{number}.{variant}", table[f"{i}.{variant}"]) for variant in variants_in(table, i))
-    return pa.table(shown)
 
+    def __init__(self, rows: Rows, columns: Columns, paths: Sequence[str]) -> None:
+        self.rows = rows
+        self._columns = columns
+        self._paths = pa.array(paths, pa.string()) if columns.source is not None else None
 
-def row_groups(table: Table, indices: Indices) -> Iterator[Indices]:
-    """Yield the chosen rows' indices cut into row groups; the cuts depend on the rows alone."""
-    return outcome_groups(table, indices.filter(pc.take(table["is_row"], indices)))
-
-
-def part_table(table: Table, indices: Indices, schema: Schema) -> Table:
-    """Return the rows at `indices` of a `shown_table` as the parts hold them, in the types of `schema`."""
-    added = added_values(table, indices)
-    # No column of the job has the name of an added one.
-    arrays = [
-        pa.chunked_array([_as_type(added[f.name], f.type)]) if f.name in added else _column(table, indices, i, f.type)
-        for i, f in enumerate(schema)
-    ]
-    # In one chunk: Parquet would cut its pages at the seams of the segments.
-    return pa.Table.from_arrays(arrays, schema=written_schema(schema)).combine_chunks()
+    def part_table(self, start: int, stop: int, schema: Schema) -> Table:
+        """Return the rows of a span as the parts hold them, in the types of `schema`."""
+        table, indices = self.rows.table, self.rows.at(start, stop)
+        arrays = []
+        if self._paths is not None:
+            arrays.append(pa.chunked_array([self._paths.take(one_chunk(_chunked(self.rows.places(start, stop))))]))
+        if self._columns.number is not None:
+            arrays.append(_chunked(self.rows.numbers(start, stop)))
+        for i in self._columns.in_parts:
+            arrays.append(_column(table, indices, i, schema.field(len(arrays)).type))
+        added = added_values(table, indices) if len(arrays) < len(schema) else {}
+        for f in list(schema)[len(arrays) :]:
+            values = added.get(f.name) or [None] * (stop - start)
+            arrays.append(pa.chunked_array([_as_type(values, f.type)]))
+        # In one chunk: Parquet would cut its pages at the seams of the segments.
+        return pa.Table.from_arrays(arrays, schema=written_schema(schema)).combine_chunks()
 
 
 def write_parts(
     sinks: Mapping[str, Any],
-    shown: Table,
-    indices: Indices,
+    shown: ShownRows,
     schema: Schema,
     metadata: dict[str, str],
     settings: Mapping[str, Any],
+    groups: Sequence[Span],
 ) -> None:
-    """Write the chosen rows of a `shown_table` as parts; nothing, not even a header, if there is no row.
+    """Write rows as one part of each kind; nothing, not even a header, if there is no row.
 
     Args:
         sinks: where each kind (`csv`, `parquet`) goes; they stay open.
         metadata: of Parquet (`part_metadata`).
         settings: the part settings of a commit: of `parquet`, compression and level.
+        groups: spans of the rows, each of which becomes a row group.
     """
-    groups = list(row_groups(shown, indices))
     with ExitStack() as stack:
         writers = [_open_part(kind, sink, schema, metadata, settings) for kind, sink in sinks.items() if groups]
         for writer in writers:
@@ -88,6 +86,15 @@ def write_parts(
                 writer.write(shown, group)
         for writer in writers:
             writer.close()
+
+
+def part_groups(shown: ShownRows, schema: Schema, settings: Mapping[str, Any]) -> list[list[Span]]:
+    """Return the row groups of each part that the rows are cut into, the same for all kinds of parts.
+
+    Args:
+        settings: the part settings of a commit: `part_rows` and `part_bytes`, if they are not as usual.
+    """
+    return list(shown.rows.parts(len(schema), settings.get("part_rows"), settings.get("part_bytes", PART_BYTES)))
 
 
 def part_metadata(job_name: str, shard: int, version: str, fingerprints: Iterable[str]) -> dict[str, str]:
@@ -160,8 +167,8 @@ class CsvPart:
         pcsv.write_csv(written_schema(self._schema).empty_table(), header, write_options=options)
         sink.write(header.getvalue())
 
-    def write(self, table: Table, indices: Indices) -> None:
-        part = part_table(table, indices, self._schema)
+    def write(self, shown: ShownRows, group: Span) -> None:
+        part = shown.part_table(*group, self._schema)
         if len(self._schema) > 1:
             pcsv.write_csv(part, self._sink, write_options=pcsv.WriteOptions(include_header=False))
             return
@@ -199,8 +206,8 @@ class ParquetPart:
             sink, written_schema(schema).with_metadata(metadata), compression=compression, compression_level=level
         )
 
-    def write(self, table: Table, indices: Indices) -> None:
-        self.write_rows(part_table(table, indices, self._schema))
+    def write(self, shown: ShownRows, group: Span) -> None:
+        self.write_rows(shown.part_table(*group, self._schema))
 
     def write_rows(self, rows: Table) -> None:
         """Write rows in the types of the part as one row group."""
@@ -219,6 +226,11 @@ class ParquetPart:
 
 
 # Private functions
+
+
+def _chunked(values: Any) -> Any:
+    return pa.chunked_array([values]) if isinstance(values, pa.Array) else values
+
 
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 """What reading a damaged Parquet file may raise."""

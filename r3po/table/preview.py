@@ -13,7 +13,9 @@ from r3po.table import parts
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
 from r3po.table.mixed import Mixture, describe_mixed, find_mixture, iter_values
-from r3po.table.outcomes import OutcomeBatch, Table, dropped_keys, outcome_table
+from r3po.table.outcomes import OutcomeBatch, Table, dropped_keys, join_tables, outcome_table
+from r3po.table.rows import Outcomes, Rows
+from r3po.work import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,23 @@ class Preview:
         return found
 
 
+class Blocks:
+    """Row blocks that stay in memory."""
+
+    def __init__(self) -> None:
+        self.all: list[Table] = []
+
+    def write_rows(self, block: Table) -> None:
+        """Keep a block."""
+        self.all.append(block)
+
+
 def preview_parts(
-    batch: OutcomeBatch, columns: Columns | None, paths: Sequence[str], settings: Mapping[str, Any]
+    batch: OutcomeBatch,
+    columns: Columns | None,
+    paths: Sequence[str],
+    settings: Mapping[str, Any],
+    blocks: Sequence[Table] = (),
 ) -> Preview:
     """Return what the parts of these outcomes would be.
 
@@ -46,48 +63,53 @@ def preview_parts(
         columns: None: no file gave a row.
         paths: of all places, for people.
         settings: the part settings of a job.
+        blocks: the rows of a batch that has its rows in blocks.
     """
     if columns is None:
         return Preview(pa.table({}))
-    outcomes = outcome_table(batch, columns)
-    indices = pa.array(range(len(outcomes)), pa.int64())
-    joined = schemas.own_schema(outcomes, indices, columns)
+    outcomes = Outcomes(outcome_table(batch, columns), join_tables(blocks) if blocks else None)
+    indices = pa.array(range(len(outcomes.table)), pa.int64())
+    rows = outcomes.choose_rows(indices)
+    joined = schemas.own_schema(rows, columns)
     schema = schemas.part_schema(joined, columns)
-    shown = parts.shown_table(outcomes, columns, paths)
-    groups = list(parts.row_groups(shown, indices))
+    shown = parts.ShownRows(rows, columns, paths)
+    groups = list(rows.groups())
     if not groups:
         return Preview(schemas.written_schema(schema).empty_table(), schemas.schema_for_people(schema))
     return Preview(
-        table=pa.concat_tables([parts.part_table(shown, group, schema) for group in groups]),
+        table=pa.concat_tables([shown.part_table(*group, schema) for group in groups]),
         columns=schemas.schema_for_people(schema),
         mixed=tuple(
-            describe_mixed(name, _mixture(outcomes, indices, paths, columns, name))
+            describe_mixed(name, _mixture(rows, paths, columns, name))
             for name in schemas.mixed_columns(joined, columns)
         ),
-        dropped=dropped_keys(outcomes, indices),
-        row_bytes=_row_bytes(shown, pa.concat_arrays([pa.array(group) for group in groups]), schema, settings),
+        dropped=dropped_keys(outcomes.table, indices),
+        row_bytes=_row_bytes(shown, schema, settings),
     )
 
 
 # Private functions
 
 
-def _mixture(outcomes: Table, indices: Any, paths: Sequence[str], columns: Columns, name: str) -> Mixture | None:
-    values = iter_values(outcomes, indices, columns.names.index(name))
+def _mixture(rows: Rows, paths: Sequence[str], columns: Columns, name: str) -> Mixture | None:
+    values = iter_values(rows, columns.names.index(name))
     return find_mixture(name, ((paths[place], value) for place, value in values))
 
 
-def _row_bytes(shown: Table, rows: Any, schema: Any, settings: Mapping[str, Any]) -> dict[str, float]:
+def _row_bytes(shown: parts.ShownRows, schema: Any, settings: Mapping[str, Any]) -> dict[str, float]:
     """Return what a row adds to a part: the header, and what Parquet says of its columns, are there only once."""
     kinds = [kind for kind in ("csv", "parquet") if settings[kind]]
-    whole = _sizes(kinds, shown, rows, schema, settings)
-    if len(rows) == 1:
+    n_rows = len(shown.rows)
+    whole = _sizes(kinds, shown, list(shown.rows.groups()), schema, settings)
+    if n_rows == 1:
         return {kind: float(size) for kind, size in whole.items()}
-    one = _sizes(kinds, shown, rows.slice(0, 1), schema, settings)
-    return {kind: max(0.0, (whole[kind] - one[kind]) / (len(rows) - 1)) for kind in kinds}
+    one = _sizes(kinds, shown, [(0, 1)], schema, settings)
+    return {kind: max(0.0, (whole[kind] - one[kind]) / (n_rows - 1)) for kind in kinds}
 
 
-def _sizes(kinds: Sequence[str], shown: Table, rows: Any, schema: Any, settings: Mapping[str, Any]) -> dict[str, int]:
+def _sizes(
+    kinds: Sequence[str], shown: parts.ShownRows, groups: Sequence[Span], schema: Any, settings: Mapping[str, Any]
+) -> dict[str, int]:
     sinks = {kind: io.BytesIO() for kind in kinds}
-    parts.write_parts(sinks, shown, rows, schema, {}, settings)
+    parts.write_parts(sinks, shown, schema, {}, settings, groups)
     return {kind: len(sink.getvalue()) for kind, sink in sinks.items()}

@@ -26,8 +26,9 @@ from r3po.table.lattice import (
     joined_type,
 )
 from r3po.table.nested import decode
-from r3po.table.outcomes import Indices, Schema, Table, gather, outcome_groups, variants_in
+from r3po.table.outcomes import ROW_GROUP_ROWS, Indices, Schema, Table, gather, variants_in
 from r3po.table.ragged import MOST_ADDED
+from r3po.table.rows import Rows
 from r3po.table.value_arrays import AS_TEXT, VARIANT_TYPES
 from r3po.table.values import NULL, family_of
 from r3po.text import shorten
@@ -36,17 +37,17 @@ JSON = MIXED
 """Type of JSON text in the schema of parts; it is written as text."""
 
 
-def own_schema(table: Table, indices: Indices, columns: Columns) -> Schema:
-    """Return the types that the chosen rows alone give to the job's columns, in the lattice of the join.
+def own_schema(rows: Rows, columns: Columns) -> Schema:
+    """Return the types that rows alone give to the job's columns, in the lattice of the join.
 
     Behind these are the columns that the rows add, in order of first appearance, whether parts show them or not.
 
     Raises:
         RunStoppedError: they add too many.
     """
-    groups = list(outcome_groups(table, indices))
-    own = [(column.name, _own_type(table, groups, i)) for i, column in enumerate(columns.items)]
-    return pa.schema([*own, *_added_types(table, groups, columns).items()])
+    groups = list(rows.indices())
+    own = [(column.name, _own_type(rows.table, groups, i)) for i, column in enumerate(columns.items)]
+    return pa.schema([*own, *_added_types(rows.table, groups, columns).items()])
 
 
 def join_schemas(schemas: Sequence[Schema]) -> Schema:
@@ -70,6 +71,7 @@ def join_commits(own_schemas: Mapping[int, Schema]) -> Schema:
 def part_schema(joined: Schema, columns: Columns) -> Schema:
     """Return the names and types that parts have: those that the job shows, as `columns:` or the join says."""
     fields = [] if columns.source is None else [(columns.source, pa.string())]
+    fields += [] if columns.number is None else [(columns.number, pa.int64())]
     for column, type_ in _shown_types(joined, columns):
         given = None if column.column_type is None else _arrow_type_of(column.column_type)
         fields.append((column.name, given or _part_type(type_, mixed=JSON if column.is_mixed else pa.string())))
@@ -132,9 +134,11 @@ def has_inexact_ints(own_schema: Schema) -> bool:
     return any(field.type == INEXACT for field in own_schema)
 
 
-def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType) -> tuple[int, str] | None:
-    """Return place and reason of the first chosen value of column number `i` that does not fit; None: all fit."""
-    for group in outcome_groups(table, indices):
+def first_misfit(rows: Rows, i: int, column_type: ColumnType) -> tuple[int, str] | None:
+    """Return place and reason of the first value of column number `i` that does not fit; None: all fit."""
+    table = rows.table
+    for start, stop in rows.groups():
+        group = rows.at(start, stop)
         for variant in variants_in(table, i):
             values = gather(table[f"{i}.{variant}"], group)
             if values.null_count == len(values) or _fit_all(values, variant, column_type):
@@ -143,7 +147,7 @@ def first_misfit(table: Table, indices: Indices, i: int, column_type: ColumnType
             for number, value in enumerate(plain):
                 why = why_unfit(value, column_type)
                 if why is not None:
-                    place = table["place"].take(group.slice(number, 1))[0].as_py()
+                    place = rows.places(start + number, start + number + 1)[0].as_py()
                     found = f"expected {column_type}, found {family_of(variant)} {shorten(repr(value))}"
                     return place, f"{found}: {why}" if why else found
     return None
@@ -202,7 +206,7 @@ def _added_types(table: Table, groups: Sequence[Indices], columns: Columns) -> d
 
 def _own_type(table: Table, groups: Sequence[Indices], i: int) -> Any:
     joined = pa.null()
-    for variant in variants_in(table, i):
+    for variant in variants_in(table, i) if groups else ():
         values = table[f"{i}.{variant}"]
         if variant in AS_TEXT:
             joined = join_types(joined, _decoded_type(values, groups, variant))
@@ -220,7 +224,10 @@ def _has_inexact(ints: Any) -> bool:
     low, high = ends["min"].as_py(), ends["max"].as_py()
     if low is None or (low >= -EXACT and high <= EXACT):
         return False
-    return any(int(float(value)) != value for value in ints.to_pylist() if value is not None)
+    pieces = (
+        chunk.slice(start, ROW_GROUP_ROWS) for chunk in ints.chunks for start in range(0, len(chunk), ROW_GROUP_ROWS)
+    )
+    return any(int(float(value)) != value for piece in pieces for value in piece.to_pylist() if value is not None)
 
 
 def _decoded_type(texts: Any, groups: Sequence[Indices], variant: str) -> Any:

@@ -80,6 +80,20 @@ def value_arrays(rows: Sequence[tuple[Any, ...] | None], columns: Columns) -> tu
     return arrays, rejected
 
 
+def block_of(rows: list[tuple[Any, ...]], columns: Columns) -> tuple[Any, dict[int, str]]:
+    """Return the values of rows as a table, and why rows cannot be kept, by their index: these are null there.
+
+    Args:
+        rows: values in column order; those that cannot be kept are replaced by nulls.
+    """
+    arrays, rejected = value_arrays(rows, columns)
+    if rejected:
+        kept: list[tuple[Any, ...] | None] = [None if i in rejected else row for i, row in enumerate(rows)]
+        arrays, _ = value_arrays(kept, columns)
+    # A table without columns has no rows.
+    return pa.table(arrays or {"0.bool": pa.nulls(len(rows), pa.bool_())}), rejected
+
+
 # Private functions
 
 

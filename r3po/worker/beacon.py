@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from r3po.work import Span
 from r3po.worker.processes import start_of
 
-_DOING = struct.Struct("<qqqq")
-"""Layout of counter, phase, shard, place."""
+_DOING = struct.Struct("<qqqqq")
+"""Layout of counter, phase, shard, place, further places in hand."""
 
 _PHASE = struct.Struct("<qq")
 """The first two of them."""
@@ -50,6 +51,10 @@ class Phase(enum.IntEnum):
     RECORDING = 4
     """Writing a segment."""
     STAGING = 5
+    MAKING = 6
+    """Making f: calling a class or a factory."""
+    CLOSING = 7
+    """Closing f."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +70,17 @@ class Sighting:
     pid_started: int
     exit_code: int | None
     """Given to `os._exit`, if that ended the process."""
+    n_more: int = 0
+    """How many places after this one the call reaches to, if f was given many files at once."""
 
     @property
     def is_in_file(self) -> bool:
         return self.phase in (Phase.READING, Phase.CALLING)
+
+    @property
+    def span(self) -> Span:
+        """The places from the first to the last that are in hand; not all between them need be."""
+        return self.place, self.place + self.n_more + 1
 
 
 def worker_file(folder: Path, worker: int, kind: str) -> Path:
@@ -90,10 +102,14 @@ class Beacon:
         _PROCESS.pack_into(self._map, _DOING.size, self._pid, start_of(self._pid), 0)
         self.mark(Phase.IDLE)
 
-    def mark(self, phase: Phase, shard: int = -1, place: int = -1) -> None:
-        """Say what is being done from now on."""
+    def mark(self, phase: Phase, shard: int = -1, place: int = -1, n_more: int = 0) -> None:
+        """Say what is being done from now on.
+
+        Args:
+            n_more: how many places after `place` a call of f with many files reaches to.
+        """
         self._counter += 1
-        _DOING.pack_into(self._map, 0, self._counter, phase, shard, place)
+        _DOING.pack_into(self._map, 0, self._counter, phase, shard, place, n_more)
 
     def advance(self, phase: Phase) -> None:
         """Say that the same file has come to its next phase."""
@@ -123,11 +139,12 @@ def read_beacon(folder: Path, worker: int) -> Sighting | None:
         return None
     if len(second) != _SIZE:
         return None
-    counter, phase, shard, place = _DOING.unpack_from(second)
+    counter, phase, shard, place, n_more = _DOING.unpack_from(second)
     pid, pid_started, exit_code = _PROCESS.unpack_from(second, _DOING.size)
-    if not counter or not 0 <= phase < len(Phase):
+    if not counter or not 0 <= phase < len(Phase) or n_more < 0:
         return None
-    return Sighting(counter, Phase(phase), shard, place, pid, pid_started, exit_code - 1 if exit_code else None)
+    left_by = exit_code - 1 if exit_code else None
+    return Sighting(counter, Phase(phase), shard, place, pid, pid_started, left_by, n_more)
 
 
 def list_workers(folder: Path) -> list[int]:

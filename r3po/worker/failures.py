@@ -33,7 +33,7 @@ GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM})
 """Error numbers of our own look at a file that was listed: one such file was deleted, many are a disk that is gone."""
 
 
-_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+PACKAGE = str(Path(__file__).parents[1]) + os.sep
 """Where r3po's own frames lie."""
 
 
@@ -70,9 +70,9 @@ def death_failure(error_type: str, message: str, stack: str) -> Failure:
     """Return the failure of a file that ended its worker; `stack` is what faulthandler wrote, innermost first."""
     found = re.findall(r'^  File "(.*)", line (\d+) in (.*)$', stack, re.MULTILINE)
     frames = [FrameSummary(file, int(line), name, lookup_line=False) for file, line, name in reversed(found)]
-    own = [frame for frame in frames if not frame.filename.startswith(_PACKAGE)]
+    own = [frame for frame in frames if not frame.filename.startswith(PACKAGE)]
     # Below f there are our own frames and Ray's, and then a list of all that is loaded: nothing of it is the user's.
-    shown = stack.split(f'\n  File "{_PACKAGE}', 1)[0].split("\nExtension modules:", 1)[0]
+    shown = stack.split(f'\n  File "{PACKAGE}', 1)[0].split("\nExtension modules:", 1)[0]
     return Failure(error_type, message, clean(_where(own)), clean(shown))
 
 

@@ -52,7 +52,8 @@ class ImportTrial:
         self._lifeline = -1
         if not is_wanted or spec.kind == "value" or _is_loaded(spec):
             return
-        given = {**dataclasses.asdict(dataclasses.replace(spec, caller_globals=())), "arguments": setup.arguments}
+        plain = dataclasses.replace(spec, caller_globals=(), arguments={})  # f is imported here, and never made
+        given = {"function": dataclasses.asdict(plain), "arguments": setup.arguments}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._answer = tempfile.TemporaryFile()  # noqa: SIM115
         # Once this process is gone, however, the other end of the pipe is, and the trial ends.
@@ -136,15 +137,15 @@ def main() -> None:
     given: dict[str, Any] = json.loads(sys.argv[1])
     answer, lifeline = int(sys.argv[3]), int(sys.argv[4])
     sys.path[:] = json.loads(sys.argv[2])
-    sys.argv[:] = given.pop("arguments")
-    given["sys_path"], given["caller_globals"] = tuple(given["sys_path"]), ()
+    sys.argv[:] = given["arguments"]
+    function = {**given["function"], "sys_path": tuple(given["function"]["sys_path"]), "caller_globals": ()}
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     faulthandler.enable(all_threads=False)
     with contextlib.suppress(OSError):
         os.nice(_NICE)
     found: dict[str, Any] = {}
     try:
-        load_function(FunctionSpec(**given))
+        load_function(FunctionSpec(**function))
     except FunctionError as error:
         if not _is_of_ray(error.__cause__):
             found = {"what": error.headline, "evidence": error.evidence, "hint": error.hint}

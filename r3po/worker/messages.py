@@ -33,8 +33,12 @@ class WorkerSetup:
     """Where each worker keeps its beacon."""
     timeout_s: float | None = None
     """Seconds that one call of f may take; None: as long as it likes."""
+    batch_files: int | None = None
+    """f takes lists, of so many files at most; None: one file."""
     column_settings: ColumnSettings = field(default_factory=ColumnSettings)
     """What the config says of the columns."""
+    has_many_rows: bool = False
+    """What f returns for a file is any number of rows."""
     current_folder: str = ""
     """Of a worker's own process: the config's folder. Empty: as it is."""
 
@@ -84,6 +88,10 @@ class BatchDone:
     """The worker's process is not to be trusted any more: f was ended in the middle."""
     vanished: str = ""
     """Path of the first file of the batch that was gone once f had returned: f moves or removes it. Empty: none."""
+    doubted: tuple[Span, ...] = ()
+    """Places of calls of f with many files that failed: nothing of them is recorded, they go into smaller calls."""
+    call_files: int = 0
+    """The most files of a call that is made of these."""
 
     @property
     def last_failure(self) -> str:
@@ -111,3 +119,9 @@ class Probed:
     """The run was to stop before the probe came to a row."""
     last_failure: str = ""
     """Path and error of the last file that failed, for people; empty: none did."""
+    n_done: int = 0
+    """Files that f is done with."""
+    takes_many: bool = False
+    """f gets lists of files."""
+    no_list: tuple[str, str] | None = None
+    """Path of the first file, alone in its call, for which f returned no list as `batch_files` needs it, and why."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from r3po.state.segments import Segment
+from r3po.state.segments import Segment, SegmentWriter
 from r3po.storage.names import show_name
+from r3po.table.columns import RowCollector
 from r3po.table.outcomes import Failure, OutcomeBatch
 from r3po.work import Batch, Span, iter_places
 from r3po.worker.failures import EnvironmentalFailure
+from r3po.worker.many_rows import ManyRows
 from r3po.worker.messages import FAILURES_TOLD, BatchDone, ShardContext
 
 read_clock = partial(time.perf_counter)
@@ -19,6 +22,10 @@ read_clock = partial(time.perf_counter)
 
 ENVIRONMENTAL_RUN = 50
 """Files in a row that fail by their environment and so end the batch; over all workers, the run."""
+
+
+File = tuple[int, str, tuple[int, int]]
+"""Place, path, and size and mtime in the shard file."""
 
 
 @dataclass(slots=True)
@@ -29,13 +36,17 @@ class OpenBatch:
     shard: ShardContext
     paths: list[str]
     """Paths of all files of the batch, in the order of its places."""
-    files: Iterator[tuple[int, str, tuple[int, int]]]
-    """Place, path, and size and mtime in the shard file, of those that are still to be done."""
+    files: Iterator[File]
+    """Those that are still to be done."""
     started: float
     """By `read_clock`."""
     outcomes: OutcomeBatch = field(default_factory=OutcomeBatch)
-    left_over: list[int] = field(default_factory=list)
-    """Places that were taken from `files` and not tried."""
+    rows: ManyRows | None = None
+    """Takes the rows of files that may have many; None: what f returns for a file is its row."""
+    segment: SegmentWriter | None = None
+    """Has the blocks of these rows."""
+    smaller_calls: list[list[File]] = field(default_factory=list)
+    """Files of calls that failed: each list is to be given to f by itself, the last first."""
     deferred: list[tuple[int, Failure]] = field(default_factory=list)
     """Place and reason of the files that failed by their environment, of which nothing is recorded."""
     n_deferred_first: int = 0
@@ -62,6 +73,22 @@ class OpenBatch:
         self.n_deferred_last += 1
         return True
 
+    @contextmanager
+    def abandoned_on_error(self) -> Iterator[None]:
+        """Give a block whose error leaves nothing of the segment on disk."""
+        try:
+            yield
+        except BaseException as error:
+            if self.segment is not None:
+                self.segment.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def size_bytes(self, collector: RowCollector | None) -> int:
+        """Return what the rows of the batch hold, roughly."""
+        if self.rows is not None:
+            return self.rows.size_bytes
+        return 0 if collector is None else collector.size_bytes
+
     @property
     def last_failure(self) -> str:
         """Path and error of the last file that failed, for people; empty: none did."""
@@ -73,6 +100,7 @@ class OpenBatch:
     def done(self, segment: Segment | None) -> BatchDone:
         """Return the answer to the batch, whose outcomes are in `segment`; None: there are none."""
         outcomes = self.outcomes
+        doubted = sorted(place for files in self.smaller_calls for place, *_ in files)
         last = self.deferred[-1] if self.deferred else None
         is_told = outcomes.failures or last
         names = self._names() if is_told else {}
@@ -81,7 +109,7 @@ class OpenBatch:
             segment=segment,
             n_done=len(outcomes.places) - len(outcomes.failures),
             n_failed=len(outcomes.failures),
-            returned=tuple(_spans([*self.left_over, *(place for place, *_ in self.files)])),
+            returned=tuple(_spans(place for place, *_ in self.files)),
             seconds=read_clock() - self.started if segment is not None else 0.0,
             failures=tuple((show_name(names[place]), failure) for place, failure in failed),
             deferred=tuple(place for place, _ in self.deferred),
@@ -90,13 +118,15 @@ class OpenBatch:
             deferral=(show_name(names[last[0]]), last[1]) if last else None,
             is_spent=self.is_spent,
             vanished=show_name(self.vanished),
+            doubted=tuple(_spans(doubted)),
+            call_files=max(map(len, self.smaller_calls), default=0),
         )
 
     def _names(self) -> dict[int, str]:
         return dict(zip(iter_places(self.batch.places), self.paths, strict=True))
 
 
-def _spans(places: list[int]) -> Iterator[Span]:
+def _spans(places: Iterable[int]) -> Iterator[Span]:
     start = previous = None
     for place in places:
         if start is None or previous is None:

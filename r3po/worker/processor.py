@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from r3po.storage.names import absolute_path
 from r3po.table.outcomes import Failure
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.call import Caller
+from r3po.worker.call_many import call_alone
 from r3po.worker.failures import ENVIRONMENTAL, GONE, failure_of
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.open_batch import OpenBatch, read_clock
@@ -30,10 +32,12 @@ class Processor:
     def __init__(self, setup: WorkerSetup, beacon: Beacon, caller: Caller) -> None:
         wants_data, wants_hash = setup.input == "bytes", setup.hash == "content"
         self._beacon, self._caller = beacon, caller
+        self._takes_one = setup.batch_files is None
+        self.wants_data = wants_data
         self.reads_whole = wants_data or wants_hash
         """Whether each file is read to its end, whatever f does."""
         read = partial(read_file, wants_data=wants_data, wants_hash=wants_hash)
-        self._use_file = read if self.reads_whole else use_file
+        self.use_file: Callable[[str], FileInUse] = read if self.reads_whole else use_file
         self.absolute = partial(absolute_path, setup.source_path)
 
     def process(self, opened: OpenBatch, place: int, name: str, listed: tuple[int, int]) -> tuple[Any, Failure | None]:
@@ -51,11 +55,11 @@ class Processor:
         started = read_clock()
         try:
             for _ in range(2):
-                file = self._use_file(path)
+                file = self.use_file(path)
                 try:
                     version = file
                     started = read_clock()
-                    returned, failure = self._caller.call(*((path,) if file.data is None else (path, file.data)))
+                    returned, failure = self._call(opened, *((path,) if file.data is None else (path, file.data)))
                     opened.is_spent = self._caller.was_cut_off
                     try:
                         if opened.is_spent or file.still_holds():
@@ -76,3 +80,11 @@ class Processor:
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
         note_file(opened.outcomes, place, version or FileVersion(*listed), read_clock() - started)
         return returned, failure
+
+    def _call(self, opened: OpenBatch, *arguments: Any) -> tuple[Any, Failure | None]:
+        rows = opened.rows
+        if not self._takes_one:
+            return call_alone(self._caller, *arguments, rows=rows)
+        if rows is None:
+            return self._caller.call(*arguments)
+        return self._caller.call(*arguments, consume=rows.take_call)

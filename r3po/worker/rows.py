@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from r3po.file_version import FileVersion
@@ -25,13 +26,13 @@ def note_file(batch: OutcomeBatch, place: int, version: FileVersion | FileInUse,
 
 def take_row(returned: Any, collector: RowCollector | None) -> tuple[tuple[Any, ...] | None, Failure | None]:
     if type(returned) is not dict and not is_row(returned):
-        return None, _no_dict(returned)
+        return None, no_dict(returned)
     if collector is None:
         return None, Failure("BadRow", "there are no columns yet", "", "")
     try:
         return collector.take(returned), None
     except BaseException as error:
-        return None, _no_row(error)
+        return None, no_row(error)
 
 
 def first_row(
@@ -40,12 +41,12 @@ def first_row(
     if failure is not None:
         return None, failure
     if not is_row(returned):
-        return None, _no_dict(returned)
+        return None, no_dict(returned)
     try:
         columns = column_settings.first(dict(returned))
         return (columns, RowCollector(columns).take(returned)), None
     except BaseException as error:
-        return None, _no_row(error)
+        return None, no_row(error)
 
 
 def append_outcome(batch: OutcomeBatch, row: tuple[Any, ...] | None, failure: Failure | None) -> None:
@@ -55,11 +56,14 @@ def append_outcome(batch: OutcomeBatch, row: tuple[Any, ...] | None, failure: Fa
     batch.rows.append(row)
 
 
-def _no_dict(returned: Any) -> Failure:
-    return Failure("NoDict", f"f returned a {type_name(returned)}; r3po needs one dict a file", "", "")
+def no_dict(returned: Any, needed: str = "r3po needs one dict a file") -> Failure:
+    """Return the failure of a file for which f returned something else than a dict."""
+    if isinstance(returned, list | tuple | Iterator) and needed.startswith("r3po"):
+        needed += "; for many rows a file: rows: many"
+    return Failure("NoDict", f"f returned a {type_name(returned)}; {needed}", "", "")
 
 
-def _no_row(error: BaseException) -> Failure:
+def no_row(error: BaseException) -> Failure:
     """Return why a dict is no row: f's own dict class, or a value's own methods, may raise anything."""
     if ends_worker(error):
         raise error

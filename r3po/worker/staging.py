@@ -26,8 +26,9 @@ from r3po.storage.names import show_name
 from r3po.table import outcome_files, predicate
 from r3po.table import schema as schemas
 from r3po.table.columns import Columns
-from r3po.table.outcomes import Schema, Table, Tally
+from r3po.table.outcomes import Schema, Tally
 from r3po.table.predicate import CountingRules
+from r3po.table.rows import Outcomes
 from r3po.work import Span
 
 
@@ -79,7 +80,8 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
     if entries is None:
         entries = read_shard_file(order.folders.shards, order.ref)
     shard = Shard(order.folders, order.ref, order.previous, order.segments)
-    table, _ = shard.read_candidates(scratch=order.folders.outcomes)
+    outcomes, _ = shard.read_candidates(scratch=order.folders.outcomes)
+    table = outcomes.table
     needed = entries.needed_builds
     indices = predicate.choose(table, needed, order.rules)
     places = tables.places_of(table, indices)
@@ -88,15 +90,16 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
         return Staged(order.ref.shard, None, missing)
     if order.segments or order.previous is None or len(indices) != len(table):
         table = predicate.with_tries_summed(table, indices, needed, order.rules)
-        outcomes = _write_outcomes(order, table, indices)
+        record = _write_outcomes(order, outcomes._replace(table=table), indices)
     else:
-        outcomes = order.previous.outcomes
+        record = order.previous.outcomes
     adopted = _adopt_entries(order, entries, places, tables.seen_files(table, indices))
     columns = order.columns or Columns(())
-    own_schema = schemas.own_schema(table, indices, columns)
+    rows = outcomes.choose_rows(indices)
+    own_schema = schemas.own_schema(rows, columns)
     joined = own_schema if order.schema is None else schemas.join_schemas([order.schema, own_schema])
     schema = schemas.part_schema(joined, columns) if len(own_schema) else own_schema
-    shown = parts.shown_table(table, columns, [show_name(path) for path in entries.paths] if columns.source else ())
+    shown = parts.ShownRows(rows, columns, [show_name(path) for path in entries.paths] if columns.source else ())
     counted = tables.tally(table, indices)
     commit = Commit(
         job_id=order.job_id,
@@ -104,12 +107,12 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
         build=order.build,
         made_from=order.ref.file.sha256,
         entries=adopted,
-        outcomes=outcomes,
+        outcomes=record,
         tally=counted,
         first_build=tables.lowest_build(table.select(["build"]).take(indices)) or order.build,
         own_schema=own_schema,
         schema=schema,
-        parts=_write_parts(order, shown, indices, schema, counted),
+        parts=_write_parts(order, shown, schema, counted),
         part_settings=order.settings,
         keeps_deleted=order.rules.keeps_deleted,
         dropped=tables.dropped_keys(table, indices),
@@ -120,12 +123,10 @@ def stage_shard(order: StageOrder, entries: Entries | None = None) -> Staged:
 # Private functions
 
 
-def _write_outcomes(order: StageOrder, table: Table, indices: Any) -> FileRecord:
+def _write_outcomes(order: StageOrder, outcomes: Outcomes, indices: Any) -> FileRecord:
     metadata = {"r3po.job_id": order.job_id, "r3po.shard": str(order.ref.shard), "r3po.build": str(order.build)}
     with NewFile(order.folders.outcomes) as new:
-        with outcome_files.TableWriter(new, table.schema, metadata, is_compressed=True) as writer:
-            for group in tables.outcome_groups(table, indices):
-                writer.write(tables.outcomes_at(table, group))
+        outcome_files.write_chosen(new, outcomes, indices, metadata)
         return new.finish(f"{order.ref.shard:05d}.b{order.build}.{order.attempt}.arrow")
 
 
@@ -136,15 +137,21 @@ def _adopt_entries(order: StageOrder, entries: Entries, places: Sequence[int], s
     return write_shard_file(order.folders.shards, order.ref.shard, order.build, entries)
 
 
-def _write_parts(order: StageOrder, table: Table, indices: Any, schema: Schema, tally: Tally) -> tuple[Part, ...]:
+def _write_parts(order: StageOrder, shown: parts.ShownRows, schema: Schema, tally: Tally) -> tuple[Part, ...]:
     shard, output = order.ref.shard, order.folders.output
-    made = {kind: Part(kind, part_name(shard, kind), None) for kind in KINDS}
-    if not tally.n_rows:
-        return tuple(made.values())
-    with ExitStack() as stack:
-        files = {kind: stack.enter_context(output.new_part()) for kind in KINDS if order.settings[kind]}
-        metadata = parts.part_metadata(order.job_name, shard, order.version, tally.done_by_fingerprint)
-        parts.write_parts(files, table, indices, schema, metadata, order.settings)
-        for kind, file in files.items():
-            made[kind] = output.finish_part(file, shard, kind, order.attempt)
-    return tuple(made.values())
+    made: list[Part] = []
+    kinds = [kind for kind in KINDS if order.settings[kind]]
+    metadata = parts.part_metadata(order.job_name, shard, order.version, tally.done_by_fingerprint)
+    cuts = parts.part_groups(shown, schema, order.settings) if kinds else []
+    for number, groups in enumerate(cuts):
+        with ExitStack() as stack:
+            files = {kind: stack.enter_context(output.new_part()) for kind in kinds}
+            parts.write_parts(files, shown, schema, metadata, order.settings, groups)
+            for kind, file in files.items():
+                name = part_name(shard, kind, number if len(cuts) > 1 else None)
+                made.append(output.finish_part(file, name, kind, order.attempt))
+    # What has such a name and is no part any more goes with the commit.
+    named = {(part.kind, part.name) for part in made}
+    before = [(kind, part_name(shard, kind)) for kind in KINDS]
+    before += [(part.kind, part.name) for part in (order.previous.parts if order.previous else ()) if part.staged]
+    return (*made, *(Part(kind, name, None) for kind, name in dict.fromkeys(before) if (kind, name) not in named))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -27,6 +28,7 @@ class TimeLimit:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._is_armed = False
+        self._is_held = self._is_late = False
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return what the function returns.
@@ -38,6 +40,7 @@ class TimeLimit:
         signal.signal(signal.SIGALRM, self._expire)
         try:
             try:
+                self._is_held = self._is_late = False
                 self._is_armed = True
                 signal.setitimer(signal.ITIMER_REAL, self._seconds, REPEAT_S)
                 return function(*arguments)
@@ -47,13 +50,29 @@ class TimeLimit:
             self._disarm()  # it may have come before the other one was through
             raise
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Put the end off while this block lasts: what it does must not be cut off in its middle.
+
+        Raises:
+            TimedOut: after the block, if the limit has come meanwhile.
+        """
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self._is_late and self._is_armed:
+            raise TimedOut
+
     def _disarm(self) -> None:
         # The flag first: an alarm that is on its way then finds nothing to end.
         self._is_armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _expire(self, number: int, frame: FrameType | None) -> None:
-        if self._is_armed:
+        self._is_late = self._is_held
+        if self._is_armed and not self._is_held:
             raise TimedOut
 
 

@@ -9,24 +9,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import r3po.table.outcomes as tables
 from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.function.find import fingerprint_of_file
 from r3po.function.load import extend_sys_path, load_function
+from r3po.function.made import make_function
 from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
-from r3po.state.segments import Segment, write_segment
+from r3po.state.segments import Segment, SegmentWriter
 from r3po.state.shard_files import parse_entries
-from r3po.table.columns import Columns, RowCollector, is_row
+from r3po.table.columns import Columns, RowCollector
 from r3po.table.outcomes import Failure
-from r3po.table.user_objects import type_name
 from r3po.work import Batch, iter_places
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.call import Caller
+from r3po.worker.many_files import ManyFiles
+from r3po.worker.many_rows import ManyRows
 from r3po.worker.messages import BatchDone, Probed, ShardContext, WorkerSetup
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch, read_clock
+from r3po.worker.probe import Probe
 from r3po.worker.processor import Processor
-from r3po.worker.rows import append_outcome, first_row, note_file, safe_repr, take_row
+from r3po.worker.rows import append_outcome, note_file, take_row
 from r3po.worker.shard_lines import ShardLines
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 
@@ -53,23 +57,35 @@ class Worker:
         os.umask(self._umask)
         self._should_stop = should_stop or setup.stop_file.exists
         self._processor = Processor(setup, self.beacon, self._caller)
+        self._many: ManyFiles | None = None
+        """Of an f that takes many files at once."""
+        if setup.batch_files is not None:
+            self._many = ManyFiles(setup.batch_files, self.beacon, self._caller, self._processor)
         self._lines = ShardLines(setup.folders.shards)
         self._ahead = ReadAhead(TOLD_BYTES if self._processor.reads_whole else LITTLE_BYTES)
         self._probe: OpenBatch | None = None
 
     def load(self) -> str | None:
-        """Import the user's function and return the fingerprint of its file as it is now, if it has one.
+        """Import the user's function, or make it, and return the fingerprint of its file as it is now, if it has one.
 
         Raises:
-            FunctionError: it cannot be imported.
+            FunctionError: it cannot be imported, or not be made.
         """
         self.beacon.mark(Phase.LOADING)
         extend_sys_path(self._setup.function.sys_path)
         tables.complete_imports()  # before f's module, which may stop the clock: pandas does not bear that
-        self._caller.function = load_function(self._setup.function)
+        found = load_function(self._setup.function)
         fingerprint = fingerprint_of_file(self._setup.function)
+        self.beacon.mark(Phase.MAKING)
+        made = make_function(found, self._setup.function, self._setup.current_folder)
+        self._caller.function, self._caller.close = made
         self.beacon.mark(Phase.IDLE)
         return fingerprint
+
+    def finish(self, limit_s: float) -> str:
+        """Close f, which is called no more, and return what went wrong with that, for people; empty: nothing did."""
+        with self._busy(Phase.CLOSING):
+            return self._caller.finish(limit_s)
 
     def run_batch(self, batch: Batch, shard: ShardContext) -> BatchDone:
         """Do as much of a batch as fits into `batch_seconds`, and make it durable.
@@ -80,22 +96,23 @@ class Worker:
         """
         with self._busy(Phase.RECORDING):
             opened = self._open(batch, shard)
-            collector = RowCollector(shard.columns) if shard.columns is not None else None
-            if not self._should_stop():
-                self._fill(opened, collector)
-                self._ahead.look(len(opened.outcomes.places) + len(opened.deferred))
-            return self._record(opened, shard.columns)
+            with opened.abandoned_on_error():
+                if not self._should_stop():
+                    self._fill_batch(opened)
+                return self._record(opened, shard.columns)
 
     def probe(self, batch: Batch, shard: ShardContext) -> Probed:
         """Call f until a file gives a row, and keep what came out for `record_probe`."""
         with self._busy(Phase.RECORDING):
-            return self._probe_files(self._open(batch, shard))
+            opened = self._open(batch, shard)
+            with opened.abandoned_on_error():
+                return self._probe_files(opened)
 
     def record_probe(self, columns: Columns | None) -> BatchDone:
         """Make the outcomes of the last probe durable, now that the columns are."""
         assert self._probe is not None, "record_probe follows probe"
         opened, self._probe = self._probe, None
-        with self._busy(Phase.RECORDING):
+        with self._busy(Phase.RECORDING), opened.abandoned_on_error():
             return self._record(opened, columns)
 
     def record_failure(
@@ -141,33 +158,29 @@ class Worker:
         self.beacon.mark(Phase.IDLE)
 
     def _probe_files(self, opened: OpenBatch) -> Probed:
-        not_a_dict: tuple[str, str, str] | None = None
-        columns: Columns | None = None
-        path = ""
-        stopped = False
-        for place, path, listed in opened.files:
+        self._probe, probe = opened, Probe(opened, self._setup.column_settings, takes_many=self._many is not None)
+        while not probe.is_over:
             if self._should_stop():
-                opened.left_over.append(place)
-                stopped = True
+                probe.is_stopped = True
                 break
-            returned, failure = self._processor.process(opened, place, path, listed)
-            if opened.defers(place, failure):
-                if opened.n_deferred_last >= ENVIRONMENTAL_RUN:
-                    break
-                continue
-            if failure is None and not is_row(returned):
-                not_a_dict = not_a_dict or (path, type_name(returned), safe_repr(returned))
-            row, failure = first_row(returned, failure, self._setup.column_settings)
-            if row is None:
-                append_outcome(opened.outcomes, None, failure)
-                if opened.is_spent:
-                    break
-                continue
-            columns, values = row
-            append_outcome(opened.outcomes, values, None)
-            break
-        self._probe = opened
-        return Probed(columns, path, len(opened.outcomes.failures), not_a_dict, stopped, opened.last_failure)
+            if not self._probe_next(opened, probe):
+                break
+            probe.is_over = probe.is_over or opened.is_spent
+        return probe.result()
+
+    def _probe_next(self, opened: OpenBatch, probe: Probe) -> bool:
+        """Call f once, unless no file is left."""
+        if self._many is not None:
+            files = self._many.next_files(opened)
+            for returned in self._many.call(opened, files) if files else ():
+                probe.take(*returned)
+            return bool(files)
+        file = next(opened.files, None)
+        if file is None:
+            return False
+        place, path, listed = file
+        probe.take(place, path, *self._processor.process(opened, place, path, listed))
+        return True
 
     def _open(self, batch: Batch, shard: ShardContext) -> OpenBatch:
         started = read_clock()
@@ -175,7 +188,32 @@ class Worker:
         entries = parse_entries([line for start, stop in batch.places for line in lines[start:stop]])
         listed = zip(entries.sizes, entries.mtimes_ns, strict=True)
         files = zip(iter_places(batch.places), entries.paths, listed, strict=True)
-        return OpenBatch(batch, shard, entries.paths, files, started)
+        opened = OpenBatch(batch, shard, entries.paths, files, started)
+        if self._setup.has_many_rows:
+            opened.outcomes.has_blocks = True
+            opened.segment = SegmentWriter(self._setup.folders.segments, shard.ref.shard)
+            settings, uninterrupted = self._setup.column_settings, self._uninterrupted
+            opened.rows = ManyRows(opened.segment, shard.columns, settings, uninterrupted)
+        return opened
+
+    @contextmanager
+    def _uninterrupted(self) -> Iterator[None]:
+        """Give a block, within a call of f, in which r3po writes."""
+        with self._caller.uninterrupted():
+            own = os.umask(self._umask)  # f may have changed it, and the driver must be able to read what is written
+            try:
+                yield
+            finally:
+                os.umask(own)
+
+    def _fill_batch(self, opened: OpenBatch) -> None:
+        columns = opened.shard.columns
+        collector = RowCollector(columns) if columns is not None and opened.rows is None else None
+        if self._many is None:
+            self._fill(opened, collector)
+        else:
+            self._fill_with_many(self._many, opened, collector)
+        self._ahead.look(len(opened.outcomes.places) + len(opened.deferred))
 
     def _fill(self, opened: OpenBatch, collector: RowCollector | None) -> None:
         """Call f on one file after the other until the batch is full, the time is up or the run is to stop."""
@@ -185,9 +223,11 @@ class Worker:
         next_check = opened.started + STOP_CHECK_S
         failure_bytes = 0
         for place, path, listed in opened.files:
-            row = None
+            row: tuple[Any, ...] | None = None
             returned, failure = self._processor.process(opened, place, path, listed)
-            if failure is None:
+            if opened.rows is not None:
+                row, failure = opened.rows.accept(returned, failure)
+            elif failure is None:
                 row, failure = take_row(returned, collector)
             if failure is None:
                 opened.n_deferred_last = 0
@@ -208,7 +248,34 @@ class Worker:
                     return
                 self.beacon.mark(Phase.RECORDING)
                 ahead.look(len(batch.places) + len(opened.deferred))
-            if failure_bytes + (collector.size_bytes if collector is not None else 0) >= BATCH_BYTES:
+            if failure_bytes + opened.size_bytes(collector) >= BATCH_BYTES:
+                return
+
+    def _fill_with_many(self, many: ManyFiles, opened: OpenBatch, collector: RowCollector | None) -> None:
+        """The same, with many files a call; to a call that was begun its end."""
+        ahead = self._ahead
+        ahead.begin(map(self._processor.absolute, opened.paths))
+        deadline = opened.started + self._setup.batch_seconds
+        failure_bytes = 0
+        while files := many.next_files(opened):
+            for place, _, returned, failure in many.call(opened, files):
+                row: tuple[Any, ...] | None = None
+                if opened.rows is not None:
+                    row, failure = opened.rows.accept(returned, failure)
+                elif failure is None:
+                    row, failure = take_row(returned, collector)
+                if failure is None or not opened.defers(place, failure):
+                    opened.n_deferred_last = 0
+                    failure_bytes += 0 if failure is None else len(failure.message) + len(failure.traceback)
+                    append_outcome(opened.outcomes, row, failure)
+            self._caller.leave_if_forked()
+            self.beacon.mark(Phase.RECORDING)
+            for _ in files if ahead.is_on else ():
+                ahead.advance()
+            ahead.look(len(opened.outcomes.places) + len(opened.deferred))
+            size_bytes = failure_bytes + opened.size_bytes(collector)
+            is_over = read_clock() >= deadline or size_bytes >= BATCH_BYTES or self._should_stop()
+            if is_over or opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                 return
 
     def _record(self, opened: OpenBatch, columns: Columns | None) -> BatchDone:
@@ -220,14 +287,15 @@ class Worker:
 
     def _write(self, opened: OpenBatch, columns: Columns | None) -> Segment:
         shard, batch = opened.shard, opened.outcomes
+        if opened.rows is not None:
+            opened.rows.finish(batch)
         table = tables.outcome_table(batch, columns)
-        return write_segment(
-            self._setup.folders.segments,
-            table,
-            shard=shard.ref.shard,
-            build=shard.build,
-            job_id=shard.job_id,
-            attempt=shard.attempt,
-            fingerprint=self._setup.function.fingerprint,
-            n_failed=len(batch.failures),
-        )
+        with opened.segment or SegmentWriter(self._setup.folders.segments, shard.ref.shard) as writer:
+            return writer.finish(
+                table,
+                build=shard.build,
+                job_id=shard.job_id,
+                attempt=shard.attempt,
+                fingerprint=self._setup.function.fingerprint,
+                n_failed=len(batch.failures),
+            )

@@ -14,6 +14,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ from r3po.table import predicate
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.predicate import CountingRules
+from r3po.table.rows import Outcomes
 from r3po.work import Batch, Death, RecordFailure, Work
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.failures import EnvironmentalFailure
@@ -170,6 +172,8 @@ class World:
     batch_seconds: float = 1.0
     timeout_s: float | None = None
     max_errors: MaxErrors | None = None
+    batch_files: int = 1
+    """The most files of one call of f."""
     has_columns: bool = True
     """False: each job begins with probes."""
     now: float = 0.0
@@ -188,6 +192,8 @@ class World:
     n_in_hand_lost: int = 0
     """Files in the in_hand of workers that were lost."""
     n_deferred: int = 0
+    n_halved: int = 0
+    """Files that calls with several were made with in vain."""
     n_needed: int = 0
     n_driver_ends: int = 0
     ill_until: float = 0.0
@@ -254,7 +260,7 @@ class World:
         segment = Segment(shard, build, JOB_ID[:8], attempt, n_rows, n_failed, digest)
         outcomes = tables.outcome_table(batch, None)
         table = tables.with_origin(outcomes, build=build, attempt=attempt, fingerprint=self.fingerprint)
-        self.disk.segments.setdefault(shard, {})[segment.name] = table
+        self.disk.segments.setdefault(shard, {})[segment.name] = Outcomes(table)
         return segment
 
     def stage(self, order: Any) -> Staged:
@@ -263,26 +269,25 @@ class World:
         if present and self.rng.random() < self.chances.damaged:
             self.disk.segments.get(shard, {}).pop(self.rng.choice(present).name, None)
             self.happened["damaged"] += 1
-        table, _ = Shard(FOLDERS, order.ref, order.previous, present).read_candidates()
+        table = Shard(FOLDERS, order.ref, order.previous, present).read_candidates()[0].table
         needed = [file.build for file in self.files[shard]]
         indices = predicate.choose(table, needed, order.rules)
         places = tables.places_of(table, indices)
         if len(places) != order.ref.n_files:
             return Staged(shard, None, tuple(missing_spans(places, needed)))
         record = FileRecord(f"{shard}.{order.attempt}", 0, "")
-        self.disk.outcomes[record.name] = tables.outcomes_at(
-            predicate.with_tries_summed(table, indices, needed, order.rules), indices
-        )
+        summed = predicate.with_tries_summed(table, indices, needed, order.rules)
+        self.disk.outcomes[record.name] = Outcomes(tables.outcomes_at(summed, indices))
         made_of = (order.build, order.ref.file.sha256, order.ref, record, tables.tally(table, indices))
         first_build = tables.lowest_build(table.select(["build"]).take(indices))
         return Staged(shard, Commit(JOB_ID, shard, *made_of, first_build, None, None, (), {}))
 
     # What the rooms call instead of the disk
 
-    def read_outcomes(self, _: object, commit: Commit, **_options: object) -> Table:
+    def read_outcomes(self, _: object, commit: Commit, **_options: object) -> Outcomes:
         return self.disk.outcomes[commit.outcomes.name]
 
-    def read_segment(self, _: object, segment: Segment) -> Table | None:
+    def read_segment(self, _: object, segment: Segment) -> Outcomes | None:
         return self.disk.segments.get(segment.shard, {}).get(segment.name)
 
     def read_shard_file(self, _: object, ref: ShardRef) -> Any:
@@ -356,6 +361,7 @@ class Process:
         self.trial: Place | None = None
         self.n_called = 0
         self.counter, self.phase, self.where = 1, Phase.IDLE, (-1, -1)
+        self.n_more = 0
         self._cause = ""
         self._is_busy = False
         self._opened: OpenBatch | None = None
@@ -366,7 +372,7 @@ class Process:
     @property
     def sighting(self) -> Sighting:
         shard, place = self.where
-        return Sighting(self.counter, self.phase, shard, place, self.pid, 1, self.exit_code)
+        return Sighting(self.counter, self.phase, shard, place, self.pid, 1, self.exit_code, self.n_more)
 
     def submit(self, call: Call) -> None:
         self.calls.append(call)
@@ -417,9 +423,9 @@ class Process:
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         self.world.at(seconds, lambda: action() if self.is_alive else None)
 
-    def _mark(self, phase: Phase, shard: int = -1, place: int = -1) -> None:
+    def _mark(self, phase: Phase, shard: int = -1, place: int = -1, n_more: int = 0) -> None:
         self.counter += 1
-        self.phase, self.where = phase, (shard, place)
+        self.phase, self.where, self.n_more = phase, (shard, place), n_more
 
     def _begin(self) -> None:
         if self.is_silent or not self.calls:
@@ -445,7 +451,7 @@ class Process:
                 if self.driver.stop.is_requested:
                     self._end_batch()
                 else:
-                    self._next_file()
+                    self._next_call()
             case "record_probe":
                 self._record()
 
@@ -461,16 +467,84 @@ class Process:
 
     def _open(self, batch: Batch, context: ShardContext) -> None:
         self._mark(Phase.RECORDING)
-        files = ((place, "file", UNKNOWN_VERSION) for start, stop in batch.places for place in range(start, stop))
+        files = ((place, "file", UNKNOWN_VERSION[:2]) for start, stop in batch.places for place in range(start, stop))
         n_files = sum(stop - start for start, stop in batch.places)
         self._opened = OpenBatch(batch, context, ["file"] * n_files, files, self.world.now)
 
-    def _next_file(self) -> None:
-        file_at = next(self._open_batch.files, None)
-        if file_at is None:
+    def _next_call(self) -> None:
+        opened, calls = self._open_batch, self._open_batch.smaller_calls
+        files = calls.pop() if calls else list(islice(opened.files, opened.batch.call_files or self.world.batch_files))
+        if not files:
             self._end_batch()
-            return
-        world, shard, place = self.world, self._open_batch.batch.shard, file_at[0]
+        elif len(files) == 1:
+            self._call_alone(files[0][0])
+        else:
+            self._call_several(files)
+
+    def _call_several(self, files: list[Any]) -> None:
+        """Call f with several files: it comes to one after the other, and what one of them does befalls all."""
+        world, shard, places = self.world, self._open_batch.batch.shard, [place for place, *_ in files]
+        ends = min(places), max(places)
+        self._mark(Phase.READING, shard, ends[0], ends[1] - ends[0])
+        if world.timeout_s is not None:
+            self._mark(Phase.CALLING, shard, ends[0], ends[1] - ends[0])
+        world.happened["call of several"] += 1
+        self.n_called += len(files)
+        versions = [world.files[shard][place].version for place in places]
+        most_s = math.inf if world.timeout_s is None else world.timeout_s
+        took = 0.0
+        for n_called, place in enumerate(places, start=1):
+            file, key = world.files[shard][place], (shard, place)
+            world.calls[key] += 1
+            kind = "raises" if world.now < world.ill_until else self._kind_of(key)
+            took += min(file.seconds, 0.1) if world.now < world.ill_until else file.seconds
+            if kind == "hangs":
+                return
+            if took >= most_s or kind == "stops":
+                self._open_batch.is_spent = True
+                self._after(most_s, lambda n=n_called: self._several_failed(files, n))
+                return
+            match kind:
+                case "crashes" | "memory":
+                    self._after(took, lambda key=key, cause=file.cause: self._crash(key, cause))
+                    return
+                case "kills the driver" | "ends Ray":
+                    self._after(took, lambda key=key, kind=kind: self._end_run(key, kind))
+                    return
+                case "raises" | "environment":
+                    self._after(took, lambda n=n_called: self._several_failed(files, n))
+                    return
+                case "crashes later":
+                    self._after(took + file.delay, lambda key=key, cause=file.cause: self._crash(key, cause))
+        self._after(took, lambda: self._several_returned(places, versions))
+
+    def _several_failed(self, files: list[Any], n_called: int) -> None:
+        self.world.n_halved += n_called
+        middle = (len(files) + 1) // 2
+        self._open_batch.smaller_calls += [files[middle:], files[:middle]]
+        self._go_on()
+
+    def _several_returned(self, places: list[int], versions: list[int]) -> None:
+        for place, version in zip(places, versions, strict=True):
+            note_file(self._open_batch.outcomes, place, FileVersion(version, 0))
+            append_outcome(self._open_batch.outcomes, (), None)
+        self._open_batch.n_deferred_last = 0
+        self._has_row = True
+        self._go_on()
+
+    def _kind_of(self, key: Place) -> str:
+        """Return what a file does this time."""
+        file = self.world.files[key[0]][key[1]]
+        kind = file.kind
+        if kind == "memory, ill once":
+            kind = "environment" if self.world.calls[key] == 2 else "memory"
+        if kind in ("crashes sometimes", "environment once"):
+            kind = "ok" if file.n_times <= 0 else {"crashes sometimes": "crashes"}.get(kind, "environment")
+            file.n_times -= 1
+        return kind
+
+    def _call_alone(self, place: int) -> None:
+        world, shard = self.world, self._open_batch.batch.shard
         file, key = world.files[shard][place], (shard, place)
         self._mark(Phase.READING, *key)
         if world.timeout_s is not None:
@@ -481,12 +555,7 @@ class Process:
         if world.now < world.ill_until:
             self._after(min(file.seconds, 0.1), lambda: self._returned_ill(place, version))
             return
-        kind = file.kind
-        if kind == "memory, ill once":
-            kind = "environment" if world.calls[key] == 2 else "memory"
-        if kind in ("crashes sometimes", "environment once"):
-            kind = "ok" if file.n_times <= 0 else {"crashes sometimes": "crashes"}.get(kind, "environment")
-            file.n_times -= 1
+        kind = self._kind_of(key)
         match kind:
             case "crashes" | "memory":
                 self._after(file.seconds, lambda: self._crash(key, file.cause))
@@ -533,6 +602,10 @@ class Process:
         else:
             append_outcome(opened.outcomes, (), failure)
             self._has_row = self._has_row or not error_type
+        self._go_on()
+
+    def _go_on(self) -> None:
+        world, opened = self.world, self._open_batch
         if self._is_probe:
             is_over = self._has_row or opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN
         else:
@@ -541,7 +614,7 @@ class Process:
         if is_over or self.driver.stop.is_requested:
             self._end_batch()
         else:
-            self._next_file()
+            self._next_call()
 
     def _record_failure(self, failure: Failure) -> None:
         opened = self._open_batch
@@ -716,7 +789,9 @@ class Driver:
         names = ("n_done", "n_failed", "n_pending")
         counts = Counts(*(sum(getattr(state, name) for state in states.values()) for name in names))
         n_files = counts.n_done + counts.n_failed + counts.n_pending
-        self.scheduler = Scheduler(pending, world.n_workers, world.batch_seconds, suspects)
+        self.scheduler = Scheduler(
+            pending, world.n_workers, world.batch_seconds, suspects, None, world.batch_files, book.in_doubt
+        )
         outputs: Any = SimpleNamespace(look=lambda: [])
         self.loop = RunLoop(
             SimPublisher(self),
@@ -918,7 +993,7 @@ class Driver:
             return
         shard = done.segment.shard
         table = self.world.disk.segments.get(shard, {}).get(done.segment.name)
-        for place in [] if table is None else table["place"].to_pylist():
+        for place in [] if table is None else table.table["place"].to_pylist():
             assert (shard, place) not in self._acknowledged or self.world.chances.damaged, "no file is done twice"
             self._acknowledged.add((shard, place))
 
@@ -933,7 +1008,8 @@ class Driver:
     def tell(self) -> str:
         s = self.scheduler
         handles = [(m.number, m.is_ready, m.is_fresh, m.is_leaving, m.in_hand) for m in self._manager.handles.values()]
-        return f"{s.n_pending} pending, {s.n_in_flight} in flight, apart {s.is_apart}, {s.suspects}, handles {handles}"
+        told = f"{s.n_pending} pending, {s.n_in_flight} in flight, apart {s.suspects.is_apart}, {s.suspects}"
+        return f"{told}, handles {handles}"
 
 
 # The checks of a finished phase
@@ -941,7 +1017,7 @@ class Driver:
 
 def check_finished(world: World) -> None:
     for shard, files in enumerate(world.files):
-        table = world.disk.outcomes[world.disk.commits[shard].outcomes.name]
+        table = world.disk.outcomes[world.disk.commits[shard].outcomes.name].table
         assert table["place"].to_pylist() == list(range(len(files))), f"shard {shard} has every place once"
         columns = (table[name].to_pylist() for name in ("place", "is_row", "error_type", "size", "build"))
         for place, is_row, error_type, version, build, file in zip(*columns, files, strict=True):
@@ -968,13 +1044,14 @@ def check_outcome(world: World, key: Place, file: File, found: str) -> None:
 
 def check_calls(world: World) -> None:
     total = sum(world.calls.values())
-    most = world.n_needed + world.n_in_hand_lost + world.n_deferred
+    most = world.n_needed + world.n_in_hand_lost + world.n_deferred + world.n_halved
     if not world.chances.damaged:
         assert total <= most, f"{total} calls of f; {most} are accounted for"
     for key, n in world.own_deaths.items():
         file = world.files[key[0]][key[1]]
         # In a batch, alone; and once more for each run that ended before it could remember.
         most = 1 + DEATHS * (1 + world.happened["touched"]) + world.n_driver_ends + world.happened["silent"]
+        most += (1 + world.n_driver_ends) * (world.batch_files - 1).bit_length()  # in company of half as many each time
         most *= 1 + world.happened["damaged"]
         if file.kind == "crashes later":
             most = 4 * most + 20
@@ -1043,6 +1120,7 @@ def draw_world(seed: int) -> World:
         timeout_s=timeout_s,
         max_errors=MaxErrors() if n_ill > 5 or rng.random() < 0.5 else None,
         has_columns=rng.random() < 0.7,
+        batch_files=rng.choice([1, 1, 2, 5, 16, 64]),
     )
 
 
@@ -1078,6 +1156,7 @@ def finish(world: World) -> None:
         # suspects on one side of it (a hanging one is ended after 13 s). After one death alone it is never released.
         most = 3 + (1 + 3 + DEATHS) * n_deadly * (1 + world.happened["damaged"])
         most += DEATHS * world.happened["touched"]
+        most += n_deadly * (world.batch_files > 1)  # among the others of a call, which is then made with each alone
         assert n_calm <= most, f"{n_calm} runs: {world.happened}"
     raise AssertionError(f"60 runs do not finish the job: {world.happened}")
 
@@ -1147,7 +1226,7 @@ def run_case(world: World, machine: Machine) -> None:
         for counter in (world.calls, world.own_deaths, world.deaths_alone, world.known_alone):
             counter.clear()
         world.may_fail.clear()
-        world.n_in_hand_lost = world.n_deferred = world.n_driver_ends = 0
+        world.n_in_hand_lost = world.n_deferred = world.n_halved = world.n_driver_ends = 0
         world.phase_build = world.build
         world.n_needed = sum(state.n_pending for state in world.states().values())
         finish(world)
@@ -1203,7 +1282,7 @@ def test_every_file_ends_as_told_whatever_dies(draw: Draw, machine: Machine) -> 
     befalls = ["trial", "trial apart", "last try", "answer lost", "silent", "damaged", "worker killed", "driver killed"]
     befalls += ["swept", "answer and death in one look", "charge while a trial apart waits"]
     befalls += ["Ray ended", "ill disk", "touched", "hangs while it loads", "last try of a trial"]
-    befalls += ["stopped by a signal", "retry", "redo", "other code", "changed files"]
+    befalls += ["call of several", "stopped by a signal", "retry", "redo", "other code", "changed files"]
     assert all(happened[name] > 5 for name in befalls), happened
     assert len(kinds) == 12 and min(kinds.values()) > 2, kinds
 
@@ -1223,7 +1302,7 @@ def end_of(world: World, machine: Machine, most: int = 1) -> tuple[int, Counter[
     for n in range(1, most + 1):
         if Driver(world).run():
             check_finished(world)
-            table = world.disk.outcomes[world.disk.commits[0].outcomes.name]
+            table = world.disk.outcomes[world.disk.commits[0].outcomes.name].table
             return n, Counter(error_type or "row" for error_type in table["error_type"].to_pylist())
     raise AssertionError(f"{most} runs do not finish the job: {world.happened}")
 

@@ -30,6 +30,7 @@ from r3po.table import schema as schemas
 from r3po.table.column_types import parse_column_type, why_unfit
 from r3po.table.columns import Column, Columns, ColumnSettings, columns_of
 from r3po.table.nested import decode, show
+from r3po.table.rows import Outcomes
 from r3po.table.values import NULL, BadRowError, Nested, plain_value
 from shards import Shard, make_shard
 from value_table import COLUMNS, VALUES, same
@@ -204,7 +205,8 @@ def own(values: Sequence[Any]) -> Any:
     n = len(values)
     rows = [(plain_value(value, "x"),) for value in values]
     batch = tables.OutcomeBatch([*range(n)], [0] * n, [0] * n, [None] * n, [False] * n, [0.0] * n, rows)
-    return schemas.own_schema(tables.outcome_table(batch, ANY), pa.array(range(n), pa.int64()), ANY)
+    rows = Outcomes(tables.outcome_table(batch, ANY)).choose_rows(pa.array(range(n), pa.int64()))
+    return schemas.own_schema(rows, ANY)
 
 
 # The table of values, docs/table.md, "Values"

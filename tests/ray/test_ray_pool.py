@@ -164,9 +164,9 @@ def test_a_worker_loads_probes_and_carries_out_its_calls_in_order(pool: Pool, be
     assert isinstance(done, BatchDone)
     assert (done.n_done, done.n_failed, done.returned) == (11, 0, ())
     assert done.segment is not None
-    table = read_segment(bench.setup.folders.segments, done.segment)
-    assert table is not None
-    assert len(table) == 11, "what is answered is durable"
+    found = read_segment(bench.setup.folders.segments, done.segment)
+    assert found is not None
+    assert len(found.table) == 11, "what is answered is durable"
     assert done.seconds > 0
 
 

@@ -121,7 +121,12 @@ REFUSED = [
     ),
     *(
         (text, f'function "{text}" cannot be read', TWO_FORMS)
-        for text in ("count.py:", ":count", "count.py:count()", "a b:count", "count.py:a.", "a..b:c", "a:1")
+        for text in ("count.py:", ":count", "a b:count", "count.py:a.", "a..b:c", "a:1")
+    ),
+    (
+        "count.py:count(2)",
+        'function "count.py:count(2)" cannot be read',
+        'write "count.py:count()", and what it takes in  function_args: {name: value}',
     ),
     ("count.py::count", 'function "count.py::count" has two colons', 'did you mean "count.py:count"?'),
     ("count_fruits.py:count_fruit", 'count_fruits.py has no function "count_fruit"', 'did you mean "count_fruits"?'),

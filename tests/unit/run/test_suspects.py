@@ -59,7 +59,7 @@ def leave_beacon(
     beacon.close()
     path = worker_file(folder, worker, "beacon")
     content = bytearray(path.read_bytes())
-    content[32:48] = (2**22 + 1 + worker).to_bytes(8, sys.byteorder) + (12_345).to_bytes(8, sys.byteorder)
+    content[40:56] = (2**22 + 1 + worker).to_bytes(8, sys.byteorder) + (12_345).to_bytes(8, sys.byteorder)
     path.write_bytes(content)
     return folder
 
@@ -218,7 +218,7 @@ def test_after_each_run_that_died_suspects_come_in_another_order(runs: Path) -> 
 def test_a_worker_that_was_in_no_file_or_whose_beacon_is_noise_leaves_no_suspect(runs: Path) -> None:
     for worker, phase in enumerate((Phase.IDLE, Phase.LOADING, Phase.RECORDING, Phase.STAGING)):
         folder = leave_beacon(runs, 0, worker, phase, worker)
-    worker_file(folder, 4, "beacon").write_bytes(bytes(56))
+    worker_file(folder, 4, "beacon").write_bytes(bytes(64))
     worker_file(folder, 5, "beacon").write_bytes(b"short")
     worker_file(folder, 0, "out").write_text("words")
     own = leave_beacon(runs, 0, 7, run=OWN)

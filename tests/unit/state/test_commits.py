@@ -156,7 +156,7 @@ def test_commits_are_read_by_shard_and_keep_outcomes_that_stay(folders: JobFolde
     again = replace(stage(folders, 2, shard=7, **NEW), outcomes=commits[7].outcomes)  # parts alone are made again
     commit_shard(folders, again, commits[7])
     assert read_parts(folders, 7) == NEW
-    assert read_outcomes(folders, again).num_rows == 3
+    assert read_outcomes(folders, again).table.num_rows == 3
 
 
 def test_a_commit_is_for_the_shard_file_it_was_made_from_and_for_the_one_it_made(folders: JobFolders) -> None:
@@ -305,7 +305,7 @@ def test_outcomes_come_back_as_they_were_written(folders: JobFolders) -> None:
     made = write_outcomes(folders, SHARD, 1)
     found = read_segment(folders.segments, made.segments[0])
     assert found is not None
-    assert read_outcomes(folders, made.stage()).equals(found)
+    assert read_outcomes(folders, made.stage()).table.equals(found.table)
 
 
 def test_outcomes_with_a_flipped_bit_are_refused_by_name(folders: JobFolders, flips: Any) -> None:

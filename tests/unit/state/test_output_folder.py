@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from r3po.errors import FolderError
-from r3po.state.output_folder import KINDS, OutputFolder, Part
+from r3po.state.output_folder import KINDS, OutputFolder, Part, part_name
 from r3po.storage.durable import list_names
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
@@ -28,7 +28,7 @@ def publish(output: OutputFolder, shard: int = 42) -> list[Part]:
     for kind in KINDS:
         with output.new_part() as new:
             new.write(kind.encode())
-            parts.append(output.finish_part(new, shard, kind, "run-000001"))
+            parts.append(output.finish_part(new, part_name(shard, kind), kind, "run-000001"))
     assert sorted(list_names(output.staging)) == [f"{part.name}.run-000001.tmp" for part in parts]
     assert all(output.publish(part) for part in parts)
     return parts

@@ -101,8 +101,8 @@ def test_outcomes_come_back_with_their_origin_from_a_file_that_is_named_with_wha
     expected = tables.with_origin(some_outcomes(3, 5, 4, failed=(5,)), build=7, attempt="run-000001", fingerprint="f1")
     found = read_segment(tmp_path, segment)
     assert found is not None
-    assert found.equals(expected)
-    assert tables.failures_of(found) == [{"place": 5, **FAILURE._asdict(), "tries": 1, "seconds": 0.25}]
+    assert found.table.equals(expected)
+    assert tables.failures_of(found.table) == [{"place": 5, **FAILURE._asdict(), "tries": 1, "seconds": 0.25}]
 
 
 def test_the_folder_of_a_shards_first_segment_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_a_segment_that_a_late_worker_writes_meanwhile_is_no_error(
     monkeypatch.setattr(storage, "_unlink", unlink)
     remove_segments(tmp_path, 42)
     [segment] = list_segments(tmp_path, JOB_ID)[42]
-    table = read_segment(tmp_path, segment)
+    found = read_segment(tmp_path, segment)
     assert segment.attempt == "late"
-    assert table is not None
-    assert tables.places_of(table) == [2]
+    assert found is not None
+    assert tables.places_of(found.table) == [2]

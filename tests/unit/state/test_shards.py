@@ -168,8 +168,8 @@ def test_the_shard_file_is_opened_only_if_an_outcome_is_older_than_an_entry(fold
     path.rename(folder / "aside")
     young = Shard(made.folders, made.ref, None, [add_segment(made, {0: ROW, 1: ROW}, 3)])
     old = replace(young, segments=[add_segment(made, {0: ROW}, 2), add_segment(made, {1: ROW}, 3)])
-    old_outcomes, _ = old.read_candidates()
-    builds = young.needed_builds(young.read_candidates()[0])
+    old_outcomes = old.read_candidates()[0].table
+    builds = young.needed_builds(young.read_candidates()[0].table)
     assert len(builds) == 2
     assert max(builds) <= 3
     with pytest.raises(DamagedStateError, match="is missing"):

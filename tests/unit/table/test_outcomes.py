@@ -31,6 +31,7 @@ from r3po.table import schema as schemas
 from r3po.table.columns import Column, Columns, RowCollector, columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.predicate import CountingRules
+from r3po.table.rows import Outcomes
 from r3po.table.values import NULL, Nested, family_of, plain_value, variant_of
 from value_table import VALUES, Odd, same
 
@@ -109,26 +110,38 @@ def columns_named(*families: str) -> Columns:
 
 def csv_bytes(table: Table, indices: Any, schema: Any) -> bytes:
     sink = io.BytesIO()
-    return written(parts.CsvPart(sink, schema), sink, table, indices)
+    return written(parts.CsvPart(sink, schema), sink, table, indices, schema.names)
 
 
 def parquet_bytes(
     table: Table, indices: Any, schema: Any, metadata: Any = None, compression: str = "zstd", level: Any = 3
 ) -> bytes:
     sink = io.BytesIO()
-    return written(parts.ParquetPart(sink, schema, metadata or {}, compression, level), sink, table, indices)
+    return written(
+        parts.ParquetPart(sink, schema, metadata or {}, compression, level), sink, table, indices, schema.names
+    )
 
 
-def written(part: Any, sink: io.BytesIO, table: Table, indices: Any) -> bytes:
-    for group in parts.row_groups(table, indices):
-        part.write(table, group)
+def shown_of(table: Table, indices: Any, names: Sequence[str]) -> parts.ShownRows:
+    """Return the chosen rows of a table that has columns of these names."""
+    return parts.ShownRows(Outcomes(table).choose_rows(indices), Columns(tuple(Column(n, NULL) for n in names)), [])
+
+
+def written(part: Any, sink: io.BytesIO, table: Table, indices: Any, names: Sequence[str]) -> bytes:
+    shown = shown_of(table, indices, names)
+    for group in shown.rows.groups():
+        part.write(shown, group)
     part.close()
     return sink.getvalue()
 
 
+def own_schema(table: Table, indices: Any, columns: Columns) -> Any:
+    return schemas.own_schema(Outcomes(table).choose_rows(indices), columns)
+
+
 def schema_of(table: Table, columns: Columns) -> Any:
     """Return the types of a part with all rows of a table."""
-    return schemas.part_schema(schemas.own_schema(table, all_of(table), columns), columns)
+    return schemas.part_schema(own_schema(table, all_of(table), columns), columns)
 
 
 def csv_of(rows: Sequence[Sequence[Any]], columns: Columns) -> bytes:
@@ -147,7 +160,7 @@ def type_of(values: Sequence[Any], family: str) -> Any:
     """Return the type that values give to a column of their own."""
     columns = columns_named(family)
     table = rows_table([(value,) for value in values], columns)
-    return schemas.own_schema(table, all_of(table), columns).field(0).type
+    return own_schema(table, all_of(table), columns).field(0).type
 
 
 def read_csv(content: bytes) -> list[list[str]]:
@@ -359,6 +372,12 @@ def test_the_end_of_a_run_is_no_failure_of_the_value_that_was_looked_at() -> Non
 # On disk
 
 
+def write_table(table: Table, sink: Any, metadata: dict[str, str], *, is_compressed: bool) -> None:
+    writer = outcome_files.OutcomeWriter(sink, is_compressed=is_compressed)
+    with writer.outcomes(table.schema, metadata) as written:
+        written.write(table)
+
+
 @pytest.mark.parametrize("is_compressed", [False, True])
 def test_an_outcome_table_reads_back_as_it_was_written(tmp_path: Path, is_compressed: bool) -> None:
     """At once or in pieces."""
@@ -366,7 +385,7 @@ def test_an_outcome_table_reads_back_as_it_was_written(tmp_path: Path, is_compre
     rows = [(1, "a\x00", [1], None), (2.5, "ü", [], b"x"), (None, None, None, {"a": 1})]
     table = tables.join_tables([rows_table(rows, columns), table_of(Origin(2, lines=[Line(3, BROKE)]), columns)])
     with open(tmp_path / "whole", "wb") as sink:
-        outcome_files.write_table(table, sink, metadata, is_compressed=is_compressed)
+        write_table(table, sink, metadata, is_compressed=is_compressed)
     with (
         open(tmp_path / "pieces", "wb") as sink,
         outcome_files.TableWriter(sink, table.schema, metadata, is_compressed=is_compressed) as writer,
@@ -374,22 +393,22 @@ def test_an_outcome_table_reads_back_as_it_was_written(tmp_path: Path, is_compre
         for start in range(0, 4, 3):
             writer.write(table.slice(start, 3))
     for name in ("whole", "pieces"):
-        found, told = outcome_files.read_table(tmp_path / name)
-        assert found.equals(table)
+        found, told = outcome_files.read_outcomes_file(tmp_path / name)
+        assert found.table.equals(table) and found.blocks is None
         assert told == metadata
 
 
 def test_what_is_no_whole_arrow_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        outcome_files.read_table(tmp_path / "t.arrow")
+        outcome_files.read_outcomes_file(tmp_path / "t.arrow")
     with open(tmp_path / "t.arrow", "wb") as sink:
-        outcome_files.write_table(rows_table([(1,)], columns_named("number")), sink, {}, is_compressed=False)
+        write_table(rows_table([(1,)], columns_named("number")), sink, {}, is_compressed=False)
     whole = (tmp_path / "t.arrow").read_bytes()
     garbage = [b"ARROW1", b"ARROW1\x00\x00" + b"\xff" * 100, b"no arrow file at all"]
     for content in [*garbage, *(whole[:n] for n in range(0, len(whole), 97))]:
         (tmp_path / "t.arrow").write_bytes(content)
         with pytest.raises(ValueError):
-            outcome_files.read_table(tmp_path / "t.arrow")
+            outcome_files.read_outcomes_file(tmp_path / "t.arrow")
 
 
 # The types of parts
@@ -399,7 +418,7 @@ def test_only_the_chosen_rows_give_types() -> None:
     columns = columns_named("number", NULL)
     origins = [Origin(1, lines=[Line(0, (2.5, "old"))]), Origin(2, lines=[Line(0, (2, 7))])]
     table = tables.join_tables([table_of(origin, columns) for origin in origins])
-    schema = schemas.own_schema(table, predicate.choose(table, [1], NO_RULES), columns)
+    schema = own_schema(table, predicate.choose(table, [1], NO_RULES), columns)
     assert schema.types == [pa.int64(), pa.int64()]
 
 
@@ -578,14 +597,14 @@ def test_row_groups_are_cut_as_late_as_32_mib_and_ten_thousand_rows_allow_withou
 
 
 def groups_of(table: Table, indices: Any) -> list[list[int]]:
-    return [group.to_pylist() for group in parts.row_groups(table, indices)]
+    return [group.to_pylist() for group in Outcomes(table).choose_rows(indices).indices()]
 
 
 def test_more_text_than_one_arrow_array_holds_can_be_written_in_row_groups() -> None:
     """Arrow's text arrays end at 2 GiB; a shard of 10,000 files is there with 215 kB a file."""
     table = shared_texts(n_texts=80, text_bytes=30 << 20)
     n_rows = 0
-    for group in parts.row_groups(table, all_of(table)):
+    for group in Outcomes(table).choose_rows(all_of(table)).indices():
         n_rows += len(group)
         assert len(group) == 1
     assert n_rows == 80
@@ -658,7 +677,7 @@ def digests(segments: Sequence[Origin], n_places: int) -> tuple[str, str, Any]:
     table = tables.join_tables([table_of(segment, SAME_COLUMNS) for segment in segments])
     indices = predicate.choose(table, [0] * n_places, NO_RULES)
     assert tables.places_of(table, indices) == list(range(n_places))
-    schema = schemas.part_schema(schemas.own_schema(table, indices, SAME_COLUMNS), SAME_COLUMNS)
+    schema = schemas.part_schema(own_schema(table, indices, SAME_COLUMNS), SAME_COLUMNS)
     made = csv_bytes(table, indices, schema), parquet_bytes(table, indices, schema)
     return hashlib.sha256(made[0]).hexdigest(), hashlib.sha256(made[1]).hexdigest(), schema
 

@@ -119,7 +119,7 @@ def test_a_beacon_that_is_none_says_nothing_and_is_never_an_error(tmp_path: Path
         worker_file(tmp_path, 3, "beacon").write_bytes(bytes(size))
         assert read_beacon(tmp_path, 3) is None
     for _ in range(50):
-        worker_file(tmp_path, 3, "beacon").write_bytes(os.urandom(56))
+        worker_file(tmp_path, 3, "beacon").write_bytes(os.urandom(64))
         found = read_beacon(tmp_path, 3)
         assert found is None or found.phase in Phase
 

@@ -29,6 +29,7 @@ from r3po.state.shard_files import read_shard_file
 from r3po.table import schema as schemas
 from r3po.table.columns import columns_of
 from r3po.table.predicate import CountingRules
+from r3po.table.rows import Outcomes
 from r3po.worker.staging import Staged, stage_shard
 from shards import BOTH, BROKE, JOB_ID, Shard, hash_of, make_shard
 
@@ -61,7 +62,7 @@ def test_a_shard_is_staged_in_place_order_with_everything_its_commit_says(tmp_pa
     assert commit.is_for(shard.ref)
     assert [part.name for part in commit.parts] == ["part-00007.csv", "part-00007.parquet"]
 
-    outcomes = read_outcomes(shard.folders, commit)
+    outcomes = read_outcomes(shard.folders, commit).table
     assert outcomes["place"].to_pylist() == [0, 1, 2, 3, 4]
     assert outcomes["fingerprint"].to_pylist() == ["f2", "f1", "f1", "f2", "f1"]
     assert tables.failures_of(outcomes) == [{"place": 2, **BROKE._asdict(), "tries": 1, "seconds": 0.5}]
@@ -104,7 +105,7 @@ def test_failures_alone_make_no_part(tmp_path: Path) -> None:
     assert os.listdir(shard.folders.output.staging) == []
     assert (commit.tally.n_done, commit.tally.n_failed) == (0, 3)
     assert commit.own_schema.types == [pa.null(), pa.null()]
-    assert len(read_outcomes(shard.folders, commit)) == 3
+    assert len(read_outcomes(shard.folders, commit).table) == 3
 
 
 # What is missing
@@ -191,7 +192,7 @@ def test_new_segments_replace_what_was_committed_before_only_where_they_count(tm
     assert commit.outcomes.name != previous.outcomes.name
     assert (commit.build, commit.first_build) == (2, 1)
     # The file of the commit that is still in force stays: the driver removes it once it has decided.
-    assert len(read_outcomes(shard.folders, previous)) == 4
+    assert len(read_outcomes(shard.folders, previous).table) == 4
 
 
 def test_tries_are_summed_over_attempts_and_over_commits(tmp_path: Path) -> None:
@@ -200,12 +201,12 @@ def test_tries_are_summed_over_attempts_and_over_commits(tmp_path: Path) -> None
     shard.write({0: BROKE})
     shard.write({0: (1, "a")})
     first = shard.stage()
-    assert read_outcomes(shard.folders, first)["tries"].to_pylist() == [3, 1, 1]
+    assert read_outcomes(shard.folders, first).table["tries"].to_pylist() == [3, 1, 1]
     shard.segments.clear()
     shard.write({1: BROKE}, build=2)
     shard.write({1: BROKE}, build=3)
     second = shard.stage(previous=first, build=3, attempt="s2")
-    assert read_outcomes(shard.folders, second)["tries"].to_pylist() == [3, 3, 1]
+    assert read_outcomes(shard.folders, second).table["tries"].to_pylist() == [3, 3, 1]
 
 
 # Hashes that f's own content had
@@ -342,9 +343,9 @@ def test_a_shard_with_more_text_than_one_arrow_array_holds_can_be_staged(
     n_files = 40
     shard = make_shard(tmp_path, n_files, columns=columns_of({"t": "x"}))
     one = shard.write({0: ("x" * (60 << 20),)})
-    table, _ = shards.Shard(shard.folders, shard.ref, None, [one]).read_candidates()
+    table = shards.Shard(shard.folders, shard.ref, None, [one]).read_candidates()[0].table
     copies = [table.set_column(0, "place", pa.array([place], pa.int32())) for place in range(n_files)]
-    monkeypatch.setattr(shards.Shard, "read_candidates", lambda *_, **__: (tables.join_tables(copies), ()))
+    monkeypatch.setattr(shards.Shard, "read_candidates", lambda *_, **__: (Outcomes(tables.join_tables(copies)), ()))
     commit = shard.stage(settings={"csv": False, "parquet": False})
     assert commit.tally.n_done == n_files
 
@@ -361,7 +362,7 @@ def test_outcomes_that_are_read_again_take_disk_and_not_memory(tmp_path: Path) -
     def allocated(**options: Any) -> tuple[int, Any]:
         gc.collect()
         before = pa.total_allocated_bytes()
-        table = read_outcomes(shard.folders, commit, **options)
+        table = read_outcomes(shard.folders, commit, **options).table
         return pa.total_allocated_bytes() - before, table
 
     in_memory, whole = allocated()

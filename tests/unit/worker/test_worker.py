@@ -140,9 +140,9 @@ class Job:
     def outcomes(self, done: BatchDone) -> list[dict[str, Any]]:
         """Return a batch's outcomes as dicts, read from its segment."""
         assert done.segment is not None
-        table = read_segment(self.folders.segments, done.segment)
-        assert table is not None
-        found: list[dict[str, Any]] = table.to_pylist()
+        read = read_segment(self.folders.segments, done.segment)
+        assert read is not None
+        found: list[dict[str, Any]] = read.table.to_pylist()
         assert (done.n_done, done.n_failed) == (done.segment.n_done, done.segment.n_failed)
         assert done.n_failed == sum(not line["is_row"] for line in found)
         assert done.n_done + done.n_failed == len(found)
@@ -269,7 +269,7 @@ def test_a_look_that_nobody_had_is_taken_before_the_failure_that_is_recorded(
             file.write(b"x")
         raise MemoryError
 
-    monkeypatch.setattr(job.worker._processor, "_use_file", cannot)
+    monkeypatch.setattr(job.worker._processor, "use_file", cannot)
     (line,) = job.outcomes(job.worker.run_batch(*job.offer(ref=ref)))
     assert sizes == [3, 4]
     assert (line["size"], line["error_type"]) == (4, "MemoryError")
@@ -431,9 +431,12 @@ def f(path):
 KEYS_DIFFER = "the row's keys differ from the job's columns, which its first row set: "
 NO_ROWS = {
     "None": ("NoDict", "f returned a NoneType; r3po needs one dict a file"),
-    "[{'x': 1}]": ("NoDict", "f returned a list; r3po needs one dict a file"),
+    "[{'x': 1}]": ("NoDict", "f returned a list; r3po needs one dict a file; for many rows a file: rows: many"),
     "'x'": ("NoDict", "f returned a str; r3po needs one dict a file"),
-    "(n for n in ())": ("NoDict", "f returned a generator; r3po needs one dict a file"),
+    "(n for n in ())": (
+        "NoDict",
+        "f returned a generator; r3po needs one dict a file; for many rows a file: rows: many",
+    ),
     "{}": ("BadRow", f"{KEYS_DIFFER}missing 'x' (taken with missing_keys: null)"),
     "{'y': 1, 'x': 1}": ("BadRow", f"{KEYS_DIFFER}not a column of this job: 'y' (taken with extra_keys: drop or add)"),
     "{'\\udcff': 1}": (

@@ -1,0 +1,107 @@
+"""What each worker needs of Ray, and how many such workers a Ray has room for. Arithmetic, without Ray itself."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from r3po.errors import ConfigError
+from r3po.text import count_of, size_text
+
+_SHOWN_MACHINES = 5
+
+Amounts = Mapping[str, float]
+"""Resources by the names that Ray has for them: CPU, GPU, memory in bytes, and others."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the config says of the workers' resources."""
+
+    each: Amounts = field(default_factory=dict)
+    """Of one worker; empty: nothing is said."""
+    is_auto: bool = False
+    """Fewer workers are enough, where not all have room."""
+
+    def fit(self, n_workers: int, machines: Sequence[Amounts], place: str) -> int:
+        """Return how many workers to start: all, or with `processes: auto` as many as have room.
+
+        Args:
+            machines: what each of them has, whoever uses it now.
+            place: where that is, for people: `on this machine`.
+
+        Raises:
+            ConfigError: they have no room, however long they would wait.
+        """
+        most = sum(room_for(self.each, machine) for machine in machines) if any(self.each.values()) else n_workers
+        if most >= n_workers or (self.is_auto and most):
+            return min(n_workers, int(most))
+        who = "one worker does" if n_workers == 1 or not most else f"{n_workers} workers do"
+        there = [_text({name: machine.get(name, 0) for name in self.each}) for machine in machines]
+        more = [f"and {len(there) - _SHOWN_MACHINES} more"] if len(there) > _SHOWN_MACHINES else []
+        hint = f"write  processes: {most:.0f}  or  auto" if most else "ask for less with  worker:  in the config"
+        raise ConfigError(
+            f"{who} not fit {place}: each is to have {_text(self.each)}",
+            evidence="\n".join([f"there: {one}" for one in there[:_SHOWN_MACHINES]] + more),
+            hint=hint + ("; or use a Ray of your own, whose machines have it" if _is_odd(self.each) else ""),
+        )
+
+    def fit_cores(self, n_workers: int) -> int:
+        """Do the same for this machine's cores alone, which are known before Ray has started."""
+        return Needs({name: n for name, n in self.each.items() if name == "CPU"}, self.is_auto).fit(
+            n_workers, [{"CPU": n_cores()}], "on this machine"
+        )
+
+    @property
+    def n_threads(self) -> int:
+        """Threads for the libraries of a worker: one a CPU of its own."""
+        return max(1, int(self.each.get("CPU", 1)))
+
+    def shortage(self, free: Amounts, there: Amounts) -> str:
+        """Say which resource one more worker waits for, since others use it; empty: none."""
+        for name, amount in ({"CPU": 1.0} | dict(self.each)).items():
+            if free.get(name, 0) < amount:
+                what = "CPU" if name == "CPU" and amount == 1 else _text({name: amount})
+                return f"Ray has no free {what} ({there.get(name, 0):g} in all)"
+        return ""
+
+
+def room_for(each: Amounts, machine: Amounts) -> float:
+    """Return for how many workers a machine has room."""
+    # Rounded: 0.1 + 0.2 is not 0.3.
+    return min(math.floor(round(machine.get(name, 0) / amount, 6)) for name, amount in each.items() if amount)
+
+
+def n_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def options_of(each: Amounts) -> dict[str, Any]:
+    """Return what a worker needs as Ray's options of an actor."""
+    names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+    own = {names[name]: amount for name, amount in each.items() if name in names}
+    others = {name: amount for name, amount in each.items() if name not in names}
+    return {**own, **({"resources": others} if others else {})}
+
+
+# Private functions
+
+
+def _is_odd(each: Amounts) -> bool:
+    return bool(each.keys() - {"CPU", "GPU", "memory"})
+
+
+def _text(amounts: Amounts) -> str:
+    return ", ".join(_amount(name, amount) for name, amount in amounts.items())
+
+
+def _amount(name: str, amount: float) -> str:
+    if name == "memory":
+        return f"{size_text(amount)} of memory"
+    if not amount:
+        return f"no {name}"
+    return count_of(int(amount), name) if amount == int(amount) and name in ("CPU", "GPU") else f"{amount:g} {name}"
