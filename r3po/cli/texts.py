@@ -60,22 +60,15 @@ def _run_lines(run: RunProgress | None) -> list[str]:
     """Say how fast a run is that is going on, and what it is at."""
     if run is None or run.files is None:
         return []
-    lines = [f"rate       {rate_text(run)}"]
+    from r3po.cli.progress_text import rate_text, way_text
+
+    lines = [f"limit      {way_text(run)}"] if run.limit is not None else []
+    lines.append(f"rate       {rate_text(run)}")
     if run.longest_running is not None:
         lines.append(f"longest    {run.longest_running}  {duration(run.longest_seconds or 0)}")
     if run.last_failure:
         lines.append(f"failure    {run.last_failure}")
     return lines
-
-
-def rate_text(run: RunProgress) -> str:
-    """Return a run's rate and the time that is left, as far as they are known."""
-    if run.files_per_second is None:
-        return "no file is finished yet"
-    rate = run.files_per_second
-    number = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-    left = "" if run.seconds_left is None else f"   left about {duration(run.seconds_left)}"
-    return f"{number} files/s (last minute){left}"
 
 
 def _source_text(config: Config) -> str:

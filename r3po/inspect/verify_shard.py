@@ -29,7 +29,7 @@ from r3po.table.added import added_names
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Indices, Table
 from r3po.table.predicate import CountingRules
-from r3po.table.rows import Outcomes, Rows
+from r3po.table.rows import Outcomes
 from r3po.text import count_of
 
 RUN = "r3po run"
@@ -86,8 +86,7 @@ class _ShardCheck:
             self._check_commit(commit)
             published = self._read_published(commit)
             if published is not None:
-                self._check_outcomes(commit, published[0].table, published[1])
-                self._check_added(commit, published[0].choose_rows(published[1]))
+                self._check_outcomes(commit, *published)
             self._check_parts(commit, published)
         self._check_standing()
 
@@ -149,7 +148,8 @@ class _ShardCheck:
             self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
         return outcomes, indices
 
-    def _check_outcomes(self, commit: Commit, table: Table, indices: Indices) -> None:
+    def _check_outcomes(self, commit: Commit, outcomes: Outcomes, indices: Indices) -> None:
+        table = outcomes.table
         doubled = predicate.doubled_places(table)
         if doubled:
             what = f"{count_of(len(doubled), 'file')} have more than one outcome in it: places {_list(doubled)}"
@@ -163,19 +163,16 @@ class _ShardCheck:
         if tables.dropped_keys(table, indices) != commit.dropped:
             what = "the keys that it says were left out are not those that its commit says"
             self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
+        is_current = commit.first_build >= self.job.built.redo_since
+        if self.columns is not None and is_current and commit.tally.n_rows:
+            added = added_names(outcomes.choose_rows(indices))
+            if added != commit.own_schema.names[len(self.columns.items) :]:
+                what = f"its rows add the columns {added}, but its commit says others"
+                self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
         is_adopted = commit.entries == self.ref
         entries = self.report.entries if is_adopted else self._read_entries(commit.entries)
         if entries is not None:
             self._check_seen(commit, entries, table, indices)
-
-    def _check_added(self, commit: Commit, rows: Rows) -> None:
-        """See that the commit has the columns that its rows add."""
-        if self.columns is None or commit.first_build < self.job.built.redo_since or not commit.tally.n_rows:
-            return
-        added = added_names(rows)
-        if added != commit.own_schema.names[len(self.columns.items) :]:
-            what = f"its rows add the columns {added}, but its commit says others"
-            self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
 
     def _check_seen(self, commit: Commit, entries: Entries, table: Table, indices: Indices) -> None:
         """See that the adopted entries say what f saw of the files."""
