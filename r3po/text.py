@@ -75,6 +75,26 @@ def wrap_words(text: str, width: int, *, first: str = "", rest: str = "") -> lis
     )
 
 
+def failure_lines(title: str, failure: str, width: int, *, most: int | None = None) -> list[str]:
+    """Return `path  error` in lines that break at spaces; the path is shortened in its middle, the error is not cut.
+
+    Args:
+        title: what the first line begins with; the others are indented as far.
+        width: characters of a line.
+        most: lines of the answer at most, with `...` where that is not all; None: as many as it needs.
+    """
+    path, gap, error = failure.partition("  ")
+    shown = shorten_path(path, max(20, width - len(title)))
+    lines = wrap_words(f"{shown}{gap}{error}", width, first=title, rest=" " * len(title))
+    if most is None or len(lines) <= most:
+        return lines
+    last = lines[most - 1]
+    # The word at the end gives way to the dots, and the one before it if need be; a single word is cut.
+    while len(last) > width - 4 and " " in last.strip():
+        last = last.rstrip().rpartition(" ")[0]
+    return [*lines[: most - 1], f"{last[: width - 4].rstrip()} ..."]
+
+
 _LABEL = re.compile(r" *(?:(?:error|hint|warning|note): +|[A-Za-z_]+:? {2,})?")
 """What a line of ours begins with: its further lines are indented as far."""
 

@@ -57,7 +57,7 @@ def run(
     ] = None,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 although files failed.")] = False,
     as_json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and one line if not all is well.")] = False,
 ) -> None:
     """Build what is new, process what is pending, and write the table.
 

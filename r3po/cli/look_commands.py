@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from r3po.cli.answers import (
     print_text,
     print_wrapped,
     say,
+    width_of,
 )
 from r3po.cli.texts import errors_text, failure_text, one_line, slow_text, status_text, verify_text
 
@@ -84,7 +84,7 @@ def errors(
     elif not failures and read_manifest(job_folders(loaded).manifest) is None:
         print_text("Nothing was run yet: r3po run")
     else:
-        width = shutil.get_terminal_size((100, 24)).columns
+        width = width_of(sys.stdout)
         print_wrapped(errors_text(group_failures(failures, by), width, has_columns=loaded.columns is not None))
 
 
@@ -102,7 +102,7 @@ def slow(
     if as_json:
         print_json(found.to_json())
     else:
-        print_text(slow_text(found, shutil.get_terminal_size((100, 24)).columns))
+        print_text(slow_text(found, width_of(sys.stdout)))
 
 
 def verify(

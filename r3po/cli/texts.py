@@ -60,22 +60,15 @@ def _run_lines(run: RunProgress | None) -> list[str]:
     """Say how fast a run is that is going on, and what it is at."""
     if run is None or run.files is None:
         return []
-    lines = [f"rate       {rate_text(run)}"]
+    from r3po.cli.progress_text import rate_text, way_text
+
+    lines = [f"limit      {way_text(run)}"] if run.limit is not None else []
+    lines.append(f"rate       {rate_text(run)}")
     if run.longest_running is not None:
         lines.append(f"longest    {run.longest_running}  {duration(run.longest_seconds or 0)}")
     if run.last_failure:
         lines.append(f"failure    {run.last_failure}")
     return lines
-
-
-def rate_text(run: RunProgress) -> str:
-    """Return a run's rate and the time that is left, as far as they are known."""
-    if run.files_per_second is None:
-        return "no file is finished yet"
-    rate = run.files_per_second
-    number = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-    left = "" if run.seconds_left is None else f"   left about {duration(run.seconds_left)}"
-    return f"{number} files/s (last minute){left}"
 
 
 def _source_text(config: Config) -> str:
@@ -154,7 +147,7 @@ def errors_text(groups: list[FailureGroup], width: int, *, has_columns: bool = F
         lines += _group_lines(group, width)
     if len(groups) > MOST_GROUPS:
         lines.append(f"        and {len(groups) - MOST_GROUPS:,} more kinds: r3po errors --json")
-    lines += _column_lines(groups, has_columns)
+    lines += _column_lines(groups, has_columns) + _rule_lines(groups)
     lines += [
         "Next:  r3po errors --full PATH       one failure with its traceback",
         "       r3po errors --json            all of them",
@@ -181,6 +174,13 @@ def _column_lines(groups: list[FailureGroup], has_columns: bool) -> list[str]:
         lines.append("       name all columns in the config (columns: {...}), then r3po run --redo")
         lines.append("If the function gives other columns by now: r3po run --redo")
     return lines
+
+
+def _rule_lines(groups: list[FailureGroup]) -> list[str]:
+    """Say how rows that differ are taken, where some were not."""
+    if not any("(taken with " in one["message"] for group in groups for one in group.failures):
+        return []
+    return ["If rows may differ: put what they are taken with into the config, then r3po run --retry-failed"]
 
 
 def failure_text(failure: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from r3po.cli.answers import CONFIG, EXIT_FAILED_FILES, JsonOption, fail, print_json, print_text, say
+from r3po.cli.answers import CONFIG, EXIT_FAILED_FILES, JsonOption, fail, print_json, print_text, say, width_of
 from r3po.cli.try_text import json_value, try_text
 
 
@@ -50,7 +49,7 @@ def try_files(
     if as_json:
         print_json(json_value(found.to_json()))
     else:
-        print_text(try_text(found, shutil.get_terminal_size((100, 24)).columns))
+        print_text(try_text(found, width_of(sys.stdout)))
     if found.failures:
         raise typer.Exit(EXIT_FAILED_FILES)
 

@@ -254,7 +254,8 @@ class WorkerManager:
 
     def _is_coming(self, handle: WorkerHandle) -> bool:
         """Whether a worker that is starting can be counted on: on a busy cluster some never start."""
-        return not handle.is_ready and self._clock() - handle.started_at < START_S
+        is_making = handle.seen is not None and handle.seen.phase is Phase.MAKING
+        return not handle.is_ready and (is_making or self._clock() - handle.started_at < START_S)
 
     def _lose(self, message: WorkerLost, *, was_alone: bool) -> Lost:
         handle = self.handles.pop(message.worker)

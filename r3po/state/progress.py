@@ -36,12 +36,23 @@ class RunProgress:
     files_per_second: float | None = None
     """Over the last minute; since the start, where no file was finished within the minute."""
     seconds_left: float | None = None
-    """How long the pending files take at this rate."""
+    """How long the pending files take at this rate; of those of a limit, if the run has one."""
     last_failure: str | None = None
     """`path  error` of the file of this run that failed last."""
     longest_running: str | None = None
     """The file that a worker has been at for longest, if that is 5 s or more."""
     longest_seconds: float | None = None
+    limit: int | None = None
+    """The most files that this run does; None: it does all that are pending."""
+    finished: int | None = None
+    """Files that this run has finished, whether they gave rows or failed."""
+
+    @property
+    def way(self) -> tuple[int, int]:
+        """How many files are finished, and of how many: of the job, or of the limit if the run has one."""
+        if self.limit is not None:
+            return self.finished or 0, self.limit
+        return (self.done or 0) + (self.failed or 0), self.files or 0
 
 
 def write_progress(folder: Path, progress: RunProgress) -> None:

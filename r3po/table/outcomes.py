@@ -167,10 +167,13 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
         for i, name in enumerate(Failure._fields):
             fixed[name] = pa.array([None if failure is None else failure[i] for failure in failures], pa.string())
     if columns is not None and columns.rules.extra == "drop":
-        dropped = [names_text(row.dropped) if isinstance(row, RaggedRow | FileRows) else None for row in batch.rows]
-        if any(dropped):
-            fixed[DROPPED] = pa.array(dropped, pa.string())
+        fixed |= _dropped_array(batch)
     return pa.table({**fixed, **values})
+
+
+def _dropped_array(batch: OutcomeBatch) -> dict[str, Any]:
+    dropped = [names_text(row.dropped) if isinstance(row, RaggedRow | FileRows) else None for row in batch.rows]
+    return {DROPPED: pa.array(dropped, pa.string())} if any(dropped) else {}
 
 
 def with_origin(table: Table, *, build: int, attempt: str, fingerprint: str) -> Table:

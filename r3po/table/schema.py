@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r3po.table.added import added_values, check_added, has_added
+from r3po.table.added import check_added, has_added, present_values
 from r3po.table.column_types import ColumnType, why_unfit
 from r3po.table.columns import Column, Columns
 from r3po.table.lattice import (
@@ -191,7 +191,7 @@ def _added_types(rows: Rows, groups: Sequence[Span], columns: Columns) -> dict[s
     """Return the types of the columns that rows add, in order of first appearance; none if there are too many."""
     shapes: dict[str, Shape | None] = {}
     for group in rows.indices(groups if has_added(rows.table) else ()):
-        for key, values in added_values(rows.table, group).items():
+        for key, values in present_values(rows.table, group).items():
             try:
                 shape = shapes.setdefault(key, Shape([0], 0))
                 if shape is not None:

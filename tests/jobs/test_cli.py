@@ -253,6 +253,19 @@ def test_processes_on_the_command_line_stand_for_the_configs_and_quiet_says_noth
     assert job.rows() == doubled(*range(6))
 
 
+def test_quiet_says_one_line_of_failed_files_also_when_nothing_is_to_do_and_an_error_with_its_hint(
+    failing: Job,
+) -> None:
+    said = re.compile(r"\d of 6 files failed: r3po errors\n")
+    first, idle = failing.run("--quiet"), failing.run("--quiet")
+    assert (first.code, idle.code) == (1, 1)
+    assert said.fullmatch(first.err) and idle.err == first.err
+    failing.write_function(PICKY.format(bad=[1]) + "\n# changed\nNEW = 1\n")
+    assert failing.run("--quiet") == Ended(0, "", ""), "no warning of rows that other code made"
+    wrong = failing.run("--quiet", "--limit", "2", "--function", "double.py:nobody")
+    assert [line.split(":")[0] for line in wrong.err.splitlines()] == ["error", "hint"]
+
+
 @pytest.mark.parametrize(
     "folders",
     [
@@ -574,7 +587,7 @@ def test_a_terminal_has_a_live_bar_and_its_cursor_back_after_ctrl_c_and_no_color
         assert terminal.end() == 130
         seen, shown = terminal.seen, terminal.shown
     assert re.search(r"Process +━+.* \d+/200 +\d+\.\d %", shown)
-    assert re.search(r"files/s   elapsed ", shown)
+    assert re.search(r"files/s \(last minute\)   elapsed ", shown)
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
     assert "TIME" not in without_times(shown), "the plain lines are for what is no terminal"
     assert re.search(r"ValueError:\s+xxx", shown), "the word that no line holds is on a line of its own"

@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 KEYS = (ROOT / "docs" / "keys.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 FORMAT = (ROOT / "FORMAT.md").read_text(encoding="utf-8")
-SETTINGS = set(Config.model_fields) - {"path", "notices", "lines", "source_written", "source_folders"}
+SETTINGS = set(Config.model_fields) - {"path", "notices", "lines", "source_written", "is_auto", "source_folders"}
 
 
 def section(text: str, title: str) -> str:

@@ -145,7 +145,7 @@ def test_arguments_are_part_of_what_f_is(tmp_path: Path) -> None:
     assert job.run().code == 1 and said(job) == ["made", *CALLED, "closed"]
     assert job.run().code == 1 and said(job) == []
     job.write_config(function_args={"bad": [2]})
-    assert "2 of 2 rows by another version of it" in r3po("status", cwd=job.folder).out
+    assert "2 of 2 files by another version of it" in r3po("status", cwd=job.folder).out
     ended = job.run()
     assert "double.py:Model changed after 2 rows were made" in ended.err
     assert said(job) == ["made", "called with 1", "closed"]  # the failure is tried again, and the rows stay

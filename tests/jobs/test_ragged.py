@@ -26,6 +26,7 @@ import r3po
 import r3po.storage.durable as storage
 from jobs import r3po as command
 from r3po.errors import ConfigError, RunStoppedError
+from r3po.storage.json_files import write_json
 from r3po.table import added, ragged
 from ragged_rows import CALLS, read_row
 
@@ -415,6 +416,25 @@ def test_a_key_that_can_be_no_column_is_the_failure_of_its_file(
     job = ragged_job([{"a": 1}, row], **RAGGED, source_column="file")
     assert [failure["message"] for failure in job.run().failures()] == [message]
     assert job.check().column_names == ["file", "a"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "field", "what"),
+    [
+        ("drop", "dropped", "the keys that it says were left out are not those that its commit says"),
+        ("add", "own_schema", "its rows add the columns ['x'], but its commit says others"),
+    ],
+)
+def test_verify_finds_a_commit_that_says_other_keys_than_its_outcomes(
+    ragged_job: NewRagged, extra: str, field: str, what: str
+) -> None:
+    job = ragged_job([{"a": 1}, {"a": 2, "x": 1}, {"a": 3}, {"a": 4, "y": 1}], extra_keys=extra)
+    job.run()
+    commits = [job.folder / "work" / "commits" / f"{shard:05d}.json" for shard in range(2)]
+    first, second = (json.loads(path.read_text()) for path in commits)
+    changed = {key: second[key] if key == field else value for key, value in first.items() if key != "digest"}
+    write_json(commits[0], changed)
+    assert what in [finding.what for finding in r3po.verify_jobs(job.config).findings]
 
 
 # Types of the config

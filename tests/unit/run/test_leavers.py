@@ -150,6 +150,23 @@ def test_a_worker_is_replaced_once_f_is_closed_in_it(bench: Bench) -> None:
     assert bench.pool.dismissed == [0] and bench.pool.added == [1] and list(manager.handles) == [1]
 
 
+def test_a_trial_waits_for_a_worker_that_makes_f_however_long_that_takes(bench: Bench) -> None:
+    manager = WorkerManager(bench.pool, 2, None, lambda: bench.pool.now, bench.leavers)  # type: ignore[arg-type]
+    manager.handles[0].is_ready, manager.handles[0].is_fresh = True, False
+    bench.pool.phases = {0: Phase.IDLE, 1: Phase.MAKING}
+    bench.pool.now += 600
+    manager.wait(1.0)
+    manager.need_fresh()
+    assert bench.pool.submitted == [] and manager.is_making
+    bench.pool.phases[1] = Phase.LOADING  # this one may never come to it
+    bench.pool.now += 600
+    manager.wait(1.0)
+    bench.pool.phases.pop(1)
+    manager.handles[1].seen = None
+    manager.need_fresh()
+    assert [worker for worker, _ in bench.pool.submitted] == [0] and not manager.is_making
+
+
 def test_a_death_while_f_is_made_is_the_functions_and_that_of_no_file() -> None:
     handle, death = WorkerHandle(0), Death("exit code 7", True)
     lost = Lost(handle, death, seen_in(Phase.MAKING), was_alone=True)
