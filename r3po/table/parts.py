@@ -81,7 +81,7 @@ def write_parts(
         writers = [_open_part(kind, sink, schema, metadata, settings) for kind, sink in sinks.items() if groups]
         for writer in writers:
             stack.callback(writer.abandon)  # after an error: else it would write its footer to a closed file
-        for group in groups:
+        for group in shown.rows.one_by_one(groups):
             for writer in writers:
                 writer.write(shown, group)
         for writer in writers:
