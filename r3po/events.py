@@ -118,7 +118,7 @@ class WorkerLost:
     n_workers: int | None
     """How many there are for the next minutes, if there is one fewer; None: as many as before."""
     is_of_several: bool = False
-    """The file is the first of several that f was given at once; these are given to it again in halves."""
+    """The file is the first of several that f was given at once; these go into smaller calls."""
 
     @property
     def words(self) -> str:

@@ -20,6 +20,16 @@ def iter_places(spans: Iterable[Span]) -> Iterator[int]:
     return (place for start, stop in spans for place in range(start, stop))
 
 
+CALL_PARTS = 4
+"""Into so many smaller calls go the files of one that failed. With two it would take as many calls in all, but twice as
+many of them would fail, each of which may cost a worker."""
+
+
+def files_of_smaller_call(n_files: int) -> int:
+    """Return the most files of the calls that follow on one of `n_files` files that failed."""
+    return -(-n_files // CALL_PARTS)
+
+
 @dataclass(frozen=True, slots=True)
 class Death:
     """How the process of a worker ended."""

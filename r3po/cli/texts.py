@@ -159,7 +159,7 @@ def errors_text(groups: list[FailureGroup], width: int, *, has_columns: bool = F
         lines += _group_lines(group, width)
     if len(groups) > MOST_GROUPS:
         lines.append(f"        and {len(groups) - MOST_GROUPS:,} more kinds: r3po errors --json")
-    lines += _column_lines(groups, has_columns)
+    lines += _column_lines(groups, has_columns) + _rule_lines(groups)
     lines += [
         "Next:  r3po errors --full PATH       one failure with its traceback",
         "       r3po errors --json            all of them",
@@ -186,6 +186,13 @@ def _column_lines(groups: list[FailureGroup], has_columns: bool) -> list[str]:
         lines.append("       name all columns in the config (columns: {...}), then r3po run --redo")
         lines.append("If the function gives other columns by now: r3po run --redo")
     return lines
+
+
+def _rule_lines(groups: list[FailureGroup]) -> list[str]:
+    """Say how rows that differ are taken, where some were not."""
+    if not any("(taken with " in one["message"] for group in groups for one in group.failures):
+        return []
+    return ["If rows may differ: put what they are taken with into the config, then r3po run --retry-failed"]
 
 
 def failure_text(failure: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from r3po.state.shards import Shard, ShardState, newer_segments
 from r3po.storage.durable import digest_file, has_size
 from r3po.storage.names import show_name
 from r3po.table import predicate
+from r3po.table.added import added_names
 from r3po.table.columns import Columns
 from r3po.table.outcomes import Indices, Table
 from r3po.table.predicate import CountingRules
@@ -85,7 +86,7 @@ class _ShardCheck:
             self._check_commit(commit)
             published = self._read_published(commit)
             if published is not None:
-                self._check_outcomes(commit, published[0].table, published[1])
+                self._check_outcomes(commit, *published)
             self._check_parts(commit, published)
         self._check_standing()
 
@@ -147,7 +148,8 @@ class _ShardCheck:
             self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
         return outcomes, indices
 
-    def _check_outcomes(self, commit: Commit, table: Table, indices: Indices) -> None:
+    def _check_outcomes(self, commit: Commit, outcomes: Outcomes, indices: Indices) -> None:
+        table = outcomes.table
         doubled = predicate.doubled_places(table)
         if doubled:
             what = f"{count_of(len(doubled), 'file')} have more than one outcome in it: places {_list(doubled)}"
@@ -161,6 +163,12 @@ class _ShardCheck:
         if tables.dropped_keys(table, indices) != commit.dropped:
             what = "the keys that it says were left out are not those that its commit says"
             self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
+        is_current = commit.first_build >= self.job.built.redo_since
+        if self.columns is not None and is_current and commit.tally.n_rows:
+            added = added_names(outcomes.choose_rows(indices))
+            if added != commit.own_schema.names[len(self.columns.items) :]:
+                what = f"its rows add the columns {added}, but its commit says others"
+                self.findings.add("outcomes", self._outcomes_path, what, RESTORE)
         is_adopted = commit.entries == self.ref
         entries = self.report.entries if is_adopted else self._read_entries(commit.entries)
         if entries is not None:

@@ -16,7 +16,7 @@ from r3po.state.manifest import read_columns
 from r3po.state.shards import Shard
 from r3po.storage.names import show_name
 from r3po.table import schema as schemas
-from r3po.table.added import added_values
+from r3po.table.added import added_names
 from r3po.table.column_types import ColumnType
 from r3po.table.columns import Columns, ColumnSettings
 
@@ -66,8 +66,7 @@ def _added(job: Job, wanted: ColumnSettings, n_columns: int) -> set[str]:
             found.update(shard.commit.own_schema.names[n_columns:])
         if shard.segments and wanted.rules.adds:
             outcomes, _ = replace(shard, commit=None).read_candidates(scratch=job.folders.outcomes)
-            rows = outcomes.choose_rows(shard.choose(outcomes.table, job.rules()))
-            found.update(name for group in rows.indices() for name in added_values(rows.table, group))
+            found.update(added_names(outcomes.choose_rows(shard.choose(outcomes.table, job.rules()))))
     return found
 
 

@@ -6,8 +6,8 @@ not come to, and says when a shard is complete and must be staged. It holds span
 When a worker dies, the file it was in is a *suspect*: it runs in a trial, the only file of a fresh worker, until it
 has an outcome or has died too often, which is its failure. The rest of its batch is innocent and is done again, in
 batches half as large: if the true culprit is another file, it ends up in a batch of its own. Where f takes many files
-at once, and a worker dies in a call of several, none of them is a suspect: they are called again in halves, until a
-file is alone in its call.
+at once, and a worker dies in a call of several, none of them is a suspect: they go into smaller calls, until a file
+is alone in its call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from r3po.run.backlog import Backlog, Deferred
 from r3po.run.suspect_list import Suspect, SuspectList
-from r3po.work import Batch, Death, RecordFailure, Span, Stage, Work, count_places, iter_places
+from r3po.work import Batch, Death, RecordFailure, Span, Stage, Work, count_places, files_of_smaller_call, iter_places
 
 
 class Scheduler:
@@ -180,7 +180,7 @@ class Scheduler:
         self._backlog.add(work.shard, rest, max(1, math.ceil(n_files / 2)), work.call_files)
 
     def lost_call(self, work: Batch, call: Span) -> None:
-        """Take a batch back whose worker ended in a call of several files: these are called again in halves.
+        """Take a batch back whose worker ended in a call of several files: these are called again in smaller calls.
 
         Nobody is to blame yet, whether the worker died or was ended because the call took too long.
 
@@ -189,8 +189,8 @@ class Scheduler:
         """
         self._in_flight.pop(work.number)
         in_hand, rest = _inside(work.places, call), _outside(work.places, call)
-        half = math.ceil(min(count_places(in_hand), work.call_files or self._batch_files) / 2)
-        self._backlog.add(work.shard, in_hand, half, half)
+        most = files_of_smaller_call(min(count_places(in_hand), work.call_files or self._batch_files))
+        self._backlog.add(work.shard, in_hand, most, most)
         self._backlog.add(work.shard, rest, max(1, math.ceil(count_places(work.places) / 2)), work.call_files)
 
     def overran(self, work: Batch, place: int, death: Death) -> None:

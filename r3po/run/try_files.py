@@ -40,7 +40,7 @@ from r3po.table.preview import Blocks, Preview, preview_parts
 from r3po.table.ragged import told_dropped
 from r3po.worker.beacon import Phase
 from r3po.worker.call import Caller
-from r3po.worker.call_many import call_alone, call_many
+from r3po.worker.call_many import call_alone, call_many, smaller_calls
 from r3po.worker.failures import failure_of
 from r3po.worker.forks import shed_handlers_in_children
 from r3po.worker.many_rows import ManyRows
@@ -227,9 +227,8 @@ class _Trial:
             called = self._call_on_many([path for _, path in some])
             if called:
                 found.update(zip((path for _, path in some), called, strict=True))
-            else:  # as a run does: halves, until it is seen who is to blame
-                middle = (len(some) + 1) // 2
-                waiting += [some[middle:], some[:middle]]
+            else:  # as a run does, until it is seen who is to blame
+                waiting += smaller_calls(some)
         for shown, path in files:
             self._keep(shown, *found[path])
 

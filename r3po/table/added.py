@@ -5,12 +5,13 @@ Outcomes keep what a row adds as one text (see `table.ragged`), so a row group i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from r3po.errors import RunStoppedError
 from r3po.table.nested import decode
 from r3po.table.outcomes import Indices, Table, gather
 from r3po.table.ragged import MOST_ADDED
+from r3po.table.rows import Rows
 from r3po.table.value_arrays import ADDED
 from r3po.text import shorten
 
@@ -23,14 +24,29 @@ def has_added(table: Table) -> bool:
 def added_values(table: Table, group: Indices) -> dict[str, list[object]]:
     """Return what the rows in `group` add, by key in order of first appearance, each as a list with a value a row."""
     by_key: dict[str, list[object]] = {}
-    if not has_added(table):
-        return by_key
-    texts = gather(table[ADDED], group)
-    n_rows = len(texts)
-    for row, text in enumerate(texts.to_pylist() if texts.null_count < n_rows else ()):
-        for key, value in (decode(text) if text is not None else {}).items():
-            by_key.setdefault(key, [None] * n_rows)[row] = value
+    for row, added in _iter_added(table, group):
+        for key, value in added.items():
+            if key not in by_key:
+                by_key[key] = [None] * len(group)
+            by_key[key][row] = value
     return by_key
+
+
+def present_values(table: Table, group: Indices) -> dict[str, list[object]]:
+    """Return what `added_values` does without a value for the rows that lack the key."""
+    by_key: dict[str, list[object]] = {}
+    for _, added in _iter_added(table, group):
+        for key, value in added.items():
+            by_key.setdefault(key, []).append(value)
+    return by_key
+
+
+def added_names(rows: Rows) -> list[str]:
+    """Return the columns that rows add, in order of first appearance; none if there are too many."""
+    names: dict[str, None] = {}
+    for group in rows.indices() if has_added(rows.table) else ():
+        names.update(dict.fromkeys(present_values(rows.table, group)))
+    return list(names) if len(names) <= MOST_ADDED else []
 
 
 def check_added(names: Sequence[str]) -> None:
@@ -47,3 +63,16 @@ def check_added(names: Sequence[str]) -> None:
         hint="return such keys as one dict, {'counts': {...}}, and make all rows again: r3po run --redo\n"
         "or leave them out: extra_keys: drop",
     )
+
+
+# Private functions
+
+
+def _iter_added(table: Table, group: Indices) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield the number in `group` and the dict of each row that adds something."""
+    if not has_added(table):
+        return
+    texts = gather(table[ADDED], group)
+    for row, text in enumerate(texts.to_pylist() if texts.null_count < len(texts) else ()):
+        if text is not None:
+            yield row, decode(text)

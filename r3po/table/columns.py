@@ -242,31 +242,11 @@ class RowCollector:
             BadRowError: it has other keys than the job's columns, and the rules do not say what to do with them.
         """
         row = returned if type(returned) is dict else dict(returned)
-        if row.keys() != self._names:
-            return self._take_ragged(row)
-        return self._keep(self._take(row))
-
-    def _take_ragged(self, row: dict[Any, Any]) -> tuple[Any, ...]:
-        """Take a row whose keys are not those of the columns."""
-        columns, rules = self.columns, self.columns.rules
-        if not row and rules.missing == "null":
-            raise BadRowError("f returned an empty dict; a row needs at least one column")
-        extra = [key for key in row if key not in self._names]
-        if (extra and rules.extra == "fail") or (rules.missing == "fail" and len(row) - len(extra) < len(self._names)):
-            raise BadRowError(_describe_keys(columns, row))
-        added = dropped = None
-        if extra and rules.adds:
-            for key, name in columns.own_names:
-                if name in extra:
-                    raise BadRowError(f"f returned a column {name!r}, which is {key}, too; rename either")
-            added = added_text({key: row[key] for key in extra})
-            self.size_bytes += len(added)
-        elif extra:
-            dropped = dropped_names(extra)
-        values = self._keep(tuple(map(row.get, columns.names)))
-        return RaggedRow(values, added, dropped) if extra else values
-
-    def _keep(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        more = None
+        if row.keys() == self._names:
+            values = self._take(row)
+        else:
+            values, more = self._take_ragged(row)
         self.size_bytes += self._fixed_bytes
         if self._mutable:
             values = self._freeze(values)
@@ -274,7 +254,29 @@ class RowCollector:
             value = values[i]
             if isinstance(value, (str, bytes)):
                 self.size_bytes += len(value)
-        return values
+        return values if more is None else RaggedRow(values, *more)
+
+    def _take_ragged(self, row: dict[Any, Any]) -> tuple[tuple[Any, ...], tuple[str | None, tuple[str, ...]] | None]:
+        """Return the values of a row with other keys than the columns, and what a `RaggedRow` says of the others."""
+        columns, rules = self.columns, self.columns.rules
+        if not row and rules.missing == "null":
+            raise BadRowError("f returned an empty dict; a row needs at least one column")
+        extra = [key for key in row if key not in self._names]
+        if (extra and rules.extra == "fail") or (rules.missing == "fail" and len(row) - len(extra) < len(self._names)):
+            raise BadRowError(_describe_keys(columns, row))
+        values = tuple(map(row.get, columns.names))
+        if not extra:
+            return values, None
+        if not rules.adds:
+            dropped = dropped_names(extra)
+            self.size_bytes += sum(map(len, dropped))
+            return values, (None, dropped)
+        for key, name in columns.own_names:
+            if name in extra:
+                raise BadRowError(f"f returned a column {name!r}, which is {key}, too; rename either")
+        added = added_text({key: row[key] for key in extra})
+        self.size_bytes += len(added)
+        return values, (added, ())
 
     def _freeze(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         frozen = list(values)

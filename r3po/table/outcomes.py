@@ -13,7 +13,7 @@ import array as machine
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -167,10 +167,13 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
         for i, name in enumerate(Failure._fields):
             fixed[name] = pa.array([None if failure is None else failure[i] for failure in failures], pa.string())
     if columns is not None and columns.rules.extra == "drop":
-        dropped = [names_text(row.dropped) if isinstance(row, RaggedRow | FileRows) else None for row in batch.rows]
-        if any(dropped):
-            fixed[DROPPED] = pa.array(dropped, pa.string())
+        fixed |= _dropped_array(batch)
     return pa.table({**fixed, **values})
+
+
+def _dropped_array(batch: OutcomeBatch) -> dict[str, Any]:
+    dropped = [names_text(row.dropped) if isinstance(row, RaggedRow | FileRows) else None for row in batch.rows]
+    return {DROPPED: pa.array(dropped, pa.string())} if any(dropped) else {}
 
 
 def with_origin(table: Table, *, build: int, attempt: str, fingerprint: str) -> Table:
@@ -259,6 +262,12 @@ def int32_array(values: Sequence[int]) -> Any:
     """Return ints as an Arrow array."""
     # From a buffer: pa.array would import pandas, where it is installed, and `status` has no use for that.
     return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(machine.array("i", values))])
+
+
+def int64_array(values: Iterable[int]) -> Any:
+    """Return ints as an Arrow array."""
+    items = machine.array("q", values)
+    return pa.Array.from_buffers(pa.int64(), len(items), [None, pa.py_buffer(items)])
 
 
 def one_chunk(values: Any) -> Any:

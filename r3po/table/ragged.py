@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -70,9 +71,9 @@ class RaggedRow(tuple[Any, ...]):
     dropped: tuple[str, ...]
     """The keys that were left out."""
 
-    def __new__(cls, values: tuple[Any, ...], added: str | None, dropped: tuple[str, ...] | None) -> RaggedRow:
+    def __new__(cls, values: tuple[Any, ...], added: str | None, dropped: tuple[str, ...]) -> RaggedRow:
         row = super().__new__(cls, values)
-        row.added, row.dropped = added, dropped or ()
+        row.added, row.dropped = added, dropped
         return row
 
 
@@ -98,6 +99,9 @@ def added_text(added: dict[Any, Any]) -> str:
     """
     if len(added) > MOST_ADDED:
         raise BadRowError(f"the row has {len(added):,} keys that are no column; it may add {MOST_ADDED:,}")
+    if set(map(type, added)) == {str} and set(map(type, added.values())) <= _OF_JSON:
+        with suppress(NestedError):  # the way below says which value it is
+            return encode(added, plain_item)
     items = []
     for key, value in added.items():
         name = check_key(key)
@@ -135,6 +139,9 @@ def told_columns(names: Sequence[str]) -> str:
 
 
 # Private functions
+
+_OF_JSON = {int, float, str, bool, type(None), list, dict}
+"""Types of values that are kept together as fast as one."""
 
 
 def _and_more(shown: list[str], n: int) -> str:

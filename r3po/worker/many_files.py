@@ -1,7 +1,7 @@
 """f called with many files at a time: read them all, call f, look at each again; what fails goes into smaller calls.
 
 What f does with a file alone is what counts. So a call that fails names nobody: its files are given to f again in
-halves, and so on, until a file is alone. Of a call that failed nothing is kept.
+smaller calls, and so on, until a file is alone. Of a call that failed nothing is kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from r3po.source.read import FileInUse
 from r3po.table.outcomes import Failure
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.call import Caller
-from r3po.worker.call_many import call_many
+from r3po.worker.call_many import call_many, smaller_calls
 from r3po.worker.open_batch import File, OpenBatch, read_clock
 from r3po.worker.processor import Processor
 from r3po.worker.rows import note_file
@@ -61,9 +61,7 @@ class ManyFiles:
         items, failure = self._call(opened, taken)
         seconds = (read_clock() - started) / len(taken)
         if failure is not None:
-            middle = (len(taken) + 1) // 2
-            halves = taken[middle:], taken[:middle]
-            opened.smaller_calls += [[file for file, _ in half] for half in halves]
+            opened.smaller_calls += smaller_calls([file for file, _ in taken])
             return
         for (file, in_use), item in zip(taken, items, strict=True):
             place, name, _ = file

@@ -51,6 +51,7 @@ from r3po.table.predicate import CountingRules
 from r3po.table.rows import Outcomes
 from r3po.work import Batch, Death, RecordFailure, Work
 from r3po.worker.beacon import Phase, Sighting
+from r3po.worker.call_many import smaller_calls
 from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.messages import BatchDone, Probed, ShardContext
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch
@@ -520,8 +521,7 @@ class Process:
 
     def _several_failed(self, files: list[Any], n_called: int) -> None:
         self.world.n_halved += n_called
-        middle = (len(files) + 1) // 2
-        self._open_batch.smaller_calls += [files[middle:], files[:middle]]
+        self._open_batch.smaller_calls += smaller_calls(files)
         self._go_on()
 
     def _several_returned(self, places: list[int], versions: list[int]) -> None:
@@ -1051,7 +1051,7 @@ def check_calls(world: World) -> None:
         file = world.files[key[0]][key[1]]
         # In a batch, alone; and once more for each run that ended before it could remember.
         most = 1 + DEATHS * (1 + world.happened["touched"]) + world.n_driver_ends + world.happened["silent"]
-        most += (1 + world.n_driver_ends) * (world.batch_files - 1).bit_length()  # in company of half as many each time
+        most += (1 + world.n_driver_ends) * (world.batch_files - 1).bit_length()  # in company of fewer each time
         most *= 1 + world.happened["damaged"]
         if file.kind == "crashes later":
             most = 4 * most + 20

@@ -356,6 +356,19 @@ def configured(prepare: Callable[[Job], object], **settings: Any) -> Callable[[J
     return prepare_configured
 
 
+def for_many(prepare: Callable[[Job], object]) -> Callable[[Job], None]:
+    """Do the same with a function that takes three files at once."""
+
+    def prepare_for_many(job: Job) -> None:
+        many = job.function.with_name("tiny_function_many.py")
+        source = "\n\ndef describe_many(paths):\n    return [describe(path) for path in paths]\n"
+        many.write_text(job.function.read_text() + source)
+        job.configure(batch_files=3, function=f"{many}:describe_many")
+        prepare(job)
+
+    return prepare_for_many
+
+
 def change_files(job: Job) -> None:
     """Finish seven files, one of them gone; then one changes, one is touched, one goes, one returns, two are new.
 
@@ -472,6 +485,7 @@ CHANGES = {
 
 OPERATIONS = {
     "first run": Operation(add_first_files, run, run),
+    "first run with many files a call": Operation(for_many(add_first_files), run, run),
     "run that adds files": Operation(add_more_files, run, run),
     "first build": Operation(add_first_files, build, run),
     "build that adds files": Operation(add_more_files, build, run),

@@ -299,6 +299,8 @@ def test_a_lost_worker_is_told_with_its_file_and_what_follows_and_of_many_only_t
         "note: a worker was lost: SIGSEGV\n"
         "note: a worker was lost in d/007.json: out of memory; 1 worker for the next minutes\n"
     )
+    many = events.WorkerLost("SIGSEGV", "d/007.json", None, is_of_several=True)
+    assert show(many) == "note: a worker was lost in d/007.json or a file that f had with it: SIGSEGV\n"
     lines = show(*[lost()] * 40).splitlines()
     assert len(lines) == progress.LOSSES_SHOWN + 1
     assert lines[-1] == "note: more are not shown; events.jsonl in the newest folder of runs/ has them all"

@@ -45,7 +45,7 @@ TOLD_BY_R3PO_ALONE = (
     "snappy has no levels; take this out",
     "must be from 1 to 9 for gzip",
     "{value} is no column type; write list",
-    '"map" is no type',
+    '"set" is no type',
     "a decimal",
     "must be at most 3,600",  # .nan and .inf, which JSON does not have
 )

@@ -301,6 +301,54 @@ def test_an_orderly_end_leaves_nobody_to_mistrust(runs: Path) -> None:
     assert recall(runs) == []
 
 
+# Calls with many files
+
+
+def leave_call(runs: Path, shard: int, place: int, n_more: int, worker: int = 0, run: str = "run-killed") -> None:
+    folder = runs / run / "workers"
+    folder.mkdir(parents=True, exist_ok=True)
+    beacon = Beacon(folder, worker)
+    beacon.mark(Phase.CALLING, shard, place, n_more)
+    beacon.close()
+    path = worker_file(folder, worker, "beacon")
+    content = bytearray(path.read_bytes())
+    content[40:56] = (2**22 + 1 + worker).to_bytes(8, sys.byteorder) + (12_345).to_bytes(8, sys.byteorder)
+    path.write_bytes(content)
+
+
+def test_of_a_call_with_many_files_that_a_killed_run_was_in_none_is_a_suspect(runs: Path) -> None:
+    leave_call(runs, 0, 7, 63)
+    leave_call(runs, 2, 0, 3, worker=1)
+    leave_beacon(runs, 0, 3, worker=2)
+    made = book(runs)
+    assert keys(made.recall(runs, OWN)) == [(0, 3)]
+    assert made.in_doubt == [(0, (7, 71)), (2, (0, 4))]
+    assert list_workers(runs / "run-killed" / "workers") == []
+    again = book(runs)
+    assert keys(again.recall(runs, OWN)) == [(0, 3)] and again.in_doubt == made.in_doubt, "the book has them now"
+
+
+def test_calls_are_in_doubt_until_all_is_done_and_of_other_places_they_say_nothing(runs: Path) -> None:
+    leave_call(runs, 0, 7, 63)
+    leave_call(runs, 0, 7, 63, worker=1)
+    made = book(runs)
+    assert (made.recall(runs, OWN), made.in_doubt) == ([], [(0, (7, 71))])
+    other = book(runs, job_id="b" * 32)
+    assert (other.recall(runs, OWN), other.in_doubt) == ([], [])
+    leave_call(runs, 0, 7, 63)
+    made = book(runs)
+    made.recall(runs, OWN)
+    made.write([suspect(0, 1)])
+    assert json.loads((runs.parent / "suspects.json").read_text())["calls"] == [[0, 7, 71]]
+    made.in_doubt = []
+    made.write([])
+    assert os.listdir(runs.parent) == ["runs"]
+    leave_call(runs, 0, 7, 63)
+    made = book(runs)
+    made.forget(runs, OWN)
+    assert (made.recall(runs, OWN), made.in_doubt, os.listdir(runs.parent)) == ([], [], ["runs"])
+
+
 # The serial engine, which is one process with the run
 
 

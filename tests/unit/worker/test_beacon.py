@@ -93,6 +93,15 @@ def test_a_mark_is_read_as_it_was_written(tmp_path: Path, beacon: Beacon) -> Non
     assert (seen(tmp_path).shard, seen(tmp_path).place) == (-1, -1), "of none"
 
 
+def test_a_call_with_many_files_is_read_as_the_places_that_it_reaches_to(tmp_path: Path, beacon: Beacon) -> None:
+    beacon.mark(Phase.READING, 4, 10, 63)
+    assert (seen(tmp_path).place, seen(tmp_path).n_more, seen(tmp_path).span) == (10, 63, (10, 74))
+    beacon.advance(Phase.CALLING)
+    assert seen(tmp_path).span == (10, 74)
+    beacon.mark(Phase.READING, 4, 11)
+    assert (seen(tmp_path).n_more, seen(tmp_path).span) == (0, (11, 12)), "a file alone"
+
+
 def test_the_code_of_an_exit_is_told_and_a_new_worker_under_an_old_number_begins_anew(tmp_path: Path) -> None:
     for code in (0, 1, 255):
         made = Beacon(tmp_path, 3)

@@ -121,7 +121,7 @@ def test_the_culprit_alone_fails_and_its_neighbours_have_their_rows(
 ) -> None:
     job = job_of(tmp_path, body.replace("{}", culprit).replace("{{", "{").replace("}}", "}"))
     assert found_in(job, job.run()) == expected(**{culprit: error_type})
-    assert len(job.module.CALLS) == 1 + 2 * 3, "a call of eight, and at each of three steps two of half as many"
+    assert len(job.module.CALLS) == 1 + 4 + 2, "of eight files, of two, of one"
 
 
 def test_the_culprit_s_failure_is_that_of_a_call_with_it_alone(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_generator_that_raises_half_way_is_told_without_our_own_frames(tmp_pat
 def test_all_may_be_to_blame(tmp_path: Path) -> None:
     job = job_of(tmp_path, "raise ValueError('bad')")
     assert found_in(job, job.run()) == dict.fromkeys(NAMES, "ValueError")
-    assert len(job.module.CALLS) == 2 * len(NAMES) - 1
+    assert len(job.module.CALLS) == 1 + 4 + 8
 
 
 def test_an_item_that_is_no_row_is_that_file_s_failure_and_nothing_is_called_again(tmp_path: Path) -> None:
@@ -209,11 +209,11 @@ def test_a_file_that_f_removes_has_its_row_and_is_told(tmp_path: Path) -> None:
 # The end of a batch in the middle of it
 
 
-def test_a_call_that_takes_too_long_records_nothing_and_comes_back_in_halves(tmp_path: Path) -> None:
+def test_a_call_that_takes_too_long_records_nothing_and_goes_into_smaller_ones(tmp_path: Path) -> None:
     job = job_of(tmp_path, "while 'g' in names: pass", timeout_s=0.2, batch_files=4)
     done = job.run()
     assert done.is_spent
-    assert (done.n_done, done.n_failed, done.returned, done.doubted, done.call_files) == (4, 0, (), ((4, 8),), 2)
+    assert (done.n_done, done.n_failed, done.returned, done.doubted, done.call_files) == (4, 0, (), ((4, 8),), 1)
     assert job.module.CALLS == ["abcd", "efgh"]
 
 
@@ -229,11 +229,11 @@ def test_a_file_alone_that_takes_too_long_has_failed(tmp_path: Path) -> None:
 def test_what_is_left_of_a_call_that_failed_goes_back_when_time_is_up(tmp_path: Path) -> None:
     job = job_of(tmp_path, "if 'f' in names: raise ValueError('bad')", batch_seconds=1e-9)
     done = job.run()
-    assert (done.segment, done.returned, done.doubted, done.call_files) == (None, (), ((0, 8),), 4)
+    assert (done.segment, done.returned, done.doubted, done.call_files) == (None, (), ((0, 8),), 2)
     batch, context = job.offer()
-    calls = Batch(batch.number, batch.shard, batch.places, call_files=4)
+    calls = Batch(batch.number, batch.shard, batch.places, call_files=2)
     done = job.worker.run_batch(calls, context)
-    assert (done.n_done, done.returned, done.doubted) == (4, ((4, 8),), ())
+    assert (done.n_done, done.returned, done.doubted) == (2, ((2, 8),), ())
 
 
 def test_a_stop_is_heard_between_two_calls(tmp_path: Path) -> None:
@@ -279,10 +279,10 @@ def test_the_first_row_of_a_call_sets_the_columns_and_the_others_are_kept(tmp_pa
     assert job.module.CALLS == ["abcd"]
 
 
-def test_a_probe_that_raises_goes_on_in_halves_until_there_is_a_row(tmp_path: Path) -> None:
+def test_a_probe_that_raises_goes_on_in_smaller_calls_until_there_is_a_row(tmp_path: Path) -> None:
     job = job_of(tmp_path, "if names != ['b']: raise ValueError('bad')", columns=None, batch_files=4)
     probed = job.worker.probe(*job.offer())
     done = job.worker.record_probe(probed.columns)
     assert found_in(job, done) == {"a": "ValueError", "b": "b"}
-    assert (done.returned, done.doubted, done.call_files) == (((4, 8),), ((2, 4),), 2)
-    assert job.module.CALLS == ["abcd", "ab", "a", "b"]
+    assert (done.returned, done.doubted, done.call_files) == (((4, 8),), ((2, 4),), 1)
+    assert job.module.CALLS == ["abcd", "a", "b"]

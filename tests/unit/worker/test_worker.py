@@ -428,14 +428,16 @@ def f(path):
 # What is no row
 
 
+ONE_OR_MANY = "r3po needs one dict a file; for many rows a file: rows: many"
+
 KEYS_DIFFER = "the row's keys differ from the job's columns, which its first row set: "
 NO_ROWS = {
     "None": ("NoDict", "f returned a NoneType; r3po needs one dict a file"),
-    "[{'x': 1}]": ("NoDict", "f returned a list; r3po needs one dict a file; for many rows a file: rows: many"),
+    "[{'x': 1}]": ("NoDict", f"f returned a list; {ONE_OR_MANY}"),
     "'x'": ("NoDict", "f returned a str; r3po needs one dict a file"),
     "(n for n in ())": (
         "NoDict",
-        "f returned a generator; r3po needs one dict a file; for many rows a file: rows: many",
+        f"f returned a generator; {ONE_OR_MANY}",
     ),
     "{}": ("BadRow", f"{KEYS_DIFFER}missing 'x' (taken with missing_keys: null)"),
     "{'y': 1, 'x': 1}": ("BadRow", f"{KEYS_DIFFER}not a column of this job: 'y' (taken with extra_keys: drop or add)"),
