@@ -25,7 +25,7 @@ WIDTH_WITHOUT_TERMINAL = 100
 """Characters of a line where there is no terminal and no `COLUMNS`."""
 
 CONFIG = Path("config.yaml")
-ConfigArgument = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The job's config file.")]
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The job's config file.")]
 
 
 class _Asked:

@@ -25,7 +25,7 @@ from r3po.events import Event
 from r3po.run.progress import Progress
 from r3po.state.progress import RunProgress
 from r3po.storage.names import show_name, show_text
-from r3po.text import count_of, duration, failure_lines, shorten_path, size_text, wrap_lines
+from r3po.text import count_of, counts_text, duration, failure_lines, shorten_path, size_text, wrap_lines
 
 PLAIN_EVERY_S = 30.0
 """Seconds between two plain lines, where stderr is no terminal."""
@@ -180,8 +180,7 @@ class Display:
         size = "" if event.size_bytes is None else f", {size_text(event.size_bytes)}"
         self._line(f"Scan      {where}       {count_of(event.n_files, 'file')}{size}: {found}")
         if event.passed_over:
-            passed = ", ".join(f"{n:,} {reason}" for reason, n in event.passed_over.items())
-            self._line(f"          passed over: {passed}")
+            self._line(f"          passed over: {counts_text(event.passed_over)}")
 
     def _planned(self, event: events.ProcessingPlanned) -> None:
         if event.is_resumed:

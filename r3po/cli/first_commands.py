@@ -25,7 +25,7 @@ MOST_SUFFIXES = 10
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The job's folder; it is made if missing.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The job's folder; it is made if missing.")] = Path(),
     source: Annotated[
         Path | None,
         typer.Option("--from", metavar="FOLDER", help="The folder with your files: the job is made for it."),

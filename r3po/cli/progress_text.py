@@ -16,12 +16,15 @@ BAR_WIDTH = 24
 
 
 def rate_text(run: RunProgress, elapsed_s: float | None = None) -> str:
-    """Return a run's rate, for how long it goes on if that is given, and the time that is left if it is known."""
+    """Return a run's rate, for how long it goes on if that is given, and the time that is left if it is known.
+
+    With all of it the line is full at 80 columns: which time the rate is of is said where there is room.
+    """
     elapsed = "" if elapsed_s is None else f"   elapsed {duration(elapsed_s)}"
     if run.files_per_second is None:
         return f"no file is finished yet{elapsed}"
     left = "" if run.seconds_left is None else f"   left about {duration(run.seconds_left)}"
-    return f"{_number(run.files_per_second)} files/s (last minute){elapsed}{left}"
+    return f"{_number(run.files_per_second)} files/s{elapsed or ' (last minute)'}{left}"
 
 
 def bar_text(run: RunProgress) -> str:

@@ -67,7 +67,7 @@ def _run_text(result: RunResult, width: int) -> str:
 def _status_text(found: JobStatus, width: int) -> str:
     from r3po.cli.texts import status_text
 
-    return status_text(found.config, found)
+    return status_text(found.config, found, width)
 
 
 def _slow_text(found: SlowFiles, width: int) -> str:

@@ -121,6 +121,26 @@ def test_f_may_be_given_from_python(tmp_path: Path) -> None:
     assert [row["name"] for row in job.rows()] == [f"{n:03}.json" for n in range(10)]
 
 
+def test_f_may_be_a_class_that_is_made_once(tmp_path: Path) -> None:
+    source = """\
+import json
+from pathlib import Path
+
+
+class Double:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, paths):
+        numbers = [json.loads(Path(path).read_text())["n"] for path in paths]
+        return [{"n": n, "twice": self.factor * n} for n in numbers]
+"""
+    job = make_job(tmp_path, 10, source, batch_files=4, function_args={"factor": 2})
+    job.write_config(function="double.py:Double")
+    assert job.run().code == 0
+    assert job.rows() == doubled(*range(10))
+
+
 # What f is told that takes one file
 
 
