@@ -139,6 +139,8 @@ class Worker:
 
     def close(self) -> None:
         """Let the beacon go; what it says last is that nothing is going on."""
+        if self._probe is not None and self._probe.segment is not None:
+            self._probe.segment.abandon()
         self.beacon.mark(Phase.IDLE)
         self.beacon.close()
 

@@ -325,7 +325,7 @@ class _Check:
             shown += [name for name in names if name not in shown] if adds else []
             self._expect(columns["job_id"] == self.manifest["job_id"], path, "another job's")
             self._expect(set(shown) <= set(names), path, "lacks columns that the parts show")
-            shown = [said["source_column"], *shown] if "source_column" in said else shown
+            shown = [*(said[key] for key in ("source_column", "row_column") if key in said), *shown]
             found = list(with_rows[0]["columns"])
             found = found[: len(shown)] if adds else found  # behind these are those that rows add
             self._expect(shown == found, path, "other columns than the parts'")
