@@ -57,7 +57,8 @@ def values(found: Outcomes, *indices: int) -> list[list[Any]]:
     chosen = Rows(found, pa.array(indices or range(len(found.table)), pa.int64()))
     n = len(chosen)
     shown = chosen.table["0.int"].take(chosen.at(0, n))
-    return [list(row) for row in zip(*(a.to_pylist() for a in (chosen.places(0, n), chosen.numbers(0, n), shown)))]
+    columns = [array.to_pylist() for array in (chosen.places(0, n), chosen.numbers(0, n), shown)]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 EXPECTED = [[0, 0, 13], [0, 1, 14], [0, 2, 15], [0, 3, 16], [2, 0, 10], [2, 1, 11], [4, 0, 18]]
@@ -165,7 +166,7 @@ def test_blocks_that_are_not_where_it_is_said_are_refused(tmp_path: Path, harm: 
         said = {"r3po.blocks": json.dumps(writer._blocks), "r3po.start": str(start), **harm}
         with outcome_files.TableWriter(sink, table.schema, said, is_compressed=False) as written:
             written.write(table)
-    with pytest.raises(ValueError):  # noqa: PT011 - whoever finds it
+    with pytest.raises(ValueError):
         read_outcomes_file(path)
 
 
