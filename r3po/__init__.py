@@ -15,6 +15,7 @@ Names are loaded when they are asked for, so that `import r3po` costs next to no
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if "IPython" in sys.modules:
+        import_module("r3po.cli.results").show_in_notebooks()
     return getattr(import_module(_HOMES.get(name, "r3po.errors")), name)
 
 

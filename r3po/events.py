@@ -193,6 +193,8 @@ class RunFinished:
     is_stopped: bool = False
     is_limited: bool = False
     """It did as many files as it was to do, and left others."""
+    go_on: str = ""
+    """What to type to go on; only of a limited run."""
 
 
 Event = (

@@ -12,6 +12,19 @@ def count_of(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def counts_text(counts: dict[str, int]) -> str:
+    """Return how many of what, in a row: `1 linked folder, 2 hidden`; each is named as several are."""
+    return ", ".join(f"{n:,} {_one_of(what) if n == 1 else what}" for what, n in counts.items())
+
+
+def _one_of(what: str) -> str:
+    if what.startswith("not ") and what.endswith(" files"):
+        return f"not a {what.removeprefix('not ').removesuffix('s')}"
+    if what.startswith("end with "):
+        return f"ends {what.removeprefix('end ')}"
+    return re.sub(r"\bfolders\b", "folder", what)
+
+
 def size_text(size_bytes: float) -> str:
     """Return a number of bytes in the unit that fits: `512 bytes`, `1.5 KiB`."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):

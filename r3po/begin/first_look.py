@@ -18,6 +18,7 @@ from r3po.errors import SourceError
 from r3po.source.folders import WalkCounts
 from r3po.source.walk import walk_blocks
 from r3po.storage.names import show_name
+from r3po.text import counts_text
 
 MOST_FILES = 100_000
 MOST_SECONDS = 5.0
@@ -76,7 +77,7 @@ class SourceLook:
     @property
     def passed_over_text(self) -> str:
         """The same, for people; empty: nothing was."""
-        return ", ".join(f"{n:,} {reason}" for reason, n in self.passed_over.items())
+        return counts_text(self.passed_over)
 
     def commonest(self) -> tuple[str, SuffixCount]:
         """Return the commonest suffix; the empty one, where no file has a suffix."""

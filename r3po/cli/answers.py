@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -20,8 +19,13 @@ EXIT_FAILED_FILES = 1
 EXIT_USAGE = 2
 EXIT_CLOSED_PIPE = 141
 
+# A mail of cron, a log or an editor has no width that could be asked for. They show 100 characters without wrapping; at
+# 80 a path more often leaves its message, and who looks for both with grep finds neither.
+WIDTH_WITHOUT_TERMINAL = 100
+"""Characters of a line where there is no terminal and no `COLUMNS`."""
+
 CONFIG = Path("config.yaml")
-ConfigArgument = Annotated[Path, typer.Argument(metavar="[CONFIG]", help="The job's config file.")]
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The job's config file.")]
 
 
 class _Asked:
@@ -41,6 +45,16 @@ JsonOption = Annotated[
 ]
 
 
+def width_of(stream: TextIO) -> int:
+    """Return how many characters a line on this stream has: `COLUMNS`, or those of its terminal."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return int(columns)
+    with suppress(OSError, ValueError):  # it has no file, or that is no terminal
+        return os.get_terminal_size(stream.fileno()).columns or WIDTH_WITHOUT_TERMINAL
+    return WIDTH_WITHOUT_TERMINAL
+
+
 def print_text(text: str) -> None:
     """Print an answer. Whoever reads us may have enough (`r3po errors | head`), which is no error."""
     try:
@@ -52,8 +66,8 @@ def print_text(text: str) -> None:
 
 
 def print_wrapped(text: str) -> None:
-    """Print an answer for people; on a terminal its lines are wrapped at words."""
-    print_text(wrap_lines(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text)
+    """Print an answer for people; its lines are wrapped at words."""
+    print_text(wrap_lines(text, width_of(sys.stdout)))
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -90,8 +104,8 @@ def say(text: str) -> None:
 
 
 def say_message(text: str) -> None:
-    """Write a message for people on stderr; on a terminal its lines are wrapped at words."""
-    say((wrap_lines(text, shutil.get_terminal_size().columns) if sys.stderr.isatty() else text) + "\n")
+    """Write a message for people on stderr; its lines are wrapped at words."""
+    say(wrap_lines(text, width_of(sys.stderr)) + "\n")
 
 
 def fail(what: str, hint: str) -> NoReturn:

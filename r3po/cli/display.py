@@ -9,32 +9,31 @@ import contextlib
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from r3po import events
+from r3po.cli.answers import width_of
+from r3po.cli.progress_text import BAR_WIDTH, lines_below_bar, percent, plain_line, way_text
 from r3po.events import Event
+from r3po.run.progress import Progress
+from r3po.state.progress import RunProgress
 from r3po.storage.names import show_name, show_text
-from r3po.text import count_of, duration, first_line, percent_of, shorten, shorten_path, size_text, wrap_lines
+from r3po.text import count_of, counts_text, duration, failure_lines, shorten_path, size_text, wrap_lines
 
 PLAIN_EVERY_S = 30.0
 """Seconds between two plain lines, where stderr is no terminal."""
 
-RATE_OVER_S = 30.0
-"""Seconds over which the shown speed is measured."""
-
 UPDATES_PER_SECOND = 10
 
 MOST_LINES = 3
-"""Most lines of one text while the run goes on."""
+"""Most lines of the last failure while the run goes on."""
 
 _INDENT = " " * 10
 
@@ -46,7 +45,7 @@ class Display:
     """An observer that shows a run. Use it as a context manager: it restores the terminal.
 
     Args:
-        is_quiet: only warnings.
+        is_quiet: nothing but what f prints if that is asked for, and one line if the run does not end well.
         words: makes what may name a command into what is shown; for a caller in Python, `doors.in_python`.
     """
 
@@ -84,20 +83,17 @@ class Display:
     # Complex by count: one case an event, each of a line or two.
     def _show(self, event: Event) -> None:
         match event:
+            case events.RunFinished() if self._is_quiet:
+                self._finished_quietly(event)
+            case events.OutputSeen():
+                for line in event.text.splitlines():
+                    self._write(show_text(f"worker {event.worker}: {line}"))
+            case _ if self._is_quiet:
+                pass
             case events.Notice():
                 self._notice(event)
             case events.PartsRepaired():
                 self._line(f"Repair    {', '.join(event.names[:3])} made again from the outcomes")
-            case events.OutputSeen():
-                for line in event.text.splitlines():
-                    self._line(f"worker {event.worker}: {line}")
-            case events.RunFinished() if self._is_quiet:
-                if event.n_failed and event.worked:
-                    self._line(
-                        self._words(f"{event.n_failed:,} of {count_of(event.n_files, 'file')} failed: r3po errors")
-                    )
-            case _ if self._is_quiet:
-                pass
             case events.JobOpened():
                 self._line(f"{_name_and_version()}   {_base(event.config_path)}   {event.function}".rstrip())
             case events.ScanProgressed():
@@ -106,7 +102,7 @@ class Display:
                 self._scan_finished(event)
             case events.WorkersStarting():
                 if event.engine == "ray":
-                    self._show_live(Text(f"Ray       {count_of(event.n_workers, 'worker')}, starting ..."))
+                    self._wait_for_ray(event.n_workers)
             case events.WorkersStarted():
                 self._end_live()
                 self._line(_workers_started(event))
@@ -115,14 +111,15 @@ class Display:
             case events.ColumnsSet():
                 named = ", ".join(f"{name} {family}" for name, family in event.columns[:8])
                 more = f", {len(event.columns) - 8} more" if len(event.columns) > 8 else ""
-                self._line(f"Columns   {named}{more}      (from {event.path})")
+                room = max(20, self._width - len("Columns   (from )"))
+                self._line(f"Columns   {named}{more}      (from {shorten_path(event.path, room)})")
             case events.BatchFinished():
                 self._batch_finished(event)
             case events.WorkerLost():
                 self._worker_lost(event)
             case events.LongestRunning():
                 if self._bar is not None:
-                    self._bar.longest = event
+                    self._bar.take(event)
                     self._plain_line_if_due()
             case events.StopRequested():
                 self._line(_stopping(event))
@@ -130,9 +127,19 @@ class Display:
                 self._end_live()
                 self._finished(event)
 
+    @property
+    def _width(self) -> int:
+        """Characters of a line."""
+        # While Ray starts, stderr leads through a pipe; Rich then asks the other streams.
+        return self._console.width if self._is_terminal else width_of(sys.stderr)
+
     def _line(self, text: str) -> None:
-        text = show_text(text)
-        self._console.print(Text(wrap_lines(text, self._console.width) if self._is_terminal else text))
+        """Write text whose lines are wrapped at words."""
+        self._write(wrap_lines(show_text(text), self._width))
+
+    def _write(self, text: str) -> None:
+        """Write text that a screen can have as it is."""
+        self._console.print(Text(text))
 
     def _notice(self, event: events.Notice) -> None:
         self._line(f"{'warning' if event.is_warning else 'note'}: {self._words(event.text)}")
@@ -143,7 +150,14 @@ class Display:
         if event.n_files:
             self._show_live(Text(f"Scan      {event.n_files:,} files so far"))
 
-    def _show_live(self, line: Text) -> None:
+    def _wait_for_ray(self, n_workers: int) -> None:
+        """Say what is waited for, and for how long by now; once where nothing moves."""
+        if self._is_terminal:
+            self._show_live(_Waiting(f"Ray       starting {count_of(n_workers, 'worker')}, usually 5 to 10 s ..."))
+        else:
+            self._line(f"Ray       starting {count_of(n_workers, 'worker')}, usually 5 to 10 s")
+
+    def _show_live(self, line: RenderableType) -> None:
         """Show a line that the next one replaces; on a terminal only."""
         if not self._is_terminal:
             return
@@ -166,8 +180,7 @@ class Display:
         size = "" if event.size_bytes is None else f", {size_text(event.size_bytes)}"
         self._line(f"Scan      {where}       {count_of(event.n_files, 'file')}{size}: {found}")
         if event.passed_over:
-            passed = ", ".join(f"{n:,} {reason}" for reason, n in event.passed_over.items())
-            self._line(f"          passed over: {passed}")
+            self._line(f"          passed over: {counts_text(event.passed_over)}")
 
     def _planned(self, event: events.ProcessingPlanned) -> None:
         if event.is_resumed:
@@ -175,7 +188,8 @@ class Display:
                 f"Resume    {event.n_done:,} of {event.n_files:,} files done, "
                 f"{event.n_failed:,} failed, {event.n_pending:,} to do"
             )
-        self._bar = _Bar(event)
+        self._bar = _Bar()
+        self._bar.take(event)
         self._last_plain = time.monotonic()
         self._start_bar()
 
@@ -195,13 +209,13 @@ class Display:
     def _batch_finished(self, event: events.BatchFinished) -> None:
         if self._bar is None:
             return
-        self._bar.add(event)
+        self._bar.take(event)
         self._plain_line_if_due()
 
     def _plain_line_if_due(self) -> None:
         if self._bar is not None and not self._is_terminal and time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
             self._last_plain = time.monotonic()
-            self._line(self._bar.plain_line())
+            self._write(plain_line(self._bar.run))
 
     def _worker_lost(self, event: events.WorkerLost) -> None:
         self._n_lost += 1
@@ -223,17 +237,23 @@ class Display:
             if self._is_terminal:
                 self._console.print(self._bar.bar())
             else:
-                self._line(self._bar.plain_line())
+                self._write(plain_line(self._bar.run))
+
+    def _finished_quietly(self, event: events.RunFinished) -> None:
+        """Say the one line that counts, if the run did not end well; an error comes with its own words."""
+        if event.is_stopped:
+            self._line(_stopped(event))
+        elif event.n_failed:
+            self._line(self._words(f"{event.n_failed:,} of {count_of(event.n_files, 'file')} failed: r3po errors"))
 
     # Complex by count: the last lines of a run, which differ with how it ended.
     def _finished(self, event: events.RunFinished) -> None:
         if event.is_stopped:
-            done = count_of(event.n_done, "file has its row", "files have their rows")
-            to_do = count_of(event.n_pending, "is to do", "are to do")
-            self._line(f"Stopped after {duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}.")
+            self._line(_stopped(event))
             return
         if event.is_limited:
             self._line(self._words(_limited(event)))
+            self._line(self._words(f"Continue with: {event.go_on}"))
             return
         if not event.worked:
             self._line(self._words(_nothing_to_do(event)))
@@ -248,8 +268,9 @@ class Display:
             self._line(f"  {f'{output}/{kind}':{width}}   {parts}   {rows}")
         if event.n_failed:
             self._line(f"  {output}/failures/failures.csv   {count_of(event.n_failed, 'failed file')}")
-            if self._bar is not None and self._bar.last_failure:
-                self._line(f"  Last   {shorten(first_line(self._bar.last_failure), 200)}")
+            if self._bar is not None and (last := self._bar.run.last_failure):
+                for line in failure_lines("  Last   ", show_text(last), self._width):
+                    self._write(line)
             again = "r3po errors; fix the function, then r3po run (unchanged: --retry-failed)"
             self._line(f"  Next   {self._words(again)}")
         if event.n_rows and "parquet" in event.parts:
@@ -257,88 +278,46 @@ class Display:
             self._line(f'  Read   pd.read_parquet("{output}/parquet"{exact})')
 
 
+class _Waiting:
+    """A line that says what is waited for, with the seconds since it was first shown."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._since = what, time.monotonic()
+
+    def __rich__(self) -> Text:
+        return Text(f"{self._what}  {time.monotonic() - self._since:.0f} s", no_wrap=True)
+
+
 class _Bar:
-    """The progress of one run: what the live line and the plain lines are made from."""
+    """The progress of one run as a screen has it: the live lines, and the line that stays."""
 
-    def __init__(self, planned: events.ProcessingPlanned) -> None:
-        self._n_files = planned.n_files
-        self._n_goal = planned.n_files
-        """How many are finished when this run is over."""
-        if planned.limit is not None:
-            self._n_goal = planned.n_done + planned.n_failed + min(planned.limit, planned.n_pending)
-        self._n_finished = planned.n_done + planned.n_failed
-        self._n_failed = planned.n_failed
-        self._started = time.monotonic()
-        self.last_failure = ""
-        self.longest = events.LongestRunning("", 0.0)
-        self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
-        self._n_here = 0
+    def __init__(self) -> None:
+        self._progress = Progress(clock=lambda: time.monotonic())
 
-    def add(self, event: events.BatchFinished) -> None:
-        n = event.n_done + event.n_failed
-        self._n_here += n
-        self._n_finished += n
-        self._n_failed += event.n_failed
-        self.last_failure = event.last_failure or self.last_failure
-        now = time.monotonic()
-        self._samples.append((now, self._n_here))
-        while len(self._samples) > 2 and self._samples[0][0] < now - RATE_OVER_S:
-            self._samples.popleft()
+    @property
+    def run(self) -> RunProgress:
+        """How the run stands."""
+        return self._progress.now()
 
-    def plain_line(self) -> str:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        left = self._seconds_left()
-        is_long = self.longest.seconds >= events.LONG_S
-        longest = f" longest={self.longest.seconds:.0f}s {self.longest.path}" if is_long else ""
-        return (
-            f"{now} {self._n_finished}/{self._n_files} {self._percent():.1f}% {self._rate():.0f} files/s "
-            f"failed={self._n_failed} left={'unknown' if left is None else f'{left:.0f}s'}{longest}"
-        )
+    def take(self, event: Event) -> None:
+        self._progress.take(event)
 
     def bar(self) -> Table:
         """The line that stays when the run is over."""
+        run = self.run
+        n_finished, n_goal = run.way
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(
-            "Process  ",
-            ProgressBar(total=max(1, self._n_files), completed=self._n_finished, width=24),
-            f"{self._n_finished:,}/{self._n_files:,}",
-            f"{self._percent():.1f} %",
-        )
+        drawn = ProgressBar(total=max(1, n_goal), completed=n_finished, width=BAR_WIDTH)
+        bar.add_row("Process  ", drawn, way_text(run), f"{percent(run):.1f} %")
         return bar
 
     def render(self, width: int) -> Table:
         """Everything that is shown while the run goes on, on a terminal of `width` columns."""
-        left = self._seconds_left()
-        elapsed = duration(time.monotonic() - self._started)
-        speed = f"{self._rate():,.0f} files/s   elapsed {elapsed}"
-        if left is not None:
-            speed += f"   left about {duration(left)}"
-        if self._n_failed:
-            speed += f"   {self._n_failed:,} failed"
+        below = lines_below_bar(self.run, width, now=time.time(), indent=_INDENT, has_elapsed=True, most=MOST_LINES)
         lines = Table.grid()
         lines.add_row(self.bar())
-        texts = [speed]
-        if self.longest.seconds >= events.LONG_S:
-            seconds = duration(self.longest.seconds)
-            path = shorten_path(self.longest.path, max(20, width - len(f"{_INDENT}longest running    {seconds}")))
-            texts.append(f"longest running  {path}  {seconds}")
-        if self.last_failure:
-            texts.append(f"last failure  {first_line(self.last_failure)}")
-        for text in texts:
-            shown = wrap_lines(_INDENT + show_text(text), width).split("\n")[:MOST_LINES]
-            lines.add_row(Text("\n".join(shown), overflow="ellipsis", no_wrap=True))
+        lines.add_row(Text("\n".join(below), overflow="ellipsis", no_wrap=True))
         return lines
-
-    def _percent(self) -> float:
-        return percent_of(self._n_finished, self._n_files)
-
-    def _rate(self) -> float:
-        (t0, n0), (t1, n1) = self._samples[0], self._samples[-1]
-        return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
-
-    def _seconds_left(self) -> float | None:
-        rate = self._rate()
-        return (self._n_goal - self._n_finished) / rate if rate else None
 
 
 # Private functions
@@ -358,6 +337,12 @@ def _stopping(event: events.StopRequested) -> str:
     what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
     again = "Ctrl-C again: stop now, what is in hand will be done again"
     return f"Stopping ({event.signal_name}): {what}{limit}\n          {again}"
+
+
+def _stopped(event: events.RunFinished) -> str:
+    done = count_of(event.n_done, "file has its row", "files have their rows")
+    to_do = count_of(event.n_pending, "is to do", "are to do")
+    return f"Stopped after {duration(event.seconds)}. {done}, {event.n_failed:,} failed, {to_do}."
 
 
 def _limited(event: events.RunFinished) -> str:

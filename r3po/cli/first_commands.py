@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from r3po.cli.answers import CONFIG, ConfigArgument, JsonOption, fail, print_json, print_text
+from r3po.cli.answers import CONFIG, ConfigArgument, JsonOption, fail, print_json, print_text, width_of
 from r3po.cli.texts import plain
 from r3po.storage.names import show_name
 from r3po.text import count_of, shorten_path, size_text, wrap_words
@@ -25,7 +25,7 @@ MOST_SUFFIXES = 10
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The job's folder; it is made if missing.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The job's folder; it is made if missing.")] = Path(),
     source: Annotated[
         Path | None,
         typer.Option("--from", metavar="FOLDER", help="The folder with your files: the job is made for it."),
@@ -62,7 +62,7 @@ def config(
     if schema:
         print_text(schema_text().rstrip())
         return
-    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    width = min(100, width_of(sys.stdout))
     if keys:
         known = key_meanings()
         if as_json:

@@ -44,8 +44,10 @@ def run(
         bool, typer.Option("--accept-deletions", help="Go on although more than half of the files are gone.")
     ] = False,
     no_build: Annotated[bool, typer.Option("--no-build", help="Do not look for new files in the source.")] = False,
-    engine: Annotated[str, typer.Option(help="ray, or serial: all in this process, for a debugger.")] = "ray",
-    processes: Annotated[int | None, typer.Option(min=1, help="Workers, instead of the config's.")] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="ENGINE", help="ray, or serial: all in this process, for a debugger.")
+    ] = "ray",
+    processes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Workers, instead of the config's.")] = None,
     max_errors: Annotated[
         str | None, typer.Option(metavar="N", help="Stop if more than N files fail, or N% of the finished; or none.")
     ] = None,
@@ -57,7 +59,7 @@ def run(
     ] = None,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 although files failed.")] = False,
     as_json: JsonOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and one line if not all is well.")] = False,
 ) -> None:
     """Build what is new, process what is pending, and write the table.
 
@@ -140,7 +142,10 @@ def reset(
     all_: Annotated[bool, typer.Option("--all", help="Forget the job: its state and the parts it made.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Forget failures (--errors), a redo under way (--redo), or everything (--all)."""
+    """Forget failures, a redo under way, or the whole job.
+
+    Say which: --errors, --redo or --all.
+    """
     from r3po.config.settings import load_config
     from r3po.run.undo_redo import reset_redo
     from r3po.state.reset import reset_all_errors, reset_all_tracking
@@ -166,7 +171,7 @@ def reset(
             print("Nothing was removed.", file=sys.stderr)
             raise typer.Exit(EXIT_USAGE)  # not 1, which says that files failed
     n_parts = reset_all_tracking(config)
-    print_text(f"{loaded.job_name} is as if it had never run; {n_parts:,} parts were removed.")
+    print_text(f"{loaded.job_name} is as if it had never run; {count_of(n_parts, 'part was', 'parts were')} removed.")
 
 
 def _command_to_go_on(

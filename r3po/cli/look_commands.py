@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from r3po.cli.answers import (
     print_text,
     print_wrapped,
     say,
+    width_of,
 )
 from r3po.cli.texts import errors_text, failure_text, one_line, slow_text, status_text, verify_text
 
@@ -46,7 +46,7 @@ def status(
     if as_json:
         print_json(found.to_json())
         return
-    print_wrapped(status_text(loaded, found))
+    print_wrapped(status_text(loaded, found, width_of(sys.stdout)))
 
 
 def errors(
@@ -55,10 +55,15 @@ def errors(
     full: Annotated[
         str | None, typer.Option(metavar="PATH", help="The traceback of one file, named as in the list.")
     ] = None,
-    by: Annotated[str, typer.Option(help="Group by place, type or message alone; all: by the three.")] = "all",
+    by: Annotated[
+        str, typer.Option(metavar="WAY", help="Group by place, type or message alone; all: by the three.")
+    ] = "all",
     as_json: JsonOption = False,
 ) -> None:
-    """Show which files failed, and why, grouped by exception, place and message."""
+    """Show which files failed, and why, grouped by cause.
+
+    A cause is an exception, its place in your code, and its message (digits, quoted texts and paths apart).
+    """
     from r3po.config.settings import load_config
     from r3po.state.failed_files import read_failures
     from r3po.state.failure_groups import WAYS, group_failures, with_groups
@@ -84,16 +89,16 @@ def errors(
     elif not failures and read_manifest(job_folders(loaded).manifest) is None:
         print_text("Nothing was run yet: r3po run")
     else:
-        width = shutil.get_terminal_size((100, 24)).columns
+        width = width_of(sys.stdout)
         print_wrapped(errors_text(group_failures(failures, by), width, has_columns=loaded.columns is not None))
 
 
 def slow(
     config: ConfigArgument = CONFIG,
-    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many files to name.")] = 20,
+    n: Annotated[int, typer.Option("-n", "--number", min=1, metavar="N", help="How many files to name.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which files the function took longest for, and how the seconds of all files spread."""
+    """Show which files took longest, and how the seconds of all spread."""
     from r3po.config.settings import load_config
     from r3po.inspect.slow import find_slow_files
 
@@ -102,7 +107,7 @@ def slow(
     if as_json:
         print_json(found.to_json())
     else:
-        print_text(slow_text(found, shutil.get_terminal_size((100, 24)).columns))
+        print_text(slow_text(found, width_of(sys.stdout)))
 
 
 def verify(
@@ -110,7 +115,7 @@ def verify(
     source: Annotated[bool, typer.Option("--source", help="Hash every file of the source again, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check all that the job left on disk, and say what is wrong and what fixes it.
+    """Check all that is on disk, and say what fixes what is wrong.
 
     Reads files only, also while a run is going: every digest, count, type and value.
     """

@@ -10,12 +10,11 @@ import time
 from typing import Any, Self
 
 from rich.console import Console, RenderableType
-from rich.text import Text
 
 from r3po import events
 from r3po.cli.display import Display
 from r3po.doors import in_python
-from r3po.storage.names import show_text
+from r3po.text import count_of
 
 UPDATE_S = 0.25
 """Seconds between two updates of what moves; a new line is shown at once."""
@@ -55,11 +54,19 @@ class NotebookDisplay(Display):
             case _:
                 super()._show(event)
 
-    def _line(self, text: str) -> None:
-        self._lines += show_text(text).split("\n")
+    @property
+    def _width(self) -> int:
+        return WIDTH
+
+    def _write(self, text: str) -> None:
+        self._lines += text.split("\n")
         self._update()
 
-    def _show_live(self, line: Text) -> None:
+    def _wait_for_ray(self, n_workers: int) -> None:
+        self._moving = f"Ray       starting {count_of(n_workers, 'worker')}, usually 5 to 10 s ..."
+        self._update()
+
+    def _show_live(self, line: RenderableType) -> None:
         self._moving = line
         self._update_if_due()
 

@@ -11,22 +11,33 @@ from r3po.state.progress import RunProgress
 from r3po.storage.names import show_text
 from r3po.text import duration, failure_lines, percent_of, shorten_path, wrap_words
 
-MOST_LINES = 3
-"""Most lines of the last failure while the run goes on."""
+BAR_WIDTH = 24
+"""Characters of a bar."""
 
 
-def rate_text(run: RunProgress) -> str:
-    """Return a run's rate and the time that is left, as far as they are known."""
+def rate_text(run: RunProgress, elapsed_s: float | None = None) -> str:
+    """Return a run's rate, for how long it goes on if that is given, and the time that is left if it is known.
+
+    With all of it the line is full at 80 columns: which time the rate is of is said where there is room.
+    """
+    elapsed = "" if elapsed_s is None else f"   elapsed {duration(elapsed_s)}"
     if run.files_per_second is None:
-        return "no file is finished yet"
+        return f"no file is finished yet{elapsed}"
     left = "" if run.seconds_left is None else f"   left about {duration(run.seconds_left)}"
-    return f"{_number(run.files_per_second)} files/s (last minute){left}"
+    return f"{_number(run.files_per_second)} files/s{elapsed or ' (last minute)'}{left}"
+
+
+def bar_text(run: RunProgress) -> str:
+    """Return the bar where nothing draws one: with how many files are finished, and how many percent."""
+    n_finished, n_goal = run.way
+    n_full = BAR_WIDTH * n_finished // max(1, n_goal)
+    return f"{'━' * n_full}{'─' * (BAR_WIDTH - n_full)}  {way_text(run)}  {percent(run):.1f} %"
 
 
 def way_text(run: RunProgress) -> str:
     """Return how many files are finished, of how many: `82/2,000`; of a limit, if the run has one."""
     n_finished, n_goal = run.way
-    return f"{n_finished:,}/{n_goal:,}{' of the limit' if run.limit is not None else ''}"
+    return f"{n_finished:,}/{n_goal:,}{' (limit)' if run.limit is not None else ''}"
 
 
 def percent(run: RunProgress) -> float:
@@ -46,23 +57,28 @@ def plain_line(run: RunProgress) -> str:
     return show_text(line)
 
 
-def lines_below_bar(run: RunProgress, width: int, *, now: float, indent: str = "") -> list[str]:
+def lines_below_bar(
+    run: RunProgress, width: int, *, now: float, indent: str = "", has_elapsed: bool = False, most: int | None = None
+) -> list[str]:
     """Return rate, failures, and what the run is at, in lines of at most `width` characters.
 
     Args:
         run: as it stood at `run.updated`.
         now: seconds since 1970.
         indent: what each line begins with.
+        has_elapsed: say for how long it has been going on.
+        most: lines of the last failure at most; None: all of it.
     """
+    elapsed_s = now - run.started if has_elapsed and run.started is not None else None
     failed = f"   {run.failed:,} failed" if run.failed else ""
-    lines = wrap_words(f"{rate_text(run)}{failed}", width, first=indent, rest=indent)
+    lines = wrap_words(f"{rate_text(run, elapsed_s)}{failed}", width, first=indent, rest=indent)
     if run.longest_running is not None and run.longest_seconds is not None:
         seconds = duration(run.longest_seconds + now - (now if run.updated is None else run.updated))
         title = f"{indent}longest running  "
         path = shorten_path(run.longest_running, max(20, width - len(f"{title}  {seconds}")))
         lines.append(f"{title}{path}  {seconds}")
     if run.last_failure:
-        lines += failure_lines(f"{indent}last failure     ", run.last_failure, width, most=MOST_LINES)
+        lines += failure_lines(f"{indent}last failure     ", run.last_failure, width, most=most)
     return show_text("\n".join(lines)).split("\n")
 
 

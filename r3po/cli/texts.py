@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r3po.text import count_of, duration, percent_of, shorten, shorten_path, wrap_words
+from r3po.text import count_of, duration, failure_lines, percent_of, shorten, shorten_path, wrap_words
 
 if TYPE_CHECKING:
     from r3po.config.settings import Config
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MOST_SHOWN = 10
 """Findings of one kind, and notes, that `verify` shows."""
 
+
+_INDENT = " " * 11
+"""What further lines of `status` begin with."""
 
 MOST_GROUPS = 20
 """Kinds of failures that `errors` shows."""
@@ -37,55 +40,57 @@ def one_line(path: str) -> str:
     return plain(path).replace("\n", "\\n")
 
 
-def status_text(config: Config, found: JobStatus) -> str:
+def status_text(config: Config, found: JobStatus, width: int) -> str:
+    """Return what `r3po status` says; paths are shortened so that their lines have at most `width` characters."""
     kinds = [kind for kind, is_on in (("csv", config.csv), ("parquet", config.parquet is not None)) if is_on]
     lines = [
         f"job        {found.job_name}, build {found.build}                 {found.last_run}",
         f"function   {config.function or '(given at the run)'}{_versions_text(config, found.functions)}",
-        f"source     {_source_text(config)}",
+        f"source     {_source_text(config, width)}",
         f"files      {found.done:,} done   {found.failed:,} failed   {found.pending:,} to do"
         f"          {percent_of(found.done + found.failed, found.files)} %",
         *([f"rows       {found.rows:,}"] if found.rows != found.done else []),
         *(["redo       under way; r3po reset --redo brings the rows of before back"] if found.is_redoing else []),
-        *_run_lines(found.run),
+        *_run_lines(found.run, width),
         f"shards     {found.committed_shards:,} of {found.shards:,} committed",
-        f"output     {config.output_path}: {', '.join(kinds)}",
+        f"output     {_path_text(config.output_path, ': ' + ', '.join(kinds), width)}",
     ]
     if not found.build:
         lines = [lines[0], "Nothing was built yet: r3po run"]
     return plain("\n".join(lines))
 
 
-def _run_lines(run: RunProgress | None) -> list[str]:
+def _path_text(path: Path, end: str, width: int) -> str:
+    from r3po.state.job import tidy_path
+
+    return f"{shorten_path(tidy_path(path), max(20, width - len(_INDENT) - len(end)))}{end}"
+
+
+def _run_lines(run: RunProgress | None, width: int) -> list[str]:
     """Say how fast a run is that is going on, and what it is at."""
     if run is None or run.files is None:
         return []
-    lines = [f"rate       {rate_text(run)}"]
+    from r3po.cli.progress_text import rate_text, way_text
+
+    lines = [f"limit      {way_text(run)}"] if run.limit is not None else []
+    lines.append(f"rate       {rate_text(run)}")
     if run.longest_running is not None:
-        lines.append(f"longest    {run.longest_running}  {duration(run.longest_seconds or 0)}")
+        seconds = duration(run.longest_seconds or 0)
+        path = shorten_path(run.longest_running, max(20, width - len(_INDENT) - len(seconds) - 2))
+        lines.append(f"longest    {path}  {seconds}")
     if run.last_failure:
-        lines.append(f"failure    {run.last_failure}")
+        lines += failure_lines("failure    ", run.last_failure, width)
     return lines
 
 
-def rate_text(run: RunProgress) -> str:
-    """Return a run's rate and the time that is left, as far as they are known."""
-    if run.files_per_second is None:
-        return "no file is finished yet"
-    rate = run.files_per_second
-    number = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-    left = "" if run.seconds_left is None else f"   left about {duration(run.seconds_left)}"
-    return f"{number} files/s (last minute){left}"
-
-
-def _source_text(config: Config) -> str:
+def _source_text(config: Config, width: int) -> str:
     """Return which files the job is of, as a shell would have it; the folders of a list one a line."""
     ends = config.selection.shown_endings
-    lines = [f"{folder}/**{ends}" for folder in config.source_paths]
+    lines = [_path_text(folder, f"/**{ends}", width) for folder in config.source_paths]
     for key, globs in (("include", config.include), ("exclude", config.exclude)):
         if globs:
             lines.append(f"{key}: {', '.join(globs)}")
-    return ("\n" + " " * 11).join(lines)
+    return f"\n{_INDENT}".join(lines)
 
 
 def _versions_text(config: Config, done_by_fingerprint: dict[str, int]) -> str:
@@ -203,10 +208,11 @@ def failure_text(failure: dict[str, Any]) -> str:
 def _group_lines(group: FailureGroup, width: int) -> list[str]:
     what = f"{group.error_type}: {shorten(group.message, 300)}" if group.message else group.error_type
     lines = wrap_words(what, width, first=f"{len(group.failures):>6,}  ", rest="        ")
-    room = width - 16 - len(group.where)
-    paths = [shorten_path(one_line(path), max(20, room // 2)) for path in group.paths[:2]]
     more = f", {len(group.paths) - 2:,} more" if len(group.paths) > 2 else ""
-    return [*lines, f"        {group.where + '   ' if group.where else ''}{', '.join(paths)}{more}"]
+    where = f"        {group.where + '   ' if group.where else ''}"
+    room = width - len(f"{where}, {more}")
+    paths = [shorten_path(one_line(path), max(20, room // 2)) for path in group.paths[:2]]
+    return [*lines, f"{where}{', '.join(paths)}{more}"]
 
 
 def slow_text(found: SlowFiles, width: int) -> str:
@@ -266,10 +272,11 @@ def _findings_line(found: VerifyResult) -> str:
 def _checked_lines(found: VerifyResult) -> list[str]:
     verdict = "Good:      " if found.is_good else "Checked:   "
     done = "" if found.done == found.rows else f"{found.done:,} done, "
-    counts = f"{found.files:,} files: {done}{found.rows:,} rows, {found.failed:,} failed, {found.pending:,} to do"
-    lines = [f"{verdict} {counts}; {found.parts:,} parts, {found.size_bytes:,} bytes"]
+    files, rows = count_of(found.files, "file"), count_of(found.rows, "row")
+    counts = f"{files}: {done}{rows}, {found.failed:,} failed, {found.pending:,} to do"
+    lines = [f"{verdict} {counts}; {count_of(found.parts, 'part')}, {found.size_bytes:,} bytes"]
     if found.source_files is not None:
-        lines.append(f"            {found.source_files:,} files of the source")
+        lines.append(f"            {count_of(found.source_files, 'file')} of the source")
     return lines
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,24 +12,24 @@ from typing import Annotated
 
 import typer
 
-from r3po.cli.answers import CONFIG, EXIT_FAILED_FILES, JsonOption, fail, print_json, print_text, say
+from r3po.cli.answers import CONFIG, EXIT_FAILED_FILES, JsonOption, fail, print_json, print_text, say, width_of
 from r3po.cli.try_text import json_value, try_text
 
 
 def try_files(
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Try these; without any, a sample of the source.")
+        list[Path] | None, typer.Argument(metavar="FILE", help="Try these; without any, a sample of the source.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", "--number", min=1, help="Files of the sample.")] = 20,
+    n: Annotated[int, typer.Option("-n", "--number", min=1, metavar="N", help="Files of the sample.")] = 20,
     config: Annotated[Path, typer.Option("--config", "-c", metavar="CONFIG", help="The job's config file.")] = CONFIG,
     function: Annotated[
         str | None, typer.Option(metavar="F", help="file.py:name or package.module:name, instead of the config's.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another number draws another sample.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Another number draws another sample.")] = 0,
     pdb: Annotated[bool, typer.Option("--pdb", help="Open the debugger where f raises.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Call the function on a few files, here and now, and show what comes of it. Nothing is kept."""
+    """Call the function on a few files, and show what it gives. Nothing is kept."""
     from r3po.config.settings import load_config
     from r3po.function.find import find_function
     from r3po.run.session import find_configured
@@ -50,7 +49,7 @@ def try_files(
     if as_json:
         print_json(json_value(found.to_json()))
     else:
-        print_text(try_text(found, shutil.get_terminal_size((100, 24)).columns))
+        print_text(try_text(found, width_of(sys.stdout)))
     if found.failures:
         raise typer.Exit(EXIT_FAILED_FILES)
 

@@ -103,7 +103,8 @@ def _failure_lines(found: TryResult, width: int) -> list[str]:
     lines: list[str] = []
     for number, failure in enumerate(found.failures):
         if number < MOST_TRACEBACKS and failure["traceback"]:
-            lines += ["", f"failed: {one_line(failure['path'])}", failure["traceback"].rstrip()]
+            path = shorten_path(one_line(failure["path"]), max(20, width - len("failed: ")))
+            lines += ["", f"failed: {path}", failure["traceback"].rstrip()]
         else:
             what = f"{failure['error_type']}: {first_line(failure['message'])}"
             lines.append(f"failed: {shorten_path(one_line(failure['path']), max(20, width // 2))}   {what}")

@@ -6,19 +6,18 @@ import os
 import sys
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from r3po.cli.answers import print_text
-from r3po.cli.texts import rate_text
+from r3po.cli.progress_text import bar_text, lines_below_bar, plain_line
 from r3po.config.settings import Config
 from r3po.inspect.status import read_run
 from r3po.state.progress import RunProgress
 from r3po.storage.names import show_text
-from r3po.text import duration, percent_of, shorten_path, wrap_words
+from r3po.text import duration
 
 LOOK_EVERY_S = 1.0
 
@@ -44,24 +43,10 @@ def watch_text(job_name: str, run: RunProgress, width: int, now: float) -> str:
     if run.files is None or run.started is None or run.updated is None:
         return "\n".join([*lines, "It is starting: it looks at the source and starts its workers."])
     lines[0] += f", for {duration(now - run.started)}"
-    lines.append(_bar_line(run))
-    lines += wrap_words(f"{rate_text(run)}   {run.failed or 0:,} failed", width)
-    if run.longest_running is not None and run.longest_seconds is not None:
-        seconds = duration(run.longest_seconds + now - run.updated)
-        room = max(20, width - len("longest running    ") - len(seconds))
-        lines.append(f"longest running  {shorten_path(run.longest_running, room)}  {seconds}")
-    if run.last_failure:
-        lines += failure_lines("last failure     ", run.last_failure, width)
+    lines += [bar_text(run), *lines_below_bar(run, width, now=now)]
     if now - run.updated > SILENT_S:
         lines.append(f"not heard of for {duration(now - run.updated)}: at one file, stopped, or on a slow disk")
     return show_text("\n".join(lines))
-
-
-def failure_lines(title: str, failure: str, width: int) -> list[str]:
-    """Return `path  error` in lines that break at spaces; the path is shortened in its middle, the error is not cut."""
-    path, _, error = failure.partition("  ")
-    shown = shorten_path(path, max(20, width - len(title)))
-    return wrap_words(f"{shown}  {error}", width, first=title, rest=" " * len(title))
 
 
 # Private functions
@@ -81,26 +66,5 @@ def _watch_in_lines(config: Config) -> None:
     while (run := read_run(config)) is not None:
         if time.monotonic() - told >= LINE_EVERY_S and run.files is not None:
             told = time.monotonic()
-            print_text(_line(run))
+            print_text(plain_line(run))
         time.sleep(LOOK_EVERY_S)
-
-
-def _line(run: RunProgress) -> str:
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    n_finished = (run.done or 0) + (run.failed or 0)
-    rate = "unknown" if run.files_per_second is None else f"{run.files_per_second:.4g}"
-    left = "unknown" if run.seconds_left is None else f"{run.seconds_left:.0f}s"
-    line = f"{now} {n_finished}/{run.files} {_percent(run):.1f}% {rate} files/s failed={run.failed} left={left}"
-    if run.longest_running is not None:
-        line += f" longest={run.longest_seconds:.0f}s {run.longest_running}"
-    return show_text(line)
-
-
-def _bar_line(run: RunProgress) -> str:
-    n_finished, n_files = (run.done or 0) + (run.failed or 0), run.files or 0
-    n_full = 24 * n_finished // max(1, n_files)
-    return f"{'━' * n_full}{'─' * (24 - n_full)}  {n_finished:,}/{n_files:,}  {_percent(run):.1f} %"
-
-
-def _percent(run: RunProgress) -> float:
-    return percent_of((run.done or 0) + (run.failed or 0), run.files or 0)

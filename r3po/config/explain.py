@@ -121,6 +121,8 @@ def _meaning_of(name: str, field: FieldInfo) -> KeyMeaning:
         shown = REQUIRED
     elif default is None or default == []:
         shown = NOT_SET
+    elif example:  # how people write the default
+        shown = example
     else:
         # What parquet: true means is the default, which nobody needs to spell.
         example = shown = "true" if isinstance(field.default, ParquetOptions) else in_yaml(default)

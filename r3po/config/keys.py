@@ -388,6 +388,7 @@ class Keys(BaseModel):
         PART_BYTES,
         description="about the most bytes of a part: its texts, and 8 for each other value; a shard with more makes "
         "several parts",
+        examples=["1 GiB"],
     )
     """Bytes."""
     missing_keys: Annotated[Literal["fail", "null"], BeforeValidator(_to_missing), WithJsonSchema(_MISSING_SCHEMA)] = (

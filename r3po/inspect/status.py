@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -48,9 +48,11 @@ class JobStatus:
     """A redo was begun and has not come to its end: `done` counts the files that it has done."""
     run: RunProgress | None
     """The run that is going on, on this machine; None: there is none."""
+    config: Config = field(repr=False, compare=False, kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema_version": 1, **dataclasses.asdict(self)}
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
+        return {"schema_version": 1, **fields, "run": None if self.run is None else dataclasses.asdict(self.run)}
 
 
 def job_status(config: ConfigSource) -> JobStatus:
@@ -113,6 +115,7 @@ def _status(config: Config) -> JobStatus:
         last_run=_last_run(job),
         is_redoing=job.manifest is not None and job.built.is_redoing,
         run=read_run(config),
+        config=config,
     )
 
 

@@ -6,6 +6,7 @@ import time
 
 from r3po import events
 from r3po.events import Event, Observer
+from r3po.run.log_events import limit_words
 from r3po.run.loop import Counts
 from r3po.run.result import RunResult
 from r3po.run.run_log import RunLog
@@ -58,51 +59,55 @@ class Account:
             )
         )
 
-    def end(self, worked: bool, stopped_by: str = "", *, n_left_out: int = 0) -> RunResult:
+    def end(self, worked: bool, stopped_by: str = "", *, n_left_out: int = 0, go_on: str = "") -> RunResult:
         """Tell and keep what the run came to, and return it.
 
         Args:
             worked: there was something to do.
             stopped_by: why it ended early, if it did.
             n_left_out: files that are left to a later run, since this one has a limit.
+            go_on: what to type for that later run.
         """
         counts = self.counts
         if self._job.manifest is not None and not (counts.n_done + counts.n_failed + counts.n_pending):
             self.count(self._job.resolve(None))  # it ended before it had looked
-        result = RunResult(
-            run_id=self._log.run_id,
-            job_name=self._job.config.job_name,
-            files=counts.n_done + counts.n_failed + counts.n_pending,
-            done=counts.n_done,
-            failed=counts.n_failed,
-            pending=counts.n_pending,
-            rows=self._job.count_rows(),
-            seconds=round(time.monotonic() - self._started, 3),
-            output=str(self._job.config.output_path),
-            notices=tuple(dict.fromkeys(self._notices)),
-            config=self._job.config,
-        )
+        n_files = counts.n_done + counts.n_failed + counts.n_pending
         commits = self._job.commits.values()
         parts = {
             kind: sum(1 for commit in commits for part in commit.parts if part.kind == kind and part.staged)
             for kind in KINDS
             if self._job.part_settings[kind]
         }
-        self.emit(
-            events.RunFinished(
-                n_files=result.files,
-                n_done=result.done,
-                n_failed=result.failed,
-                n_pending=result.pending,
-                seconds=result.seconds,
-                worked=worked,
-                output=str(self._job.config.output_path),
-                parts=parts,
-                n_rows=result.rows,
-                has_large_ints=any(has_inexact_ints(commit.own_schema) for commit in commits),
-                is_stopped=bool(stopped_by),
-                is_limited=not stopped_by and n_left_out > 0,
-            )
+        ended = events.RunFinished(
+            n_files=n_files,
+            n_done=counts.n_done,
+            n_failed=counts.n_failed,
+            n_pending=counts.n_pending,
+            seconds=round(time.monotonic() - self._started, 3),
+            worked=worked,
+            output=str(self._job.config.output_path),
+            parts=parts,
+            n_rows=self._job.count_rows(),
+            has_large_ints=any(has_inexact_ints(commit.own_schema) for commit in commits),
+            is_stopped=bool(stopped_by),
+            is_limited=not stopped_by and n_left_out > 0,
+            go_on=go_on,
         )
+        if ended.is_limited:
+            self._notices.append(limit_words(ended))
+        result = RunResult(
+            run_id=self._log.run_id,
+            job_name=self._job.config.job_name,
+            files=ended.n_files,
+            done=ended.n_done,
+            failed=ended.n_failed,
+            pending=ended.n_pending,
+            rows=ended.n_rows,
+            seconds=ended.seconds,
+            output=ended.output,
+            notices=tuple(dict.fromkeys(self._notices)),
+            config=self._job.config,
+        )
+        self.emit(ended)
         self._log.write_summary({**result.to_json(), "stopped_by": stopped_by})
         return result

@@ -172,14 +172,12 @@ class _Run:
         return 0 if self._loop is None else self._loop.scheduler.n_left_out
 
     def _end_at_limit(self) -> None:
-        """Say what is left. There is no end to make: a run that goes on makes it."""
+        """Say why there may be no part. There is no end to make: a run that goes on makes it."""
         self.job.folders.output.set_success(())  # a finished job may have got new files
         if self._loop is not None and self._loop.manager.n_lost:
             self.job.sweep()
-        files = count_of(self._n_left_out, "file is", "files are")
-        text = f"stopped at --limit: {files} left; {self.options.command or command_of(self.config)} goes on"
-        hint = f"a part is written when all files of its shard are done (shard_size: {self.config.shard_size})"
-        self.emit(events.Notice(text, hint=f"{hint}; r3po try shows rows at once"))
+        text = f"a part is written when all files of its shard are done (shard_size: {self.config.shard_size:,})"
+        self.emit(events.Notice(text, hint="r3po try shows rows at once"))
 
     def _open(self) -> None:
         self.emit(events.JobOpened(self.config.job_name, str(self.config.path), self.spec.label))
@@ -321,7 +319,8 @@ class _Run:
         if self._loop is not None:
             self._loop.watch.show_output()  # before the summary, which is the last word
             self._loop.watch.tell_where_output_is()
-        return self._account.end(worked, stopped_by, n_left_out=self._n_left_out)
+        go_on = self.options.command or command_of(self.config)
+        return self._account.end(worked, stopped_by, n_left_out=self._n_left_out, go_on=go_on)
 
     def _way_back(self) -> str:
         is_redoing = self.job.manifest is not None and self.job.built.is_redoing

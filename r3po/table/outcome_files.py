@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from r3po.table.mapped import let_go
 from r3po.table.outcomes import (
     Indices,
     Schema,
@@ -87,6 +88,7 @@ def write_chosen(sink: Any, outcomes: Outcomes, indices: Indices, metadata: dict
     with writer.outcomes(table.schema, metadata) as written:
         for group in outcome_groups(table, indices):
             written.write(outcomes_at(table, group))
+            let_go(outcomes.maps)
 
 
 def read_outcomes_file(path: Path, *, with_values: bool = True) -> tuple[Outcomes, dict[str, str]]:
@@ -109,7 +111,7 @@ def read_outcomes_file(path: Path, *, with_values: bool = True) -> tuple[Outcome
         blocks = None
         if found.blocks is not None and with_values:
             blocks = join_tables([pa.ipc.open_file(block).read_all() for block in found.blocks] or [_NO_ROWS])
-        return check_blocks(Outcomes(table, blocks)), found.metadata
+        return check_blocks(Outcomes(table, blocks, (found.whole,))), found.metadata
 
 
 def unpack_outcomes(path: Path, sink: Any) -> None:
@@ -126,6 +128,7 @@ def unpack_outcomes(path: Path, sink: Any) -> None:
             reader = pa.ipc.open_file(block)
             with writer.rows(reader.schema) as rows:
                 _copy(reader, rows)
+                let_go([found.whole])
         reader = pa.ipc.open_file(found.last)
         with writer.outcomes(reader.schema, found.metadata) as outcomes:
             _copy(reader, outcomes)
@@ -159,13 +162,13 @@ class _Layout:
         self.metadata = {key.decode(): value.decode() for key, value in found.items()}
         self.blocks: list[Any] | None = None
         self.last: Any = source
+        source.seek(0)
+        self.whole = source.read_buffer()
         if _BLOCKS in self.metadata:
-            source.seek(0)
-            whole = source.read_buffer()
             try:
                 spans = [(int(start), int(stop)) for start, stop in json.loads(self.metadata[_BLOCKS])]
-                self.blocks = [whole.slice(start, stop - start) for start, stop in spans]
-                self.last = whole.slice(int(self.metadata[_START]))
+                self.blocks = [self.whole.slice(start, stop - start) for start, stop in spans]
+                self.last = self.whole.slice(int(self.metadata[_START]))
             except (KeyError, TypeError, IndexError) as error:
                 raise ValueError(f"its row blocks are not where it says: {error}") from error
 

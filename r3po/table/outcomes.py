@@ -13,7 +13,7 @@ import array as machine
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -262,6 +262,12 @@ def int32_array(values: Sequence[int]) -> Any:
     """Return ints as an Arrow array."""
     # From a buffer: pa.array would import pandas, where it is installed, and `status` has no use for that.
     return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(machine.array("i", values))])
+
+
+def int64_array(values: Iterable[int]) -> Any:
+    """Return ints as an Arrow array."""
+    items = machine.array("q", values)
+    return pa.Array.from_buffers(pa.int64(), len(items), [None, pa.py_buffer(items)])
 
 
 def one_chunk(values: Any) -> Any:

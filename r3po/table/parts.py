@@ -55,7 +55,7 @@ class ShownRows:
             arrays.append(_column(table, indices, i, schema.field(len(arrays)).type))
         added = added_values(table, indices) if len(arrays) < len(schema) else {}
         for f in list(schema)[len(arrays) :]:
-            values = added.get(f.name, [None] * (stop - start))
+            values = added.get(f.name) or [None] * (stop - start)
             arrays.append(pa.chunked_array([_as_type(values, f.type)]))
         # In one chunk: Parquet would cut its pages at the seams of the segments.
         return pa.Table.from_arrays(arrays, schema=written_schema(schema)).combine_chunks()
@@ -81,7 +81,7 @@ def write_parts(
         writers = [_open_part(kind, sink, schema, metadata, settings) for kind, sink in sinks.items() if groups]
         for writer in writers:
             stack.callback(writer.abandon)  # after an error: else it would write its footer to a closed file
-        for group in groups:
+        for group in shown.rows.one_by_one(groups):
             for writer in writers:
                 writer.write(shown, group)
         for writer in writers:

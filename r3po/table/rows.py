@@ -8,14 +8,24 @@ Lines of blocks that no outcome leads to are of files that failed in their middl
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from r3po.table.outcomes import ROWS_OF_A_FILE, Indices, Table, group_spans, is_fixed, join_tables, text_bytes
+from r3po.table.mapped import let_go
+from r3po.table.outcomes import (
+    ROWS_OF_A_FILE,
+    Indices,
+    Table,
+    group_spans,
+    int64_array,
+    is_fixed,
+    join_tables,
+    text_bytes,
+)
 from r3po.work import Span
 
 VALUE_BYTES = 8
@@ -29,6 +39,8 @@ class Outcomes(NamedTuple):
     """One line a file."""
     blocks: Table | None = None
     """One line a row; None: the values are in `table`."""
+    maps: tuple[Any, ...] = ()
+    """Buffers of the mapped files that tables may lie in."""
 
     @property
     def values(self) -> Table:
@@ -45,10 +57,11 @@ def join_outcomes(found: Sequence[Outcomes]) -> Outcomes:
 
     Where the blocks of one were not read, there are no values in what is returned.
     """
+    maps = tuple(buffer for outcomes in found for buffer in outcomes.maps)
     if not any(_is_counted(outcomes.table) for outcomes in found):
-        return Outcomes(join_tables([outcomes.table for outcomes in found]))
+        return Outcomes(join_tables([outcomes.table for outcomes in found]), None, maps)
     if any(_is_counted(outcomes.table) and outcomes.blocks is None for outcomes in found):
-        return Outcomes(join_tables([_in_blocks(outcomes).table for outcomes in found]))
+        return Outcomes(join_tables([_in_blocks(outcomes).table for outcomes in found]), None, maps)
     n_lines = 0
     shifted = []
     blocks = []
@@ -58,7 +71,7 @@ def join_outcomes(found: Sequence[Outcomes]) -> Outcomes:
         shifted.append(table.set_column(table.schema.get_field_index("first_row"), "first_row", firsts))
         blocks.append(outcomes.values)
         n_lines += len(outcomes.values)
-    return Outcomes(join_tables(shifted), join_tables(blocks))
+    return Outcomes(join_tables(shifted), join_tables(blocks), maps)
 
 
 def check_blocks(outcomes: Outcomes) -> Outcomes:
@@ -85,6 +98,7 @@ class Rows:
     def __init__(self, outcomes: Outcomes, indices: Indices) -> None:
         self.table = outcomes.values
         self._outcomes = outcomes.table
+        self._maps = outcomes.maps
         chosen = outcomes.table["is_row"].take(indices)
         self._owners = indices.filter(chosen)
         """Indices of the outcomes: of each row, or with blocks of each file."""
@@ -105,7 +119,7 @@ class Rows:
         if self._firsts is None:
             return self._owners.slice(start, stop - start)
         begins = [(first + number, n) for first, n, number in self._files(start, stop)]
-        return pa.array([line for begin, n in begins for line in range(begin, begin + n)], pa.int64())
+        return int64_array(chain.from_iterable(range(begin, begin + n) for begin, n in begins))
 
     def places(self, start: int, stop: int) -> Any:
         """Return the place of the file of each row of a span."""
@@ -121,16 +135,26 @@ class Rows:
         """Return the number of each row of a span within its file, from 0."""
         if self._firsts is None:
             return pa.repeat(pa.scalar(0, pa.int64()), stop - start)
-        numbers = [k for _, n, number in self._files(start, stop) for k in range(number, number + n)]
-        return pa.array(numbers, pa.int64())
+        files = self._files(start, stop)
+        return int64_array(chain.from_iterable(range(number, number + n) for _, n, number in files))
 
     def groups(self, start: int = 0, stop: int | None = None) -> Iterator[Span]:
         """Yield the spans from `start` to `stop` that make a row group each; the cuts depend on the rows alone."""
-        return group_spans(self.table, len(self) if stop is None else stop, self.at, start)
+        return self.one_by_one(group_spans(self.table, len(self) if stop is None else stop, self.at, start))
 
-    def indices(self) -> Iterator[Indices]:
-        """Yield where in `table` the rows are, one row group at a time."""
-        return (self.at(*span) for span in self.groups())
+    def indices(self, groups: Iterable[Span] | None = None) -> Iterator[Indices]:
+        """Yield where in `table` the rows are, one row group at a time.
+
+        Args:
+            groups: what `groups` gave, if it is known: it takes time.
+        """
+        return (self.at(*span) for span in (self.groups() if groups is None else self.one_by_one(groups)))
+
+    def one_by_one(self, groups: Iterable[Span]) -> Iterator[Span]:
+        """Yield row groups; when the next one is asked for, what was read of the mapped files leaves the memory."""
+        for group in groups:
+            yield group
+            let_go(self._maps)
 
     def parts(self, n_columns: int, part_rows: int | None, part_bytes: int | None) -> Iterator[list[Span]]:
         """Yield the row groups of one part after the other; the cuts depend on the rows alone.
@@ -192,4 +216,4 @@ def _in_blocks(outcomes: Outcomes) -> Outcomes:
     if not values.num_columns:  # a table without columns has no lines
         values = pa.table({"0.bool": pa.nulls(len(table), pa.bool_())})
     fixed = fixed.append_column("first_row", pa.array(range(len(table)), pa.int64()))
-    return Outcomes(fixed.append_column("n_rows", table["is_row"].cast(pa.int64())), values)
+    return Outcomes(fixed.append_column("n_rows", table["is_row"].cast(pa.int64())), values, outcomes.maps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -26,12 +26,13 @@ from r3po.table.lattice import (
     joined_type,
 )
 from r3po.table.nested import decode
-from r3po.table.outcomes import ROW_GROUP_ROWS, Indices, Schema, Table, gather, variants_in
+from r3po.table.outcomes import ROW_GROUP_ROWS, Indices, Schema, gather, variants_in
 from r3po.table.ragged import MOST_ADDED
 from r3po.table.rows import Rows
 from r3po.table.value_arrays import AS_TEXT, VARIANT_TYPES
 from r3po.table.values import NULL, family_of
 from r3po.text import shorten
+from r3po.work import Span
 
 JSON = MIXED
 """Type of JSON text in the schema of parts; it is written as text."""
@@ -45,9 +46,9 @@ def own_schema(rows: Rows, columns: Columns) -> Schema:
     Raises:
         RunStoppedError: they add too many.
     """
-    groups = list(rows.indices())
-    own = [(column.name, _own_type(rows.table, groups, i)) for i, column in enumerate(columns.items)]
-    return pa.schema([*own, *_added_types(rows.table, groups, columns).items()])
+    groups = list(rows.groups())
+    own = [(column.name, _own_type(rows, groups, i)) for i, column in enumerate(columns.items)]
+    return pa.schema([*own, *_added_types(rows, groups, columns).items()])
 
 
 def join_schemas(schemas: Sequence[Schema]) -> Schema:
@@ -186,11 +187,11 @@ def _shown_types(joined: Schema, columns: Columns) -> Iterator[tuple[Column, Any
             yield Column(joined.names[i], NULL, is_mixed=True), types[i]
 
 
-def _added_types(table: Table, groups: Sequence[Indices], columns: Columns) -> dict[str, Any]:
+def _added_types(rows: Rows, groups: Sequence[Span], columns: Columns) -> dict[str, Any]:
     """Return the types of the columns that rows add, in order of first appearance; none if there are too many."""
     shapes: dict[str, Shape | None] = {}
-    for group in groups if has_added(table) else ():
-        for key, values in present_values(table, group).items():
+    for group in rows.indices(groups if has_added(rows.table) else ()):
+        for key, values in present_values(rows.table, group).items():
             try:
                 shape = shapes.setdefault(key, Shape([0], 0))
                 if shape is not None:
@@ -204,16 +205,17 @@ def _added_types(table: Table, groups: Sequence[Indices], columns: Columns) -> d
     return {key: MIXED if shape is None else shape.type for key, shape in shapes.items()}
 
 
-def _own_type(table: Table, groups: Sequence[Indices], i: int) -> Any:
+def _own_type(rows: Rows, groups: Sequence[Span], i: int) -> Any:
     joined = pa.null()
-    for variant in variants_in(table, i) if groups else ():
-        values = table[f"{i}.{variant}"]
+    for variant in variants_in(rows.table, i) if groups else ():
+        values = rows.table[f"{i}.{variant}"]
         if variant in AS_TEXT:
-            joined = join_types(joined, _decoded_type(values, groups, variant))
-        elif values.null_count == 0 or any(gather(values, g).null_count < len(g) for g in groups):
+            joined = join_types(joined, _decoded_type(values, rows.indices(groups), variant))
+        elif values.null_count == 0 or any(gather(values, g).null_count < len(g) for g in rows.indices(groups)):
             joined = join_types(joined, VARIANT_TYPES[variant])
             # First over all outcomes, which is cheap: there is a look at those that count only if it may matter.
-            if variant == "int" and _has_inexact(values) and any(_has_inexact(gather(values, g)) for g in groups):
+            counted = (gather(values, g) for g in rows.indices(groups))
+            if variant == "int" and _has_inexact(values) and any(map(_has_inexact, counted)):
                 joined = join_types(joined, INEXACT)
     return joined
 
@@ -230,7 +232,7 @@ def _has_inexact(ints: Any) -> bool:
     return any(int(float(value)) != value for piece in pieces for value in piece.to_pylist() if value is not None)
 
 
-def _decoded_type(texts: Any, groups: Sequence[Indices], variant: str) -> Any:
+def _decoded_type(texts: Any, groups: Iterable[Indices], variant: str) -> Any:
     """Return the type of decimals, lists or dicts in the lattice."""
     shape = Shape([0], 0)
     try:

@@ -59,32 +59,34 @@ class _Unfit:
 
 
 def _taken_of(n_files: int, rows: ManyRows | None, returned: Any) -> list[Any] | _Unfit:
-    items = _items_of(n_files, returned)
+    needed = (
+        f"a list of {count_of(n_files, 'dict')}, one a file" if rows is None else "a list with the rows of each file"
+    )
+    items = _items_of(n_files, returned, needed)
     if rows is None or isinstance(items, _Unfit):
         return items
     rows.begin()
     return [rows.take(item) for item in items]
 
 
-def _items_of(n_files: int, returned: Any) -> list[Any] | _Unfit:
+def _items_of(n_files: int, returned: Any, needed: str) -> list[Any] | _Unfit:
     """Return the items of what f returned. To go through them may be f's own code, and raise."""
     if isinstance(returned, str | bytes | Mapping) or not _is_iterable(returned):
-        return _unfit(type_name(returned), n_files)
+        return _unfit(type_name(returned), n_files, needed)
     iterator = iter(returned)
     items = list(islice(iterator, n_files + 1))
     if len(items) == n_files:
         return items
     if len(items) < n_files:
-        return _unfit(f"{type_name(returned)} of {len(items)}", n_files)
+        return _unfit(f"{type_name(returned)} of {len(items)}", n_files, needed)
     if callable(close := getattr(iterator, "close", None)):
         close()
-    return _unfit(f"{type_name(returned)} of more than {n_files}", n_files)
+    return _unfit(f"{type_name(returned)} of more than {n_files}", n_files, needed)
 
 
 def _is_iterable(returned: Any) -> bool:
     return hasattr(type(returned), "__iter__") or hasattr(type(returned), "__getitem__")
 
 
-def _unfit(found: str, n_files: int) -> _Unfit:
-    needed = f"a list of {count_of(n_files, 'dict')}, one a file"
+def _unfit(found: str, n_files: int, needed: str) -> _Unfit:
     return _Unfit(f"f returned a {found} for a list of {count_of(n_files, 'path')}; batch_files needs {needed}")

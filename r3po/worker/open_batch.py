@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from r3po.state.segments import Segment, SegmentWriter
 from r3po.storage.names import show_name
@@ -16,6 +17,7 @@ from r3po.work import Batch, Span, iter_places
 from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.many_rows import ManyRows
 from r3po.worker.messages import FAILURES_TOLD, BatchDone, ShardContext
+from r3po.worker.rows import append_outcome, take_row
 
 read_clock = partial(time.perf_counter)
 """`time.perf_counter`, also where f's module stops the clock for its tests: freezegun replaces it by name."""
@@ -57,6 +59,22 @@ class OpenBatch:
     """f was ended in the middle of a file: the worker's process is not to be trusted any more."""
     vanished: str = ""
     """Path of the first file that was gone once f had returned; empty: none."""
+
+    def take(self, place: int, returned: Any, failure: Failure | None, collector: RowCollector | None) -> int:
+        """Take what f returned for a file, which is in the batch without its row or failure.
+
+        Returns:
+            Characters of its failure.
+        """
+        row: tuple[Any, ...] | None = None
+        if self.rows is not None:
+            row, failure = self.rows.accept(returned, failure)
+        elif failure is None:
+            row, failure = take_row(returned, collector)
+        if self.defers(place, failure):
+            return 0
+        append_outcome(self.outcomes, row, failure)
+        return 0 if failure is None else len(failure.message) + len(failure.traceback)
 
     def defers(self, place: int, failure: Failure | None) -> bool:
         """Take a failure of the environment out of the batch again, unless this is the file's last try.

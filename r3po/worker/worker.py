@@ -261,15 +261,7 @@ class Worker:
         failure_bytes = 0
         while files := many.next_files(opened):
             for place, _, returned, failure in many.call(opened, files):
-                row: tuple[Any, ...] | None = None
-                if opened.rows is not None:
-                    row, failure = opened.rows.accept(returned, failure)
-                elif failure is None:
-                    row, failure = take_row(returned, collector)
-                if failure is None or not opened.defers(place, failure):
-                    opened.n_deferred_last = 0
-                    failure_bytes += 0 if failure is None else len(failure.message) + len(failure.traceback)
-                    append_outcome(opened.outcomes, row, failure)
+                failure_bytes += opened.take(place, returned, failure, collector)
             self._caller.leave_if_forked()
             self.beacon.mark(Phase.RECORDING)
             for _ in files if ahead.is_on else ():

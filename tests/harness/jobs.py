@@ -536,7 +536,7 @@ def without_times(text: str) -> str:
     """Return what r3po prints with its volatile parts replaced: version, times, speeds."""
     text = re.sub(r"r3po \d+\.\d+\.\S+", "r3po VERSION", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", text)
-    text = re.sub(r"[\d,]+ files/s", "SPEED", text)
+    text = re.sub(r"[\d,.]+ files/s", "SPEED", text)
     text = re.sub(r"left=(\d+s|unknown)", "left=LEFT", text)
     return re.sub(r"\b(\d+\.\d s|\d+:\d\d(:\d\d)?)(?=[:. \n]|$)", "SECONDS", text)
 

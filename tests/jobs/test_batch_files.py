@@ -121,6 +121,26 @@ def test_f_may_be_given_from_python(tmp_path: Path) -> None:
     assert [row["name"] for row in job.rows()] == [f"{n:03}.json" for n in range(10)]
 
 
+def test_f_may_be_a_class_that_is_made_once(tmp_path: Path) -> None:
+    source = """\
+import json
+from pathlib import Path
+
+
+class Double:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, paths):
+        numbers = [json.loads(Path(path).read_text())["n"] for path in paths]
+        return [{"n": n, "twice": self.factor * n} for n in numbers]
+"""
+    job = make_job(tmp_path, 10, source, batch_files=4, function_args={"factor": 2})
+    job.write_config(function="double.py:Double")
+    assert job.run().code == 0
+    assert job.rows() == doubled(*range(10))
+
+
 # What f is told that takes one file
 
 
@@ -178,6 +198,55 @@ def test_the_debugger_opens_in_the_call_with_the_culprit_alone(tmp_path: Path) -
     ended = r3po("try", "--pdb", cwd=tmp_path)
     assert ended.code == 1
     assert ended.out.count("(Pdb)") == 1
+
+
+# With any number of rows a file
+
+ROWS_OF = """\
+import json
+
+
+def rows_of(path):
+    with open(path) as file:
+        n = json.load(file)["n"]
+    for i in range(n % 5):
+        if n in (8, 23) and i == 2:
+            raise ValueError(f"{n} is a bad number")
+        yield {"n": n, "i": "odd" if n == 14 and i == 3 else i}
+
+
+def rows_of_many(paths):
+    return [rows_of(path) for path in paths]
+"""
+
+
+@pytest.mark.parametrize("batch_files", [1, 4, 40])
+@pytest.mark.parametrize("block_rows", [3, 50_000])
+def test_with_rows_many_the_table_is_that_of_an_f_for_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_rows: int, batch_files: int
+) -> None:
+    monkeypatch.setattr("r3po.worker.many_rows.BLOCK_ROWS", block_rows)
+    one = make_job(tmp_path / "one", 40, ROWS_OF, rows="many", shard_size=15)
+    many = make_job(tmp_path / "many", 40, ROWS_OF, rows="many", shard_size=15, batch_files=batch_files)
+    one.write_config(function="double.py:rows_of")
+    many.write_config(function="double.py:rows_of_many")
+    assert (one.run().code, many.run().code) == (1, 1)
+    named = ("path", "error_type", "message", "where")
+    alone, found = ([[failure[name] for name in named] for failure in job.failures()] for job in (one, many))
+    assert alone == found
+    assert [path for path, *_ in found] == ["008.json", "014.json", "023.json"]
+    assert one.published("csv") == many.published("csv")
+    assert len(many.rows()) == sum(n % 5 for n in range(40) if n not in (8, 14, 23))
+    verified = r3po("verify", cwd=many.folder)
+    assert verified.code == 0, verified.said
+
+
+def test_with_rows_many_a_list_is_needed_all_the_same(tmp_path: Path) -> None:
+    source = "def double(paths):\n    return 7\n"
+    job = make_job(tmp_path, 4, source, rows="many", batch_files=4)
+    ended = job.run()
+    assert ended.code == 2
+    assert "f returned a int for a list of 1 path; batch_files needs a list with the rows of each file" in ended.err
 
 
 # Kills

@@ -88,7 +88,7 @@ def test_the_help_names_every_command_and_is_shown_without_one(tmp_path: Path) -
 def test_every_command_has_help_for_itself_and_each_option(command: str, tmp_path: Path) -> None:
     ended = r3po(command, "--help", cwd=tmp_path)
     assert (ended.code, ended.err) == (0, "")
-    assert "[CONFIG]" in ended.out
+    assert "[CONFIG]" in ended.out and "[[" not in ended.out
     text = " ".join(ended.out.split())
     known = get_command(app).commands[command]  # type: ignore[attr-defined]
     assert known.help.splitlines()[0] in text
@@ -251,6 +251,19 @@ def test_processes_on_the_command_line_stand_for_the_configs_and_quiet_says_noth
     job.write_config(processes=3)
     assert job.run("--processes", "1", "--quiet") == Ended(0, "", "")
     assert job.rows() == doubled(*range(6))
+
+
+def test_quiet_says_one_line_of_failed_files_also_when_nothing_is_to_do_and_an_error_with_its_hint(
+    failing: Job,
+) -> None:
+    said = re.compile(r"\d of 6 files failed: r3po errors\n")
+    first, idle = failing.run("--quiet"), failing.run("--quiet")
+    assert (first.code, idle.code) == (1, 1)
+    assert said.fullmatch(first.err) and idle.err == first.err
+    failing.write_function(PICKY.format(bad=[1]) + "\n# changed\nNEW = 1\n")
+    assert failing.run("--quiet") == Ended(0, "", ""), "no warning of rows that other code made"
+    wrong = failing.run("--quiet", "--limit", "2", "--function", "double.py:nobody")
+    assert [line.split(":")[0] for line in wrong.err.splitlines()] == ["error", "hint"]
 
 
 @pytest.mark.parametrize(

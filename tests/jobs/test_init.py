@@ -214,7 +214,7 @@ def test_the_commonest_suffix_is_taken_and_all_are_told(tmp_path: Path) -> None:
         "  (no suffix)          2 files      8 bytes",
         "  .txt                 2 files      8 bytes",
         "  .CSV                  1 file      4 bytes   taken: source_file_part",
-        "  passed over: 1 hidden, 1 linked folders, 1 not regular files",
+        "  passed over: 1 hidden, 1 linked folder, 1 not a regular file",
         "To take others, too: source_file_part: [.csv, .CSV, .txt] in config.yaml, and an f for them",
     ]
     assert "Looked into a.csv" in out
@@ -352,7 +352,7 @@ def test_a_source_without_files_is_refused_with_what_was_passed_over(tmp_path: P
     (tmp_path / "dta" / "pipe").symlink_to("nowhere")
     told = refused(tmp_path, "--from", "dta")
     assert "hint:  names that begin with a dot are hidden, and passed over; name a folder" in told
-    assert "passed over: 2 hidden, 1 not regular files" in told
+    assert "passed over: 2 hidden, 1 not a regular file" in told
     (tmp_path / "file.json").touch()
     assert "file.json is no folder" in refused(tmp_path, "--from", "file.json")
 

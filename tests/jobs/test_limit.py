@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,13 @@ def test_a_limited_run_does_the_first_files_and_the_next_run_the_others(tmp_path
     assert ended.code == 0, ended.err
     result = json.loads(ended.out)
     assert (result["done"], result["failed"], result["pending"], result["rows"]) == (4, 0, 3, 3)
-    assert "stopped at --limit: 3 files are left; r3po run --engine serial goes on" in ended.err
-    assert "Limit reached" in ended.err and "r3po try" in ended.err
-    assert any("stopped at --limit" in notice for notice in result["notices"])
+    *_, note, hint, reached, go_on = ended.err.splitlines()
+    assert note == "note: a part is written when all files of its shard are done (shard_size: 3)"
+    assert hint == "hint:  r3po try shows rows at once"
+    assert re.fullmatch(r"Limit reached after \S+ s\. 4 files have their rows, 0 failed, 3 are to do\.", reached)
+    assert go_on == "Continue with: r3po run --engine serial"
+    assert ended.err.count("imit") == 1, "once is enough"
+    assert "stopped at --limit: 3 files are left; r3po run --engine serial goes on" in result["notices"]
     assert not list(job.output.glob("*/_SUCCESS"))
     assert (job.output / "csv" / "part-00000.csv").exists()
     status = json.loads(r3po("status", "--json", cwd=tmp_path).out)

@@ -123,7 +123,7 @@ def test_names_that_nearly_match_are_told_also_where_others_match(
     for name in ("b.JSON", "c.JSON", "d.Json", "e.txt"):
         (tmp_path / "source" / name).touch()
     run_jobs(config, engine="serial", progress=True)
-    assert "passed over: 2 end with .JSON, 1 end with .Json" in capsys.readouterr().err
+    assert "passed over: 2 end with .JSON, 1 ends with .Json" in capsys.readouterr().err
     assert build_jobs(config).count_all_files == 5
 
 

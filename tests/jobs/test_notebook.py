@@ -102,8 +102,13 @@ def test_a_cell_shows_one_output_that_is_updated_then_the_table_what_f_prints_an
         PRINTING,
         'run_jobs(config, double, redo=True, engine="serial", show_output=True);',
         'run_jobs(config | {"proceses": 4}, double)',
+        "result",
+        "from r3po import job_status; job_status(config)",
     )
-    _, ran, table, _, printed, mistake = map(texts, outputs)
+    _, ran, table, _, printed, mistake, again, status = map(texts, outputs)
+
+    assert again["execute_result"][0].startswith("double: 12 files in ")
+    assert "files      12 done   0 failed   0 to do" in status["execute_result"][0]
 
     (screen,) = ran["display_data"]
     assert seen.count("display_data") == 2  # one a run

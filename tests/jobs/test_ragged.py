@@ -48,10 +48,10 @@ def without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 class RaggedJob:
     """A job whose files hold the rows that f returns."""
 
-    def __init__(self, folder: Path, rows: Sequence[Any], **keys: Any) -> None:
+    def __init__(self, folder: Path, returned: Sequence[Any], **keys: Any) -> None:
         self.folder, self.source, self.keys = folder, folder / "source", keys
         self.source.mkdir(parents=True)
-        for n, row in enumerate(rows):
+        for n, row in enumerate(returned):
             self.write(n, row)
 
     def write(self, n: int, row: Any, age: int = 0) -> None:
@@ -114,7 +114,7 @@ NewRagged = Callable[..., RaggedJob]
 @pytest.fixture
 def ragged_job(jobs_folder: Path) -> Iterator[NewRagged]:
     numbers = itertools.count()
-    yield lambda rows, **keys: RaggedJob(jobs_folder / f"job{next(numbers)}", rows, **keys)
+    yield lambda returned, **keys: RaggedJob(jobs_folder / f"job{next(numbers)}", returned, **keys)
 
 
 ROWS = [{"a": 1, "b": "x"}, {"a": 2}, {"c": 0.5, "b": "y", "a": 3}, {"a": 4, "z": 1, "c": 2}, {"b": None, "k": None}]
@@ -331,6 +331,27 @@ def check_rows(job: RaggedJob, rows: dict[str, dict[str, int]]) -> None:
     said = " ".join(text for text in job.told() if "left out" in text)
     commits = [json.loads(path.read_text()) for path in (job.folder / "work" / "commits").glob("*.json")]
     assert job.keys["extra_keys"] == "drop" or bool(said) == bool(n_dropped) == any("dropped" in c for c in commits)
+
+
+def test_with_many_rows_a_file_each_row_has_keys_of_its_own(ragged_job: NewRagged) -> None:
+    rows = [[{"a": 1}, {"a": 2, "x": 1}], [], [{"y": 1, "x": "s"}, {"a": 3, "x": None}], {"a": "t"}]
+    tables = []
+    for shard_size in (1, 10):
+        job = ragged_job(rows, **RAGGED, rows="many", shard_size=shard_size, source_column="file", row_column="n")
+        job.run_cut_short(9)
+        assert job.run().rows == 5
+        tables.append(job.check())
+    assert tables[0] == tables[1]
+    assert tables[0].drop(["file"]).to_pydict() == {
+        "n": [0, 1, 0, 1, 0],
+        "a": ["1", "2", None, "3", '"t"'],
+        "x": [None, "1", '"s"', None, None],
+        "y": [None, None, 1, None, None],
+    }
+    job.keys["extra_keys"] = "drop"
+    job.run(redo=True)
+    assert 'left out: "x" (2 files), "y" (1 file)' in job.told()[-1]
+    assert job.check().column_names == ["file", "n", "a"]
 
 
 def test_a_key_first_seen_in_the_last_shard_is_a_column_of_all_parts_and_keys_come_in_row_order(

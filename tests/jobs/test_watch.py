@@ -15,8 +15,9 @@ from test_cli import Terminal
 import r3po as library
 from jobs import GATED, Job, Running, make_job, r3po, running, snapshot
 from r3po import events
+from r3po.cli.progress_text import plain_line
 from r3po.cli.watch_status import watch_text
-from r3po.run.progress import ProgressNote
+from r3po.run.progress import Progress, ProgressNote
 from r3po.state.progress import RunProgress, read_progress, write_progress
 
 LONG_PATH = "2024/" + "a-folder-with-a-long-name/" * 4 + "0931.json"
@@ -128,25 +129,41 @@ def planned(n_pending: int) -> events.ProcessingPlanned:
     return events.ProcessingPlanned(n_pending + 10, 9, 1, n_pending, 1, True)
 
 
-def test_the_rate_is_that_of_the_last_minute_and_a_silent_minute_counts_from_the_start(tmp_path: Path) -> None:
+def test_the_rate_is_that_of_the_last_minute_and_a_silent_minute_counts_from_the_start() -> None:
     now = 0.0
-    note = ProgressNote(tmp_path, clock=lambda: now)
-    note.take(planned(10_000))
-    assert note.progress().files_per_second is None and note.progress().seconds_left is None
+    progress = Progress(clock=lambda: now)
+    progress.take(planned(10_000))
+    assert progress.now().files_per_second is None and progress.now().seconds_left is None
     for second in range(1, 101):  # 10 a second, then 40
         now = float(second)
-        note.take(events.BatchFinished(10 if second <= 40 else 40, 0, ""))
-    told = note.progress()
+        progress.take(events.BatchFinished(10 if second <= 40 else 40, 0, ""))
+    told = progress.now()
     assert told.files_per_second == pytest.approx(40, rel=0.03)
     assert told.seconds_left == pytest.approx((10_000 - 400 - 2400) / 40, rel=0.03)
     assert (told.files, told.done, told.failed, told.pending) == (10_010, 2809, 1, 7200)
     for second in range(101, 181):
         now = float(second)
-        note.take(events.LongestRunning("b.json", second - 100.0))
-    told = note.progress()
+        progress.take(events.LongestRunning("b.json", second - 100.0))
+    told = progress.now()
     assert told.files_per_second == pytest.approx(2800 / 180, rel=0.03)
     assert (told.longest_running, told.longest_seconds) == ("b.json", 80.0)
-    assert read_progress(tmp_path.parent, told.pid) in (told, RunProgress(None, told.pid))
+
+
+def test_a_limit_is_what_percent_and_time_left_are_of_unless_all_that_is_pending_is_within_it() -> None:
+    now = 0.0
+    progress = Progress(clock=lambda: now)
+    progress.take(replace(planned(2000), limit=100))
+    now = 10.0
+    progress.take(events.BatchFinished(78, 4, ""))
+    run = progress.now()
+    assert (run.limit, run.finished, run.seconds_left) == (100, 82, round(18 / 8.2, 1))
+    assert (run.files, run.done, run.failed, run.pending) == (2010, 87, 5, 1918)
+    text = watch_text("count_produce", run, 80, now=run.updated or 0.0)
+    assert "82/100 (limit)  82.0 %" in text and "left about 2.2 s" in text
+    assert plain_line(run).split()[1:] == ["82/100", "82.0%", "8.2", "files/s", "failed=5", "left=2s"]
+    progress = Progress(clock=lambda: now)
+    progress.take(replace(planned(2000), limit=2000))
+    assert (progress.now().limit, progress.now().way) == (None, (10, 2010))
 
 
 def test_the_note_is_written_once_a_second_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

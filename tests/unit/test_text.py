@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from r3po.text import wrap_lines
+from r3po.text import failure_lines, wrap_lines
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,15 @@ from r3po.text import wrap_lines
 )
 def test_lines_wrap_at_blanks_and_further_ones_are_indented(text: str, wrapped: str) -> None:
     assert wrap_lines(text, 30) == wrapped
+
+
+def test_a_failure_of_too_many_lines_ends_with_dots_and_its_path_is_shortened_in_the_middle() -> None:
+    failure = f"{'folder/' * 10}a.json  KeyError: one two three four five six seven eight nine ten"
+    whole = failure_lines("last  ", failure, 40)
+    short = failure_lines("last  ", failure, 40, most=2)
+    assert max(map(len, whole + short)) <= 40
+    assert whole[0].startswith("last  folder/") and "..." in whole[0] and whole[0].endswith("a.json")
+    assert " ".join(" ".join(whole[1:]).split()) == "KeyError: one two three four five six seven eight nine ten"
+    assert short[0] == whole[0] and len(short) == 2
+    assert short[1] == "      KeyError: one two three four ..."
+    assert failure_lines("last  ", "a.json  KeyError: 'n'", 40, most=1) == ["last  a.json  KeyError: 'n'"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from jobs import ESCAPE, without_times
+from jobs import ESCAPE, wait_until, without_times
 from r3po import events
 from r3po.cli import display as progress
 from r3po.cli.display import Display
@@ -112,6 +114,26 @@ def test_failures_are_named_at_the_end_with_what_to_type(show: Show) -> None:
     )
 
 
+def test_the_last_failure_stands_whole_at_80_columns_with_its_path_shortened_in_the_middle(
+    show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = "2024/" + "a-folder-with-a-long-name/" * 8 + "0931.json"
+    error = "ValueError: " + "what is wrong with this file is said in many words " * 6 + "the end"
+    lines = show(planned(), batch(4, 2, f"{path}  {error}"), finished(n_done=4, n_failed=2)).splitlines()
+    (start,) = [at for at, line in enumerate(lines) if line.startswith("  Last   2024/a-folder")]
+    (stop,) = [at for at, line in enumerate(lines) if line.startswith("  Next   ")]
+    assert max(map(len, lines[start:])) <= 80
+    assert "..." in lines[start] and lines[start].endswith("0931.json")
+    assert " ".join(" ".join(lines[start + 1 : stop]).split()) == error
+
+
+def test_of_a_limited_run_percent_and_plain_line_are_of_the_limit(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    text = show(replace(planned(2000), limit=100), batch(82))
+    assert " 82/100 82.0% " in text
+
+
 def test_resumed_and_idle_runs_say_so_in_one_line(show: Show) -> None:
     text = show(planned(2_000_000, n_done=920_967, n_failed=37))
     assert text == "Resume    920,967 of 2,000,000 files done, 37 failed, 1,078,996 to do\n"
@@ -137,8 +159,8 @@ def test_a_stopped_run_counts_what_is_safe(show: Show) -> None:
     assert single.splitlines()[-1] == "Stopped after 1:31. 1 file has its row, 0 failed, 1 is to do."
 
 
-def test_quiet_keeps_notices_repairs_what_f_prints_since_somebody_asked_for_it_and_nothing_else(show: Show) -> None:
-    text = show(
+def test_quiet_says_the_one_line_that_counts_and_what_f_prints_since_somebody_asked_for_it(show: Show) -> None:
+    happened = (
         opened(),
         events.Notice(text="the config has an old key", hint="take it out", is_warning=True),
         events.PartsRepaired(names=("part-00000", "part-00007")),
@@ -149,13 +171,13 @@ def test_quiet_keeps_notices_repairs_what_f_prints_since_somebody_asked_for_it_a
         events.LongestRunning("b.json", 61.4),
         events.OutputSeen(3, "one\ntwo\n"),
         batch(6),
-        finished(),
-        is_quiet=True,
     )
-    warning, hint, repaired, *printed = text.splitlines()
-    assert (warning, hint) == ("warning: the config has an old key", "hint:  take it out")
-    assert "part-00000, part-00007" in repaired
-    assert printed == ["worker 3: one", "worker 3: two"]
+    printed = "worker 3: one\nworker 3: two\n"
+    assert show(*happened, finished(), is_quiet=True) == printed
+    assert show(*happened, finished(n_failed=2), is_quiet=True) == f"{printed}2 of 8 files failed: r3po errors\n"
+    assert show(finished(n_failed=2, worked=False), is_quiet=True) == "2 of 8 files failed: r3po errors\n"
+    stopped = show(*happened, finished(n_failed=2, n_pending=1, is_stopped=True), is_quiet=True)
+    assert stopped == f"{printed}Stopped after 5.1 s. 6 files have their rows, 2 failed, 1 is to do.\n"
 
 
 def test_what_the_walk_passed_over_is_counted_and_its_source_shown_escaped(show: Show) -> None:
@@ -193,6 +215,30 @@ def test_a_plain_line_comes_every_30_seconds_with_the_speed_of_those(
             display(batch(500))
     *_, last = capsys.readouterr().err.splitlines()
     assert last.split()[1:5] == ["4000/100000", "4.0%", "50", "files/s"]
+
+
+def test_a_start_of_ray_is_told_once_and_on_a_terminal_in_place_with_seconds(
+    show: Show, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starting = events.WorkersStarting(2, "ray")
+    assert show(starting) == "Ray       starting 2 workers, usually 5 to 10 s\n"
+    assert show(events.WorkersStarting(1, "serial")) == "" == show(starting, is_quiet=True)
+
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with Display() as display:
+        display(starting)
+        clock[0] += 7
+        wait_until(lambda: "starting 2 workers, usually 5 to 10 s ...  7 s" in screen.getvalue(), "the seconds")
+        display(events.WorkersStarted(2, "Ray, local", 7.5))
+        n_written = len(screen.getvalue())
+    assert "ready in 7.5 s" in screen.getvalue()
+    assert "starting" not in screen.getvalue()[n_written:]
 
 
 def test_percent_counts_from_where_the_job_was_and_never_says_100_before_all_is_done(
