@@ -180,8 +180,7 @@ class Worker:
         file = next(opened.files, None)
         if file is None:
             return False
-        place, path, listed = file
-        probe.take(place, path, *self._processor.process(opened, place, path, listed))
+        probe.take(*file[:2], *self._processor.process(opened, *file))
         return True
 
     def _open(self, batch: Batch, shard: ShardContext) -> OpenBatch:
