@@ -214,7 +214,7 @@ class _Run:
         self._publisher = Publisher(
             planned, fingerprint, r3po_version(), lambda: next(attempts), in_force=job if is_waiting else None
         )
-        if self._publisher.columns is None and any(state.n_done for state in plan.states.values()):
+        if self._publisher.columns is None and any(state.n_rows for state in plan.states.values()):
             path = columns_path(self.config.working_dir, plan.manifest)
             raise damaged(path, "is missing, although there are rows")
 

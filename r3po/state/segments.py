@@ -114,6 +114,10 @@ class SegmentWriter:
         self._new.finish(segment.name)
         return segment
 
+    def abandon(self) -> None:
+        """Leave nothing of it on disk, unless it is finished."""
+        self.__exit__(None, None, None)
+
     def __enter__(self) -> Self:
         return self
 

@@ -139,6 +139,8 @@ class Worker:
 
     def close(self) -> None:
         """Let the beacon go; what it says last is that nothing is going on."""
+        if self._probe is not None and self._probe.segment is not None:
+            self._probe.segment.abandon()
         self.beacon.mark(Phase.IDLE)
         self.beacon.close()
 
@@ -178,8 +180,7 @@ class Worker:
         file = next(opened.files, None)
         if file is None:
             return False
-        place, path, listed = file
-        probe.take(place, path, *self._processor.process(opened, place, path, listed))
+        probe.take(*file[:2], *self._processor.process(opened, *file))
         return True
 
     def _open(self, batch: Batch, shard: ShardContext) -> OpenBatch:

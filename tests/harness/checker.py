@@ -20,6 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def check_job(working_dir: Path, output_path: Path, **options: Any) -> list[str]
     """Return what is wrong with a job, one finding a line; an empty list is a good job.
 
     Args:
-        options: `is_finished`, `is_swept`, `path_column` and `check_source` of `_Check`.
+        options: `is_finished`, `is_swept`, `path_column`, `has_many_rows` and `check_source` of `_Check`.
     """
     check = _Check(working_dir, output_path, **options)
     check.run()
@@ -51,6 +52,8 @@ class _Check:
     """The last run found nothing to do, so that not even the shard files of the build before are left."""
     path_column: str | None = None
     """Column of the CSV parts that holds each row's path: then rows and failures are matched by name."""
+    has_many_rows: bool = False
+    """A file may have any number of rows, which lie together: `path_column` says only whose they are."""
     check_source: bool = False
     """The source files still are what f read; compare them with the hashes of the manifest."""
     findings: list[str] = field(default_factory=list)
@@ -208,36 +211,59 @@ class _Check:
     # The output
 
     def _check_parts(self) -> None:
+        named: dict[str, set[str]] = {kind: {"_SUCCESS"} for kind in KINDS}
+        for commit in self.commits.values():
+            self._check_part_names(commit)
+            for kind, parts in _staged_parts(commit).items():
+                named[kind] |= {part["name"] for part in parts}
+                found = [self._check_part(self.output / kind / part["name"], commit, part["staged"]) for part in parts]
+                if kind == "csv":
+                    self._check_rows(self.output / kind, commit, found)
         for kind in KINDS:
-            folder, named = self.output / kind, set()
-            for commit in self.commits.values():
-                for part in commit["parts"]:
-                    if part["kind"] == kind and part["staged"] is not None:
-                        named.add(part["name"])
-                        self._check_part(folder / part["name"], commit, part["staged"])
-            for path in _files(folder):
-                self._expect(path.name in {*named, "_SUCCESS"}, path, "no commit names it")
+            for path in _files(self.output / kind):
+                self._expect(path.name in named[kind], path, "no commit names it")
                 if path.name == "_SUCCESS":
                     self._expect(path.stat().st_size == 0, path, "is not empty")
 
-    def _check_part(self, path: Path, commit: dict[str, Any], staged: dict[str, Any]) -> None:
+    def _check_part_names(self, commit: dict[str, Any]) -> None:
+        """One part has the name of its shard; several have numbers behind it, the same for all kinds."""
+        where, shard = self.state / "commits" / f"{commit['shard']:05d}.json", f"part-{commit['shard']:05d}"
+        names = [part["name"] for part in commit["parts"]]
+        self._expect(len(names) == len(set(names)), where, "names a part twice")
+        by_kind = _staged_parts(commit)
+        for kind, parts in by_kind.items():
+            stems = [f"{shard}-{number:05d}" for number in range(len(parts))] if len(parts) > 1 else [shard]
+            expected = [f"{stem}.{kind}" for stem in stems]
+            self._expect(not parts or [part["name"] for part in parts] == expected, where, f"{kind} is no {expected}")
+        counts = {len(parts) for kind, parts in by_kind.items() if commit["part_settings"][kind]}
+        self._expect(len(counts) < 2, where, "another number of parts of CSV than of Parquet")
+
+    def _check_part(self, path: Path, commit: dict[str, Any], staged: dict[str, Any]) -> list[list[str]]:
+        """Return the rows of a CSV part."""
         self._check_record(path.parent, {**staged, "name": path.name})
-        self._expect(path.name == f"part-{commit['shard']:05d}{path.suffix}", path, "of another shard than its name")
         self._expect(commit["n_rows"] > 0, path, "a part without rows")
         self._expect(bool(commit["part_settings"][path.parent.name]), path, "of a kind that is off")
-        if not path.is_file():
-            return
-        if path.suffix == ".csv":
-            self._check_csv(path, commit)
-        else:
+        if path.is_file() and path.suffix == ".csv":
+            return self._rows_of_csv(path, commit)
+        if path.is_file():
             data = path.read_bytes()
             self._expect(data[:4] == data[-4:] == b"PAR1", path, "is no Parquet file")
+        return []
 
-    def _check_csv(self, path: Path, commit: dict[str, Any]) -> None:
+    def _rows_of_csv(self, path: Path, commit: dict[str, Any]) -> list[list[str]]:
         header, *rows = self._read_csv(path)
         self._expect(header == list(commit["columns"]), path, f"its header is {header}")
-        self._expect(len(rows) == commit["n_rows"], path, f"{len(rows)} rows, its commit says {commit['n_rows']}")
+        self._expect(bool(rows), path, "a part without rows")
         self._expect(all(len(row) == len(header) for row in rows), path, "rows of different lengths")
+        return rows
+
+    def _check_rows(self, folder: Path, commit: dict[str, Any], found: list[list[list[str]]]) -> None:
+        """Compare the rows of all CSV parts of a shard with its commit."""
+        if not found:
+            return
+        rows, path = [row for part in found for row in part], folder / f"part-{commit['shard']:05d}"
+        self._expect(len(rows) == commit["n_rows"], path, f"{len(rows)} rows, its commit says {commit['n_rows']}")
+        header = list(commit["columns"])
         if self.path_column in header:
             index = header.index(self.path_column)
             self.rows[commit["shard"]] = [row[index] for row in rows if len(row) > index]
@@ -337,10 +363,18 @@ class _Check:
         """Compare a part's rows with the files that have one; rows of `kept` files may be among them."""
         if any(commit["part_settings"]["csv"] for commit in self.commits.values()):
             found = [name for name in self.rows.get(shard, []) if name not in kept]
+            if self.has_many_rows:
+                found = [name for name, _ in groupby(found)]
+                expected = [name for name in expected if name in found]
             self._expect(found == expected, f"shard {shard}", f"rows of {found}, expected {expected}")
 
 
 # Private functions
+
+
+def _staged_parts(commit: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the parts that a shard has, in their order."""
+    return {kind: [p for p in commit["parts"] if p["kind"] == kind and p["staged"] is not None] for kind in KINDS}
 
 
 def _is_temporary(path: Path) -> bool:
@@ -372,6 +406,7 @@ def main() -> int:
     parser.add_argument("--working-dir", type=Path, default=Path("working_dir"))
     parser.add_argument("--output", type=Path, default=Path("output_dir"))
     parser.add_argument("--path-column", help="column of the table that holds each row's path")
+    parser.add_argument("--many", action="store_true", help="a file may have any number of rows")
     parser.add_argument("--unfinished", action="store_true", help="the job has not come to its end yet")
     parser.add_argument("--swept", action="store_true", help="the last run found nothing to do")
     parser.add_argument("--source", action="store_true", help="compare the source files with the manifest, too")
@@ -382,6 +417,7 @@ def main() -> int:
         is_finished=not given.unfinished,
         is_swept=given.swept,
         path_column=given.path_column,
+        has_many_rows=given.many,
         check_source=given.source,
     )
     print("\n".join(findings) or "good: nothing found")

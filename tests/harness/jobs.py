@@ -273,7 +273,8 @@ class TinyJob(Job):
         self.calls_log.unlink(missing_ok=True)
 
     def findings(self, **options: Any) -> list[str]:
-        return super().findings(path_column="path", **options)
+        has_many_rows = self.settings.get("rows") == "many"
+        return super().findings(path_column="path", has_many_rows=has_many_rows, **options)
 
 
 NewJob = Callable[..., TinyJob]

@@ -35,7 +35,7 @@ from r3po.source.hashing import hash_files
 from r3po.state.job import open_job
 from r3po.state.manifest import Manifest, read_manifest
 from r3po.storage import durable as storage
-from r3po.worker import worker
+from r3po.worker import many_rows, worker
 
 if TYPE_CHECKING:
     from jobs import NewJob
@@ -369,6 +369,33 @@ def for_many(prepare: Callable[[Job], object]) -> Callable[[Job], None]:
     return prepare_for_many
 
 
+def with_rows(prepare: Callable[[Job], object], **settings: Any) -> Callable[[Job], None]:
+    """Do the same with a function that gives as many rows as `other` says, or one: in blocks of two rows."""
+
+    def prepare_with_rows(job: Job) -> None:
+        many = job.function.with_name("tiny_function_rows.py")
+        source = "\n\ndef describe_rows(path):\n    row = describe(path)\n    yield from [row] * (row['other'] or 1)\n"
+        many.write_text(job.function.read_text() + source)
+        job.configure(rows="many", part_rows=2, function=f"{many}:describe_rows", **settings)
+        prepare(job)
+
+    return prepare_with_rows
+
+
+def add_files_with_rows(job: Job) -> None:
+    """Two shards of several parts each, and a failure."""
+    for n, other in enumerate((5, None, 1, 3, 2)):
+        job.add(f"{n}.json", **({"error": "bad"} if other is None else {"value": n, "other": other}))
+
+
+def change_numbers_of_rows(job: Job) -> None:
+    """One shard gets fewer parts, to a single one; the other one more."""
+    add_files_with_rows(job)
+    job.run()
+    job.add("0.json", value=100, other=1)
+    job.add("4.json", value=400, other=6)
+
+
 def change_files(job: Job) -> None:
     """Finish seven files, one of them gone; then one changes, one is touched, one goes, one returns, two are new.
 
@@ -486,6 +513,8 @@ CHANGES = {
 OPERATIONS = {
     "first run": Operation(add_first_files, run, run),
     "first run with many files a call": Operation(for_many(add_first_files), run, run),
+    "first run with many rows a file": Operation(with_rows(add_files_with_rows), run, run),
+    "run that finds other numbers of rows": Operation(with_rows(change_numbers_of_rows), run, run),
     "run that adds files": Operation(add_more_files, run, run),
     "first build": Operation(add_first_files, build, run),
     "build that adds files": Operation(add_more_files, build, run),
@@ -698,6 +727,7 @@ NewArena = Callable[[Operation], Arena]
 def new_arena(new_job: NewJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> NewArena:
     """Make arenas, without what only hundreds of deaths in one process bring about."""
     caplog.set_level("ERROR", "r3po")
+    monkeypatch.setattr(many_rows, "BLOCK_ROWS", 2)
     monkeypatch.setattr(worker, "STOP_CHECK_S", 3600)  # a busy machine must not change how many batches there are
     monkeypatch.setattr(runloop, "DRAIN_S", 0.1)  # the one worker has nothing at hand when the disk refuses
     monkeypatch.setattr(session, "find_function", cache(session.find_function))  # a fifth of a run's time
