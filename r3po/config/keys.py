@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -27,13 +24,11 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from r3po.config.folders import expand
+from r3po.config.key_types import FilePart, Folder, Globs, Source, Text, check_column
 from r3po.config.worker_keys import SIZE_SCHEMA, WorkerResources, parse_size, to_arguments
 from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
 from r3po.table.columns import PART_BYTES
-from r3po.text import is_control
 
 MAX_PROCESSES = 4096
 MAX_BATCH_FILES = 10_000
@@ -77,67 +72,6 @@ def parse_max_errors(value: object) -> MaxErrors:
     raise ValueError("must be a number of files such as 100, a share such as 1%, or none")
 
 
-def _check_text(value: str) -> str:
-    if not value.strip():
-        raise ValueError("must not be empty")
-    if any(map(is_control, value)):
-        raise ValueError("must not hold line breaks, tabs or other control characters")
-    return value
-
-
-def _to_file_part(value: Any) -> str | tuple[str, ...]:
-    """Return the end of file names, or several; the empty text for every file."""
-    if isinstance(value, str):
-        return "" if value == "all" else _check_file_part(value)
-    parts = dict.fromkeys("" if part == "all" else _check_file_part(part) for part in _texts(value, "ends of names"))
-    return "" if "" in parts else next(iter(parts)) if len(parts) == 1 else tuple(parts)
-
-
-def _check_file_part(value: str) -> str:
-    if "/" in value:
-        raise ValueError("must be the end of file names, without a /")
-    return _check_text(value) if value else value
-
-
-def _to_globs(value: Any) -> tuple[str, ...]:
-    texts = [value] if isinstance(value, str) else [] if value is None else _texts(value, "globs")
-    return tuple(dict.fromkeys(map(_check_glob, texts)))
-
-
-def _check_glob(glob: str) -> str:
-    """Return a glob relative to the source, as `source.globs.Globs` takes it."""
-    parts = _check_text(glob).removeprefix("./").rstrip("/").split("/")
-    if glob.startswith("/"):
-        raise ValueError(f'"{glob}" must be relative to source_path, without a / in front')
-    if "" in parts or "." in parts or ".." in parts:
-        raise ValueError(f'"{glob}" must be folders and a name, with one / between them')
-    if joined := next((part for part in parts if "**" in part and part != "**"), None):
-        raise ValueError(
-            f'"{glob}": ** stands for folders and has a / on each side; write **/{joined.replace("**", "*")}'
-        )
-    return "/".join(parts)
-
-
-def _texts(value: Any, what: str) -> list[str]:
-    """Return the texts of a list."""
-    if not isinstance(value, list | tuple):
-        raise PydanticCustomError("text_type", "must be text")
-    if not value:
-        raise ValueError("is empty; take the key out, or name one")
-    for text in value:
-        if not isinstance(text, str):
-            raise ValueError(f'must be a list of {what}, each a text; quote it: "{text}"')
-    return list(value)
-
-
-def _check_column(name: str) -> str:
-    if not name:
-        raise ValueError("must not be empty")
-    if any(unicodedata.category(char) == "Cs" for char in name):  # half a character
-        raise ValueError("is not valid Unicode text")
-    return name
-
-
 def _to_column_type(value: Any) -> ColumnType:
     if not isinstance(value, str):
         raise ValueError('must be a type such as int64, string or "decimal(10,2)"')
@@ -167,45 +101,6 @@ def _to_parquet(value: Any) -> Any:
     if isinstance(value, bool):
         return {} if value else None
     return False if value is None else value  # `parquet:` without a value is no way to turn it off
-
-
-def _to_source(value: Any, info: ValidationInfo) -> Path:
-    """Return the source's folder, or what the paths of files of several folders are relative to."""
-    if isinstance(value, str) or not isinstance(value, list | tuple):
-        return _to_folder(value, info)
-    for folder in _texts(value, "folders"):
-        try:
-            _to_folder(folder, info)
-        except ValueError as error:
-            raise ValueError(f'"{folder}" {error}') from None
-    return Path(os.path.abspath(info.context["base"] if info.context else Path()))
-
-
-def _to_folder(value: Any, info: ValidationInfo) -> Path:
-    """Return the folder as an absolute path; one that is relative in the file starts at the file's own folder."""
-    if not isinstance(value, str):
-        raise PydanticCustomError("text_type", "must be text")
-    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
-        raise ValueError(f"is no folder of this machine: r3po reads and writes no {scheme[0]} yet")
-    base = info.context["base"] if info.context else Path()
-    return Path(os.path.abspath(base / expand(_check_text(value))))
-
-
-_Text = Annotated[str, AfterValidator(_check_text)]
-
-
-_TEXT_OR_TEXTS: dict[str, Any] = {
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
-}
-
-_Folder = Annotated[Path, PlainValidator(_to_folder), WithJsonSchema({"type": "string", "minLength": 1})]
-_Source = Annotated[Path, PlainValidator(_to_source), WithJsonSchema(_TEXT_OR_TEXTS)]
-_FilePart = Annotated[str | tuple[str, ...], PlainValidator(_to_file_part), WithJsonSchema(_TEXT_OR_TEXTS)]
-_Globs = Annotated[
-    tuple[str, ...],
-    PlainValidator(_to_globs),
-    WithJsonSchema({"anyOf": [*_TEXT_OR_TEXTS["anyOf"], {"type": "null"}]}),
-]
 
 
 # What the JSON schema says of values that become something else here. It may allow more than r3po, and never less.
@@ -270,7 +165,7 @@ class Keys(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
-    job_name: _Text = Field(
+    job_name: Text = Field(
         description="names the job in messages and in the Parquet metadata", examples=["count_produce"]
     )
     processes: Annotated[int, BeforeValidator(_to_processes), WithJsonSchema(_PROCESSES_SCHEMA)] = Field(
@@ -280,25 +175,25 @@ class Keys(BaseModel):
         examples=["2"],
     )
     """Workers, at least 1; `auto` is already a number here."""
-    source_path: _Source = Field(
+    source_path: Source = Field(
         description="the folder with your files, or a list of folders; subfolders are walked", examples=["produce_log"]
     )
     """Absolute, as the other two folders, with links left as they are. Of a list: the config's folder, which the paths
     of files are relative to; they begin with one of `Config.source_folders`."""
-    source_file_part: _FilePart = Field(
+    source_file_part: FilePart = Field(
         description='how the names of the files end: .json, _v2.csv, or a list: [.png, .jpg]; "" or all: every file',
         examples=[".json"],
     )
     """The end of file names, or several; the empty text: every file."""
     ignore_case: bool = Field(False, description="letter case does not count in source_file_part, include and exclude")
     """Of the ends of names, and of `include` and `exclude`."""
-    include: _Globs = Field(
+    include: Globs = Field(
         (),
         description='globs relative to source_path: only these files, such as ["2024/**", "**/final.json"]',
         examples=['["2024/**", "**/final.json"]'],
     )
     """Globs of files, relative to the source; empty: all files."""
-    exclude: _Globs = Field(
+    exclude: Globs = Field(
         (),
         description='globs of files and folders to leave out, such as ["**/tmp", "*.bak"]',
         examples=['["**/tmp", "*.bak"]'],
@@ -313,13 +208,13 @@ class Keys(BaseModel):
         description="a subfolder that cannot be listed: stop: nothing is done; skip: its files stay as they are",
     )
     """What is done about a subfolder that cannot be listed."""
-    working_dir: _Folder = Field(
+    working_dir: Folder = Field(
         description="the folder for the job's state, from which a stopped run goes on", examples=["working_dir"]
     )
-    output_path: _Folder = Field(
+    output_path: Folder = Field(
         description="the folder for the table; may be the same as working_dir", examples=["output_dir"]
     )
-    function: _Text | None = Field(
+    function: Text | None = Field(
         None,
         description="your f: file.py:name or package.module:name; a class, or name() of a factory, is called once a "
         "worker to make it; r3po run needs it here or as --function",
@@ -352,7 +247,7 @@ class Keys(BaseModel):
     )
     """None: no Parquet parts."""
     columns: Annotated[
-        dict[Annotated[str, AfterValidator(_check_column)], Annotated[ColumnType, PlainValidator(_to_column_type)]]
+        dict[Annotated[str, AfterValidator(check_column)], Annotated[ColumnType, PlainValidator(_to_column_type)]]
         | None,
         BeforeValidator(_refuse_no_column),
         WithJsonSchema(_COLUMNS_SCHEMA),
@@ -363,7 +258,7 @@ class Keys(BaseModel):
         examples=['{fruits: int64, price: "decimal(10,2)"}'],
     )
     """Names and types, in order; None: the first row sets them."""
-    source_column: Annotated[str, AfterValidator(_check_column)] | None = Field(
+    source_column: Annotated[str, AfterValidator(check_column)] | None = Field(
         None,
         description="name of a first column that holds each row's path, relative to source_path; of a list of "
         "folders it begins with the folder",
@@ -374,7 +269,7 @@ class Keys(BaseModel):
         "one",
         description="what f returns: one: a dict, its file's row; many: a list or generator of dicts, 0 or more rows",
     )
-    row_column: Annotated[str, AfterValidator(_check_column)] | None = Field(
+    row_column: Annotated[str, AfterValidator(check_column)] | None = Field(
         None,
         description="with rows: many: name of a column with each row's number in its file, from 0",
         examples=["row"],

@@ -390,7 +390,7 @@ def test_a_module_that_cannot_be_imported_is_shown_with_the_users_lines_only(
 def test_a_function_that_never_returns_a_dict_records_nothing(job: Job, returns: str, said: str) -> None:
     job.write_function(f"def double(filepath):\n    return {returns}\n")
     ended = job.run()
-    assert_refused(ended, said, "000.json", "r3po needs one dict a file", "hint:  return a dict")
+    assert_refused(ended, said, "000.json", "r3po needs one dict a file", "hint:  return ")
     if returns != "None":
         assert f"returned  {returns}" in ended.err
     assert nothing_recorded(job)

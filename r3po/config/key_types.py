@@ -1,0 +1,118 @@
+"""What texts, globs and folders in a config may be, and what they become: the types of keys that hold such.
+
+Source: docs/keys.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from r3po.config.folders import expand
+from r3po.text import is_control
+
+
+def _check_text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    if any(map(is_control, value)):
+        raise ValueError("must not hold line breaks, tabs or other control characters")
+    return value
+
+
+def _to_file_part(value: Any) -> str | tuple[str, ...]:
+    """Return the end of file names, or several; the empty text for every file."""
+    if isinstance(value, str):
+        return "" if value == "all" else _check_file_part(value)
+    parts = dict.fromkeys("" if part == "all" else _check_file_part(part) for part in _texts(value, "ends of names"))
+    return "" if "" in parts else next(iter(parts)) if len(parts) == 1 else tuple(parts)
+
+
+def _check_file_part(value: str) -> str:
+    if "/" in value:
+        raise ValueError("must be the end of file names, without a /")
+    return _check_text(value) if value else value
+
+
+def _to_globs(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else [] if value is None else _texts(value, "globs")
+    return tuple(dict.fromkeys(map(_check_glob, texts)))
+
+
+def _check_glob(glob: str) -> str:
+    """Return a glob relative to the source, as `source.globs.Globs` takes it."""
+    parts = _check_text(glob).removeprefix("./").rstrip("/").split("/")
+    if glob.startswith("/"):
+        raise ValueError(f'"{glob}" must be relative to source_path, without a / in front')
+    if "" in parts or "." in parts or ".." in parts:
+        raise ValueError(f'"{glob}" must be folders and a name, with one / between them')
+    if joined := next((part for part in parts if "**" in part and part != "**"), None):
+        raise ValueError(
+            f'"{glob}": ** stands for folders and has a / on each side; write **/{joined.replace("**", "*")}'
+        )
+    return "/".join(parts)
+
+
+def _texts(value: Any, what: str) -> list[str]:
+    """Return the texts of a list."""
+    if not isinstance(value, list | tuple):
+        raise PydanticCustomError("text_type", "must be text")
+    if not value:
+        raise ValueError("is empty; take the key out, or name one")
+    for text in value:
+        if not isinstance(text, str):
+            raise ValueError(f'must be a list of {what}, each a text; quote it: "{text}"')
+    return list(value)
+
+
+def check_column(name: str) -> str:
+    if not name:
+        raise ValueError("must not be empty")
+    if any(unicodedata.category(char) == "Cs" for char in name):  # half a character
+        raise ValueError("is not valid Unicode text")
+    return name
+
+
+def _to_source(value: Any, info: ValidationInfo) -> Path:
+    """Return the source's folder, or what the paths of files of several folders are relative to."""
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        return _to_folder(value, info)
+    for folder in _texts(value, "folders"):
+        try:
+            _to_folder(folder, info)
+        except ValueError as error:
+            raise ValueError(f'"{folder}" {error}') from None
+    return Path(os.path.abspath(info.context["base"] if info.context else Path()))
+
+
+def _to_folder(value: Any, info: ValidationInfo) -> Path:
+    """Return the folder as an absolute path; one that is relative in the file starts at the file's own folder."""
+    if not isinstance(value, str):
+        raise PydanticCustomError("text_type", "must be text")
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+        raise ValueError(f"is no folder of this machine: r3po reads and writes no {scheme[0]} yet")
+    base = info.context["base"] if info.context else Path()
+    return Path(os.path.abspath(base / expand(_check_text(value))))
+
+
+Text = Annotated[str, AfterValidator(_check_text)]
+
+
+_TEXT_OR_TEXTS: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+}
+
+Folder = Annotated[Path, PlainValidator(_to_folder), WithJsonSchema({"type": "string", "minLength": 1})]
+Source = Annotated[Path, PlainValidator(_to_source), WithJsonSchema(_TEXT_OR_TEXTS)]
+FilePart = Annotated[str | tuple[str, ...], PlainValidator(_to_file_part), WithJsonSchema(_TEXT_OR_TEXTS)]
+Globs = Annotated[
+    tuple[str, ...],
+    PlainValidator(_to_globs),
+    WithJsonSchema({"anyOf": [*_TEXT_OR_TEXTS["anyOf"], {"type": "null"}]}),
+]
