@@ -281,7 +281,7 @@ class Keys(BaseModel):
     """None: as many as the shard has."""
     part_bytes: Annotated[int, BeforeValidator(parse_size), WithJsonSchema(SIZE_SCHEMA)] = Field(
         PART_BYTES,
-        description="about the most bytes of a part: its texts, and 8 for each other value; a shard with more makes "
+        description="about the most bytes of a part: 8 a value, and those of its texts; a shard with more makes "
         "several parts",
         examples=["1 GiB"],
     )

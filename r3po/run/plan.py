@@ -174,7 +174,7 @@ class _Draft:
     def _has_stale_columns(self) -> bool:
         """Whether the job's columns are of other code, or of another config, and no row has them."""
         known = None if self.job.manifest is None else read_columns(self._config.working_dir, self.job.built)
-        if known is None or any(state.n_done for state in self.states.values()):
+        if known is None or any(state.n_rows for state in self.states.values()):
             return False
         return known[1] != self._spec.fingerprint or not self._config.column_settings.would_set(known[0])
 
