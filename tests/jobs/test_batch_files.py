@@ -220,8 +220,7 @@ def rows_of_many(paths):
 """
 
 
-@pytest.mark.parametrize("batch_files", [1, 4, 40])
-@pytest.mark.parametrize("block_rows", [3, 50_000])
+@pytest.mark.parametrize(("block_rows", "batch_files"), [(3, 1), (3, 40), (50_000, 4)])
 def test_with_rows_many_the_table_is_that_of_an_f_for_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_rows: int, batch_files: int
 ) -> None:

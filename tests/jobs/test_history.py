@@ -1077,7 +1077,7 @@ def test_every_history_gives_the_table_of_a_fresh_run(
         run_state_machine_as_test(
             History,
             settings=settings(
-                max_examples=N_EXAMPLES or 25,
+                max_examples=N_EXAMPLES or 15,
                 stateful_step_count=20,
                 derandomize=not N_EXAMPLES,
                 database=None,
