@@ -131,7 +131,9 @@ class Publisher:
         if first is None or commit.shard <= first.shard:
             commit = self._widened(commit)
         elif self._is_current(first) and first.schema != self.part_schema:
-            self._commit(self._widened(first))
+            widened = self._widened(first)
+            if widened is not first:  # else the segments that its shard has got since would go with the old commit
+                self._commit(widened)
         self._commit(commit)
         return commit
 

@@ -219,10 +219,14 @@ def is_row(returned: object) -> bool:
         return False
 
 
+_KEPT_AS_THEY_ARE = frozenset([*_EXACT, type(None)])
+"""Types whose values nobody can change."""
+
+
 class RowCollector:
     """Takes rows one by one and gives back columns: the cheap half of checking happens here, per row.
 
-    Values that f could still change after it returned (lists, dicts) are frozen at once.
+    Values that f could still change after it returned (lists, dicts, arrays) are frozen at once.
     """
 
     def __init__(self, columns: Columns) -> None:
@@ -232,7 +236,6 @@ class RowCollector:
         self._names = frozenset(columns.names)
         self._take = _taker(columns.names)
         self._sized = [i for i, c in enumerate(columns.items) if c.taken in ("text", "bytes", NULL)]
-        self._mutable = [i for i, c in enumerate(columns.items) if c.taken in ("list", "dict", "bytes", NULL)]
         self._fixed_bytes = 16 * len(columns.items)
 
     def take(self, returned: Any) -> tuple[Any, ...]:
@@ -248,7 +251,7 @@ class RowCollector:
         else:
             values, more = self._take_ragged(row)
         self.size_bytes += self._fixed_bytes
-        if self._mutable:
+        if not _KEPT_AS_THEY_ARE.issuperset(map(type, values)):
             values = self._freeze(values)
         for i in self._sized:
             value = values[i]
@@ -280,8 +283,7 @@ class RowCollector:
 
     def _freeze(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         frozen = list(values)
-        for i in self._mutable:
-            value = frozen[i]
+        for i, value in enumerate(values):
             if value is not None and type(value) not in _EXACT:
                 frozen[i] = value = plain_value(value, self.columns.names[i])
                 if type(value) is Nested:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from r3po.table.columns import Columns, ColumnSettings, RowCollector, is_row
 from r3po.table.outcomes import Failure, FileRows, OutcomeBatch, Table
+from r3po.table.ragged import MOST_KEPT
 from r3po.table.user_objects import type_name
 from r3po.table.value_arrays import block_of
 from r3po.worker.rows import no_dict, no_row, safe_repr
@@ -86,7 +87,7 @@ class ManyRows:
 
     def take(self, returned: Any) -> FileRows | Failure:
         """Return where the rows of a file are, or why it has none. Raises whatever f raises while it gives them."""
-        first = self._n_written + len(self._pending)
+        first, has_columns = self._n_written + len(self._pending), self._collector is not None
         items = self._items_of(returned)
         if isinstance(items, Failure):
             return items
@@ -98,11 +99,12 @@ class ManyRows:
                 self._write_block()
                 failure = self._rejection(first, first + n + 1)
             if failure is not None:
+                self._forget(first, sets_columns=not has_columns)
                 if callable(close := getattr(items, "close", None)):
                     close()
                 return failure
             n += 1
-        return FileRows(first, n, tuple(dropped))
+        return FileRows(first, n, tuple(dropped)[:MOST_KEPT])
 
     def accept(self, taken: Any, failure: Failure | None) -> tuple[FileRows | None, Failure | None]:
         """Return the rows of a file that comes to its outcome now, or its failure.
@@ -166,9 +168,15 @@ class ManyRows:
         self._pending.append(row)
         self._pending_bytes += self._collector.size_bytes - size
         self.size_bytes += self._collector.size_bytes - size
-        if names := getattr(row, "dropped", None):
+        if (names := getattr(row, "dropped", None)) and len(dropped) < MOST_KEPT:
             dropped.update(dict.fromkeys(names))
         return None
+
+    def _forget(self, first: int, *, sets_columns: bool) -> None:
+        """Forget the rows of a file that fails, from this number on, and the columns that only it has set."""
+        del self._pending[max(0, first - self._n_written) :]
+        if sets_columns and not self._are_columns_set:
+            self._collector = None
 
     def _write_block(self) -> None:
         assert self._collector is not None, "there are rows"

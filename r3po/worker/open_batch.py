@@ -118,6 +118,8 @@ class OpenBatch:
     def done(self, segment: Segment | None) -> BatchDone:
         """Return the answer to the batch, whose outcomes are in `segment`; None: there are none."""
         outcomes = self.outcomes
+        if segment is None and self.segment is not None:
+            self.segment.abandon()
         doubted = sorted(place for files in self.smaller_calls for place, *_ in files)
         last = self.deferred[-1] if self.deferred else None
         is_told = outcomes.failures or last

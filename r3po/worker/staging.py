@@ -153,5 +153,6 @@ def _write_parts(order: StageOrder, shown: parts.ShownRows, schema: Schema, tall
     # What has such a name and is no part any more goes with the commit.
     named = {(part.kind, part.name) for part in made}
     before = [(kind, part_name(shard, kind)) for kind in KINDS]
-    before += [(part.kind, part.name) for part in (order.previous.parts if order.previous else ()) if part.staged]
+    # Those that are to go already, too: the commit that says so may not be in force yet.
+    before += [(part.kind, part.name) for part in (order.previous.parts if order.previous else ())]
     return (*made, *(Part(kind, name, None) for kind, name in dict.fromkeys(before) if (kind, name) not in named))

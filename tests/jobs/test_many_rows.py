@@ -562,3 +562,23 @@ def test_a_trial_shows_rows_of_many(many_job: NewMany) -> None:
     assert [row["n"] for row in tried.rows] == list(range(13))
     assert [failure["path"] for failure in tried.failures] == ["002.txt"]
     assert not (job.folder / "out").exists()
+
+
+def give_one_array(filepath: str) -> Iterator[dict[str, Any]]:
+    numpy = pytest.importorskip("numpy")
+    held = numpy.array(0)
+    for n in range(3):
+        held[...] = n
+        yield {"n": held}
+
+
+def test_an_array_that_f_uses_again_gives_each_row_the_value_of_then(many_job: NewMany) -> None:
+    job = many_job("[]")
+    assert job.run(give_one_array).rows == 3
+    assert [row["n"] for row in job.run(give_one_array).to_arrow().to_pylist()] == [0, 1, 2]
+
+
+def test_a_first_file_that_fails_in_a_call_with_others_sets_no_columns_for_them(many_job: NewMany) -> None:
+    job = many_job("[{'a': 1}, {'c': 1}]", "[{'b': 1}]", "[{'b': 2}]", batch_files=3)
+    result = job.run(give_all)
+    assert (result.done, result.failed, result.rows) == (2, 1, 2)
