@@ -24,7 +24,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, event, note, settings
+from hypothesis import HealthCheck, event, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from test_history import N_EXAMPLES, Here, Killed, Killer
@@ -53,9 +53,9 @@ def f(paths):
     return give(paths)
 """
 
-KINDS = ("list", "generator", "one", "raises", "odd", "large", "none")
-"""What f does with a file: it gives rows, raises after them, gives a row of another type or one that is found to be
-too large when its block is written, or returns None."""
+KINDS = ("list", "generator", "one", "raises", "foreign", "odd", "large", "none")
+"""What f does with a file: it gives rows, raises after them or after rows of another type, gives one row of another
+type or one that is found to be too large when its block is written, or returns None."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ def content(kind: str, n: int, first: int) -> Content:
         return Content(repr({"n": first}), (first,))
     if kind == "none":
         return Content(f"None  # {first}", None)
+    if kind == "foreign":
+        return Content(f"until({n + 1}, {{'n': 'text'}})  # {first}", None)
     if kind == "raises":
         return Content(f"until({n}, {{'n': {first}}})", None)
     if kind in bad:
@@ -129,7 +131,7 @@ class HistoryOfMany(RuleBasedStateMachine):
         self.job.keys |= {} if types is None else {"columns": types}
         if batch_files is not None:
             self.job.keys["batch_files"] = batch_files
-        for n, (kind, n_rows) in enumerate([("list", 3), *kinds]):
+        for n, (kind, n_rows) in enumerate([*kinds, ("list", 3)]):
             self.write(2 * n, kind, n_rows)
 
     @rule(n=st.integers(0, 15), kind=st.sampled_from(KINDS), n_rows=st.integers(0, 7))
@@ -299,10 +301,9 @@ def test_every_history_of_many_rows_gives_each_file_its_rows(tmp_path: Path, mon
             HistoryOfMany,
             settings=settings(
                 max_examples=N_EXAMPLES or 10,
-                stateful_step_count=14,
+                stateful_step_count=12,
                 derandomize=not N_EXAMPLES,
                 database=None,
-                phases=[Phase.generate],
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
             ),
