@@ -54,7 +54,7 @@ def f(paths):
 """
 
 KINDS = ("list", "generator", "one", "raises", "foreign", "odd", "large", "none")
-"""What f does with a file: it gives rows, raises after them or after rows of another type, gives one row of another
+"""What f does with a file: it gives rows, raises after them or after rows with other keys, gives one row of another
 type or one that is found to be too large when its block is written, or returns None."""
 
 
@@ -77,7 +77,7 @@ def content(kind: str, n: int, first: int) -> Content:
     if kind == "none":
         return Content(f"None  # {first}", None)
     if kind == "foreign":
-        return Content(f"until({n + 1}, {{'n': 'text'}})  # {first}", None)
+        return Content(f"until({n + 1}, {{'m': 'text', 'n': 0}})  # {first}", None)
     if kind == "raises":
         return Content(f"until({n}, {{'n': {first}}})", None)
     if kind in bad:
