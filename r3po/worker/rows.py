@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from r3po.file_version import FileVersion
@@ -58,7 +57,7 @@ def append_outcome(batch: OutcomeBatch, row: tuple[Any, ...] | None, failure: Fa
 
 def no_dict(returned: Any, needed: str = "r3po needs one dict a file") -> Failure:
     """Return the failure of a file for which f returned something else than a dict."""
-    if isinstance(returned, list | tuple | Iterator) and needed.startswith("r3po"):
+    if type_name(returned) in ("list", "tuple", "generator") and needed.startswith("r3po"):
         needed += "; for many rows a file: rows: many"
     return Failure("NoDict", f"f returned a {type_name(returned)}; {needed}", "", "")
 

@@ -86,7 +86,7 @@ def names_of_rows(job: Job) -> list[bytes]:
 
 def assert_refused(ended: Ended, *said: str) -> None:
     assert ended.code == 2, ended.err
-    assert "\nerror: " in "\n" + ended.err
+    assert "\nerror:" in "\n" + ended.err
     assert "Traceback" not in ended.err
     for text in said:
         assert text in ended.err
