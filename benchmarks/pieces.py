@@ -27,7 +27,7 @@ from r3po.source.hashing import hash_file
 from r3po.source.new_manifest import BuildProgress
 from r3po.source.walk import walk_blocks
 from r3po.state.job import Job, job_folders, open_job
-from r3po.state.segments import Segment, write_segment
+from r3po.state.segments import Segment, SegmentWriter
 from r3po.table.columns import Columns
 from r3po.work import Batch
 from r3po.worker.messages import ShardContext, WorkerSetup
@@ -159,16 +159,15 @@ def test_segment(benchmark: Any, content: Bench) -> None:
         batch.seconds.append(1e-5)
 
     def write() -> Segment:
-        return write_segment(
-            content.setup.folders.segments,
-            tables.outcome_table(batch, content.columns),
-            shard=0,
-            build=1,
-            job_id=content.job.built.job_id,
-            attempt=os.urandom(8).hex(),
-            fingerprint="f",
-            n_failed=0,
-        )
+        with SegmentWriter(content.setup.folders.segments, 0) as writer:
+            return writer.finish(
+                tables.outcome_table(batch, content.columns),
+                build=1,
+                job_id=content.job.built.job_id,
+                attempt=os.urandom(8).hex(),
+                fingerprint="f",
+                n_failed=0,
+            )
 
     assert benchmark(write).n_done == N_FILES
 

@@ -84,9 +84,13 @@ def _refuse_no_column(value: Any) -> Any:
     return value
 
 
+def n_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _to_processes(value: Any) -> Any:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_PROCESSES) if value == "auto" else value
+    return min(n_cores(), MAX_PROCESSES) if value == "auto" else value
 
 
 def _to_max_errors(value: Any) -> MaxErrors | None:

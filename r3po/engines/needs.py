@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from r3po.config.keys import n_cores
 from r3po.errors import ConfigError
 from r3po.text import count_of, size_text
 
@@ -73,11 +73,6 @@ def room_for(each: Amounts, machine: Amounts) -> float:
     """Return for how many workers a machine has room."""
     # Rounded: 0.1 + 0.2 is not 0.3.
     return min(math.floor(round(machine.get(name, 0) / amount, 6)) for name, amount in each.items() if amount)
-
-
-def n_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def options_of(each: Amounts) -> dict[str, Any]:

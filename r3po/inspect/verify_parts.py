@@ -14,7 +14,7 @@ from typing import Any
 
 import r3po.table.parts as parts
 from r3po.state.commits import Commit
-from r3po.state.output_folder import Part, part_name
+from r3po.state.output_folder import Part, part_names
 from r3po.text import count_of
 
 
@@ -33,11 +33,10 @@ def differing_parts(
     metadata = parts.part_metadata(job_name, commit.shard, version, commit.tally.done_by_fingerprint)
 
     cuts = parts.part_groups(shown, commit.schema, commit.part_settings)
-    numbers: list[int | None] = list(range(len(cuts))) if len(cuts) > 1 else [None]
     groups = {
-        part_name(commit.shard, kind, number): cut
+        name: cut
         for kind in {part.kind for part in published.values()}
-        for number, cut in zip(numbers, cuts, strict=False)
+        for name, cut in zip(part_names(commit.shard, kind, len(cuts)), cuts, strict=True)
     }
 
     def make(part: Part, sink: Any) -> None:

@@ -40,7 +40,7 @@ from r3po.table.preview import Blocks, Preview, preview_parts
 from r3po.table.ragged import told_dropped
 from r3po.worker.beacon import Phase
 from r3po.worker.call import Caller
-from r3po.worker.call_many import call_alone, call_many, smaller_calls
+from r3po.worker.call_many import call_file, call_many, calls_of, smaller_calls
 from r3po.worker.failures import failure_of
 from r3po.worker.forks import shed_handlers_in_children
 from r3po.worker.many_rows import ManyRows
@@ -219,18 +219,14 @@ class _Trial:
             for shown, path in files:
                 self._keep(shown, *self._call_on(path))
             return
-        size = self._config.batch_files
-        found: dict[str, _Called] = {}
-        waiting = [list(files[start : start + size]) for start in range(0, len(files), size)][::-1]
+        waiting = calls_of(files, self._config.batch_files)
         while waiting:
             some = waiting.pop()
             called = self._call_on_many([path for _, path in some])
-            if called:
-                found.update(zip((path for _, path in some), called, strict=True))
-            else:  # as a run does, until it is seen who is to blame
+            if not called:  # as a run does, until it is seen who is to blame
                 waiting += smaller_calls(some)
-        for shown, path in files:
-            self._keep(shown, *found[path])
+            for (shown, _), one in zip(some, called, strict=False):
+                self._keep(shown, *one)
 
     def _call_on(self, path: str) -> _Called:
         returned: Any = None
@@ -238,7 +234,9 @@ class _Trial:
         try:
             file = self._use(path)
             try:
-                returned, failure = self._call_f(*((path,) if file.data is None else (path, file.data)))
+                takes_many = self._config.batch_files is not None
+                arguments = (path,) if file.data is None else (path, file.data)
+                returned, failure = call_file(self._caller, *arguments, rows=self._rows, takes_many=takes_many)
             finally:
                 file.close()
         except (OSError, MemoryError) as error:
@@ -266,12 +264,6 @@ class _Trial:
         note_file(self._batch, len(self._paths), UNKNOWN_VERSION, seconds)
         self._paths.append(shown)
         append_outcome(self._batch, *self._row_of(returned, failure))
-
-    def _call_f(self, *arguments: Any) -> tuple[Any, Failure | None]:
-        rows = self._rows
-        if self._config.batch_files is not None:
-            return call_alone(self._caller, *arguments, rows=rows)
-        return self._caller.call(*arguments, consume=None if rows is None else rows.take_call)
 
     def _row_of(self, returned: Any, failure: Failure | None) -> tuple[tuple[Any, ...] | None, Failure | None]:
         if self._rows is not None:

@@ -61,6 +61,11 @@ def part_name(shard: int, kind: str, number: int | None = None) -> str:
     return f"part-{shard:05d}.{kind}" if number is None else f"part-{shard:05d}-{number:05d}.{kind}"
 
 
+def part_names(shard: int, kind: str, n_parts: int) -> list[str]:
+    """Return the names of the parts that the rows of a shard make, in their order."""
+    return [part_name(shard, kind, number if n_parts > 1 else None) for number in range(n_parts)]
+
+
 def shard_of(name: str) -> int | None:
     """Return the number of the shard that a file with this name is a part of; None: it is no part's name."""
     match = _PART_NAME.fullmatch(name)

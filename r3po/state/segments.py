@@ -65,20 +65,6 @@ def segment_folder(segments: Path, shard: int) -> Path:
     return segments / f"{shard:05d}"
 
 
-def write_segment(
-    segments: Path, table: Table, *, shard: int, build: int, job_id: str, attempt: str, fingerprint: str, n_failed: int
-) -> Segment:
-    """Make a batch's outcomes durable and return the segment.
-
-    Raises:
-        OSError: the disk refused; the batch counts as not recorded, even if its segment turns up later.
-    """
-    with SegmentWriter(segments, shard) as writer:
-        return writer.finish(
-            table, build=build, job_id=job_id, attempt=attempt, fingerprint=fingerprint, n_failed=n_failed
-        )
-
-
 class SegmentWriter:
     """A segment in the making: row blocks as they come, and then its outcomes; nothing of it counts before `finish`.
 

@@ -24,7 +24,7 @@ config says is a `ColumnSettings`. What is on disk (names, order, families) neve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -143,11 +143,9 @@ class ColumnSettings:
             BadRowError: the row is none.
         """
         if self.column_types is None:
-            columns = columns_of(row)
-            for key, name in self.own_names:
-                if name in columns.names:
-                    raise BadRowError(f"f returned a column {name!r}, which is {key}, too; rename either")
-            return self.of(columns)
+            columns = self.of(columns_of(row))
+            _refuse_own_names(columns, columns.names)
+            return columns
         columns = self.of(Columns(tuple(Column(name, column_type.family) for name, column_type in self.column_types)))
         values = RowCollector(columns).take(row)
         for value, column in zip(values, columns.items, strict=True):
@@ -274,9 +272,7 @@ class RowCollector:
             dropped = dropped_names(extra)
             self.size_bytes += sum(map(len, dropped))
             return values, (None, dropped)
-        for key, name in columns.own_names:
-            if name in extra:
-                raise BadRowError(f"f returned a column {name!r}, which is {key}, too; rename either")
+        _refuse_own_names(columns, extra)
         added = added_text({key: row[key] for key in extra})
         self.size_bytes += len(added)
         return values, (added, ())
@@ -296,6 +292,13 @@ class RowCollector:
 
 def _own_names(source: str | None, number: str | None) -> list[tuple[str, str]]:
     return [(key, name) for key, name in (("source_column", source), ("row_column", number)) if name is not None]
+
+
+def _refuse_own_names(columns: Columns, names: Collection[Any]) -> None:
+    """Raise BadRowError if one of these keys of a row is the name of a column that r3po adds."""
+    for key, name in columns.own_names:
+        if name in names:
+            raise BadRowError(f"f returned a column {name!r}, which is {key}, too; rename either")
 
 
 def _family_of_value(name: str, value: Any) -> str:

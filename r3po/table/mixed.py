@@ -12,7 +12,6 @@ from r3po.table.lattice import MIXED, join_types
 from r3po.table.outcomes import Schema, gather, variants_in
 from r3po.table.rows import Rows
 from r3po.table.schema import plain_values
-from r3po.table.value_arrays import AS_TEXT
 from r3po.table.values import family_of, variant_of
 from r3po.text import shorten_path
 
@@ -79,8 +78,8 @@ def iter_values(rows: Rows, i: int) -> Iterator[tuple[int, Any]]:
         found: list[tuple[int, Any]] = []
         for variant in variants_in(rows.table, i):
             values = gather(rows.table[f"{i}.{variant}"], group)
-            plain = plain_values(values, variant) if variant in AS_TEXT else values.to_pylist()
-            found += [(number, value) for number, value in enumerate(plain) if value is not None]
+            plain = enumerate(plain_values(values, variant))
+            found += [(number, value) for number, value in plain if value is not None]
         yield from ((places[number], value) for number, value in sorted(found, key=itemgetter(0)))
 
 

@@ -17,6 +17,7 @@ from r3po.table.outcomes import (
     Schema,
     Table,
     gather,
+    has_blocks,
     is_fixed,
     join_tables,
     one_chunk,
@@ -49,7 +50,7 @@ class OutcomeWriter:
     @contextmanager
     def outcomes(self, schema: Schema, metadata: dict[str, str]) -> Iterator[TableWriter]:
         """Give a writer for the outcome table, which comes last; `metadata` goes into its schema."""
-        if self._blocks or "n_rows" in schema.names:
+        if has_blocks(schema):
             metadata = {**metadata, _BLOCKS: json.dumps(self._blocks)}
             self._sink.write(bytes(-self._sink.tell() % _ALIGNED))
             metadata[_START] = str(self._sink.tell())
@@ -103,11 +104,11 @@ def read_outcomes_file(path: Path, *, with_values: bool = True) -> tuple[Outcome
     """
     with _mapped(path) as source:
         found = _Layout(source)
-        names = found.reader.schema.names
-        options = pa.ipc.IpcReadOptions()
+        reader = found.reader
         if not with_values:
-            options = pa.ipc.IpcReadOptions(included_fields=[i for i, name in enumerate(names) if is_fixed(name)])
-        table = pa.ipc.open_file(found.last, options=options).read_all().replace_schema_metadata(None)
+            fixed = [i for i, name in enumerate(reader.schema.names) if is_fixed(name)]
+            reader = pa.ipc.open_file(found.last, options=pa.ipc.IpcReadOptions(included_fields=fixed))
+        table = reader.read_all().replace_schema_metadata(None)
         blocks = None
         if found.blocks is not None and with_values:
             blocks = join_tables([pa.ipc.open_file(block).read_all() for block in found.blocks] or [_NO_ROWS])
@@ -129,9 +130,8 @@ def unpack_outcomes(path: Path, sink: Any) -> None:
             with writer.rows(reader.schema) as rows:
                 _copy(reader, rows)
                 let_go([found.whole])
-        reader = pa.ipc.open_file(found.last)
-        with writer.outcomes(reader.schema, found.metadata) as outcomes:
-            _copy(reader, outcomes)
+        with writer.outcomes(found.reader.schema, found.metadata) as outcomes:
+            _copy(found.reader, outcomes)
 
 
 # Private
@@ -157,7 +157,7 @@ class _Layout:
 
     def __init__(self, source: Any) -> None:
         self.reader = pa.ipc.open_file(source)
-        """Of the outcome table: its schema alone is right, if there are blocks before it."""
+        """Of the outcome table."""
         found = self.reader.schema.metadata or {}
         self.metadata = {key.decode(): value.decode() for key, value in found.items()}
         self.blocks: list[Any] | None = None
@@ -169,6 +169,7 @@ class _Layout:
                 spans = [(int(start), int(stop)) for start, stop in json.loads(self.metadata[_BLOCKS])]
                 self.blocks = [self.whole.slice(start, stop - start) for start, stop in spans]
                 self.last = self.whole.slice(int(self.metadata[_START]))
+                self.reader = pa.ipc.open_file(self.last)  # its batches are where they are from its beginning on
             except (KeyError, TypeError, IndexError) as error:
                 raise ValueError(f"its row blocks are not where it says: {error}") from error
 

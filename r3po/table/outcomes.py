@@ -320,7 +320,7 @@ class Tally:
 
 def tally(table: Table, indices: Indices) -> Tally:
     """Count the chosen outcomes."""
-    names = ["n_rows"] if "n_rows" in table.schema.names else []
+    names = ["n_rows"] if has_blocks(table.schema) else []
     chosen = table.select(["is_row", "build", "fingerprint", *names]).take(indices)
     failed = chosen.filter(pc.invert(chosen["is_row"]))
     n_failed = len(failed)
@@ -350,6 +350,11 @@ def dropped_keys(table: Table, indices: Indices) -> dict[str, int]:
     for item in pc.value_counts(table[DROPPED].take(indices).drop_null()).to_pylist():
         n_files.update(dict.fromkeys(json.loads(item["values"]), item["counts"]))
     return dict(most_dropped(n_files))
+
+
+def has_blocks(schema: Schema) -> bool:
+    """Whether the rows of an outcome table of this schema are in row blocks."""
+    return bool(schema.get_field_index("n_rows") >= 0)
 
 
 def is_fixed(name: str) -> bool:

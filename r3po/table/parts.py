@@ -21,7 +21,7 @@ from r3po.table.added import added_values
 from r3po.table.column_types import MOST_DIGITS
 from r3po.table.columns import PART_BYTES, Columns
 from r3po.table.nested import show, show_value
-from r3po.table.outcomes import Indices, Schema, Table, gather, one_chunk, variants_in
+from r3po.table.outcomes import Indices, Schema, Table, gather, variants_in
 from r3po.table.rows import Rows
 from r3po.table.schema import JSON, plain_values, written_schema
 from r3po.table.value_arrays import AS_TEXT
@@ -48,15 +48,15 @@ class ShownRows:
         table, indices = self.rows.table, self.rows.at(start, stop)
         arrays = []
         if self._paths is not None:
-            arrays.append(pa.chunked_array([self._paths.take(one_chunk(_chunked(self.rows.places(start, stop))))]))
+            arrays.append(self._paths.take(self.rows.places(start, stop)))
         if self._columns.number is not None:
-            arrays.append(_chunked(self.rows.numbers(start, stop)))
+            arrays.append(self.rows.numbers(start, stop))
         for i in self._columns.in_parts:
             arrays.append(_column(table, indices, i, schema.field(len(arrays)).type))
         added = added_values(table, indices) if len(arrays) < len(schema) else {}
         for f in list(schema)[len(arrays) :]:
             values = added.get(f.name) or [None] * (stop - start)
-            arrays.append(pa.chunked_array([_as_type(values, f.type)]))
+            arrays.append(_as_type(values, f.type))
         # In one chunk: Parquet would cut its pages at the seams of the segments.
         return pa.Table.from_arrays(arrays, schema=written_schema(schema)).combine_chunks()
 
@@ -228,10 +228,6 @@ class ParquetPart:
 # Private functions
 
 
-def _chunked(values: Any) -> Any:
-    return pa.chunked_array([values]) if isinstance(values, pa.Array) else values
-
-
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, MemoryError)
 """What reading a damaged Parquet file may raise."""
 
@@ -258,8 +254,7 @@ def _column(table: Table, indices: Indices, i: int, target: Any) -> Any:
 
 def _convert(values: Any, variant: str, target: Any) -> Any:
     if target == JSON:
-        plain = plain_values(values, variant) if variant in AS_TEXT else values.to_pylist()
-        return pa.chunked_array([_as_type(plain, target)])
+        return pa.chunked_array([_as_type(plain_values(values, variant), target)])
     if values.null_count == len(values):
         return pa.chunked_array([pa.nulls(len(values), target)])
     if variant in AS_TEXT:

@@ -21,9 +21,11 @@ from r3po.table.outcomes import (
     Indices,
     Table,
     group_spans,
+    has_blocks,
     int64_array,
     is_fixed,
     join_tables,
+    one_chunk,
     text_bytes,
 )
 from r3po.work import Span
@@ -58,9 +60,9 @@ def join_outcomes(found: Sequence[Outcomes]) -> Outcomes:
     Where the blocks of one were not read, there are no values in what is returned.
     """
     maps = tuple(buffer for outcomes in found for buffer in outcomes.maps)
-    if not any(_is_counted(outcomes.table) for outcomes in found):
+    if not any(has_blocks(outcomes.table.schema) for outcomes in found):
         return Outcomes(join_tables([outcomes.table for outcomes in found]), None, maps)
-    if any(_is_counted(outcomes.table) and outcomes.blocks is None for outcomes in found):
+    if any(has_blocks(outcomes.table.schema) and outcomes.blocks is None for outcomes in found):
         return Outcomes(join_tables([_in_blocks(outcomes).table for outcomes in found]), None, maps)
     n_lines = 0
     shifted = []
@@ -124,7 +126,7 @@ class Rows:
     def places(self, start: int, stop: int) -> Any:
         """Return the place of the file of each row of a span."""
         if self._firsts is None:
-            return self._outcomes["place"].take(self._owners.slice(start, stop - start))
+            return one_chunk(self._outcomes["place"].take(self._owners.slice(start, stop - start)))
         places = self._outcomes["place"].take(self._owners)
         first = bisect_right(self._stops, start)
         counts = [n for _, n, _ in self._files(start, stop)]
@@ -202,13 +204,9 @@ class Rows:
 # Private functions
 
 
-def _is_counted(table: Table) -> bool:
-    return bool(table.schema.get_field_index("n_rows") >= 0)
-
-
 def _in_blocks(outcomes: Outcomes) -> Outcomes:
     """Return outcomes whose values are in blocks, whatever they are in now."""
-    if _is_counted(outcomes.table):
+    if has_blocks(outcomes.table.schema):
         return outcomes
     table = outcomes.table
     fixed = table.select([name for name in table.column_names if is_fixed(name)])

@@ -144,8 +144,7 @@ def first_misfit(rows: Rows, i: int, column_type: ColumnType) -> tuple[int, str]
             values = gather(table[f"{i}.{variant}"], group)
             if values.null_count == len(values) or _fit_all(values, variant, column_type):
                 continue
-            plain = plain_values(values, variant) if variant in AS_TEXT else values.to_pylist()
-            for number, value in enumerate(plain):
+            for number, value in enumerate(plain_values(values, variant)):
                 why = why_unfit(value, column_type)
                 if why is not None:
                     place = rows.places(start + number, start + number + 1)[0].as_py()
@@ -171,10 +170,13 @@ def surely_fits(type_: Any, column_type: ColumnType) -> bool:
         return False
 
 
-def plain_values(texts: Any, variant: str) -> list[Any]:
-    """Return decimals, lists or dicts from the text that outcomes keep of them."""
+def plain_values(values: Any, variant: str) -> list[Any]:
+    """Return values of a variant as Python has them; of decimals, lists and dicts a text is kept."""
+    if variant not in AS_TEXT:
+        found: list[Any] = values.to_pylist()
+        return found
     read = Decimal if variant == "decimal" else decode
-    return [None if text is None else read(text) for text in texts.to_pylist()]
+    return [None if text is None else read(text) for text in values.to_pylist()]
 
 
 def _shown_types(joined: Schema, columns: Columns) -> Iterator[tuple[Column, Any]]:

@@ -39,13 +39,29 @@ def call_alone(caller: Caller, *arguments: Any, rows: ManyRows | None = None) ->
     return (None, failure) if failure is not None else (items[0], None)
 
 
+def call_file(caller: Caller, *arguments: Any, rows: ManyRows | None, takes_many: bool) -> tuple[Any, Failure | None]:
+    """Return what f returned for one file, or why it gave nothing.
+
+    Args:
+        rows: takes the rows of the file, in the call; what it makes of them is returned. None: it has one.
+        takes_many: f takes lists of files.
+    """
+    if takes_many:
+        return call_alone(caller, *arguments, rows=rows)
+    return caller.call(*arguments, consume=None if rows is None else rows.take_call)
+
+
 _T = TypeVar("_T")
+
+
+def calls_of(files: Sequence[_T], n_files: int) -> list[list[_T]]:
+    """Return files as those of calls of at most `n_files` each; the last call comes first."""
+    return [list(files[start : start + n_files]) for start in range(0, len(files), n_files)][::-1]
 
 
 def smaller_calls(files: Sequence[_T]) -> list[list[_T]]:
     """Return the files of a call that failed as those of the calls that follow on it; the last one comes first."""
-    n_files = files_of_smaller_call(len(files))
-    return [list(files[start : start + n_files]) for start in range(0, len(files), n_files)][::-1]
+    return calls_of(files, files_of_smaller_call(len(files)))
 
 
 # Private

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from operator import itemgetter
 from typing import Any, Protocol
 
 from r3po.table.columns import Columns, ColumnSettings, RowCollector, is_row
@@ -55,13 +56,14 @@ class ManyRows:
         self._are_columns_set = columns is not None
         self._pending: list[tuple[Any, ...]] = []
         """Rows of which no block is written yet."""
-        self._pending_bytes = 0
+        self._bytes_before = 0
+        """What all rows held when the last block was written."""
         self._n_written = 0
         """Rows in blocks."""
         self._n_kept = 0
         """Behind the last row that an outcome leads to."""
-        self._rejected: dict[int, str] = {}
-        """Why rows cannot be kept, by their numbers, ascending: found when their block was written."""
+        self._rejected: list[tuple[int, str]] = []
+        """Numbers of the rows that cannot be kept, ascending, and why: found when their block was written."""
         self._error: OSError | None = None
         """Why a block could not be written: no failure of the file."""
         self.size_bytes = 0
@@ -95,7 +97,8 @@ class ManyRows:
         n = 0
         for item in items:
             failure = self._take_row(item, n, dropped)
-            if failure is None and (len(self._pending) >= BLOCK_ROWS or self._pending_bytes >= BLOCK_BYTES):
+            is_full = len(self._pending) >= BLOCK_ROWS or self.size_bytes - self._bytes_before >= BLOCK_BYTES
+            if failure is None and is_full:
                 self._write_block()
                 failure = self._rejection(first, first + n + 1)
             if failure is not None:
@@ -166,7 +169,6 @@ class ManyRows:
         except BaseException as error:
             return _numbered(no_row(error), number)
         self._pending.append(row)
-        self._pending_bytes += self._collector.size_bytes - size
         self.size_bytes += self._collector.size_bytes - size
         if (names := getattr(row, "dropped", None)) and len(dropped) < MOST_KEPT:
             dropped.update(dict.fromkeys(names))
@@ -182,22 +184,22 @@ class ManyRows:
         assert self._collector is not None, "there are rows"
         with self._uninterrupted():
             block, rejected = block_of(self._pending, self._collector.columns)
-            self._rejected.update((self._n_written + index, rejected[index]) for index in sorted(rejected))
+            self._rejected += [(self._n_written + index, rejected[index]) for index in sorted(rejected)]
             try:
                 self._sink.write_rows(block)
             except OSError as error:
                 self._error = error
                 raise
             self._n_written += len(self._pending)
-            self._pending, self._pending_bytes = [], 0
+            self._pending, self._bytes_before = [], self.size_bytes
 
     def _rejection(self, start: int, stop: int) -> Failure | None:
         """Return the failure of the file whose rows have these numbers, if one of them cannot be kept."""
-        numbers = list(self._rejected)
-        at = bisect_left(numbers, start)
-        if at == len(numbers) or numbers[at] >= stop:
+        at = bisect_left(self._rejected, start, key=itemgetter(0))
+        if at == len(self._rejected) or self._rejected[at][0] >= stop:
             return None
-        return _numbered(Failure("BadRow", self._rejected[numbers[at]], "", ""), numbers[at] - start)
+        number, why = self._rejected[at]
+        return _numbered(Failure("BadRow", why, "", ""), number - start)
 
     def _note(self, found: Any) -> None:
         self.not_rows = self.not_rows or (type_name(found), safe_repr(found))

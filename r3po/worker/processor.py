@@ -12,7 +12,7 @@ from r3po.storage.names import absolute_path
 from r3po.table.outcomes import Failure
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.call import Caller
-from r3po.worker.call_many import call_alone
+from r3po.worker.call_many import call_file
 from r3po.worker.failures import ENVIRONMENTAL, GONE, failure_of
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.open_batch import OpenBatch, read_clock
@@ -32,7 +32,7 @@ class Processor:
     def __init__(self, setup: WorkerSetup, beacon: Beacon, caller: Caller) -> None:
         wants_data, wants_hash = setup.input == "bytes", setup.hash == "content"
         self._beacon, self._caller = beacon, caller
-        self._takes_one = setup.batch_files is None
+        self._takes_many = setup.batch_files is not None
         self.wants_data = wants_data
         self.reads_whole = wants_data or wants_hash
         """Whether each file is read to its end, whatever f does."""
@@ -59,7 +59,10 @@ class Processor:
                 try:
                     version = file
                     started = read_clock()
-                    returned, failure = self._call(opened, *((path,) if file.data is None else (path, file.data)))
+                    arguments = (path,) if file.data is None else (path, file.data)
+                    returned, failure = call_file(
+                        self._caller, *arguments, rows=opened.rows, takes_many=self._takes_many
+                    )
                     opened.is_spent = self._caller.was_cut_off
                     try:
                         if opened.is_spent or file.still_holds():
@@ -80,11 +83,3 @@ class Processor:
             failure = failure_of(error, None, ENVIRONMENTAL | GONE)
         note_file(opened.outcomes, place, version or FileVersion(*listed), read_clock() - started)
         return returned, failure
-
-    def _call(self, opened: OpenBatch, *arguments: Any) -> tuple[Any, Failure | None]:
-        rows = opened.rows
-        if not self._takes_one:
-            return call_alone(self._caller, *arguments, rows=rows)
-        if rows is None:
-            return self._caller.call(*arguments)
-        return self._caller.call(*arguments, consume=rows.take_call)

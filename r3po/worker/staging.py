@@ -17,7 +17,7 @@ from r3po.file_version import FileVersion
 from r3po.state.commits import Commit
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
-from r3po.state.output_folder import KINDS, Part, part_name
+from r3po.state.output_folder import KINDS, Part, part_name, part_names
 from r3po.state.segments import Segment
 from r3po.state.shard_files import Entries, read_shard_file, write_shard_file
 from r3po.state.shards import Shard, missing_spans
@@ -143,13 +143,13 @@ def _write_parts(order: StageOrder, shown: parts.ShownRows, schema: Schema, tall
     kinds = [kind for kind in KINDS if order.settings[kind]]
     metadata = parts.part_metadata(order.job_name, shard, order.version, tally.done_by_fingerprint)
     cuts = parts.part_groups(shown, schema, order.settings) if kinds else []
+    names = {kind: part_names(shard, kind, len(cuts)) for kind in kinds}
     for number, groups in enumerate(cuts):
         with ExitStack() as stack:
             files = {kind: stack.enter_context(output.new_part()) for kind in kinds}
             parts.write_parts(files, shown, schema, metadata, order.settings, groups)
             for kind, file in files.items():
-                name = part_name(shard, kind, number if len(cuts) > 1 else None)
-                made.append(output.finish_part(file, name, kind, order.attempt))
+                made.append(output.finish_part(file, names[kind][number], kind, order.attempt))
     # What has such a name and is no part any more goes with the commit.
     named = {(part.kind, part.name) for part in made}
     before = [(kind, part_name(shard, kind)) for kind in KINDS]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import r3po.table.outcomes as tables
 from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
@@ -30,7 +29,7 @@ from r3po.worker.messages import BatchDone, Probed, ShardContext, WorkerSetup
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch, read_clock
 from r3po.worker.probe import Probe
 from r3po.worker.processor import Processor
-from r3po.worker.rows import append_outcome, note_file, take_row
+from r3po.worker.rows import append_outcome, note_file
 from r3po.worker.shard_lines import ShardLines
 from r3po.worker.staging import Staged, StageOrder, stage_shard
 
@@ -224,18 +223,8 @@ class Worker:
         next_check = opened.started + STOP_CHECK_S
         failure_bytes = 0
         for place, path, listed in opened.files:
-            row: tuple[Any, ...] | None = None
             returned, failure = self._processor.process(opened, place, path, listed)
-            if opened.rows is not None:
-                row, failure = opened.rows.accept(returned, failure)
-            elif failure is None:
-                row, failure = take_row(returned, collector)
-            if failure is None:
-                opened.n_deferred_last = 0
-                batch.rows.append(row)
-            elif not opened.defers(place, failure):
-                failure_bytes += len(failure.message) + len(failure.traceback)
-                append_outcome(batch, None, failure)
+            failure_bytes += opened.take(place, returned, failure, collector)
             if opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                 return
             if ahead.is_on:

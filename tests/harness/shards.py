@@ -16,7 +16,7 @@ import r3po.table.outcomes as tables
 from r3po.state.commits import Commit
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
-from r3po.state.segments import Segment, write_segment
+from r3po.state.segments import Segment, SegmentWriter
 from r3po.state.shard_files import Entries, write_shard_file
 from r3po.storage.durable import digest_file
 from r3po.table.columns import Columns, RowCollector, columns_of
@@ -28,6 +28,14 @@ from r3po.worker.staging import StageOrder, stage_shard
 BROKE = Failure("ValueError", "broke", "f.py:3 in f", "Traceback ...\n")
 JOB_ID = "0123456789abcdef0123456789abcdef"
 BOTH = {"csv": True, "parquet": {"compression": "zstd", "level": 3}}
+
+
+def write_segment(segments: Path, table: tables.Table, *, shard: int, **names: Any) -> Segment:
+    """Make outcomes durable as a segment, as a worker does without row blocks."""
+    with SegmentWriter(segments, shard) as writer:
+        return writer.finish(table, **names)
+
+
 COLUMNS = columns_of({"n": 1, "t": "x"})
 
 

@@ -240,6 +240,17 @@ def test_with_rows_many_the_table_is_that_of_an_f_for_one_file(
     assert verified.code == 0, verified.said
 
 
+def test_with_rows_many_a_trial_has_the_rows_of_every_call(tmp_path: Path) -> None:
+    job = make_job(tmp_path, 12, ROWS_OF, rows="many", batch_files=4)
+    job.write_config(function="double.py:rows_of_many")
+    with as_new_process(tmp_path):
+        found = try_files(job.config)
+    assert [file["path"] for file in found.files] == [f"{n:03}.json" for n in range(12)]
+    assert len(found.rows) == sum(n % 5 for n in range(12) if n != 8)
+    assert job.run().code == 1
+    assert len(job.rows()) == len(found.rows)
+
+
 def test_with_rows_many_a_list_is_needed_all_the_same(tmp_path: Path) -> None:
     source = "def double(paths):\n    return 7\n"
     job = make_job(tmp_path, 4, source, rows="many", batch_files=4)

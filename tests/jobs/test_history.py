@@ -51,6 +51,19 @@ pytestmark = pytest.mark.slow
 
 N_EXAMPLES = int(os.environ.get("R3PO_HISTORY_EXAMPLES", "0"))
 
+
+def history_settings(n_examples: int, n_steps: int) -> settings:
+    """Return how many histories are drawn, and how long: always the same, unless the environment asks for more."""
+    return settings(
+        max_examples=N_EXAMPLES or n_examples,
+        stateful_step_count=n_steps,
+        derandomize=not N_EXAMPLES,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 SEAMS = ("_create", "_fsync", "_replace", "_unlink")
 
 PATHS = ("m.t", "b.t", "B.t", "\u00e9.t", "sub/a.t", "sub/z.t", "sub/deep/k.t", "sub-x/a.t", "a/x.t", "z.t")
@@ -1076,14 +1089,7 @@ def test_every_history_gives_the_table_of_a_fresh_run(
         History.folder = Path(folder)
         run_state_machine_as_test(
             History,
-            settings=settings(
-                max_examples=N_EXAMPLES or 15,
-                stateful_step_count=20,
-                derandomize=not N_EXAMPLES,
-                database=None,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
+            settings=history_settings(15, 20),
         )
 
 

@@ -24,10 +24,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, event, note, settings
+from hypothesis import event, note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from test_history import N_EXAMPLES, Here, Killed, Killer
+from test_history import Here, Killed, Killer, history_settings
 from test_many_rows import ManyJob
 
 import r3po
@@ -299,12 +299,5 @@ def test_every_history_of_many_rows_gives_each_file_its_rows(tmp_path: Path, mon
         HistoryOfMany.folder = Path(folder)
         run_state_machine_as_test(
             HistoryOfMany,
-            settings=settings(
-                max_examples=N_EXAMPLES or 10,
-                stateful_step_count=12,
-                derandomize=not N_EXAMPLES,
-                database=None,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
+            settings=history_settings(10, 12),
         )

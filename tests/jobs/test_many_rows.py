@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import checker
 import compare_parts
 import r3po
 import r3po.storage.durable as storage
+from cut_short import cut_short, parts_in
 from jobs import as_new_process
 from jobs import r3po as command
 from r3po.worker import many_rows
@@ -61,28 +63,10 @@ class ManyJob:
 
     def run_cut_short(self, after: int, **options: Any) -> bool:
         """Run, and die as the file of that number is begun. Returns whether it came so far."""
-
-        class Died(BaseException):
-            pass
-
-        numbers = itertools.count()
-
-        def create(path: Path, flags: int, mode: int) -> int:
-            if next(numbers) >= after:  # f may not make a failure of it
-                raise Died
-            return os.open(path, flags, mode)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(storage, "_create", create)
-            try:
-                self.run(**options)
-            except Died:
-                return True
-        return False
+        return cut_short(partial(self.run, **options), after)
 
     def parts(self) -> dict[str, bytes]:
-        found = (self.folder / "out").glob("*/part-*")
-        return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in sorted(found)}
+        return parts_in(self.folder / "out")
 
     def names(self, kind: str = "csv") -> list[str]:
         return [name.split("/part-")[1].split(".")[0] for name in self.parts() if name.startswith(kind)]

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import checker
 import compare_parts
 import r3po
 import r3po.storage.durable as storage
+from cut_short import cut_short, parts_in
 from jobs import r3po as command
 from r3po.errors import ConfigError, RunStoppedError
 from r3po.storage.json_files import write_json
@@ -70,28 +72,10 @@ class RaggedJob:
 
     def run_cut_short(self, after: int, **options: Any) -> bool:
         """Run, and die as the file of that number is begun. Returns whether it came so far."""
-
-        class Died(BaseException):
-            pass
-
-        numbers = itertools.count()
-
-        def create(path: Path, flags: int, mode: int) -> int:
-            if next(numbers) == after:
-                raise Died
-            return os.open(path, flags, mode)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(storage, "_create", create)
-            try:
-                self.run(**options)
-            except Died:
-                return True
-        return False
+        return cut_short(partial(self.run, **options), after)
 
     def parts(self) -> dict[str, bytes]:
-        found = (self.folder / "out").glob("*/part-*")
-        return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in found}
+        return parts_in(self.folder / "out")
 
     def check(self) -> Any:
         """See that everything on disk agrees, and return the table."""

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs import DOUBLE, make_job
-from r3po.state.segments import write_segment
 from r3po.table.outcomes import OutcomeBatch, outcome_table
+from shards import write_segment
 
 FORMAT = (Path(__file__).parents[3] / "FORMAT.md").read_text(encoding="utf-8")
 

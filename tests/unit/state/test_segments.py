@@ -12,11 +12,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import r3po.table.outcomes as tables
-from r3po.state.segments import Segment, list_segments, read_segment, remove_segments, segment_folder, write_segment
+from r3po.state.segments import Segment, list_segments, read_segment, remove_segments, segment_folder
 from r3po.storage import durable as storage
 from r3po.storage.durable import digest_file
 from r3po.table.columns import columns_of
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
+from shards import write_segment
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
 OTHER_JOB = "f" * 32
