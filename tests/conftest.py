@@ -19,7 +19,7 @@ def cluster() -> Iterator[None]:
     """One Ray for all tests of a file that only need some Ray; r3po uses it and does not stop it."""
     import ray
 
-    from r3po.engines.ray_node import use_settings
+    from r3po.engines.ray_node import hide_messages, use_settings
 
     use_settings()
 
@@ -34,6 +34,7 @@ def cluster() -> Iterator[None]:
             logging_level=logging.ERROR,
             _temp_dir=str(folder),
         )
+        hide_messages()  # one that comes late would be in the output of the next command
         try:
             yield
         finally:

@@ -56,6 +56,13 @@ def use_settings() -> None:
     ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] not in ("0", "false")
 
 
+def hide_messages() -> None:
+    """Keep the raylet's messages off the screen: `log_to_driver=False` leaves them there."""
+    internals = sys.modules["ray._private.worker"]
+    if hasattr(internals, "_worker_logs_enabled"):
+        setattr(internals, "_worker_logs_enabled", False)  # noqa: B010 - not in Ray's types
+
+
 def global_node() -> Any:
     return getattr(sys.modules["ray._private.worker"], "_global_node", None)
 

@@ -34,6 +34,7 @@ from r3po.engines.ray_node import (
     environment_for_start,
     find_dead,
     global_node,
+    hide_messages,
     logging_only_to,
     machines,
     make_temporary,
@@ -299,10 +300,7 @@ class RayPool:
         with environment_for_start(self._needs.n_threads), on_loopback(), signals_kept(), ray_lines_to(self._log_file):
             self._ray_init(n_workers)
         self._until_end.enter_context(logging_only_to(self._log_file, "ray"))  # now: `ray.init` takes it away
-        # `log_to_driver=False` leaves the raylet's messages on the screen; this is the switch that they obey.
-        internals = sys.modules["ray._private.worker"]
-        if hasattr(internals, "_worker_logs_enabled"):
-            setattr(internals, "_worker_logs_enabled", False)  # noqa: B010 - not in Ray's types
+        hide_messages()
 
     def _ray_init(self, n_workers: int) -> None:
         ray.init(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,12 @@ from r3po.worker.processes import name_and_state, start_of
 
 ASK_S = 2.0
 """Seconds that a worker that is to be ended may take to write down what it is doing."""
+
+ASK_PAUSE_S = 0.02
+"""Seconds between two looks at what it wrote. It writes a line after the other, and has no word for the end: it is
+over when two looks see the same."""
+
+_FRAME = re.compile(r"\n  .*\n\Z")
 
 END_S = 2.0
 """Seconds to wait until a worker that was killed has ended. One that takes longer hangs in a call of the kernel."""
@@ -89,9 +96,12 @@ class WorkerProcesses:
             return
         with contextlib.suppress(OSError):
             os.kill(seen.pid, signal.SIGUSR1)
-        deadline = time.monotonic() + ASK_S
-        while not read_crash(self._folder, worker)[1].endswith("\n") and time.monotonic() < deadline:
-            time.sleep(0.02)
+        stack, deadline = "", time.monotonic() + ASK_S
+        while time.monotonic() < deadline:
+            time.sleep(ASK_PAUSE_S)
+            before, stack = stack, read_crash(self._folder, worker)[1]
+            if stack == before and _FRAME.search(stack):
+                return
 
     def _note_oom_kills(self) -> None:
         self._looked_at = self._clock()
