@@ -1,6 +1,6 @@
 """Looks after the processes of a private Ray: a guard for what would outlive us, a watchdog for ourselves.
 
-It knows processes, not Ray: `ray_pool` tells it what to ask.
+It knows processes, not Ray: `private_ray` tells it what to ask.
 """
 
 from __future__ import annotations
