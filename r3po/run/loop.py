@@ -133,7 +133,7 @@ class RunLoop:
                 raise StopNow  # nothing of f is in flight, and the next run makes these parts
             for depth in range(1, QUEUE_DEPTH + 1):
                 for handle in self.manager.iter_free(depth):
-                    if waiting:
+                    if waiting and handle.can_stage:
                         ref, segments = waiting.popitem()
                         in_flight[ref.shard] = ref
                         call = Call("stage", (self.publisher.stage_order(ref, segments),))
@@ -160,7 +160,7 @@ class RunLoop:
         for depth in range(1, QUEUE_DEPTH + 1):
             for handle in self.manager.iter_free(depth):
                 is_fresh, is_ahead = self.manager.is_fresh(handle), bool(handle.in_hand)
-                work = self.scheduler.next_work(is_fresh=is_fresh, is_ahead=is_ahead)
+                work = self.scheduler.next_work(is_fresh=is_fresh, is_ahead=is_ahead, can_stage=handle.can_stage)
                 if work is not None:
                     self._submit(handle, work)
 
@@ -171,7 +171,7 @@ class RunLoop:
         for handle in sorted(self.manager.iter_free(1), key=lambda handle: not self.manager.is_fresh(handle)):
             # Nothing is staged: until the first row a redo may not be in force, and then nothing is decided.
             size, is_fresh = self._first_row.probe_size, self.manager.is_fresh(handle)
-            work = self.scheduler.next_work(size, is_fresh=is_fresh, stages=False)
+            work = self.scheduler.next_work(size, is_fresh=is_fresh, can_stage=False)
             if work is not None:
                 self._first_row.note_handed_out(work)
                 self._submit(handle, work)

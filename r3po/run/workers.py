@@ -55,6 +55,8 @@ class WorkerHandle:
     """It has been given no file yet."""
     is_leaving: bool = False
     """It gets nothing more, and is replaced once it has nothing in hand."""
+    can_stage: bool = True
+    """It may stage shards: it is on the driver's machine, where everything durable is."""
     in_hand: list[Work] = field(default_factory=list)
     """The work that it has been given, in order; it does the first."""
     ended_for: Literal["", "time", "silence"] = ""
