@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from away import TwoMachines
 from jobs import NewJob, TinyJob, short_folder, write_tiny_function
+from r3po.run.workforce import Workforce
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +88,16 @@ def new_job(jobs_folder: Path) -> Iterator[NewJob]:
     for name in set(sys.modules) - modules:
         if "tiny_function" in name:
             del sys.modules[name]
+
+
+@pytest.fixture
+def two_machines(monkeypatch: pytest.MonkeyPatch) -> list[TwoMachines]:
+    """Jobs of this process have their f called on another machine; returns the pools that were made, in order."""
+    pools: list[TwoMachines] = []
+
+    def make(workforce: Workforce) -> TwoMachines:
+        pools.append(TwoMachines())
+        return pools[-1]
+
+    monkeypatch.setattr(Workforce, "_make_pool", make)
+    return pools

@@ -89,7 +89,7 @@ class Machines:
     Args:
         setup: of the workers at home.
         visit: for the agents.
-        n_workers: the most workers in all.
+        n_workers: how many workers in all, if there is room; None: as many as there is room for.
         each: what a worker needs; empty: a CPU.
         find: returns the machines that there are.
         observer: told of machines that join, are lost, or cannot be used.
@@ -99,7 +99,7 @@ class Machines:
         self,
         setup: WorkerSetup,
         visit: Visit,
-        n_workers: int,
+        n_workers: int | None,
         each: Amounts,
         home_id: str,
         find: Callable[[], list[NodeInfo]],
@@ -126,7 +126,8 @@ class Machines:
     @property
     def capacity(self) -> int:
         """How many workers there can be on the machines that have joined."""
-        return min(self._n_workers, self._n_calling) + self._n_staging
+        n_calling = self._n_calling
+        return (n_calling if self._n_workers is None else min(self._n_workers, n_calling)) + self._n_staging
 
     @property
     def _n_calling(self) -> int:
@@ -279,7 +280,9 @@ class Machines:
         if any(self._each.values()):
             return int(room_for(self._each, amounts))
         n_cpus = amounts.get("CPU", 0)
-        return math.ceil(n_cpus * max(1.0, self._n_workers / self._n_cpus))  # each has a part of a CPU, if it must be
+        if self._n_workers is None or self._n_workers <= self._n_cpus:
+            return int(n_cpus)
+        return math.ceil(n_cpus * self._n_workers / self._n_cpus)  # each has a part of a CPU
 
     def _find_machines(self, now: float) -> None:
         nodes = {node.node_id: node for node in self._find()}
@@ -293,6 +296,8 @@ class Machines:
                 continue
             is_home = node.node_id == self._home_id
             name = node.host if hosts.count(node.host) == 1 else node.address
+            if any(name == machine.name for machine in self._machines.values()):
+                name = f"{name} ({node.node_id[:6]})"
             n_calling = self._room(node.amounts)
             machine = Machine(node.node_id, name, is_home, self._setup if is_home else None, n_calling)
             if is_home or n_calling:

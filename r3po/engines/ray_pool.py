@@ -103,7 +103,8 @@ class RayPool:
         visit = Visit(setup.function, pack(function), self._probes, versions())
         find = (lambda: nodes) if self._is_local else find_nodes
         home = ray.get_runtime_context().get_node_id()
-        self._machines = Machines(setup, visit, n_workers, self._needs.each, home, find, self._observer)
+        most = None if self._needs.is_auto and not self._is_local else n_workers
+        self._machines = Machines(setup, visit, most, self._needs.each, home, find, self._observer)
         # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.
         # CPUs are left to the tasks that f itself may start, for which it would wait for ever: in a Ray of our own all.
         num_cpus = 0.0 if self._is_local else _cpus_each(n_workers, resources("available_resources").get("CPU", 0.0))

@@ -16,6 +16,7 @@ from r3po.errors import R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
 from r3po.run.budgets import ErrorBudget, LossBudget
 from r3po.run.first_row import FirstRow
+from r3po.run.machine_shares import MachineShares
 from r3po.run.publisher import Publisher
 from r3po.run.scheduler import Scheduler
 from r3po.run.signals import StopSignals
@@ -87,6 +88,7 @@ class RunLoop:
     watch: Watch
     lines: ShardLines
     loaded_code: str | None = None
+    shares: MachineShares = field(default_factory=MachineShares)
     _segments: dict[int, list[Segment]] = field(init=False)
     _is_draining: bool = False
     _first_row: FirstRow = field(init=False)
@@ -220,6 +222,7 @@ class RunLoop:
     def _handle(self, message: Answer | Lost) -> None:
         if isinstance(message, Lost):
             self._first_row.is_sought = False  # by nobody any more
+            self.shares.add_loss(message.handle.role.machine)
             self.watch.tell_loss(message, self.trials.take_loss(message))
             self._losses.take(message)
             return
@@ -234,7 +237,7 @@ class RunLoop:
                 self._staged(work, message.value)
             case RecordFailure():
                 self.scheduler.failure_recorded(work)
-                self._record(work.shard, message.value)
+                self._record(message.worker, work.shard, message.value)
             case Batch():
                 self._batch_done(message.worker, work, message.value)
         if work is not None:
@@ -294,12 +297,13 @@ class RunLoop:
             self.manager.dismiss(self.manager.handles[worker])  # the next trial needs a fresh one
         if work.kind == "trial":
             self.trials.remember()
-        self._record(work.shard, done)
+        self._record(worker, work.shard, done)
 
-    def _record(self, shard: int, done: BatchDone) -> None:
+    def _record(self, worker: int, shard: int, done: BatchDone) -> None:
         if done.segment is not None:
             self._segments[shard].append(done.segment)
         self.counts.add(done.n_done, done.n_failed)
+        self.shares.add(self.manager.handles[worker].role.machine, done.n_done + done.n_failed, done.seconds)
         self.observer(events.BatchFinished(done.n_done, done.n_failed, done.last_failure))
         self.watch.tell_vanished(done.vanished)
         if not self._is_draining:

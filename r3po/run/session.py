@@ -322,7 +322,8 @@ class _Run:
             self._loop.watch.show_output()  # before the summary, which is the last word
             self._loop.watch.tell_where_output_is()
         go_on = self.options.command or command_of(self.config)
-        return self._account.end(worked, stopped_by, n_left_out=self._n_left_out, go_on=go_on)
+        machines = () if self._loop is None else self._loop.shares.all()
+        return self._account.end(worked, stopped_by, n_left_out=self._n_left_out, go_on=go_on, machines=machines)
 
     def _way_back(self) -> str:
         is_redoing = self.job.manifest is not None and self.job.built.is_redoing
