@@ -49,6 +49,11 @@ class Needs:
             hint=hint + ("; or use a Ray of your own, whose machines have it" if _is_odd(self.each) else ""),
         )
 
+    def fit_cluster(self, n_workers: int, machines: Sequence[Amounts]) -> int:
+        """Return how many workers to start in a Ray that is there: with `processes: auto` one a CPU of all machines."""
+        n_cpus = int(sum(machine.get("CPU", 0) for machine in machines))
+        return self.fit(max(1, n_cpus) if self.is_auto else n_workers, machines, "into this Ray")
+
     def fit_cores(self, n_workers: int) -> int:
         """Do the same for this machine's cores alone, which are known before Ray has started."""
         return Needs({name: n for name, n in self.each.items() if name == "CPU"}, self.is_auto).fit(

@@ -66,6 +66,18 @@ class Pool(Protocol):
     def add_worker(self, worker: int) -> None:
         """Start one more worker, under a new number, and send it the call `load`."""
 
+    def capacity(self) -> int:
+        """Return how many workers there can be now: machines may come and go."""
+
+    def is_home(self, worker: int) -> bool:
+        """Whether a worker that was started is on this machine, and has the job's folders."""
+
+    def calls_function(self, worker: int) -> bool:
+        """Whether a worker that was started calls f; else it only stages."""
+
+    def machine_name(self, worker: int) -> str:
+        """Return the name of a worker's machine, for people; empty: there is only this one."""
+
     def sighting(self, worker: int) -> Sighting | None:
         """Return what a worker is doing, or was doing when it died; None if it never came to say so."""
 

@@ -73,12 +73,6 @@ def resources(name: str) -> dict[str, float]:
     return found
 
 
-def machines() -> list[dict[str, float]]:
-    """Return what each machine of a Ray has."""
-    asked: Any = ray.nodes
-    return [node["Resources"] for node in asked() if node["Alive"]]
-
-
 def find_dead() -> list[str] | None:
     node = global_node()
     return None if node is None else [kind for kind, _ in node.dead_processes()]

@@ -43,6 +43,18 @@ class SerialPool:
     def add_worker(self, worker: int) -> None:
         raise NotImplementedError("the serial engine has one worker: this process")
 
+    def capacity(self) -> int:
+        return 1
+
+    def is_home(self, worker: int) -> bool:
+        return True
+
+    def calls_function(self, worker: int) -> bool:
+        return True
+
+    def machine_name(self, worker: int) -> str:
+        return ""
+
     def sighting(self, worker: int) -> Sighting | None:
         return None if self._processes is None else self._processes.sighting(worker)
 

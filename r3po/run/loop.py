@@ -24,11 +24,12 @@ from r3po.run.watch import Watch
 from r3po.run.workers import Lost, WorkerHandle, WorkerManager
 from r3po.state.job import disk_error
 from r3po.state.manifest import ShardRef
-from r3po.state.segments import Segment
+from r3po.state.segments import Segment, store_segment
 from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
 from r3po.work import Batch, RecordFailure, Stage, Work, count_places
 from r3po.worker.messages import BatchDone, ShardContext
+from r3po.worker.shard_lines import ShardLines
 from r3po.worker.staging import Staged
 
 QUEUE_DEPTH = 2
@@ -88,9 +89,12 @@ class RunLoop:
     _is_draining: bool = False
     _first_row: FirstRow = field(init=False)
     _losses: LossBudget = field(init=False)
+    _lines: ShardLines = field(init=False)
+    """For workers that cannot read the shard files."""
 
     def __post_init__(self) -> None:
         self._losses = LossBudget(self.function_name)
+        self._lines = ShardLines(self.publisher.job.folders.shards)
         self._first_row = FirstRow(self.publisher, self.observer, self.function_name)
         self._segments = {s.ref.shard: list(s.segments) for s in self.states.values() if not s.is_committed}
 
@@ -129,7 +133,7 @@ class RunLoop:
                 raise StopNow  # nothing of f is in flight, and the next run makes these parts
             for depth in range(1, QUEUE_DEPTH + 1):
                 for handle in self.manager.iter_free(depth):
-                    if waiting:
+                    if waiting and handle.can_stage:
                         ref, segments = waiting.popitem()
                         in_flight[ref.shard] = ref
                         call = Call("stage", (self.publisher.stage_order(ref, segments),))
@@ -156,7 +160,7 @@ class RunLoop:
         for depth in range(1, QUEUE_DEPTH + 1):
             for handle in self.manager.iter_free(depth):
                 is_fresh, is_ahead = self.manager.is_fresh(handle), bool(handle.in_hand)
-                work = self.scheduler.next_work(is_fresh=is_fresh, is_ahead=is_ahead)
+                work = self.scheduler.next_work(is_fresh=is_fresh, is_ahead=is_ahead, can_stage=handle.can_stage)
                 if work is not None:
                     self._submit(handle, work)
 
@@ -167,7 +171,7 @@ class RunLoop:
         for handle in sorted(self.manager.iter_free(1), key=lambda handle: not self.manager.is_fresh(handle)):
             # Nothing is staged: until the first row a redo may not be in force, and then nothing is decided.
             size, is_fresh = self._first_row.probe_size, self.manager.is_fresh(handle)
-            work = self.scheduler.next_work(size, is_fresh=is_fresh, stages=False)
+            work = self.scheduler.next_work(size, is_fresh=is_fresh, can_stage=False)
             if work is not None:
                 self._first_row.note_handed_out(work)
                 self._submit(handle, work)
@@ -181,9 +185,11 @@ class RunLoop:
             case RecordFailure():
                 publisher.put_in_force()  # a redo is given up for no file that ends its worker
                 batch = Batch(work.number, work.shard, ((work.place, work.place + 1),))
-                call = Call("record_failure", (batch, self._context_of(ref), *self.trials.evidence_of(work)))
+                context = self._context_of(ref, batch, handle)
+                call = Call("record_failure", (batch, context, *self.trials.evidence_of(work)))
             case Batch():
-                call = Call("probe" if self._first_row.is_sought else "run_batch", (work, self._context_of(ref)))
+                context = self._context_of(ref, work, handle)
+                call = Call("probe" if self._first_row.is_sought else "run_batch", (work, context))
                 if work.kind == "trial":
                     self.trials.remember()  # before it begins: it may end this process, too
                     alone = self.scheduler.suspects.trial_apart
@@ -191,9 +197,10 @@ class RunLoop:
                         self.manager.free_memory(handle)
         self.manager.submit(handle, work, call)
 
-    def _context_of(self, ref: ShardRef) -> ShardContext:
+    def _context_of(self, ref: ShardRef, batch: Batch, handle: WorkerHandle) -> ShardContext:
         manifest, publisher = self.publisher.job.built, self.publisher
-        return ShardContext(manifest.job_id, ref, manifest.build, publisher.next_attempt(), publisher.columns)
+        lines = None if handle.is_home else self._lines.at(ref, batch.places)
+        return ShardContext(manifest.job_id, ref, manifest.build, publisher.next_attempt(), publisher.columns, lines)
 
     # Private methods: answers
 
@@ -218,6 +225,8 @@ class RunLoop:
             self._take_probe(message)
             return
         work = self._settle(message)
+        if isinstance(message.value, BatchDone):
+            self._store(message.value)  # before anybody counts it
         match work:
             case Stage():
                 self._staged(work, message.value)
@@ -229,6 +238,15 @@ class RunLoop:
         if work is not None:
             self._losses.worked()
             self.manager.release(message.worker)
+
+    def _store(self, done: BatchDone) -> None:
+        """Make durable what a worker on another machine did."""
+        if done.segment is not None and done.content is not None:
+            folders = self.publisher.job.folders
+            try:
+                store_segment(folders.segments, done.segment, done.content)
+            except OSError as error:
+                raise disk_error(error, folders.working_dir) from error
 
     def _take_probe(self, answer: Answer) -> None:
         probed, is_first = answer.value, not (self.counts.n_done or self.counts.n_failed)

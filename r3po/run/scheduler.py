@@ -85,7 +85,7 @@ class Scheduler:
         return self._next_suspect() is not None
 
     def next_work(
-        self, limit: int | None = None, *, is_fresh: bool = False, is_ahead: bool = False, stages: bool = True
+        self, limit: int | None = None, *, is_fresh: bool = False, is_ahead: bool = False, can_stage: bool = True
     ) -> Work | None:
         """Return the next thing to do, or None if there is nothing for this worker now.
 
@@ -95,7 +95,8 @@ class Scheduler:
             limit: the most files of a batch, instead of what the measured speed suggests.
             is_fresh: the worker has called f on no file yet and has nothing else to do, so it may hold a trial.
             is_ahead: the worker still has work in hand; None towards the end of the job.
-            stages: False: nothing is staged yet.
+            can_stage: False: the worker stages no shard, since it is on another machine, or since nothing is to be
+                staged yet.
         """
         if is_ahead and self._backlog.is_ending(self.n_pending):
             return None
@@ -104,7 +105,7 @@ class Scheduler:
             return self._issue(RecordFailure(self._number, due.shard, due.place, due.n_deaths, due.death))
         if self.suspects.is_apart and (self._in_flight or not is_fresh):
             return None
-        if self._to_stage and stages and not self.suspects.is_apart:
+        if self._to_stage and can_stage and not self.suspects.is_apart:
             return self._issue(Stage(self._number, self._to_stage.popleft()))
         suspect = self._next_suspect() if is_fresh else None
         if suspect is not None:

@@ -47,12 +47,16 @@ class WorkerHandle:
 
     number: int
     started_at: float = 0.0
+    is_home: bool = True
+    """It is on the driver's machine, and has the job's folders."""
     is_ready: bool = False
     """It has imported f."""
     is_fresh: bool = True
     """It has been given no file yet."""
     is_leaving: bool = False
     """It gets nothing more, and is replaced once it has nothing in hand."""
+    can_stage: bool = True
+    """It may stage shards: it is on the driver's machine, where everything durable is."""
     in_hand: list[Work] = field(default_factory=list)
     """The work that it has been given, in order; it does the first."""
     ended_for: Literal["", "time", "silence"] = ""
@@ -126,7 +130,7 @@ class WorkerManager:
         self._pool, self._timeout_s, self._clock, self._leavers = pool, timeout_s, clock, leavers
         self.n_wanted = self._n_workers = n_workers
         self._memory_lost_at = 0.0
-        self.handles = {number: WorkerHandle(number, clock()) for number in range(n_workers)}
+        self.handles = {number: self._new_handle(number) for number in range(n_workers)}
         self._next_number = n_workers
         self._held: list[WorkerLost] = []
         self._due: list[float] = []
@@ -252,6 +256,9 @@ class WorkerManager:
 
     # Private methods
 
+    def _new_handle(self, number: int) -> WorkerHandle:
+        return WorkerHandle(number, self._clock(), is_home=self._pool.is_home(number))
+
     def _is_coming(self, handle: WorkerHandle) -> bool:
         """Whether a worker that is starting can be counted on: on a busy cluster some never start."""
         is_making = handle.seen is not None and handle.seen.phase is Phase.MAKING
@@ -290,8 +297,8 @@ class WorkerManager:
             self._replace(0.0)
         for due in [due for due in self._due if due <= now]:
             self._due.remove(due)
-            self.handles[self._next_number] = WorkerHandle(self._next_number, now)
             self._pool.add_worker(self._next_number)
+            self.handles[self._next_number] = self._new_handle(self._next_number)
             self._next_number += 1
 
     def _watch(self, answered: set[int]) -> None:

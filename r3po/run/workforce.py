@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
 
 from r3po import events
 from r3po.config.settings import Config
@@ -111,4 +113,17 @@ class Workforce:
 
         each = {} if self._config.worker is None else self._config.worker.needs
         needs = Needs(each, is_auto=self._config.is_auto)
-        return RayPool(self._log.folder / "ray.log", self._log.folder / "ray_folder", needs)
+        log_file, note_file = self._log.folder / "ray.log", self._log.folder / "ray_folder"
+        return RayPool(log_file, note_file, needs, self._observer, tuple(map(_first_in, self._config.source_paths)))
+
+
+# Private functions
+
+
+def _first_in(folder: Path) -> str:
+    """Return a path in a folder of the source, which who sees the source must see: an empty mount has none of it."""
+    try:
+        with os.scandir(folder) as entries:
+            return next((entry.path for entry in entries), str(folder))
+    except OSError:  # told by who walks it
+        return str(folder)
