@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import random
@@ -31,7 +32,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +45,11 @@ from jobs import HAS_PROC, Ended, Pid, alive, all_pids, comes_true, command_of, 
 
 PREFIX = "r3m-"
 """Begins the name of each folder of machines; the id of the process that owns them follows."""
+
+PLACES = ("/dev/shm", "/tmp")
+"""Where they may lie: in memory, if there is so much that thousands of files do not fill it."""
+
+_CGROUPS = Path("/sys/fs/cgroup/memory")
 
 PORT = 6379
 
@@ -112,7 +117,9 @@ class _Holder:
         )
         assert self._outer.stdout is not None and self._outer.stderr is not None
         if self._outer.stdout.readline() != b"ready\n":
-            raise OSError(self._outer.stderr.read().decode(errors="replace").strip())
+            said = self._outer.stderr.read().decode(errors="replace").strip()
+            self._forget()
+            raise OSError(said)
         children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text().split()
         self.pid = int(children[0])
         self.namespace = os.readlink(f"/proc/{self.pid}/ns/pid")
@@ -135,6 +142,9 @@ class _Holder:
             os.kill(self.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._outer.wait(30)
+        self._forget()
+
+    def _forget(self) -> None:
         self._outer.kill()
         self._outer.wait(30)
         for pipe in (self._outer.stdout, self._outer.stderr):
@@ -228,13 +238,16 @@ class Machine:
             (self.disk / folder).mkdir(parents=True)
         self._cgroup = self._make_cgroup() if self._memory_mb else None
         machines = self.machines
-        setup = 'hostname "$1"; mount -t tmpfs -o size=400m none /dev/shm; mount --bind "$2" "$3"'
+        # All of it may lie in the shared memory of this process, which is not the machine's own.
+        setup = 'hostname "$1"; exec 3<"$6"; mount -t tmpfs -o size=400m none /dev/shm'
+        setup += '; mkdir -p "$6"; mount --no-canonicalize --bind /proc/self/fd/3 "$6"; exec 3<&-; mount --bind "$2" "$3"'
         if machines.hides_home and self.number > 1:
             setup += '; mount -t tmpfs -o ro,size=4k none "$4"'
         setup += '; mount -t tmpfs -o ro,size=4k none "$5"'
         if self._cgroup:
-            setup += '; mount --bind "$6" /sys/fs/cgroup/memory'
-        paths = (self.disk, machines.local, machines.home_folder, machines.folder / "disks", self._cgroup or "")
+            setup += '; mount --bind "$7" /sys/fs/cgroup/memory'
+        disks, cgroup = machines.folder / "disks", self._cgroup or ""
+        paths = (self.disk, machines.local, machines.home_folder, disks, machines.folder, cgroup)
         self._holder = _Holder(self._in_cgroup, setup, self.name, *map(str, paths))
         self._plug_in()
 
@@ -404,7 +417,7 @@ class Machine:
             )
             for path in root.rglob("*")
         }
-        return {name for name in found if not name.startswith(("shm/plasma", "~/.ray", "~/.cache"))}
+        return {name for name in found if not name.startswith(("shm/plasma", f"shm/{PREFIX}", "~/.ray", "~/.cache"))}
 
     def left(self, files_before: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
         """Return the processes that are not a resting Ray's, and the files that were not there before."""
@@ -421,7 +434,7 @@ class Machine:
         return ("sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(self._cgroup))
 
     def _make_cgroup(self) -> Path:
-        cgroup = Path("/sys/fs/cgroup/memory") / f"{self.machines.folder.name}-{self.name}"
+        cgroup = _CGROUPS / f"{self.machines.folder.name}-{self.name}"
         cgroup.mkdir()
         assert self._memory_mb is not None
         (cgroup / "memory.limit_in_bytes").write_text(str(self._memory_mb << 20))
@@ -460,7 +473,7 @@ class Machines:
 
     def __enter__(self) -> Self:
         sweep()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir="/tmp"))
+        self.folder = _new_folder()
         self.shared, self.home_folder, self.local = (self.folder / name for name in ("shared", "home", "local"))
         for folder in (self.shared, self.home_folder, self.local, self.folder / "disks", self.folder / "programs"):
             folder.mkdir()
@@ -599,10 +612,10 @@ class Machines:
 
 def sweep() -> None:
     """Remove what machines of a killed process left: folders, memory cgroups. Their processes ended with it."""
-    for folder in [*Path("/tmp").glob(f"{PREFIX}*"), *Path("/sys/fs/cgroup/memory").glob(f"{PREFIX}*")]:
+    for folder in [found for place in (*PLACES, _CGROUPS) for found in Path(place).glob(f"{PREFIX}*")]:
         owner = folder.name.removeprefix(PREFIX).partition("-")[0]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            if folder.parent.name == "memory":
+            if folder.parent == _CGROUPS:
                 _is_removed(folder)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -629,6 +642,19 @@ def role_of(command: list[str]) -> str:
 
 
 # Private functions
+
+
+def _new_folder() -> Path:
+    """Make a folder with a short path, since Ray's sockets lie in it."""
+    has_memory = os.access(PLACES[0], os.W_OK) and shutil.disk_usage(PLACES[0]).free > 2 << 30
+    place = PLACES[0] if has_memory else PLACES[1]
+    for number in itertools.count(1):
+        folder = Path(place, f"{PREFIX}{os.getpid()}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o755)
+            return folder
+    raise AssertionError("there is a free name")
+
 
 _WATCH = """
 import json, os, sys, time
