@@ -20,7 +20,7 @@ import ray.exceptions
 from r3po.engines.agent import Visit, versions
 from r3po.engines.machines import NO_RETRIES, Machine, Machines, find_nodes, on_machine
 from r3po.engines.needs import Needs, options_of
-from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.pool import Answer, Call, Role, WorkerLost
 from r3po.engines.private_ray import PrivateRay
 from r3po.engines.ray_node import answers, find_dead, global_node, resources
 from r3po.engines.ray_pickle import to_bytes
@@ -126,39 +126,34 @@ class RayPool:
         if worker in self._actors:  # else it died, and whoever calls will hear of it
             self._calls[self._actors[worker].perform.remote(call)] = (worker, call)
 
-    def capacity(self) -> int:
+    def capacity(self) -> int | None:
         return self._known_machines.capacity
 
-    def is_home(self, worker: int) -> bool:
-        return self._machine_of(worker).is_home
-
-    def calls_function(self, worker: int) -> bool:
-        return bool(self._machine_of(worker).n_calling)
-
-    def machine_name(self, worker: int) -> str:
-        return self._machine_of(worker).name
+    def role_of(self, worker: int) -> Role:
+        machine = self._machine_of(worker)
+        return Role(machine.is_home, bool(machine.n_calling), "" if self._is_local else machine.name)
 
     def sighting(self, worker: int) -> Sighting | None:
-        source = self._known_processes if self.is_home(worker) else self._known_machines
+        source = self._known_processes if self._is_home(worker) else self._known_machines
         return source.sighting(worker)
 
     def end(self, worker: int) -> None:
-        if self.is_home(worker):
+        if self._is_home(worker):
             self._end(worker, ask_first=True)
         else:
             self._known_machines.ask("end", worker, ask_first=True)
 
     def dismiss(self, worker: int) -> None:
-        if self.is_home(worker):
+        if self._is_home(worker):
             self._end(worker)
             self._known_processes.forget(worker)
         else:
-            self._known_machines.ask("dismiss", worker)
             self._kill(worker)
+            self._known_machines.ask("dismiss", worker)
         self._known_machines.forget(worker)
 
     def death_of(self, lost: WorkerLost) -> Death:
-        if not self.is_home(lost.worker):
+        if not self._is_home(lost.worker):
             return self._known_machines.death_of(lost.worker)
         self._known_machines.forget(lost.worker)
         return self._known_processes.death_of(lost.worker, is_memory=lost.is_memory)
@@ -193,13 +188,16 @@ class RayPool:
     def close(self) -> None:
         self._calls.clear()
         if self._private is None:
-            for worker in list(self._actors):
-                if self.is_home(worker):
-                    self._end(worker)
+            workers = list(self._actors)
+            for worker in workers:
+                self._kill(worker)  # first, so that a Ray that others watch knows that this is no accident
             if self._machines is not None and not self.is_gone:
                 self._machines.close()
-            for worker in list(self._actors):
-                self._kill(worker)
+            if workers:
+                self._known_processes.await_end()
+            for worker in workers:
+                if self._is_home(worker):
+                    self._known_processes.end(worker)  # what f started there
             return
         self._actors.clear()
         self._private.end(is_gone=self.is_gone)
@@ -221,6 +219,9 @@ class RayPool:
         machine = self._known_machines.machine_of(worker)
         assert machine is not None, "it was added"
         return machine
+
+    def _is_home(self, worker: int) -> bool:
+        return self._machine_of(worker).is_home
 
     def _end(self, worker: int, *, ask_first: bool = False) -> None:
         # First: ray.kill asks the process itself, which may be beyond answering.
@@ -249,7 +250,7 @@ class RayPool:
             value: Answer = ray.get(ref)
         except ray.exceptions.RayError as error:
             return self._lose(worker, error)
-        if isinstance(value.error, FunctionError) and value.call.method == "load" and not self.is_home(worker):
+        if isinstance(value.error, FunctionError) and value.call.method == "load" and not self._is_home(worker):
             # It need not be f: home is to judge that.
             self._known_machines.refuse(self._machine_of(worker), str(value.error.args[0]), value.error.hint or "")
             return None
@@ -263,7 +264,7 @@ class RayPool:
         is_memory = isinstance(error, ray.exceptions.OutOfMemoryError)
         is_new = worker in self._actors
         self._kill(worker)  # whatever is left of it must not go on beside its replacement
-        if self.is_home(worker):
+        if self._is_home(worker):
             return WorkerLost(worker, type(error).__name__, is_memory)
         if is_new:
             self._known_machines.ask("autopsy", worker, is_memory=is_memory)

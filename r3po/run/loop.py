@@ -70,6 +70,7 @@ class RunLoop:
         stop: whether a signal asked for the end.
         function_name: of f, for messages.
         watch: tells what takes long, what f prints, and who died.
+        lines: of the shard files, for workers that cannot read them.
         loaded_code: the fingerprint of f's file when the run began, if it has one.
     """
 
@@ -84,17 +85,15 @@ class RunLoop:
     function_name: str
     counts: Counts
     watch: Watch
+    lines: ShardLines
     loaded_code: str | None = None
     _segments: dict[int, list[Segment]] = field(init=False)
     _is_draining: bool = False
     _first_row: FirstRow = field(init=False)
     _losses: LossBudget = field(init=False)
-    _lines: ShardLines = field(init=False)
-    """For workers that cannot read the shard files."""
 
     def __post_init__(self) -> None:
         self._losses = LossBudget(self.function_name)
-        self._lines = ShardLines(self.publisher.job.folders.shards)
         self._first_row = FirstRow(self.publisher, self.observer, self.function_name)
         self._segments = {s.ref.shard: list(s.segments) for s in self.states.values() if not s.is_committed}
 
@@ -133,7 +132,7 @@ class RunLoop:
                 raise StopNow  # nothing of f is in flight, and the next run makes these parts
             for depth in range(1, QUEUE_DEPTH + 1):
                 for handle in self.manager.iter_free(depth):
-                    if waiting and handle.can_stage:
+                    if waiting and handle.role.can_stage:
                         ref, segments = waiting.popitem()
                         in_flight[ref.shard] = ref
                         call = Call("stage", (self.publisher.stage_order(ref, segments),))
@@ -157,10 +156,13 @@ class RunLoop:
             self._hand_out_probe()
             return  # the first row comes before everything else
         self.trials.end_caution()
+        self.scheduler.set_workers(self.manager.n_wanted)
         for depth in range(1, QUEUE_DEPTH + 1):
             for handle in self.manager.iter_free(depth):
                 is_fresh, is_ahead = self.manager.is_fresh(handle), bool(handle.in_hand)
-                work = self.scheduler.next_work(is_fresh=is_fresh, is_ahead=is_ahead, can_stage=handle.can_stage)
+                work = self.scheduler.next_work(
+                    is_fresh=is_fresh, is_ahead=is_ahead, can_stage=handle.role.can_stage, can_call=handle.role.can_call
+                )
                 if work is not None:
                     self._submit(handle, work)
 
@@ -171,7 +173,7 @@ class RunLoop:
         for handle in sorted(self.manager.iter_free(1), key=lambda handle: not self.manager.is_fresh(handle)):
             # Nothing is staged: until the first row a redo may not be in force, and then nothing is decided.
             size, is_fresh = self._first_row.probe_size, self.manager.is_fresh(handle)
-            work = self.scheduler.next_work(size, is_fresh=is_fresh, can_stage=False)
+            work = self.scheduler.next_work(size, is_fresh=is_fresh, can_stage=False, can_call=handle.role.can_call)
             if work is not None:
                 self._first_row.note_handed_out(work)
                 self._submit(handle, work)
@@ -199,7 +201,7 @@ class RunLoop:
 
     def _context_of(self, ref: ShardRef, batch: Batch, handle: WorkerHandle) -> ShardContext:
         manifest, publisher = self.publisher.job.built, self.publisher
-        lines = None if handle.is_home else self._lines.at(ref, batch.places)
+        lines = None if handle.role.can_stage else self.lines.at(ref, batch.places)
         return ShardContext(manifest.job_id, ref, manifest.build, publisher.next_attempt(), publisher.columns, lines)
 
     # Private methods: answers

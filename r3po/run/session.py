@@ -50,6 +50,7 @@ from r3po.storage.json_files import damaged
 from r3po.storage.names import absolute_path
 from r3po.text import count_of
 from r3po.worker.printed import Outputs
+from r3po.worker.shard_lines import ShardLines
 
 log = logging.getLogger(__name__)
 
@@ -272,6 +273,7 @@ class _Run:
             function_name=self.spec.name,
             counts=self._account.counts,
             watch=Watch(states, self.job.folders.shards, manager, outputs, self.emit, self.spec.name),
+            lines=ShardLines(self.job.folders.shards),
             loaded_code=self._code,
         )
         self._loop.run()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from r3po.engines.pool import Answer, Call, Pool, WorkerLost
+from r3po.engines.pool import Answer, Call, Pool, Role, WorkerLost
 from r3po.run.leavers import Leavers
 from r3po.work import Batch, Death, Span, Work
 from r3po.worker.beacon import Phase, Sighting
@@ -47,16 +47,13 @@ class WorkerHandle:
 
     number: int
     started_at: float = 0.0
-    is_home: bool = True
-    """It is on the driver's machine, and has the job's folders."""
     is_ready: bool = False
     """It has imported f."""
     is_fresh: bool = True
     """It has been given no file yet."""
     is_leaving: bool = False
     """It gets nothing more, and is replaced once it has nothing in hand."""
-    can_stage: bool = True
-    """It may stage shards: it is on the driver's machine, where everything durable is."""
+    role: Role = field(default_factory=Role)
     in_hand: list[Work] = field(default_factory=list)
     """The work that it has been given, in order; it does the first."""
     ended_for: Literal["", "time", "silence"] = ""
@@ -192,6 +189,7 @@ class WorkerManager:
         """
         self._start_due()
         messages = [*self._held, *self._pool.wait(0 if self._held else timeout_s)]
+        self._follow_capacity()  # before those of a machine that was lost are replaced
         answered = {message.worker for message in messages if isinstance(message, Answer)}
         # Who died after an answer is told of next time: the answer finds its worker as it was.
         self._held = [m for m in messages if isinstance(m, WorkerLost) and m.worker in answered]
@@ -230,7 +228,7 @@ class WorkerManager:
 
     def need_fresh(self) -> None:
         """See that there is, or will be, a fresh worker for a trial."""
-        handles = list(self.handles.values())
+        handles = [handle for handle in self.handles.values() if handle.role.can_call]
         if self._due or not self._pool.can_replace or (self._leavers is not None and self._leavers.is_busy):
             return
         for handle in handles:
@@ -241,8 +239,8 @@ class WorkerManager:
             self.dismiss(min(ready, key=lambda handle: len(handle.in_hand)))
 
     def free_memory(self, trial: WorkerHandle) -> None:
-        """Replace all other workers that have called f: the memory that they hold must not be blamed on a trial."""
-        for handle in list(self.handles.values()):
+        """Replace the others there that have called f: the memory that they hold must not be blamed on a trial."""
+        for handle in [handle for handle in self.handles.values() if handle.role.machine == trial.role.machine]:
             if handle is not trial and handle.is_ready and not handle.is_fresh and not handle.in_hand:
                 self.dismiss(handle)
 
@@ -257,7 +255,7 @@ class WorkerManager:
     # Private methods
 
     def _new_handle(self, number: int) -> WorkerHandle:
-        return WorkerHandle(number, self._clock(), is_home=self._pool.is_home(number))
+        return WorkerHandle(number, self._clock(), role=self._pool.role_of(number))
 
     def _is_coming(self, handle: WorkerHandle) -> bool:
         """Whether a worker that is starting can be counted on: on a busy cluster some never start."""
@@ -273,7 +271,7 @@ class WorkerManager:
             death = Death("time", True, death.stack)
         elif handle.ended_for == "silence" and not death.is_known:
             death = Death("did not answer any more", False, death.stack)
-        if not handle.ended_for:
+        if not handle.ended_for and not death.is_machine:
             self._n_lost_in_a_row += 1
         n_workers = None
         if death.is_memory and not was_alone:
@@ -288,6 +286,16 @@ class WorkerManager:
     def _replace(self, pause_s: float) -> None:
         if len(self.handles) + len(self._due) < self.n_wanted:
             self._due.append(self._clock() + pause_s)
+
+    def _follow_capacity(self) -> None:
+        """Have as many workers as the machines have room for, which may come and go."""
+        capacity = self._pool.capacity()
+        n_more = 0 if capacity is None else capacity - self._n_workers
+        if n_more:
+            self._n_workers += n_more
+            self.n_wanted = max(0, self.n_wanted + n_more)  # as many fewer for want of memory as before
+            for _ in range(n_more):
+                self._replace(0.0)
 
     def _start_due(self) -> None:
         now = self._clock()

@@ -24,7 +24,7 @@ import pytest
 import r3po.table.outcomes as tables
 from r3po.config.keys import MaxErrors
 from r3po.engines import worker_processes as processes
-from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.pool import Answer, Call, OneMachine, WorkerLost
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError, RunStoppedError
 from r3po.file_version import UNKNOWN_VERSION, FileVersion
@@ -56,6 +56,7 @@ from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.messages import BatchDone, Probed, ShardContext
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch
 from r3po.worker.rows import append_outcome, note_file
+from r3po.worker.shard_lines import ShardLines
 from r3po.worker.staging import Staged
 
 if TYPE_CHECKING:
@@ -724,7 +725,7 @@ class SimBudget(ErrorBudget):
         super().take(done)
 
 
-class Driver:
+class Driver(OneMachine):
     """One run of r3po, and the pool of its workers."""
 
     can_replace = True
@@ -805,6 +806,7 @@ class Driver:
             "f",
             counts,
             Watch(states, Path(), self._manager, outputs, lambda event: None, "f"),
+            ShardLines(Path()),
             loaded_code=world.fingerprint,
         )
         self.loop.run()
