@@ -21,11 +21,14 @@ def cluster() -> Iterator[None]:
     """One Ray for all tests of a file that only need some Ray; r3po uses it and does not stop it."""
     import ray
 
-    from r3po.engines.ray_node import hide_messages, use_settings
+    from r3po.engines.private_ray import private_variables
+    from r3po.engines.ray_join import settings_for_ray
+    from r3po.engines.ray_node import hide_messages
 
-    use_settings()
-
-    with short_folder() as folder:
+    variables = private_variables(os.environ, "0123456789abcdef")
+    with pytest.MonkeyPatch.context() as patch, short_folder() as folder, settings_for_ray(variables):
+        for name, value in variables.items():
+            patch.setenv(name, value)
         ray.init(
             address="local",
             num_cpus=2,

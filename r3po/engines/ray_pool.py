@@ -22,9 +22,9 @@ from r3po.engines.machines import NO_RETRIES, Machine, Machines, find_nodes, on_
 from r3po.engines.needs import Needs, options_of
 from r3po.engines.pool import Answer, Call, Role, WorkerLost
 from r3po.engines.private_ray import PrivateRay
+from r3po.engines.ray_keeper import VITAL
 from r3po.engines.ray_node import answers, find_dead, global_node, resources
 from r3po.engines.ray_pickle import to_bytes
-from r3po.engines.ray_watch import VITAL
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.engines.worker_shell import WorkerShell
 from r3po.errors import FunctionError, RunStoppedError
@@ -78,7 +78,7 @@ class RayPool:
         self.description = "Ray, local"
 
     def start(self, setup: WorkerSetup, n_workers: int) -> int:
-        """Start Ray and the actors. Only on the main thread: Ray's processes die with the thread that started them.
+        """Start Ray and the actors.
 
         Raises:
             RunStoppedError: Ray does not start.
@@ -278,11 +278,15 @@ class RayPool:
     def _check(self, *, is_due: bool = False) -> None:
         """Raise RunStoppedError if there is no Ray any more."""
         node = global_node()
-        is_elsewhere = node is None or not node.all_processes
+        is_elsewhere = not self._is_local and (node is None or not node.all_processes)
         now = time.monotonic()
         if not is_due and now - self._checked_at < (CONNECT_S if is_elsewhere else CHECK_S):
             return
         self._checked_at = now
+        if self._private is not None:
+            if what := self._private.find_end():
+                raise self._gone(what)
+            return
         if is_elsewhere:
             if not answers():
                 raise self._gone("its head does not answer")
