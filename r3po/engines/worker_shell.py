@@ -12,7 +12,7 @@ import traceback
 from typing import IO, NoReturn
 
 from r3po.engines.pool import Answer, Call, answer
-from r3po.engines.ray_pickle import from_bytes
+from r3po.engines.by_value import from_bytes
 from r3po.errors import FunctionError, R3poError
 from r3po.function.load import extend_sys_path
 from r3po.worker.beacon import Beacon, watch_for_crashes
