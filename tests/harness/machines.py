@@ -240,7 +240,9 @@ class Machine:
         machines = self.machines
         # All of it may lie in the shared memory of this process, which is not the machine's own.
         setup = 'hostname "$1"; exec 3<"$6"; mount -t tmpfs -o size=400m none /dev/shm'
-        setup += '; mkdir -p "$6"; mount --no-canonicalize --bind /proc/self/fd/3 "$6"; exec 3<&-; mount --bind "$2" "$3"'
+        setup += (
+            '; mkdir -p "$6"; mount --no-canonicalize --bind /proc/self/fd/3 "$6"; exec 3<&-; mount --bind "$2" "$3"'
+        )
         if machines.hides_home and self.number > 1:
             setup += '; mount -t tmpfs -o ro,size=4k none "$4"'
         setup += '; mount -t tmpfs -o ro,size=4k none "$5"'
