@@ -168,17 +168,15 @@ class Deferred:
     def __init__(self) -> None:
         self._places: dict[int, list[int]] = {}
         """By shard."""
+        self.n_places = 0
         self.credit = 0
         """Files that came to an outcome since one was deferred."""
-
-    @property
-    def n_places(self) -> int:
-        return sum(map(len, self._places.values()))
 
     def add(self, shard: int, places: Iterable[int]) -> None:
         """Take places of a shard."""
         if added := list(places):
             self._places.setdefault(shard, []).extend(added)
+            self.n_places += len(added)
 
     def take(self, n_left: Mapping[int, int], *, is_all: bool) -> tuple[int, list[int]] | None:
         """Return the shard and places to try again now, or None.
@@ -196,6 +194,7 @@ class Deferred:
                     self._places[shard] = rest
                 else:
                     del self._places[shard]
+                self.n_places -= len(taken)
                 self.spend(len(taken))
                 return shard, taken
         return None

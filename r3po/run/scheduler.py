@@ -63,12 +63,12 @@ class Scheduler:
         self.n_left_out = intake.n_left_out
         """Places beyond the limit. Their shards are not staged."""
         order = {key: number for number, key in enumerate(intake.mistrusted)}
-        self.suspects.waiting = deque(sorted(self.suspects.waiting, key=lambda suspect: order[suspect.key]))
+        self.suspects.sort(lambda suspect: order[suspect.key])
 
     @property
     def n_pending(self) -> int:
         """Places that are neither in flight nor done."""
-        return self._backlog.n_places + self._deferred.n_places + len(self.suspects.waiting)
+        return self._backlog.n_places + self._deferred.n_places + self.suspects.n_waiting
 
     @property
     def is_finished(self) -> bool:
@@ -155,7 +155,7 @@ class Scheduler:
             case RecordFailure():
                 self.suspects.to_record.append(self.suspects.recording.pop(work.number))
             case Batch(kind="trial"):
-                self.suspects.waiting.append(self.suspects.on_trial.pop(work.number))
+                self.suspects.put_off_trial(work.number)
             case Batch(kind="last try"):
                 self._deferred.add(work.shard, iter_places(work.places))
             case _:
@@ -233,6 +233,8 @@ class Scheduler:
         return self._issue(Batch(self._number, suspect.shard, places, "trial", suspect.is_last_try, call_files=1))
 
     def _next_suspect(self) -> Suspect | None:
+        if not self.suspects.n_waiting:
+            return None
         # A last try waits until the disk has been seen to work again.
         may_try_last = self._deferred.credit > 0 or self._is_all_deferred
         return self.suspects.ready(may_try_last=may_try_last)
@@ -240,10 +242,11 @@ class Scheduler:
     @property
     def _is_all_deferred(self) -> bool:
         """Whether there is nothing left but files that failed by no fault of theirs."""
-        is_waiting = any(not suspect.is_last_try for suspect in self.suspects.waiting)
-        return not (self._backlog.n_places or is_waiting or self._in_flight)
+        return not (self._backlog.n_places or self._in_flight or self.suspects.has_untried)
 
     def _next_last_try(self) -> Work | None:
+        if not self._deferred.n_places:
+            return None
         taken = self._deferred.take(self._n_left, is_all=self._is_all_deferred)
         if taken is None:
             return None
