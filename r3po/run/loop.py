@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -99,7 +100,7 @@ class RunLoop:
     def __post_init__(self) -> None:
         self._losses = LossBudget(self.function_name)
         self._first_row = FirstRow(self.publisher, self.observer, self.function_name)
-        self._segments = {s.ref.shard: list(s.segments) for s in self.states.values() if not s.is_committed}
+        self._segments = defaultdict(list, {s.ref.shard: list(s.segments) for s in self.states.values() if s.segments})
 
     def run(self) -> None:
         """Process until nothing is pending, or raise.
@@ -160,15 +161,12 @@ class RunLoop:
             return  # the first row comes before everything else
         self.trials.end_caution()
         for standing in STANDINGS:
-            self._hand_out_to(standing)
-
-    def _hand_out_to(self, standing: Standing) -> None:
-        n_in_hand, is_fresh, can_stage = standing
-        while (handle := self.manager.next_free(standing)) is not None:
-            work = self.scheduler.next_work(is_fresh=is_fresh, is_ahead=n_in_hand > 0, can_stage=can_stage)
-            if work is None:
-                return  # nor is there any for the others that stand so
-            self._submit(handle, work)
+            n_in_hand, is_fresh, can_stage = standing
+            while (handle := self.manager.next_free(standing)) is not None:
+                work = self.scheduler.next_work(is_fresh=is_fresh, is_ahead=n_in_hand > 0, can_stage=can_stage)
+                if work is None:
+                    break  # nor is there any for the others that stand so
+                self._submit(handle, work)
 
     def _hand_out_probe(self) -> None:
         if self._first_row.is_sought or self.scheduler.n_in_flight:

@@ -205,9 +205,10 @@ class LargeRun:
         batch_seconds: float = 1.0,
         files_a_second: float = 20.0,
         look_s: float = 0.0,
+        shard_size: int = SHARD_SIZE,
     ) -> None:
         self.pool = LargePool(n_workers, batch_seconds, files_a_second, look_s)
-        self.states = {shard: new_state(shard) for shard in range(n_shards)}
+        self.states = {shard: new_state(shard, shard_size) for shard in range(n_shards)}
         pending = [(state.ref.shard, state.pending) for state in self.states.values()]
         self.scheduler = Scheduler(pending, n_workers, batch_seconds)
         pool: Any = self.pool
@@ -226,7 +227,7 @@ class LargeRun:
             self._observe,
             self.stop,
             "f",
-            Counts(0, 0, n_shards * SHARD_SIZE),
+            Counts(0, 0, n_shards * shard_size),
             Watch(self.states, Path(), self.manager, outputs, self._observe, "f"),
             loaded_code="f1",
         )
