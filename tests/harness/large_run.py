@@ -33,6 +33,7 @@ from r3po.table.columns import Columns
 from r3po.work import Batch, Death
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.messages import BatchDone
+from r3po.worker.shard_lines import ShardLines
 from r3po.worker.staging import Staged
 
 JOB_ID = "5" * 32
@@ -229,6 +230,7 @@ class LargeRun:
             "f",
             Counts(0, 0, n_shards * shard_size),
             Watch(self.states, Path(), self.manager, outputs, self._observe, "f"),
+            ShardLines(Path()),
             loaded_code="f1",
         )
 
