@@ -80,14 +80,14 @@ class WorkersStarting:
 
     n_workers: int
     engine: str
-    """`ray` or `serial`."""
+    """`ray`, `processes` or `serial`."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkersStarted:
     n_workers: int
     engine: str
-    """`Ray, local`, `Ray, joined`, or `serial`."""
+    """`Ray, local`, `Ray, joined`, `processes` or `serial`."""
     seconds: float
 
 

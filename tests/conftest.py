@@ -46,9 +46,9 @@ def cluster() -> Iterator[None]:
             ray.shutdown()
 
 
-@pytest.fixture(params=["serial", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.fixture(params=["serial", "processes", pytest.param("ray", marks=pytest.mark.ray)])
 def engine(request: pytest.FixtureRequest) -> str:
-    """Both engines, one after the other."""
+    """Each engine, one after the other."""
     if request.param == "ray":
         request.getfixturevalue("cluster")
     name: str = request.param

@@ -328,6 +328,8 @@ class _Bar:
 def _workers_started(event: events.WorkersStarted) -> str:
     if event.engine == "serial":
         return "Serial    everything in this process, one file after the other"
+    if event.engine == "processes":
+        return f"Processes {count_of(event.n_workers, 'worker')}          ready in {event.seconds:.1f} s"
     kind = event.engine.removeprefix("Ray, ")
     return f"Ray       {count_of(event.n_workers, 'worker')}, {kind}          ready in {event.seconds:.1f} s"
 

@@ -69,7 +69,7 @@ class Pool(Protocol):
     """Workers with numbers, which are never used again; the calls to one worker are carried out in order."""
 
     description: str
-    """`Ray, local`, `Ray, joined` or `serial`, for people."""
+    """`Ray, local`, `Ray, joined`, `processes` or `serial`, for people."""
     can_replace: bool
     """Whether workers can be ended and added."""
     is_gone: bool

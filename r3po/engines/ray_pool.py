@@ -18,13 +18,13 @@ import ray
 import ray.exceptions
 
 from r3po.engines.agent import Visit, versions
+from r3po.engines.by_value import to_bytes
 from r3po.engines.machines import NO_RETRIES, Machine, Machines, find_nodes, on_machine
 from r3po.engines.needs import Needs, options_of
 from r3po.engines.pool import Answer, Call, Role, WorkerLost
 from r3po.engines.private_ray import PrivateRay
 from r3po.engines.ray_keeper import VITAL
 from r3po.engines.ray_node import answers, find_dead, global_node, resources
-from r3po.engines.ray_pickle import to_bytes
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.engines.worker_shell import WorkerShell
 from r3po.errors import FunctionError, RunStoppedError

@@ -127,7 +127,6 @@ class RunOptions:
     redo: bool = False
     restart: bool = False
     accept_deletions: bool = False
-    engine: str = "ray"
     show_output: bool = False
     limit: int | None = None
     """The most files to do, the first pending ones in row order; None: all."""
