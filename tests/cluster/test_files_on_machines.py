@@ -183,7 +183,7 @@ def test_a_machine_with_another_r3po_is_named_and_costs_no_file(lab: Machines) -
 
 def test_a_machine_that_does_not_see_the_source_is_named_and_costs_no_file(lab: Machines) -> None:
     job = make_job(lab, "unseen", 60, {})
-    with lab[2].hidden(job.source if job.source.is_absolute() else Path(job.settings["source_path"])):
+    with lab[2].hidden(Path(job.settings["source_path"])):
         ended = run(lab, job)
     assert_finished(job, ended, 60, {})
     assert {row["at"] for row in job.rows()} == {"on m2"}

@@ -416,7 +416,7 @@ class Machine:
     @contextmanager
     def hidden(self, folder: Path) -> Iterator[None]:
         """Let the machine see an empty folder there, as where a mount is missing."""
-        enter = ("nsenter", "--target", str(self.holder.pid), "--mount")
+        enter = ("nsenter", "--target", str(self.holder.pid), "--mount", "--pid")
         subprocess.run((*enter, "mount", "-t", "tmpfs", "-o", "ro,size=4k", "none", str(folder)), check=True)
         try:
             yield
