@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,11 +19,12 @@ from r3po.run.budgets import ErrorBudget, LossBudget
 from r3po.run.first_row import FirstRow
 from r3po.run.machine_shares import MachineShares
 from r3po.run.publisher import Publisher
+from r3po.run.roster import Standing, WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.signals import StopSignals
 from r3po.run.trials import Trials
 from r3po.run.watch import Watch
-from r3po.run.workers import Lost, WorkerHandle, WorkerManager
+from r3po.run.workers import Lost, WorkerManager
 from r3po.state.job import disk_error
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, store_segment
@@ -35,6 +37,15 @@ from r3po.worker.staging import Staged
 
 QUEUE_DEPTH = 2
 """Pieces of work that a worker has at most: what it works on, and the next."""
+
+_ROLES = ((True, False), (True, True), (False, True))
+"""Whether a worker may stage, and whether it may call f."""
+
+IDLE = [Standing(0, is_fresh, *role) for is_fresh in (False, True) for role in _ROLES]
+"""How workers stand that have nothing in hand, in the order in which they get some: fresh ones are kept for trials."""
+
+STANDINGS = [*IDLE, *(Standing(n, False, *role) for n in range(1, QUEUE_DEPTH) for role in _ROLES)]
+"""How all workers stand that may be given work, in that order: first those that have nothing to do."""
 
 WAIT_S = 0.1
 """Seconds that the loop waits for an answer before it looks whether it was asked to stop."""
@@ -97,7 +108,7 @@ class RunLoop:
     def __post_init__(self) -> None:
         self._losses = LossBudget(self.function_name)
         self._first_row = FirstRow(self.publisher, self.observer, self.function_name)
-        self._segments = {s.ref.shard: list(s.segments) for s in self.states.values() if not s.is_committed}
+        self._segments = defaultdict(list, {s.ref.shard: list(s.segments) for s in self.states.values() if s.segments})
 
     def run(self) -> None:
         """Process until nothing is pending, or raise.
@@ -132,13 +143,12 @@ class RunLoop:
         while waiting or in_flight:
             if self.stop.is_requested:
                 raise StopNow  # nothing of f is in flight, and the next run makes these parts
-            for depth in range(1, QUEUE_DEPTH + 1):
-                for handle in self.manager.iter_free(depth):
-                    if waiting and handle.role.can_stage:
-                        ref, segments = waiting.popitem()
-                        in_flight[ref.shard] = ref
-                        call = Call("stage", (self.publisher.stage_order(ref, segments),))
-                        self.manager.submit(handle, Stage(-1, ref.shard), call)
+            for standing in (standing for standing in STANDINGS if standing.can_stage):
+                while waiting and (handle := self.manager.next_free(standing)) is not None:
+                    ref, segments = waiting.popitem()
+                    in_flight[ref.shard] = ref
+                    call = Call("stage", (self.publisher.stage_order(ref, segments),))
+                    self.manager.submit(handle, Stage(-1, ref.shard), call)
             for message in self.manager.wait(WAIT_S):
                 if isinstance(message, Lost):
                     lost = [in_flight.pop(work.shard) for work in message.handle.in_hand]
@@ -159,23 +169,27 @@ class RunLoop:
             return  # the first row comes before everything else
         self.trials.end_caution()
         self.scheduler.set_workers(self.manager.n_wanted)
-        for depth in range(1, QUEUE_DEPTH + 1):
-            for handle in self.manager.iter_free(depth):
-                is_fresh, is_ahead = self.manager.is_fresh(handle), bool(handle.in_hand)
+        for standing in STANDINGS:
+            n_in_hand, is_fresh, can_stage, can_call = standing
+            while (handle := self.manager.next_free(standing)) is not None:
                 work = self.scheduler.next_work(
-                    is_fresh=is_fresh, is_ahead=is_ahead, can_stage=handle.role.can_stage, can_call=handle.role.can_call
+                    is_fresh=is_fresh, is_ahead=n_in_hand > 0, can_stage=can_stage, can_call=can_call
                 )
-                if work is not None:
-                    self._submit(handle, work)
+                if work is None:
+                    break  # nor is there any for the others that stand so
+                self._submit(handle, work)
 
     def _hand_out_probe(self) -> None:
         if self._first_row.is_sought or self.scheduler.n_in_flight:
             return
         # A fresh worker first: whatever is next, it may have it.
-        for handle in sorted(self.manager.iter_free(1), key=lambda handle: not self.manager.is_fresh(handle)):
+        for standing in reversed(IDLE):
+            handle = self.manager.next_free(standing)
+            if handle is None:
+                continue
             # Nothing is staged: until the first row a redo may not be in force, and then nothing is decided.
-            size, is_fresh = self._first_row.probe_size, self.manager.is_fresh(handle)
-            work = self.scheduler.next_work(size, is_fresh=is_fresh, can_stage=False, can_call=handle.role.can_call)
+            size, is_fresh, can_call = self._first_row.probe_size, standing.is_fresh, standing.can_call
+            work = self.scheduler.next_work(size, is_fresh=is_fresh, can_stage=False, can_call=can_call)
             if work is not None:
                 self._first_row.note_handed_out(work)
                 self._submit(handle, work)
@@ -257,7 +271,7 @@ class RunLoop:
         probed, is_first = answer.value, not (self.counts.n_done or self.counts.n_failed)
         columns = self._first_row.take(probed, is_first=is_first, goes_on=self.budget.is_off)
         if columns is None and probed.n_failed and self.publisher.in_force:
-            self.scheduler.hand_back(self.manager.handles[answer.worker].in_hand.pop(0))
+            self.scheduler.hand_back(self.manager.settle(answer.worker))
             return  # it was stopped, and of a redo that is not in force nothing is recorded
         self.budget.first_row_path = show_name(probed.first_row_path)
         # The work stays: the answer to this call settles it.
@@ -265,12 +279,11 @@ class RunLoop:
 
     def _settle(self, answer: Answer) -> Work | None:
         """Return the work that an answer settles, None for that to `load`; everything but an answer ends the run."""
-        handle = self.manager.handles[answer.worker]
         work = None
         if answer.call.method != "load":
-            work = handle.in_hand.pop(0)
+            work = self.manager.settle(answer.worker)
         elif answer.error is None:
-            handle.is_ready = True
+            self.manager.loaded(answer.worker)
             self._losses.loaded()
             self._check_code(answer.value)
         if isinstance(answer.error, R3poError):

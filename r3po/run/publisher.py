@@ -148,9 +148,9 @@ class Publisher:
         self.job.broken_shards.discard(commit.shard)
 
     def _first_part(self) -> Commit | None:
-        """Return the commit of the first part that is there."""
-        published = (commit for commit in self.job.commits.values() if any(part.staged for part in commit.parts))
-        return min(published, key=lambda commit: commit.shard, default=None)
+        """Return the commit of the first part that is there; the lowest shards are done first, so it is soon found."""
+        commits = (self.job.commits.get(ref.shard) for ref in self.job.built.shards)
+        return next((commit for commit in commits if commit and any(part.staged for part in commit.parts)), None)
 
     def _widened(self, first: Commit) -> Commit:
         """Return the commit of what is or comes to be the first part, with types that hold the values of all others.

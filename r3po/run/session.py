@@ -229,7 +229,7 @@ class _Run:
     def _process(self, states: dict[int, ShardState]) -> None:
         pool = self._workforce.start(self.job.folders)
         self._workforce.tell_started()
-        pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
+        pending = ((s.ref.shard, s.pending) for s in states.values() if not s.is_committed)
         stat_place = partial(self._stat_place, states)
         built = self._publisher.job.built
         suspects_file, layout_since = self.job.folders.suspects, built.layout_since

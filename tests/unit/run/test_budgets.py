@@ -17,13 +17,14 @@ from r3po.errors import FunctionError, RunStoppedError
 from r3po.run import budgets
 from r3po.run.budgets import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget, LossBudget
 from r3po.run.loop import Counts, RunLoop
+from r3po.run.roster import Standing, WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.suspect_list import Suspect
 from r3po.run.trials import Trials
 from r3po.run.watch import Watch
-from r3po.run.workers import Lost, WorkerHandle
+from r3po.run.workers import Lost
 from r3po.table.outcomes import Failure
-from r3po.work import Death
+from r3po.work import Death, Work
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.messages import FAILURES_TOLD, BatchDone
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN
@@ -237,8 +238,14 @@ class FakeCrew:
     def is_busy(self) -> bool:
         return any(handle.in_hand for handle in self.handles.values())
 
-    def iter_free(self, depth: int) -> list[WorkerHandle]:
-        return []
+    def next_free(self, standing: Standing) -> None:
+        pass
+
+    def loaded(self, worker: int) -> None:
+        pass
+
+    def settle(self, worker: int) -> Work:
+        return self.handles[worker].in_hand.pop(0)
 
     def need_fresh(self) -> None:
         pass
