@@ -117,9 +117,9 @@ class RayPool:
 
     def add_worker(self, worker: int) -> None:
         machine = self._known_machines.place(worker)
-        options = {**self._options, **({} if self._is_local else on_machine(machine)), **NO_RETRIES}
-        if not machine.n_calling:
-            options["num_cpus"] = 0
+        # One that only stages needs nothing of what f does, and must fit where there is none of it.
+        own = self._options if machine.n_calling else {"num_cpus": 0}
+        options = {**own, **({} if self._is_local else on_machine(machine)), **NO_RETRIES}
         self._actors[worker] = self._actor_class.options(**options).remote(machine.setup, worker, self._pickled)
         self.submit(worker, Call("load"))
 

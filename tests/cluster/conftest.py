@@ -15,6 +15,9 @@ from machines import Machines, why_not
 
 HERE = Path(__file__).parent
 
+MEMORY_MB = 2048
+"""Of each machine but the first, where the kernel keeps such a limit: Ray and two workers need half of it."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:  # of the whole session: the hook is called once, whoever has it
@@ -26,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def three_machines() -> Iterator[Machines]:
     if reason := why_not():
         pytest.skip(reason)
-    with Machines(3) as machines:
+    with Machines(3, memory_mb=MEMORY_MB) as machines:
         machines.start_ray()
         yield machines
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from jobs import Ended
 from machines import Machines, Program
+from r3po.config.keys import Keys
 from soak import SoakJob, Source, compare, make_source
 
 FUNCTION = """\
@@ -35,8 +36,8 @@ def measure(filepath):
     os.close(log)
     while os.path.exists(os.path.join(shared, "hold")):
         time.sleep(0.02)
-    if not os.path.exists(os.path.join(shared, "fast")):
-        time.sleep(wanted["ms"] / 1000)
+    with open(os.path.join(shared, "pace")) as file:
+        time.sleep(wanted["ms"] / 1000 * float(file.read()))
     if wanted["does"] == "fail":
         raise ValueError(f"{wanted['n']} is refused")
     value = wanted["n"] + 0.5 if wanted["does"] == "float" else wanted["n"]
@@ -56,6 +57,13 @@ main()
 """`r3po` in a process that has joined a Ray before."""
 
 
+def joined(address: str, *arguments: str) -> tuple[str, ...]:
+    """Return the command of `r3po run` on the Ray at an address."""
+    if "ray_address" in Keys.model_fields:
+        return (sys.executable, "-m", "r3po", "run", "--address", address, *arguments)
+    return (sys.executable, "-c", JOIN, address, "run", *arguments)
+
+
 class ClusterJob(SoakJob):
     """A job that only the first machine sees, over a source that all see."""
 
@@ -71,6 +79,7 @@ class ClusterJob(SoakJob):
         self.write_config()
         shutil.rmtree(self._shared / "calls", ignore_errors=True)
         (self._shared / "calls").mkdir()
+        self.set_pace(1)
         return self
 
     @property
@@ -83,10 +92,24 @@ class ClusterJob(SoakJob):
         else:
             (self._shared / "hold").unlink(missing_ok=True)
 
-    def start(self, *arguments: str, command: str = "run", **changed: str | None) -> Program:
+    def set_pace(self, pace: float) -> None:
+        """Let each call of f take so many times its usual time from now on."""
+        new = self._shared / "pace.new"
+        new.write_text(str(pace))
+        new.replace(self._shared / "pace")
+
+    def start(self, *arguments: str, **changed: str | None) -> Program:
         """Start `r3po run` at home, joined to the Ray of the machines."""
-        given = (*JOINED, self.machines.address, command, *arguments)
-        return self.machines.home.start(sys.executable, *given, cwd=self.folder, **changed)
+        return self.machines.home.start(*joined(self.machines.address, *arguments), cwd=self.folder, **changed)
+
+    def wait_for_calls(self, program: Program, share: float) -> None:
+        """Wait until f was called on such a share of all files, and on every machine."""
+
+        def is_so() -> bool:
+            names = {log.name.partition(".")[0] for log in (self._shared / "calls").iterdir()}
+            return self.n_calls() >= share * len(self.inputs.paths) and len(names) >= 2
+
+        program.wait_until(is_so, f"f was called on {share:.0%} of the files", 120)
 
     def finish(self, program: Program, timeout_s: float = 240) -> Ended:
         """Wait for the end of a run that has to finish the job."""
@@ -110,10 +133,6 @@ class ClusterJob(SoakJob):
         return found
 
 
-JOINED = ("-c", JOIN)
-"""How Python is told to run r3po on a Ray that is there; the address follows, then what r3po is told."""
-
-
 class ClusterLab:
     """Jobs over one source that all machines see, and the undisturbed serial job that they are held against."""
 
@@ -121,12 +140,10 @@ class ClusterLab:
         self.machines, self._settings, self._n_jobs = machines, settings, 0
         self.inputs = make_source(machines.shared / "source", n_files)
         self.reference = self.new_job()
-        fast = machines.shared / "fast"
-        fast.touch()
+        self.reference.set_pace(0)
         ended = machines.home.run(
             *(sys.executable, "-m", "r3po", "run", "--engine", "serial"), cwd=self.reference.folder, timeout_s=300
         )
-        fast.unlink()
         assert ended.code == (1 if self.inputs.failing else 0), ended.said
         calls = self.reference.calls()
         assert all(calls[path] == 1 for path in self.inputs.paths), "the reference called f once a file"

@@ -61,7 +61,10 @@ TOOLS = ("ip", "tc", "nsenter", "unshare", "setpriv", "mount", "sh", "sleep")
 RAY_ROLES = ("raylet", "gcs_server", "ray agent", "ray")
 """What belongs to a Ray on which nothing runs."""
 
-RAY_START_S = 90
+RAY_START_S = 120
+
+RAY_STARTS = 3
+"""Ray gives up a raylet that does not answer within half a minute, as on a machine that is busy."""
 
 GONE_S = 10.0
 """So long after a run nothing of it is left on any machine."""
@@ -332,9 +335,13 @@ class Machine:
         if self is self.machines.head:
             words += ["--head", f"--port={PORT}", "--include-dashboard=false"]
         else:
-            words += [f"--address={self.machines.address}"]
-        ended = self.run(str(Path(sys.executable).with_name("ray")), "start", *words, timeout_s=RAY_START_S)
-        assert ended.code == 0, f"{self.name}: {ended.said}"
+            words += [f"--address={self.machines.address}", f'--resources={{"away": {self.num_cpus}}}']
+        for _ in range(RAY_STARTS):
+            ended = self.run(str(Path(sys.executable).with_name("ray")), "start", *words, timeout_s=RAY_START_S)
+            if ended.code == 0:
+                return
+            self.kill_everything()  # what it has started by then lives on
+        raise AssertionError(f"{self.name}: {ended.said}")
 
     def restart_ray(self) -> None:
         """End whatever still runs on the machine, and join again; a machine that is off is switched on."""
@@ -404,6 +411,18 @@ class Machine:
             self.machines.switch.net("tc", "qdisc", "add", "dev", self._wire, *shape)
             self.holder.net("tc", "qdisc", "add", "dev", "eth0", *shape)
 
+    # What it does not see
+
+    @contextmanager
+    def hidden(self, folder: Path) -> Iterator[None]:
+        """Let the machine see an empty folder there, as where a mount is missing."""
+        enter = ("nsenter", "--target", str(self.holder.pid), "--mount", "--pid")
+        subprocess.run((*enter, "mount", "-t", "tmpfs", "-o", "ro,size=4k", "none", str(folder)), check=True)
+        try:
+            yield
+        finally:
+            subprocess.run((*enter, "umount", "--lazy", str(folder)), check=False)
+
     # What is left on it
 
     def files(self) -> set[str]:
@@ -435,12 +454,19 @@ class Machine:
             return ()
         return ("sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', str(self._cgroup))
 
-    def _make_cgroup(self) -> Path:
+    def _make_cgroup(self) -> Path | None:
+        """Limit the machine's memory, where the kernel has memory cgroups of version 1 and lets us make them."""
         cgroup = _CGROUPS / f"{self.machines.folder.name}-{self.name}"
-        cgroup.mkdir()
-        assert self._memory_mb is not None
-        (cgroup / "memory.limit_in_bytes").write_text(str(self._memory_mb << 20))
+        try:
+            cgroup.mkdir()
+        except OSError:
+            return None
+        (cgroup / "memory.limit_in_bytes").write_text(f"{self._memory_mb}M")
         return cgroup
+
+    @property
+    def has_limited_memory(self) -> bool:
+        return self._cgroup is not None
 
     def _plug_in(self) -> None:
         switch, holder = self.machines.switch, self.holder
