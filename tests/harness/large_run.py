@@ -33,7 +33,6 @@ from r3po.table.columns import Columns
 from r3po.work import Batch, Death
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.messages import BatchDone
-from r3po.worker.shard_lines import ShardLines
 from r3po.worker.staging import Staged
 
 JOB_ID = "5" * 32
@@ -218,6 +217,7 @@ class LargeRun:
         book = SuspectBook(Path("suspects.json"), JOB_ID, "f1", lambda shard, place: UNKNOWN_VERSION)
         outputs: Any = SimpleNamespace(look=lambda: [])
         self.stop: Any = SimpleNamespace(is_requested=False, is_urgent=False, tell_workers=lambda: None)
+        lines: Any = SimpleNamespace(at=lambda ref, places: ())
         self.loop = RunLoop(
             publisher,
             self.states,
@@ -230,7 +230,7 @@ class LargeRun:
             "f",
             Counts(0, 0, n_shards * shard_size),
             Watch(self.states, Path(), self.manager, outputs, self._observe, "f"),
-            ShardLines(Path()),
+            lines,
             loaded_code="f1",
         )
 
