@@ -27,7 +27,7 @@ from r3po.errors import RunStoppedError
 from r3po.events import Notice, Observer
 from r3po.text import count_of, first_line
 from r3po.work import Death
-from r3po.worker.beacon import Sighting, worker_file
+from r3po.worker.beacon import Phase, Sighting, worker_file
 from r3po.worker.messages import WorkerSetup
 
 log = logging.getLogger(__name__)
@@ -183,6 +183,10 @@ class Machines:
         machine = self._where.get(worker)
         return None if machine is None else machine.sightings.get(worker)
 
+    def note_answer(self, worker: int, counter: int) -> None:
+        """Take note that a worker elsewhere has answered a call: it does nothing until it begins the next."""
+        self._note_sighting(self._where[worker], worker, Sighting(counter, Phase.IDLE, -1, -1, 0, 0, None))
+
     def death_of(self, worker: int) -> Death:
         """Return how a worker elsewhere died that was told as lost, and forget it."""
         death, _ = self._dead.pop(worker)
@@ -247,7 +251,8 @@ class Machines:
             case Arrival():
                 self._join(machine, answer)
             case Look():
-                machine.sightings.update(answer.sightings)
+                for one, seen in answer.sightings.items():
+                    self._note_sighting(machine, one, seen)
                 machine.look_due = machine.heard_at + LOOK_S
                 self._keep(answer.printed)
             case Autopsy():
@@ -325,6 +330,11 @@ class Machines:
         )
         n_workers = count_of(machine.n_calling, "worker")
         self._observer(Notice(f"{machine.name} joined: {n_workers}"))
+
+    def _note_sighting(self, machine: Machine, worker: int, seen: Sighting) -> None:
+        before = machine.sightings.get(worker)
+        if worker in machine.workers and (before is None or seen.counter >= before.counter):  # answers overtake looks
+            machine.sightings[worker] = seen
 
     def _fail(self, machine: Machine, error: Exception) -> None:
         """Take note that an agent cannot be asked any more."""

@@ -31,6 +31,8 @@ class Answer:
     value: Any = None
     error: BaseException | None = None
     """An `R3poError` or `OSError` of the call, or a bug of ours; never an error of f."""
+    counter: int = -1
+    """Of the worker's beacon, after the call; -1: it is not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,6 @@ def answer(worker: Worker | None, number: int, call: Call) -> Answer:
     assert worker is not None, "start comes first"
     method = getattr(worker, call.method)
     try:
-        return Answer(number, call, method(*call.arguments))
+        return Answer(number, call, method(*call.arguments), counter=worker.beacon.counter)
     except Exception as error:
-        return Answer(number, call, error=error)
+        return Answer(number, call, error=error, counter=worker.beacon.counter)

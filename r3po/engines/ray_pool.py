@@ -255,6 +255,8 @@ class RayPool:
             # It need not be f: home is to judge that.
             self._known_machines.refuse(self._machine_of(worker), str(value.error.args[0]), value.error.hint or "")
             return None
+        if not self._is_home(worker):
+            self._known_machines.note_answer(worker, value.counter)
         return value
 
     def _lose(self, worker: int, error: ray.exceptions.RayError) -> WorkerLost | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,6 +222,21 @@ def test_a_worker_that_dies_elsewhere_is_told_with_what_its_agent_knows(cluster:
     assert cluster.machines.sighting(worker) == seen_in(3)
     assert cluster.machines.death_of(worker) == death
     assert (cluster.folder / f"{worker:05d}.out").read_text() == "last words\n"
+
+
+def test_an_answer_says_what_a_worker_does_before_the_next_look_does(cluster: Cluster) -> None:
+    cluster.join("one")
+    worker = next(n for n in range(4) if cluster.machines.place(n).name == "one")
+    cluster.pass_time(0.5)
+    cluster.machines.note_answer(worker, 9)
+    cluster.answer("one", "look", Look({worker: seen_in(3)}, []))  # from before the answer
+    seen = cluster.machines.sighting(worker)
+    assert seen is not None
+    assert (seen.counter, seen.phase) == (9, Phase.IDLE)
+    cluster.pass_time(0.5)
+    later = dataclasses.replace(seen_in(4), counter=11)
+    cluster.answer("one", "look", Look({worker: later}, []))
+    assert cluster.machines.sighting(worker) == later
 
 
 def test_what_f_prints_elsewhere_is_kept_at_home(cluster: Cluster) -> None:
