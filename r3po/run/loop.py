@@ -251,7 +251,7 @@ class RunLoop:
                 self._staged(work, message.value)
             case RecordFailure():
                 self.scheduler.failure_recorded(work)
-                self._record(message.worker, work.shard, message.value)
+                self._record(self.manager.handles[message.worker], work.shard, message.value)
             case Batch():
                 self._batch_done(message.worker, work, message.value)
         if work is not None:
@@ -306,17 +306,18 @@ class RunLoop:
 
     def _batch_done(self, worker: int, work: Batch, done: BatchDone) -> None:
         self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred, done.doubted, done.call_files)
+        handle = self.manager.handles[worker]
         if done.is_spent or (work.kind == "trial" and self.scheduler.has_suspects):
-            self.manager.dismiss(self.manager.handles[worker])  # the next trial needs a fresh one
+            self.manager.dismiss(handle)  # the next trial needs a fresh one
         if work.kind == "trial":
             self.trials.remember()
-        self._record(worker, work.shard, done)
+        self._record(handle, work.shard, done)
 
-    def _record(self, worker: int, shard: int, done: BatchDone) -> None:
+    def _record(self, handle: WorkerHandle, shard: int, done: BatchDone) -> None:
         if done.segment is not None:
             self._segments[shard].append(done.segment)
         self.counts.add(done.n_done, done.n_failed)
-        self.shares.add(self.manager.handles[worker].role.machine, done.n_done + done.n_failed, done.seconds)
+        self.shares.add(handle.role.machine, done.n_done + done.n_failed, done.seconds)
         self.observer(events.BatchFinished(done.n_done, done.n_failed, done.last_failure))
         self.watch.tell_vanished(done.vanished)
         if not self._is_draining:
