@@ -41,6 +41,9 @@ LOST_S = 30.0
 FIND_S = 5.0
 """Seconds between two looks at which machines there are."""
 
+AWAY_S = 5.0
+"""Seconds between two looks after which this process itself was stopped, or its machine slept."""
+
 NOBODY_S = 60.0
 """Seconds without any worker that calls f after which a run stops."""
 
@@ -117,6 +120,7 @@ class Machines:
         self._dead: dict[int, tuple[Death, Sighting | None]] = {}
         self._losses: list[WorkerLost] = []
         self._found_at = -math.inf
+        self._ticked_at = clock()
         self._calling_at = clock()
         """When a machine was last there that calls f."""
         self._n_cpus = 1.0
@@ -213,12 +217,21 @@ class Machines:
         """What `take` waits for."""
         return list(self._refs)
 
+    def begin(self) -> None:
+        """Take up home alone. The others are found once `tick` is called, from when on it has to go on: agents wait."""
+        self._find_machines(is_inviting=False)
+
     def tick(self) -> None:
         """Find machines, ask their agents how it stands, and give up those that say nothing."""
         now = self._clock()
+        away_s = now - self._ticked_at
+        self._ticked_at = now
+        if away_s > AWAY_S:  # this process was stopped, or its machine slept: nobody could be heard
+            for machine in self._machines.values():
+                machine.heard_at += away_s
         if now - self._found_at >= FIND_S:
             self._found_at = now
-            self._find_machines(now)
+            self._find_machines()
         if self._n_calling:
             self._calling_at = now
         elif now - self._calling_at > NOBODY_S:
@@ -289,7 +302,7 @@ class Machines:
             return int(n_cpus)
         return math.ceil(n_cpus * self._n_workers / self._n_cpus)  # each has a part of a CPU
 
-    def _find_machines(self, now: float) -> None:
+    def _find_machines(self, *, is_inviting: bool = True) -> None:
         nodes = {node.node_id: node for node in self._find()}
         self._n_cpus = max(1.0, sum(node.amounts.get("CPU", 0) for node in nodes.values()))
         for machine in list(self._machines.values()):
@@ -305,15 +318,16 @@ class Machines:
                 name = f"{name} ({node.node_id[:6]})"
             n_calling = self._room(node.amounts)
             machine = Machine(node.node_id, name, is_home, self._setup if is_home else None, n_calling)
-            if is_home or n_calling:
+            if is_home:
                 self._machines[node.node_id] = machine
-                if not is_home:
-                    self._invite(machine, now)
+            elif n_calling and is_inviting:
+                self._machines[node.node_id] = machine
+                self._invite(machine)
 
-    def _invite(self, machine: Machine, now: float) -> None:
+    def _invite(self, machine: Machine) -> None:
         actor: Any = ray.remote(Agent)
         machine.agent = actor.options(num_cpus=0, **on_machine(machine), **NO_RETRIES).remote()
-        machine.heard_at = now
+        machine.heard_at = self._clock()
         self._refs[machine.agent.arrive.remote(self._visit)] = (machine, -1)
 
     def _join(self, machine: Machine, arrival: Arrival) -> None:

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 CHECK_S = 1.0
 """Seconds between two looks whether the processes of our Ray are alive; it says so itself only after many seconds."""
 
+GONE_S = 20.0
+"""Seconds for which a Ray on another machine may be silent during a run: a network may fail for a moment."""
+
 CONNECT_S = 5.0
 """Seconds between two looks whether a Ray on another machine is there, by a connection to it."""
 
@@ -110,7 +113,7 @@ class RayPool:
         num_cpus = 0.0 if self._is_local else _cpus_each(n_workers, resources("available_resources").get("CPU", 0.0))
         self._options = options_of({"CPU": num_cpus} | dict(self._needs.each))
         self._actor_class = ray.remote(WorkerShell)
-        self._machines.tick()
+        self._machines.begin()
         for worker in range(self._machines.capacity):
             self.add_worker(worker)
         return self._machines.capacity
@@ -290,8 +293,11 @@ class RayPool:
                 raise self._gone(what)
             return
         if is_elsewhere:
-            if not answers():
-                raise self._gone("its head does not answer")
+            until = time.monotonic() + (0.0 if self._machines is None else GONE_S)
+            while not answers():
+                if time.monotonic() >= until:
+                    raise self._gone("its head does not answer")
+                time.sleep(CHECK_S)
             return
         dead = [kind for kind in find_dead() or [] if kind in VITAL]
         if dead:

@@ -80,6 +80,7 @@ class Cluster:
     folder: Path
     nodes: list[NodeInfo]
     n_workers: int | None = None
+    is_listening: bool = True
     now: float = 1000.0
     told: list[str] = field(default_factory=list)
 
@@ -90,7 +91,9 @@ class Cluster:
         self.machines = Machines(
             setup, visit, self.n_workers, {}, "home", lambda: self.nodes, self._tell, lambda: self.now
         )
-        self.machines.tick()
+        self.machines.begin()
+        if self.is_listening:
+            self.machines.tick()
 
     def _tell(self, event: events.Event) -> None:
         assert isinstance(event, events.Notice)
@@ -184,6 +187,22 @@ def test_a_late_word_of_a_machine_that_is_lost_changes_nothing(cluster: Cluster)
     cluster.ray.answers[late] = Look({}, [])
     cluster.machines.take(late)
     assert cluster.machines.capacity == 2
+
+
+def test_a_driver_that_slept_takes_no_machine_for_lost(cluster: Cluster) -> None:
+    cluster.join("one")
+    cluster.pass_time(1)
+    cluster.now += 3600
+    cluster.machines.tick()
+    assert cluster.machines.capacity == 4
+    cluster.pass_time(LOST_S + 1)
+    assert cluster.machines.capacity == 2
+
+
+def test_no_agent_is_started_before_somebody_listens_to_it(cluster: Cluster) -> None:
+    cluster.ray.asked.clear()
+    early = Cluster(cluster.ray, cluster.folder, cluster.nodes, n_workers=6, is_listening=False)
+    assert (early.machines.capacity, cluster.ray.asked) == (2, []), "and home has its share alone"
 
 
 def test_a_machine_that_leaves_the_cluster_is_lost_within_seconds(cluster: Cluster) -> None:
