@@ -234,7 +234,7 @@ class Machine:
     # The machine itself
 
     def switch_on(self) -> None:
-        """Begin with nothing running, an empty disk and a whole link. Only on a thread that stays: it ends with that."""
+        """Begin with nothing running, an empty disk and a whole link. Only on a thread that stays."""
         self._end()
         shutil.rmtree(self.disk, ignore_errors=True)
         for folder in ("home", "tmp"):
