@@ -22,6 +22,9 @@ pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 N_FILES = int(os.environ.get("R3PO_CLUSTER_FILES", "30000"))
 
+SLOW = 400 / (0.003 * N_FILES)
+"""A pace at which four workers are busy for 80 s after the first fifth of the files."""
+
 CUT_OFF_S = 150
 """So long after its link was cut a machine has nothing of r3po any more."""
 
@@ -111,7 +114,7 @@ def test_a_link_that_is_cut_for_seconds_costs_seconds(lab: ClusterLab) -> None:
 
 def test_a_machine_that_is_cut_off_for_a_minute_is_given_up_and_comes_back(lab: ClusterLab) -> None:
     job, program = started(lab)
-    job.set_pace(400 / (0.003 * N_FILES))  # the other four workers are busy for 80 s and more
+    job.set_pace(SLOW)
     with lab.machines[1].link_cut():
         n_before = job.calls_by_machine()["m1"].total()
         time.sleep(60)
@@ -138,7 +141,7 @@ def test_a_machine_that_joins_while_the_job_runs_gets_files(lab: ClusterLab) -> 
     lab.machines.wait_for_nodes(2)
     job = lab.new_job()
     job.write_config(processes="auto")
-    job.set_pace(2)
+    job.set_pace(SLOW)
     program = job.start()
     job.wait_for_calls(program, 0.05, 2)
     assert "m3" not in job.calls_by_machine()
