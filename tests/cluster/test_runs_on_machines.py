@@ -182,16 +182,21 @@ def test_a_run_that_is_asked_to_stop_leaves_nothing_anywhere(
 
 @pytest.mark.parametrize("role", ["raylet", "gcs_server"])
 def test_a_killed_head_stops_the_run_and_leaves_nothing_anywhere(lab: ClusterLab, role: str) -> None:
+    """Or the run is finished before Ray notices: workers outlive their raylet by seconds."""
     before = lab.machines.files()
     job, program = started(lab)
     assert lab.machines.head.kill(role)
-    ended = program.end(60)
-    assert ended.code == 3, ended.said
-    assert "Ray is gone" in ended.err
+    ended = program.end(120)
+    assert ended.code == 3 or (role == "raylet" and ended.code == 1 and "Done in" in ended.err), ended.said
+    assert "Ray is gone" in ended.err or ended.code == 1
     assert "Traceback" not in ended.said
     lab.machines.assert_nothing_left(before)
     lab.machines.mend()
-    finish(lab, job, job.start())
+    if ended.code == 3:
+        program = job.start()
+        finish(lab, job, program)
+    else:
+        lab.assert_finished(job)
 
 
 def test_a_slow_link_is_no_loss(lab: ClusterLab) -> None:
