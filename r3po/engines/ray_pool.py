@@ -118,9 +118,12 @@ class RayPool:
         if not self._calls:
             time.sleep(timeout_s)
             return []
-        done, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
-        if done:  # and all that is there besides
-            done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
+        # All that is there; one look takes many milliseconds where 10,000 calls are out, so there is a second one only
+        # where nothing is there yet.
+        calls = list(self._calls)
+        done, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+        if not done:
+            done, _ = ray.wait(calls, num_returns=1, timeout=timeout_s)
         return [self._collect(ref) for ref in done]
 
     def shortage(self) -> str:

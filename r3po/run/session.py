@@ -254,7 +254,7 @@ class _Run:
         scheduler = Scheduler(
             pending,
             self._workforce.n_workers,
-            self.config.batch_seconds,
+            self._workforce.batch_seconds,
             suspects,
             self.options.limit,
             self.config.batch_files or 1,

@@ -24,6 +24,14 @@ from r3po.worker.time_limit import is_possible
 
 ENGINES = ("ray", "serial")
 
+BATCHES_A_SECOND = 500
+"""Batches that a driver is to take in a second: about half of what it can, since it also stages and commits."""
+
+
+def pace(batch_seconds: float, n_workers: int) -> float:
+    """Return how long a batch is to take: longer than asked for where one driver could not answer all workers."""
+    return max(batch_seconds, n_workers / BATCHES_A_SECOND)
+
 
 class Workforce:
     """Starts the workers of a run, and has their pool from then on.
@@ -39,6 +47,7 @@ class Workforce:
         self.is_serial = engine == "serial"
         self._engine = engine
         self.n_workers = 1 if self.is_serial else config.processes
+        self.batch_seconds = pace(config.batch_seconds, self.n_workers)
         self.pool: Pool | None = None
         self.leavers: Leavers | None = None
         """Where f may have to be closed, once there are workers."""
@@ -89,7 +98,7 @@ class Workforce:
             function=self._spec,
             input=config.input,
             hash=config.hash,
-            batch_seconds=config.batch_seconds,
+            batch_seconds=self.batch_seconds,
             stop_file=self._log.stop_file,
             workers_folder=self._log.workers,
             timeout_s=config.timeout_seconds,

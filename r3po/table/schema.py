@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -97,6 +98,7 @@ def schema_to_text(schema: Schema) -> str:
     return base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
 
 
+@lru_cache(maxsize=64)  # the commits of 100,000 shards have a few schemas in all, and hold them in memory
 def schema_from_text(text: str) -> Schema:
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 

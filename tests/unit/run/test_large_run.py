@@ -14,6 +14,7 @@ from r3po.run.roster import Roster, WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.suspect_list import Suspect
 from r3po.run.workers import WATCH_S
+from r3po.run.workforce import pace
 from r3po.work import Batch, Stage, Work
 from roster_check import check_roster
 
@@ -61,24 +62,24 @@ def test_towards_the_end_a_batch_costs_no_more(new_run: Any) -> None:
 
 
 def test_each_beacon_is_looked_at_once_in_a_while_and_never_all_at_once(new_run: Any) -> None:
-    run = new_run(1000, 100)
-    run.go(2000)
+    run = new_run(300, 100)
+    run.go(600)
     began, n_before, n_waits = run.pool.now, run.pool.n_sightings, run.pool.n_waits
-    run.go(5000)
+    run.go(1500)
     n_looks = (run.pool.n_sightings - n_before) / len(run.manager.handles)
     assert n_looks == pytest.approx((run.pool.now - began) / WATCH_S, abs=1.0)
     assert (run.pool.n_sightings - n_before) / (run.pool.n_waits - n_waits) < 5
 
 
 def test_a_job_with_more_workers_than_work_comes_to_its_end(new_run: Any) -> None:
-    run = new_run(3000, 3)
+    run = new_run(1000, 3, shard_size=3000)
     run.go()
     assert run.scheduler.is_finished and run.pool.n_stages == 3
-    assert (run.loop.counts.n_done, run.loop.counts.n_pending) == (3 * SHARD_SIZE, 0)
+    assert (run.loop.counts.n_done, run.loop.counts.n_pending) == (9000, 0)
 
 
 def test_only_workers_that_can_stage_do(new_run: Any) -> None:
-    run = new_run(50, 5, files_a_second=200.0)
+    run = new_run(50, 5, files_a_second=200.0, shard_size=3000)
     submit, staged = run.manager.submit, []
     for number, handle in run.manager.handles.items():
         handle.can_stage = number in (7, 8)
@@ -146,3 +147,13 @@ def test_a_roster_has_each_worker_where_its_handle_says_whatever_happens_to_it()
                 first = handle.in_hand[0]
                 assert roster.take(handle) is first
         check_roster(roster)
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_workers", "seconds"),
+    [(1.0, 8, 1.0), (1.0, 500, 1.0), (1.0, 1000, 2.0), (1.0, 10_000, 20.0), (30.0, 10_000, 30.0), (0.1, 8, 0.1)],
+)
+def test_batches_take_longer_where_one_driver_could_not_answer_all_workers(
+    asked: float, n_workers: int, seconds: float
+) -> None:
+    assert pace(asked, n_workers) == seconds
