@@ -195,8 +195,9 @@ class RunLoop:
             case Batch():
                 call = Call("probe" if self._first_row.is_sought else "run_batch", (work, self._context_of(ref)))
                 if work.kind == "trial":
-                    self.trials.remember()  # before it begins: it may end this process, too
                     alone = self.scheduler.suspects.trial_apart
+                    if alone is not None:
+                        self.trials.remember()  # before it begins: it may end this process, too
                     if alone is not None and alone.death.is_memory:
                         self.manager.free_memory(handle)
         self.manager.submit(handle, work, call)
@@ -278,10 +279,12 @@ class RunLoop:
             )
 
     def _batch_done(self, worker: int, work: Batch, done: BatchDone) -> None:
+        was_apart = self.scheduler.suspects.trial_apart is not None
         self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred, done.doubted, done.call_files)
         if done.is_spent or (work.kind == "trial" and self.scheduler.has_suspects):
             self.manager.dismiss(self.manager.handles[worker])  # the next trial needs a fresh one
-        if work.kind == "trial":
+        # Of trials in company nothing is written: a file that is mistrusted for too long costs a trial, if anything.
+        if work.kind == "trial" and (was_apart or not self.scheduler.suspects.all):
             self.trials.remember()
         self._record(work.shard, done)
 

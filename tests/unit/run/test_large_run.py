@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from large_run import SHARD_SIZE, LargeRun, new_state
-from r3po.run import loop, trials, watch
+from r3po.run import loop, suspects, trials, watch
 from r3po.run.roster import Roster, WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.suspect_list import Suspect
@@ -108,12 +109,32 @@ def test_many_shards_take_little_memory_beside_what_is_known_of_them() -> None:
 
 def test_what_killed_runs_left_of_10_000_workers_is_taken_up_in_one_pass() -> None:
     """Not once a shard: with 100,000 shards that would take minutes."""
-    suspects = [Suspect(shard, shard % 7, is_apart=True) for shard in range(10_000)]
-    looks = Counted(suspects)
+    looks = Counted(Suspect(shard, shard % 7, is_apart=True) for shard in range(10_000))
     scheduler = Scheduler(((shard, ((0, 10),)) for shard in range(10_000)), 10, 1.0, looks)
-    assert looks.n_looks == len(suspects) and scheduler.suspects.n_waiting == len(suspects)
+    assert looks.n_looks == scheduler.suspects.n_waiting == 10_000
     trial = scheduler.next_work(is_fresh=True)
     assert isinstance(trial, Batch) and (trial.shard, trial.places) == (0, ((0, 1),))
+
+
+def test_trials_in_company_cost_the_book_of_suspects_nothing(
+    new_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed run of many workers leaves as many suspects; the book of all of them is not written for each."""
+    written: list[int] = []
+    write_json = suspects.write_json
+
+    def note(path: Path, content: dict[str, Any]) -> None:
+        written.append(len(content["files"]))
+        write_json(path, content)
+
+    monkeypatch.setattr(suspects, "write_json", note)
+    mistrusted = [Suspect(0, place, n_runs=1, is_apart=True) for place in range(0, 3000, 5)]
+    run = new_run(500, 1, shard_size=3000, suspects=mistrusted, book_path=tmp_path / "suspects.json")
+    run.go()
+    assert run.scheduler.is_finished and run.loop.counts.n_done == 3000
+    n_alone = max(written) - min(n for n in written if n)
+    assert 0 < n_alone < 300 and len(written) <= 2 * n_alone + 4, "the others had company after some seconds"
+    assert not (tmp_path / "suspects.json").exists()
 
 
 class Counted(list[Suspect]):
