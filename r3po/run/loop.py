@@ -195,9 +195,7 @@ class RunLoop:
             case Batch():
                 call = Call("probe" if self._first_row.is_sought else "run_batch", (work, self._context_of(ref)))
                 if work.kind == "trial":
-                    alone = self.scheduler.suspects.trial_apart
-                    if alone is not None:
-                        self.trials.remember()  # before it begins: it may end this process, too
+                    alone = self.trials.begin()
                     if alone is not None and alone.death.is_memory:
                         self.manager.free_memory(handle)
         self.manager.submit(handle, work, call)
@@ -283,9 +281,8 @@ class RunLoop:
         self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred, done.doubted, done.call_files)
         if done.is_spent or (work.kind == "trial" and self.scheduler.has_suspects):
             self.manager.dismiss(self.manager.handles[worker])  # the next trial needs a fresh one
-        # Of trials in company nothing is written: a file that is mistrusted for too long costs a trial, if anything.
-        if work.kind == "trial" and (was_apart or not self.scheduler.suspects.all):
-            self.trials.remember()
+        if work.kind == "trial":
+            self.trials.end(was_apart=was_apart)
         self._record(work.shard, done)
 
     def _record(self, shard: int, done: BatchDone) -> None:
