@@ -66,7 +66,7 @@ class Backlog:
     """
 
     def __init__(self, n_workers: int, batch_seconds: float, call_files: int = 1) -> None:
-        self._n_workers, self._batch_seconds, self._call_files = n_workers, batch_seconds, call_files
+        self.n_workers, self._batch_seconds, self._call_files = n_workers, batch_seconds, call_files
         self._pending: dict[int, list[Span]] = {}
         """By shard, the next ones last: a list of one span is small, and there may be 100,000 of them."""
         self._queue: list[int] = []
@@ -127,7 +127,7 @@ class Backlog:
 
     def is_ending(self, n_pending: int) -> bool:
         """Whether so few places remain that a worker should have one batch only."""
-        return n_pending < TAIL * self._n_workers * _whole_calls(self._full_batch(), self._call_files)
+        return n_pending < TAIL * self.n_workers * _whole_calls(self._full_batch(), self._call_files)
 
     # Private methods
 
@@ -139,7 +139,7 @@ class Backlog:
         return max(1, min(n_files, GROWTH * self._largest_answered))
 
     def _batch_size(self, n_pending: int) -> int:
-        share = n_pending / self._n_workers
+        share = n_pending / self.n_workers
         shortest = min(self._files_per_second * SHORTEST_S, share)
         return min(self._full_batch(), max(1, math.ceil(share / 2), math.ceil(shortest)))
 

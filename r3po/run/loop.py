@@ -17,6 +17,7 @@ from r3po.errors import R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
 from r3po.run.budgets import ErrorBudget, LossBudget
 from r3po.run.first_row import FirstRow
+from r3po.run.machine_shares import MachineShares
 from r3po.run.publisher import Publisher
 from r3po.run.roster import Standing, WorkerHandle
 from r3po.run.scheduler import Scheduler
@@ -26,20 +27,24 @@ from r3po.run.watch import Watch
 from r3po.run.workers import Lost, WorkerManager
 from r3po.state.job import disk_error
 from r3po.state.manifest import ShardRef
-from r3po.state.segments import Segment
+from r3po.state.segments import Segment, store_segment
 from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
 from r3po.work import Batch, RecordFailure, Stage, Work, count_places
 from r3po.worker.messages import BatchDone, ShardContext
+from r3po.worker.shard_lines import ShardLines
 from r3po.worker.staging import Staged
 
 QUEUE_DEPTH = 2
 """Pieces of work that a worker has at most: what it works on, and the next."""
 
-IDLE = [Standing(0, is_fresh, can_stage) for is_fresh in (False, True) for can_stage in (True, False)]
+_ROLES = ((True, False), (True, True), (False, True))
+"""Whether a worker may stage, and whether it may call f."""
+
+IDLE = [Standing(0, is_fresh, *role) for is_fresh in (False, True) for role in _ROLES]
 """How workers stand that have nothing in hand, in the order in which they get some: fresh ones are kept for trials."""
 
-STANDINGS = [*IDLE, *(Standing(n, False, can_stage) for n in range(1, QUEUE_DEPTH) for can_stage in (True, False))]
+STANDINGS = [*IDLE, *(Standing(n, False, *role) for n in range(1, QUEUE_DEPTH) for role in _ROLES)]
 """How all workers stand that may be given work, in that order: first those that have nothing to do."""
 
 WAIT_S = 0.1
@@ -77,6 +82,7 @@ class RunLoop:
         stop: whether a signal asked for the end.
         function_name: of f, for messages.
         watch: tells what takes long, what f prints, and who died.
+        lines: of the shard files, for workers that cannot read them.
         loaded_code: the fingerprint of f's file when the run began, if it has one.
     """
 
@@ -91,7 +97,9 @@ class RunLoop:
     function_name: str
     counts: Counts
     watch: Watch
+    lines: ShardLines
     loaded_code: str | None = None
+    shares: MachineShares = field(default_factory=MachineShares)
     _segments: dict[int, list[Segment]] = field(init=False)
     _is_draining: bool = False
     _first_row: FirstRow = field(init=False)
@@ -160,10 +168,13 @@ class RunLoop:
             self._hand_out_probe()
             return  # the first row comes before everything else
         self.trials.end_caution()
+        self.scheduler.set_workers(self.manager.n_wanted)
         for standing in STANDINGS:
-            n_in_hand, is_fresh, can_stage = standing
+            n_in_hand, is_fresh, can_stage, can_call = standing
             while (handle := self.manager.next_free(standing)) is not None:
-                work = self.scheduler.next_work(is_fresh=is_fresh, is_ahead=n_in_hand > 0, can_stage=can_stage)
+                work = self.scheduler.next_work(
+                    is_fresh=is_fresh, is_ahead=n_in_hand > 0, can_stage=can_stage, can_call=can_call
+                )
                 if work is None:
                     break  # nor is there any for the others that stand so
                 self._submit(handle, work)
@@ -177,7 +188,8 @@ class RunLoop:
             if handle is None:
                 continue
             # Nothing is staged: until the first row a redo may not be in force, and then nothing is decided.
-            work = self.scheduler.next_work(self._first_row.probe_size, is_fresh=standing.is_fresh, can_stage=False)
+            size, is_fresh, can_call = self._first_row.probe_size, standing.is_fresh, standing.can_call
+            work = self.scheduler.next_work(size, is_fresh=is_fresh, can_stage=False, can_call=can_call)
             if work is not None:
                 self._first_row.note_handed_out(work)
                 self._submit(handle, work)
@@ -191,18 +203,21 @@ class RunLoop:
             case RecordFailure():
                 publisher.put_in_force()  # a redo is given up for no file that ends its worker
                 batch = Batch(work.number, work.shard, ((work.place, work.place + 1),))
-                call = Call("record_failure", (batch, self._context_of(ref), *self.trials.evidence_of(work)))
+                context = self._context_of(ref, batch, handle)
+                call = Call("record_failure", (batch, context, *self.trials.evidence_of(work)))
             case Batch():
-                call = Call("probe" if self._first_row.is_sought else "run_batch", (work, self._context_of(ref)))
+                context = self._context_of(ref, work, handle)
+                call = Call("probe" if self._first_row.is_sought else "run_batch", (work, context))
                 if work.kind == "trial":
                     alone = self.trials.begin()
                     if alone is not None and alone.death.is_memory:
                         self.manager.free_memory(handle)
         self.manager.submit(handle, work, call)
 
-    def _context_of(self, ref: ShardRef) -> ShardContext:
+    def _context_of(self, ref: ShardRef, batch: Batch, handle: WorkerHandle) -> ShardContext:
         manifest, publisher = self.publisher.job.built, self.publisher
-        return ShardContext(manifest.job_id, ref, manifest.build, publisher.next_attempt(), publisher.columns)
+        lines = None if handle.role.can_stage else self.lines.at(ref, batch.places)
+        return ShardContext(manifest.job_id, ref, manifest.build, publisher.next_attempt(), publisher.columns, lines)
 
     # Private methods: answers
 
@@ -220,6 +235,7 @@ class RunLoop:
     def _handle(self, message: Answer | Lost) -> None:
         if isinstance(message, Lost):
             self._first_row.is_sought = False  # by nobody any more
+            self.shares.add_loss(message.handle.role.machine)
             self.watch.tell_loss(message, self.trials.take_loss(message))
             self._losses.take(message)
             return
@@ -227,17 +243,29 @@ class RunLoop:
             self._take_probe(message)
             return
         work = self._settle(message)
+        if isinstance(message.value, BatchDone):
+            self._store(message.value)  # before anybody counts it
         match work:
             case Stage():
                 self._staged(work, message.value)
             case RecordFailure():
                 self.scheduler.failure_recorded(work)
-                self._record(work.shard, message.value)
+                machine = self.manager.handles[message.worker].role.machine
+                self._record(machine, work.shard, message.value)
             case Batch():
                 self._batch_done(message.worker, work, message.value)
         if work is not None:
             self._losses.worked()
             self.manager.release(message.worker)
+
+    def _store(self, done: BatchDone) -> None:
+        """Make durable what a worker on another machine did."""
+        if done.segment is not None and done.content is not None:
+            folders = self.publisher.job.folders
+            try:
+                store_segment(folders.segments, done.segment, done.content)
+            except OSError as error:
+                raise disk_error(error, folders.working_dir) from error
 
     def _take_probe(self, answer: Answer) -> None:
         probed, is_first = answer.value, not (self.counts.n_done or self.counts.n_failed)
@@ -277,18 +305,20 @@ class RunLoop:
             )
 
     def _batch_done(self, worker: int, work: Batch, done: BatchDone) -> None:
+        machine = self.manager.handles[worker].role.machine
         was_apart = self.scheduler.suspects.trial_apart is not None
         self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred, done.doubted, done.call_files)
         if done.is_spent or (work.kind == "trial" and self.scheduler.has_suspects):
             self.manager.dismiss(self.manager.handles[worker])  # the next trial needs a fresh one
         if work.kind == "trial":
             self.trials.end(was_apart=was_apart)
-        self._record(work.shard, done)
+        self._record(machine, work.shard, done)
 
-    def _record(self, shard: int, done: BatchDone) -> None:
+    def _record(self, machine: str, shard: int, done: BatchDone) -> None:
         if done.segment is not None:
             self._segments[shard].append(done.segment)
         self.counts.add(done.n_done, done.n_failed)
+        self.shares.add(machine, done.n_done + done.n_failed, done.seconds)
         self.observer(events.BatchFinished(done.n_done, done.n_failed, done.last_failure))
         self.watch.tell_vanished(done.vanished)
         if not self._is_draining:

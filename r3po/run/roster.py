@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from r3po.engines.pool import Role
 from r3po.work import Batch, Work
 from r3po.worker.beacon import Sighting
 
@@ -26,8 +27,7 @@ class WorkerHandle:
     """It has been given no file yet."""
     is_leaving: bool = False
     """It gets nothing more, and is replaced once it has nothing in hand."""
-    can_stage: bool = True
-    """It may stage shards: it is on the driver's machine, where everything durable is. Set before it is ready."""
+    role: Role = field(default_factory=Role)
     in_hand: list[Work] = field(default_factory=list)
     """The work that it has been given, in order; it does the first."""
     ended_for: Literal["", "time", "silence"] = ""
@@ -52,7 +52,8 @@ class Standing(NamedTuple):
     n_in_hand: int
     is_fresh: bool
     """It has nothing in hand and has been given no file yet: it may hold a trial."""
-    can_stage: bool
+    can_stage: bool = True
+    can_call: bool = True
 
 
 Group = OrderedDict[int, WorkerHandle]
@@ -115,13 +116,15 @@ class Roster:
         return next(iter(group.values())) if group else None
 
     def least_busy(self) -> WorkerHandle | None:
-        """Return one that has as little in hand as any of those that may be given work; None: there are none."""
-        standing = min((standing for standing, group in self._free.items() if group), default=None)
+        """Return one that has as little in hand as any of those that may call f now; None: there are none."""
+        standing = min(
+            (standing for standing, group in self._free.items() if group and standing.can_call), default=None
+        )
         return None if standing is None else self.first(standing)
 
     def has_fresh(self) -> bool:
         """Whether there is a worker that may hold a trial."""
-        return any(group for standing, group in self._free.items() if standing.is_fresh)
+        return any(group for standing, group in self._free.items() if standing.is_fresh and standing.can_call)
 
     # Private methods
 
@@ -144,7 +147,8 @@ class Roster:
         if handle.has_trial:
             return self._on_trial
         n_in_hand = len(handle.in_hand)
-        standing = Standing(n_in_hand, handle.is_fresh and not n_in_hand, handle.can_stage)
+        role = handle.role
+        standing = Standing(n_in_hand, handle.is_fresh and not n_in_hand, role.can_stage, role.can_call)
         group = self._free.get(standing)
         if group is None:
             group = self._free[standing] = OrderedDict()

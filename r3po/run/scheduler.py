@@ -61,6 +61,10 @@ class Scheduler:
         """Places beyond the limit. Their shards are not staged."""
         self.suspects.sort(lambda suspect: intake.order[suspect.key])
 
+    def set_workers(self, n_workers: int) -> None:
+        """Take note of how many workers share the work from now on."""
+        self._backlog.n_workers = max(1, n_workers)
+
     @property
     def n_pending(self) -> int:
         """Places that are neither in flight nor done."""
@@ -81,7 +85,13 @@ class Scheduler:
         return self._next_suspect() is not None
 
     def next_work(
-        self, limit: int | None = None, *, is_fresh: bool = False, is_ahead: bool = False, can_stage: bool = True
+        self,
+        limit: int | None = None,
+        *,
+        is_fresh: bool = False,
+        is_ahead: bool = False,
+        can_stage: bool = True,
+        can_call: bool = True,
     ) -> Work | None:
         """Return the next thing to do, or None if there is nothing for this worker now.
 
@@ -93,6 +103,7 @@ class Scheduler:
             is_ahead: the worker still has work in hand; None towards the end of the job.
             can_stage: False: the worker stages no shard, since it is on another machine, or since nothing is to be
                 staged yet.
+            can_call: False: the worker calls f on no file.
         """
         if is_ahead and self._backlog.is_ending(self.n_pending):
             return None
@@ -103,6 +114,8 @@ class Scheduler:
             return None
         if self._to_stage and can_stage and not self.suspects.is_apart:
             return self._issue(Stage(self._number, self._to_stage.popleft()))
+        if not can_call:
+            return None
         suspect = self._next_suspect() if is_fresh else None
         if suspect is not None:
             return self._issue_trial(suspect)

@@ -40,6 +40,10 @@ class Trials:
             Shard and place of that file, or of the first of several; None if it was in none.
         """
         in_hand, where, call = lost.handle.in_hand, lost.file, lost.call
+        if lost.death.is_machine:  # which says nothing of any file
+            for work in in_hand:
+                self._scheduler.hand_back(work)
+            return None
         begun = next((work for work in in_hand if _holds(work, where, call)), None)
         if begun is None:
             where = None  # it died between two files, or its beacon is of another time

@@ -100,7 +100,7 @@ class WorkerManager:
         self._roster = Roster()
         self.handles = self._roster.handles
         for number in range(n_workers):
-            self._roster.add(WorkerHandle(number, clock()))
+            self._roster.add(self._new_handle(number))
         self._next_number = n_workers
         self._held: list[WorkerLost] = []
         self._due: list[float] = []
@@ -169,6 +169,7 @@ class WorkerManager:
         """
         self._start_due()
         messages = [*self._held, *self._pool.wait(0 if self._held else timeout_s)]
+        self._follow_capacity()  # before those of a machine that was lost are replaced
         answered = {message.worker for message in messages if isinstance(message, Answer)}
         # Who died after an answer is told of next time: the answer finds its worker as it was.
         self._held = [m for m in messages if isinstance(m, WorkerLost) and m.worker in answered]
@@ -216,8 +217,8 @@ class WorkerManager:
             self.dismiss(least_busy)
 
     def free_memory(self, trial: WorkerHandle) -> None:
-        """Replace all other workers that have called f: the memory that they hold must not be blamed on a trial."""
-        for handle in list(self.handles.values()):
+        """Replace the others there that have called f: the memory that they hold must not be blamed on a trial."""
+        for handle in [handle for handle in self.handles.values() if handle.role.machine == trial.role.machine]:
             if handle is not trial and handle.is_ready and not handle.is_fresh and not handle.in_hand:
                 self.dismiss(handle)
 
@@ -230,6 +231,9 @@ class WorkerManager:
         return seen.shard, seen.place, self._clock() - since
 
     # Private methods
+
+    def _new_handle(self, number: int) -> WorkerHandle:
+        return WorkerHandle(number, self._clock(), role=self._pool.role_of(number))
 
     def _is_coming(self, handle: WorkerHandle) -> bool:
         """Whether a worker that is starting can be counted on: on a busy cluster some never start."""
@@ -245,7 +249,7 @@ class WorkerManager:
             death = Death("time", True, death.stack)
         elif handle.ended_for == "silence" and not death.is_known:
             death = Death("did not answer any more", False, death.stack)
-        if not handle.ended_for:
+        if not handle.ended_for and not death.is_machine:
             self._n_lost_in_a_row += 1
         n_workers = None
         if death.is_memory and not was_alone:
@@ -261,6 +265,16 @@ class WorkerManager:
         if len(self.handles) + len(self._due) < self.n_wanted:
             self._due.append(self._clock() + pause_s)
 
+    def _follow_capacity(self) -> None:
+        """Have as many workers as the machines have room for, which may come and go."""
+        capacity = self._pool.capacity()
+        n_more = 0 if capacity is None else capacity - self._n_workers
+        if n_more:
+            self._n_workers += n_more
+            self.n_wanted = max(0, self.n_wanted + n_more)  # as many fewer for want of memory as before
+            for _ in range(n_more):
+                self._replace(0.0)
+
     def _start_due(self) -> None:
         now = self._clock()
         if self.n_wanted < self._n_workers and now - self._memory_lost_at > RECOVER_S:
@@ -269,8 +283,8 @@ class WorkerManager:
             self._replace(0.0)
         for due in [due for due in self._due if due <= now]:
             self._due.remove(due)
-            self._roster.add(WorkerHandle(self._next_number, now))
             self._pool.add_worker(self._next_number)
+            self._roster.add(self._new_handle(self._next_number))
             self._next_number += 1
 
     def _watch(self, answered: set[int]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
 
 from r3po import events
 from r3po.config.settings import Config
@@ -22,7 +24,11 @@ from r3po.worker.import_trial import ImportTrial
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.time_limit import is_possible
 
-ENGINES = ("ray", "serial")
+
+def needs_of(config: Config) -> Needs:
+    """Return what each worker needs."""
+    return Needs({} if config.worker is None else config.worker.needs, is_auto=config.is_auto)
+
 
 BATCHES_A_SECOND = 500
 """Batches that a driver is to take in a second: about half of what it can, since it also stages and commits."""
@@ -34,18 +40,11 @@ def pace(batch_seconds: float, n_workers: int) -> float:
 
 
 class Workforce:
-    """Starts the workers of a run, and has their pool from then on.
+    """Starts the workers of a run, and has their pool from then on."""
 
-    Args:
-        engine: one of `ENGINES`.
-    """
-
-    def __init__(
-        self, config: Config, spec: FunctionSpec, engine: str, log: RunLog, stop: StopSignals, observer: Observer
-    ) -> None:
+    def __init__(self, config: Config, spec: FunctionSpec, log: RunLog, stop: StopSignals, observer: Observer) -> None:
         self._config, self._spec, self._log, self._stop, self._observer = config, spec, log, stop, observer
-        self.is_serial = engine == "serial"
-        self._engine = engine
+        self.is_serial = config.engine == "serial"
         self.n_workers = 1 if self.is_serial else config.processes
         self.batch_seconds = pace(config.batch_seconds, self.n_workers)
         self.pool: Pool | None = None
@@ -65,7 +64,7 @@ class Workforce:
         began = time.monotonic()
         for folder in (self._config.working_dir, self._config.output_path):
             check_space(folder)
-        self._observer(events.WorkersStarting(self.n_workers, self._engine))
+        self._observer(events.WorkersStarting(self.n_workers, self._config.engine))
         if self._config.timeout_seconds is not None and self.is_serial and not is_possible():
             text = "timeout_seconds does nothing here: in the serial engine it needs Python's main thread"
             self._observer(events.Notice(text, is_warning=True))
@@ -109,15 +108,34 @@ class Workforce:
         )
 
     def _wants_trial(self) -> bool:
-        """Whether to import f beside the start: in a Ray of the caller's, the workers may be on other machines."""
+        """Whether to import f beside the start: in a Ray of the caller's, the workers may be on other machines.
+
+        Plain processes import it themselves before such a trial would have come to it.
+        """
         is_joined = getattr(sys.modules.get("ray"), "is_initialized", bool)()
-        return not self.is_serial and not is_joined
+        return self._config.engine == "ray" and not is_joined
 
     def _make_pool(self) -> Pool:
         if self.is_serial:
             return SerialPool()
+        needs = needs_of(self._config)
+        if self._config.engine == "processes":
+            from r3po.engines.processes import ProcessesPool
+
+            return ProcessesPool(needs)
         from r3po.engines.ray_pool import RayPool  # slow, and needed by nobody else
 
-        each = {} if self._config.worker is None else self._config.worker.needs
-        needs = Needs(each, is_auto=self._config.is_auto)
-        return RayPool(self._log.folder / "ray.log", self._log.folder / "ray_folder", needs)
+        log_file, note_file = self._log.folder / "ray.log", self._log.folder / "ray_folder"
+        return RayPool(log_file, note_file, needs, self._observer, tuple(map(_first_in, self._config.source_paths)))
+
+
+# Private functions
+
+
+def _first_in(folder: Path) -> str:
+    """Return a path in a folder of the source, which who sees the source must see: an empty mount has none of it."""
+    try:
+        with os.scandir(folder) as entries:
+            return next((entry.path for entry in entries), str(folder))
+    except OSError:  # told by who walks it
+        return str(folder)

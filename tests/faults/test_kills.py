@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import soak
-from jobs import HAS_PROC, command_of, run_process, tree_of
+from jobs import HAS_PROC, run_process
 from soak import GONE_S, SIGKILL_S, SIGNAL_S, Run, SoakJob
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ def test_a_driver_that_is_killed_three_times_goes_on_each_time(lab: Lab, rng: ra
             else:
                 wait_for_calls(run, rng.randint(1, 150))
             assert run.kill("driver", rng)
-            # Ray's agents look only once a minute whether they still have a raylet; they write nothing of ours.
-            assert_ended(run, -signal.SIGKILL, SIGKILL_S, but=("agent",))
+            assert_ended(run, -signal.SIGKILL, SIGKILL_S)
     lab.finish(job)
 
 
@@ -134,6 +133,7 @@ def test_a_run_goes_on_when_workers_are_killed(lab: Lab, rng: random.Random) -> 
 ENDS = {
     "raylet": {3},
     "gcs_server": {3},
+    "keeper": {3},
     "agents": {1, 3},  # Ray may end a raylet whose agents died; whether it does is its own affair
     "everything": {-signal.SIGKILL},
     "SIGTERM": {143},
@@ -152,7 +152,7 @@ def test_a_run_that_is_hit_goes_on_or_stops_soon_and_says_how_to_go_on(lab: Lab,
     with lab.run(job) as run:
         wait_for_calls(run, rng.randint(1, 300))
         # Or the workers, which outlive their raylet, might finish the job before the run notices.
-        job.hold(kind in ("raylet", "gcs_server"))
+        job.hold(kind in ("raylet", "gcs_server", "keeper"))
         if kind.endswith(" stopped"):
             assert run.stop_for(kind.split()[0], rng.uniform(4, 8), rng)
         else:
@@ -222,13 +222,6 @@ def test_a_run_piped_into_head_finishes_or_stops_safely(lab: Lab) -> None:
     lab.finish(job)
 
 
-def kill_guard(run: Run) -> None:
-    """Kill the process that would end the workers of a killed driver at once."""
-    for pid, _ in tree_of(run.process.pid):
-        if any("guard.py" in word for word in command_of(pid)):
-            os.kill(pid, signal.SIGKILL)
-
-
 def test_what_workers_of_a_killed_run_write_late_changes_nothing(lab: Lab, rng: random.Random) -> None:
     """Workers go on for some seconds after their driver's death; the next run is at work by then."""
     job = lab.new_job()
@@ -237,7 +230,8 @@ def test_what_workers_of_a_killed_run_write_late_changes_nothing(lab: Lab, rng: 
         for _ in range(3):
             run = runs.enter_context(lab.run(job))
             wait_for_calls(run, rng.randint(1, 150))
-            kill_guard(run)
+            assert run.kill("keeper", rng)  # it would end the workers at once
+            run.hits.clear()
             assert run.kill("driver", rng)
             assert run.wait(SIGKILL_S) == -signal.SIGKILL
             assert run.alive(but=("agent",)), "the workers are still there"

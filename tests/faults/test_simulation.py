@@ -24,7 +24,7 @@ import pytest
 import r3po.table.outcomes as tables
 from r3po.config.keys import MaxErrors
 from r3po.engines import worker_processes as processes
-from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.pool import Answer, Call, OneMachine, WorkerLost
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError, RunStoppedError
 from r3po.file_version import UNKNOWN_VERSION, FileVersion
@@ -57,6 +57,7 @@ from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.messages import BatchDone, Probed, ShardContext
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch
 from r3po.worker.rows import append_outcome, note_file
+from r3po.worker.shard_lines import ShardLines
 from r3po.worker.staging import Staged
 from roster_check import check_roster
 
@@ -726,7 +727,7 @@ class SimBudget(ErrorBudget):
         super().take(done)
 
 
-class Driver:
+class Driver(OneMachine):
     """One run of r3po, and the pool of its workers."""
 
     can_replace = True
@@ -807,6 +808,7 @@ class Driver:
             "f",
             counts,
             Watch(states, Path(), self._manager, outputs, lambda event: None, "f"),
+            ShardLines(Path()),
             loaded_code=world.fingerprint,
         )
         self.loop.run()
@@ -965,7 +967,7 @@ class Driver:
     def check_work(self, handle: WorkerHandle, work: Work) -> None:
         process = self.processes[handle.number]
         process.trial = None
-        assert handle.can_stage or not isinstance(work, Stage), "who is not at home stages nothing"
+        assert handle.role.can_stage or not isinstance(work, Stage), "who is not at home stages nothing"
         others = [m for m in self._manager.handles.values() if m is not handle and m.in_hand]
         if isinstance(work, Batch) and work.kind == "trial":
             ((place, _),) = work.places

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.pool import Answer, Call, OneMachine, WorkerLost
 from r3po.events import Event
 from r3po.file_version import UNKNOWN_VERSION
 from r3po.run.budgets import ErrorBudget
@@ -47,7 +47,7 @@ def new_state(shard: int, n_files: int = SHARD_SIZE) -> ShardState:
     return ShardState(ref, None, (), 0, 0, 0, {}, ((0, n_files),))
 
 
-class LargePool:
+class LargePool(OneMachine):
     """Workers that do `files_a_second` each, on a clock that only calls move.
 
     Args:
@@ -220,6 +220,7 @@ class LargeRun:
         book = SuspectBook(book_path, JOB_ID, "f1", lambda shard, place: UNKNOWN_VERSION)
         outputs: Any = SimpleNamespace(look=lambda: [])
         self.stop: Any = SimpleNamespace(is_requested=False, is_urgent=False, tell_workers=lambda: None)
+        lines: Any = SimpleNamespace(at=lambda ref, places: ())
         self.loop = RunLoop(
             publisher,
             self.states,
@@ -232,6 +233,7 @@ class LargeRun:
             "f",
             Counts(0, 0, n_shards * shard_size),
             Watch(self.states, Path(), self.manager, outputs, self._observe, "f"),
+            lines,
             loaded_code="f1",
         )
 

@@ -25,4 +25,10 @@ def _where(handle: WorkerHandle) -> tuple[object, ...]:
         return ("starting",)
     if any(getattr(work, "kind", "") == "trial" for work in handle.in_hand):
         return ("on trial",)
-    return "free", len(handle.in_hand), handle.is_fresh and not handle.in_hand, handle.can_stage
+    return (
+        "free",
+        len(handle.in_hand),
+        handle.is_fresh and not handle.in_hand,
+        handle.role.can_stage,
+        handle.role.can_call,
+    )

@@ -28,6 +28,7 @@ from r3po.work import Death, Work
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.messages import FAILURES_TOLD, BatchDone
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN
+from r3po.worker.shard_lines import ShardLines
 
 BROKE = Failure("ValueError", "broke\nin two", "count.py:3 in f", "Traceback ...")
 NO_DISK = Failure("OSError", "[Errno 5] Input/output error", "count.py:2 in f", "")
@@ -231,6 +232,7 @@ class FakeCrew:
     messages: list[Answer | Lost]
     handles: dict[int, WorkerHandle] = field(default_factory=lambda: {n: WorkerHandle(n) for n in range(2)})
     is_gone: bool = False
+    n_wanted: int = 2
 
     @property
     def is_busy(self) -> bool:
@@ -286,6 +288,7 @@ def loop_of(
         "f",
         Counts(0, 0, 8),
         Watch({}, Path(), manager, outputs, lambda event: None, "f"),
+        ShardLines(Path()),
     )
 
 

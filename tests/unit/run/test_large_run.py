@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from large_run import SHARD_SIZE, LargeRun, new_state
+from r3po.engines.pool import Role
 from r3po.run import loop, suspects, trials, watch
 from r3po.run.roster import Roster, WorkerHandle
 from r3po.run.scheduler import Scheduler
@@ -83,7 +84,7 @@ def test_only_workers_that_can_stage_do(new_run: Any) -> None:
     run = new_run(50, 5, files_a_second=200.0, shard_size=3000)
     submit, staged = run.manager.submit, []
     for number, handle in run.manager.handles.items():
-        handle.can_stage = number in (7, 8)
+        handle.role = Role(can_stage=number in (7, 8))
 
     def note(handle: WorkerHandle, work: Work, call: Any) -> None:
         if isinstance(work, Stage):
@@ -153,7 +154,7 @@ def test_a_roster_has_each_worker_where_its_handle_says_whatever_happens_to_it()
         handle = rng.choice(list(roster.handles.values())) if roster.handles else None
         match rng.choice(["add", "remove", "ready", "leaving", "give", "give", "take"]):
             case "add":
-                roster.add(WorkerHandle(number, can_stage=rng.random() < 0.5))
+                roster.add(WorkerHandle(number, role=Role(can_stage=rng.random() < 0.5)))
                 number += 1
             case "remove" if handle is not None and rng.random() < 0.5:
                 assert roster.remove(handle.number) is handle

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.pool import Answer, Call, OneMachine, WorkerLost
 from r3po.errors import FunctionError, RunStoppedError
 from r3po.events import Event, Notice
 from r3po.run.budgets import LossBudget
@@ -25,7 +25,7 @@ def seen_in(phase: Phase) -> Sighting:
 
 
 @dataclass
-class FakePool:
+class FakePool(OneMachine):
     """Notes what it was asked for; time passes while somebody waits."""
 
     phases: dict[int, Phase] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from r3po.engines import worker_processes
-from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.pool import Answer, Call, OneMachine, WorkerLost
 from r3po.engines.worker_processes import OOM_S, WorkerProcesses
 from r3po.run.roster import Standing, WorkerHandle
 from r3po.run.workers import (
@@ -34,7 +34,7 @@ TRIAL = Batch(1, 2, ((3, 4),), "trial")
 
 
 @dataclass
-class FakePool:
+class FakePool(OneMachine):
     """Says what it was told to say, and notes what it was asked for."""
 
     processes: WorkerProcesses
