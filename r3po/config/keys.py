@@ -325,7 +325,9 @@ class Keys(BaseModel):
         examples=["64"],
     )
     """The most files of one call of f, which takes and gives lists; None: f takes one file."""
-    batch_seconds: float = Field(default=1.0, gt=0, le=3600, description="about how much work a kill costs")
+    batch_seconds: float = Field(
+        default=1.0, gt=0, le=3600, description="about how much work a kill costs; longer with more than 500 workers"
+    )
     timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = Field(
         None, description="a call of f that takes longer is a failure", examples=["60"]
     )

@@ -171,9 +171,10 @@ class RayPool:
         if not refs:
             time.sleep(0 if messages else timeout_s)
             return messages
-        done, _ = ray.wait(refs, num_returns=1, timeout=0 if messages else timeout_s)
-        if done:  # and all that is there besides
-            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        # All that is there. With 10,000 calls out a look takes milliseconds, so there is a second one only to wait.
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        if not done and not messages:
+            done, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
         for ref in done:
             if ref not in self._calls:
                 machines.take(ref)

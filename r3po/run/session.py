@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from typing import Self
@@ -98,6 +98,7 @@ class _Run:
         self.emit = self._account.emit
         self._code = fingerprint_of_file(spec)
         self._loop: RunLoop | None = None
+        self._read_shard_file = lru_cache(maxsize=1)(read_shard_file)  # suspects are looked at in order
         self._has_new_places = False
         self.stop = StopSignals(self.log.stop_file, self._on_signal, interrupts=self.config.engine == "serial")
         self._workforce = Workforce(self.config, spec, self.log, self.stop, self.emit)
@@ -255,7 +256,7 @@ class _Run:
         scheduler = Scheduler(
             pending,
             self._workforce.n_workers,
-            self.config.batch_seconds,
+            self._workforce.batch_seconds,
             suspects,
             self.options.limit,
             self.config.batch_files or 1,
@@ -300,7 +301,7 @@ class _Run:
         """Return the version of the file of a place as it is now; `UNKNOWN_VERSION` if it cannot be seen."""
         if shard in states and place < states[shard].ref.n_files:
             with contextlib.suppress(OSError, R3poError):
-                path = read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
+                path = self._read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
                 return stat_file(absolute_path(str(self.config.source_path), path)) or UNKNOWN_VERSION
         return UNKNOWN_VERSION
 

@@ -30,6 +30,15 @@ def needs_of(config: Config) -> Needs:
     return Needs({} if config.worker is None else config.worker.needs, is_auto=config.is_auto)
 
 
+BATCHES_A_SECOND = 500
+"""Batches that a driver is to take in a second: about half of what it can, since it also stages and commits."""
+
+
+def pace(batch_seconds: float, n_workers: int) -> float:
+    """Return how long a batch is to take: longer than asked for where one driver could not answer all workers."""
+    return max(batch_seconds, n_workers / BATCHES_A_SECOND)
+
+
 class Workforce:
     """Starts the workers of a run, and has their pool from then on."""
 
@@ -37,6 +46,7 @@ class Workforce:
         self._config, self._spec, self._log, self._stop, self._observer = config, spec, log, stop, observer
         self.is_serial = config.engine == "serial"
         self.n_workers = 1 if self.is_serial else config.processes
+        self.batch_seconds = pace(config.batch_seconds, self.n_workers)
         self.pool: Pool | None = None
         self.leavers: Leavers | None = None
         """Where f may have to be closed, once there are workers."""
@@ -87,7 +97,7 @@ class Workforce:
             function=self._spec,
             input=config.input,
             hash=config.hash,
-            batch_seconds=config.batch_seconds,
+            batch_seconds=self.batch_seconds,
             stop_file=self._log.stop_file,
             workers_folder=self._log.workers,
             timeout_s=config.timeout_seconds,
