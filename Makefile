@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 SMALL  := -name __pycache__ -o -name '*.egg-info'
 
 .DEFAULT_GOAL := help
-.PHONY: help sample test faults check shape format real real-synthetic soak clean
+.PHONY: help sample test faults cluster soak-cluster check shape format real real-synthetic soak clean
 .PHONY: bench bench-millions bench-cold bench-resume bench-scale bench-workers bench-start bench-pieces
 
 help:  ## list the targets
@@ -22,6 +22,11 @@ test: $(VENV)/.installed-dev  ## run the tests, without those that inject faults
 
 faults: $(VENV)/.installed-dev  ## kill, hang, fill, damage: what must hold for every change (docs/faults.md)
 	@$(BIN)/python -m pytest -q -m '(faults or long) and not cluster'
+
+cluster: $(VENV)/.installed-dev  ## three machines, made of namespaces: killed, cut off, added (as root, on Linux)
+	@PATH="$$PATH:/usr/sbin:/sbin"; command -v ip nsenter setpriv >/dev/null || \
+		{ apt-get -qq update && apt-get -qq install -y iproute2 util-linux; } >/dev/null 2>&1 || true
+	@$(BIN)/python -m pytest -q -rs -m cluster
 
 check: $(VENV)/.installed-dev  ## format, lint, types, import contract, shape, tests
 	@echo 'format ...' && $(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff .; exit 1; }
@@ -46,6 +51,9 @@ real-synthetic: $(VENV)/.installed  ## 300,000 synthetic files, undisturbed and 
 
 soak: $(VENV)/.installed-dev  ## kill r3po for MINUTES (60), drawn from SEED: every file has one outcome, in equal bytes
 	@$(BIN)/python tests/harness/soak.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
+
+soak-cluster: $(VENV)/.installed-dev  ## the same over three machines for MINUTES (30), machines and links, too (as root, on Linux)
+	@$(BIN)/python tests/harness/soak_cluster.py --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.installed-bench  ## 100,000 files: r3po, the limit and all peers (400,000 inodes)
 	@$(BIN)/python benchmarks/bench.py peers
