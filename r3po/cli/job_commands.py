@@ -47,6 +47,9 @@ def run(
     engine: Annotated[
         str, typer.Option(metavar="ENGINE", help="ray, or serial: all in this process, for a debugger.")
     ] = "ray",
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray to join: auto or HOST:PORT, instead of the config's.")
+    ] = None,
     processes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Workers, instead of the config's.")] = None,
     max_errors: Annotated[
         str | None, typer.Option(metavar="N", help="Stop if more than N files fail, or N% of the finished; or none.")
@@ -71,7 +74,7 @@ def run(
     from r3po.run.result import RunOptions
     from r3po.run.session import find_configured, run_job
 
-    loaded = load_config(config).with_overrides(processes=processes, max_errors=max_errors)
+    loaded = load_config(config).with_overrides(processes=processes, max_errors=max_errors, address=address)
     # A function named on the command line is looked for from where the command was typed.
     spec = find_configured(loaded) if function is None else find_function(function, Path.cwd())
     options = RunOptions(
@@ -83,7 +86,9 @@ def run(
         engine=engine,
         show_output=show_output,
         limit=limit,
-        command=_command_to_go_on(config, function, engine, processes, max_errors, redo=redo, no_build=no_build),
+        command=_command_to_go_on(
+            config, function, engine, address, processes, max_errors, redo=redo, no_build=no_build
+        ),
     )
     # The serial engine calls f in this process; f may want pandas.
     spared = pandas_left_out() if engine != "serial" else nullcontext()
@@ -178,6 +183,7 @@ def _command_to_go_on(
     config: Path,
     function: str | None,
     engine: str,
+    address: str | None,
     processes: int | None,
     max_errors: str | None,
     *,
@@ -188,6 +194,7 @@ def _command_to_go_on(
     words = ["r3po", "run", *([] if config == CONFIG else [str(config)])]
     words += ["--function", function] if function is not None else []
     words += ["--engine", engine] if engine != "ray" else []
+    words += ["--address", address] if address is not None else []
     words += ["--processes", str(processes)] if processes is not None else []
     words += ["--max-errors", max_errors] if max_errors is not None else []
     words += ["--redo"] if redo else []
