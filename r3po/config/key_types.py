@@ -89,8 +89,8 @@ def check_address(value: str) -> str:
         return value
     if value.startswith("ray://"):
         raise ValueError(
-            "cannot be a ray:// address: a run has to be on a machine of that Ray; submit it: "
-            "ray job submit --address http://HOST:8265 -- r3po run"
+            "cannot be a ray:// address, since a run has to be on a machine of that Ray: submit it there with "
+            "ray job submit"
         )
     try:
         host, port = split_address(value)

@@ -72,7 +72,7 @@ def find_running(environment: Mapping[str, str]) -> str:
     if not found:
         raise RunStoppedError(
             "no Ray is running on this machine, which ray_address: auto would join",
-            hint=f"start one (ray start --head), or name it: --address HOST:PORT;\n{ALONE_HINT}",
+            hint=f"start one with  ray start , or name it: --address HOST:PORT;\n{ALONE_HINT}",
         )
     if len(found) > 1:
         raise RunStoppedError(

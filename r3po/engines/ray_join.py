@@ -152,12 +152,12 @@ def check_fit(address: str) -> None:
         raise RunStoppedError(
             f"the Ray at {address} was started with {' and '.join(different)}; here are "
             f"Ray {own['ray_version']} and Python {own['python_version']}",
-            hint="install the same here, in an environment of its own, or submit the run to that Ray: ray job submit",
+            hint="install the same here, or submit the run to that Ray with  ray job submit",
         )
     if not any(map(_is_here, {node.node_manager_address for node in nodes})) and not _has_raylet(nodes):
         raise RunStoppedError(
             f"this machine is no part of the Ray at {address}",
-            hint=f"make it one (ray start --address={address}), or submit the run to that Ray: ray job submit",
+            hint="make it one with  ray start , or submit the run to that Ray with  ray job submit",
         )
 
 

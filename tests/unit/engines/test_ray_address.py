@@ -51,15 +51,13 @@ def test_an_address_in_the_environment_that_is_followed_must_be_one() -> None:
 
 @pytest.mark.parametrize(
     ("given", "address"),
-    [("auto", "auto"), ("local", "local"), ("a-b.c:1", "a-b.c:1"), ("[fd00::1]:80", "[fd00::1]:80")],
+    [("auto", "auto"), ("local", "local"), ("a.b:1", "a.b:1"), ("[fd00::1]:80", "[fd00::1]:80")],
 )
 def test_addresses(given: str, address: str) -> None:
     assert check_address(given) == address
 
 
-@pytest.mark.parametrize(
-    "given", ["head", "head:", ":6379", "head:0", "head:65536", "http://head:8265", "a b:1", "ray:"]
-)
+@pytest.mark.parametrize("given", ["head", "head:", ":6379", "head:0", "head:65536", "http://head:8265", "a b:1"])
 def test_what_is_no_address_is_refused(given: str) -> None:
     with pytest.raises(ValueError, match="must be auto, local, or HOST:PORT"):
         check_address(given)
