@@ -25,7 +25,7 @@ from pydantic import (
     field_validator,
 )
 
-from r3po.config.key_types import FilePart, Folder, Globs, Source, Text, check_column
+from r3po.config.key_types import FilePart, Folder, Globs, Source, Text, check_address, check_column
 from r3po.config.worker_keys import SIZE_SCHEMA, WorkerResources, parse_size, to_arguments
 from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
 from r3po.table.columns import PART_BYTES
@@ -247,6 +247,13 @@ class Keys(BaseModel):
         examples=["{num_cpus: 2, memory: 4 GiB}"],
     )
     """Of Ray, for each worker."""
+    ray_address: Annotated[Text, AfterValidator(check_address)] | None = Field(
+        None,
+        description="the Ray to use: host:port of one that is there; auto: the one that RAY_ADDRESS names or that runs "
+        "on this machine; local, or not set: one of the run's own",
+        examples=["auto"],
+    )
+    """auto, local or host:port; None: the run starts one, unless Ray itself started the run."""
     input: Literal["path", "bytes"] = Field(
         "path",
         description="what f takes: path: f(filepath); bytes: f(filepath, data), and no file is opened twice",
