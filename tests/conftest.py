@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from away import TwoMachines
 from jobs import NewJob, TinyJob, short_folder, write_tiny_function
+from r3po.run.workforce import Workforce
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,9 @@ def cluster() -> Iterator[None]:
             ray.shutdown()
 
 
-@pytest.fixture(params=["serial", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.fixture(params=["serial", "processes", pytest.param("ray", marks=pytest.mark.ray)])
 def engine(request: pytest.FixtureRequest) -> str:
-    """Both engines, one after the other."""
+    """Each engine, one after the other."""
     if request.param == "ray":
         request.getfixturevalue("cluster")
     name: str = request.param
@@ -89,3 +91,16 @@ def new_job(jobs_folder: Path) -> Iterator[NewJob]:
     for name in set(sys.modules) - modules:
         if "tiny_function" in name:
             del sys.modules[name]
+
+
+@pytest.fixture
+def two_machines(monkeypatch: pytest.MonkeyPatch) -> list[TwoMachines]:
+    """Jobs of this process have their f called on another machine; returns the pools that were made, in order."""
+    pools: list[TwoMachines] = []
+
+    def make(workforce: Workforce) -> TwoMachines:
+        pools.append(TwoMachines())
+        return pools[-1]
+
+    monkeypatch.setattr(Workforce, "_make_pool", make)
+    return pools

@@ -45,8 +45,9 @@ def run(
     ] = False,
     no_build: Annotated[bool, typer.Option("--no-build", help="Do not look for new files in the source.")] = False,
     engine: Annotated[
-        str, typer.Option(metavar="ENGINE", help="ray, or serial: all in this process, for a debugger.")
-    ] = "ray",
+        str | None,
+        typer.Option(metavar="ENGINE", help="ray; processes: without Ray; serial: all in this process, to debug."),
+    ] = None,
     address: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="A Ray to join: auto or HOST:PORT, instead of the config's.")
     ] = None,
@@ -74,7 +75,9 @@ def run(
     from r3po.run.result import RunOptions
     from r3po.run.session import find_configured, run_job
 
-    loaded = load_config(config).with_overrides(processes=processes, max_errors=max_errors, address=address)
+    loaded = load_config(config).with_overrides(
+        processes=processes, max_errors=max_errors, engine=engine, address=address
+    )
     # A function named on the command line is looked for from where the command was typed.
     spec = find_configured(loaded) if function is None else find_function(function, Path.cwd())
     options = RunOptions(
@@ -83,7 +86,6 @@ def run(
         redo=redo,
         restart=restart,
         accept_deletions=accept_deletions,
-        engine=engine,
         show_output=show_output,
         limit=limit,
         command=_command_to_go_on(
@@ -91,7 +93,7 @@ def run(
         ),
     )
     # The serial engine calls f in this process; f may want pandas.
-    spared = pandas_left_out() if engine != "serial" else nullcontext()
+    spared = pandas_left_out() if loaded.engine != "serial" else nullcontext()
     with Display(is_quiet=quiet) as display, spared:
         try:
             result = run_job(loaded, spec, options, display)
@@ -182,7 +184,7 @@ def reset(
 def _command_to_go_on(
     config: Path,
     function: str | None,
-    engine: str,
+    engine: str | None,
     address: str | None,
     processes: int | None,
     max_errors: str | None,
@@ -193,7 +195,7 @@ def _command_to_go_on(
     """Return what to type to go on with this run: what was typed, without what would begin something again."""
     words = ["r3po", "run", *([] if config == CONFIG else [str(config)])]
     words += ["--function", function] if function is not None else []
-    words += ["--engine", engine] if engine != "ray" else []
+    words += ["--engine", engine] if engine is not None else []
     words += ["--address", address] if address is not None else []
     words += ["--processes", str(processes)] if processes is not None else []
     words += ["--max-errors", max_errors] if max_errors is not None else []

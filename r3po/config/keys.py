@@ -30,6 +30,7 @@ from r3po.config.worker_keys import SIZE_SCHEMA, WorkerResources, parse_size, to
 from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
 from r3po.table.columns import PART_BYTES
 
+ENGINES = ("ray", "processes", "serial")
 MAX_PROCESSES = 4096
 MAX_BATCH_FILES = 10_000
 MAX_TIMEOUT_S = 31 * 24 * 3600.0
@@ -234,10 +235,15 @@ class Keys(BaseModel):
         "count as other code of f",
         examples=["{weights: weights.json}"],
     )
+    engine: Literal["ray", "processes", "serial"] = Field(
+        "ray",
+        description="what runs the workers: ray; processes: plain processes of this machine, which start at once; "
+        "serial: all in one process, for a debugger",
+    )
     worker: WorkerResources | None = Field(
         None,
         description="what Ray keeps for each worker: {num_cpus: 2, num_gpus: 0.5, memory: 4 GiB, resources: "
-        "{name: 1}}; serial ignores it",
+        "{name: 1}}; processes: num_cpus and memory alone; serial ignores it",
         examples=["{num_cpus: 2, memory: 4 GiB}"],
     )
     """Of Ray, for each worker."""
@@ -326,7 +332,9 @@ class Keys(BaseModel):
         examples=["64"],
     )
     """The most files of one call of f, which takes and gives lists; None: f takes one file."""
-    batch_seconds: float = Field(default=1.0, gt=0, le=3600, description="about how much work a kill costs")
+    batch_seconds: float = Field(
+        default=1.0, gt=0, le=3600, description="about how much work a kill costs; longer with more than 500 workers"
+    )
     timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = Field(
         None, description="a call of f that takes longer is a failure", examples=["60"]
     )

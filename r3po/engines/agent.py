@@ -151,6 +151,7 @@ class Agent:
 
     def leave(self) -> list[tuple[int, str]]:
         """End all workers, remove everything, and return what f has printed since the last look."""
+        self._processes.await_end()  # the driver has told Ray to end them, which then takes it for no accident
         printed = list(self._outputs.look())
         self._clear()
         self._guard.release()

@@ -1,10 +1,13 @@
-"""What each worker needs of Ray, and how many such workers a Ray has room for. Arithmetic, without Ray itself."""
+"""What each worker needs, and for how many such workers a Ray or a machine has room. Arithmetic, without Ray itself."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from r3po.config.keys import n_cores
@@ -60,6 +63,19 @@ class Needs:
             n_workers, [{"CPU": n_cores()}], "on this machine"
         )
 
+    def fit_machine(self, n_workers: int) -> int:
+        """Do the same for all that a machine without Ray gives: cores and memory."""
+        return self.fit(n_workers, [{"CPU": n_cores(), "memory": _memory_bytes()}], "on this machine")
+
+    def refuse_without_ray(self) -> None:
+        """Raise ConfigError if the workers are to have what Ray alone can give them."""
+        asked = {name: amount for name, amount in self.each.items() if amount and name not in ("CPU", "memory")}
+        if asked:
+            raise ConfigError(
+                f"engine: processes cannot give a worker {_text(asked)}: Ray shares these out",
+                hint="r3po run --engine ray, or take it out of  worker:  in the config",
+            )
+
     @property
     def n_threads(self) -> int:
         """Threads for the libraries of a worker: one a CPU of its own."""
@@ -89,6 +105,15 @@ def options_of(each: Amounts) -> dict[str, Any]:
 
 
 # Private functions
+
+
+def _memory_bytes() -> float:
+    """Return the memory of this machine, or what a container may have of it."""
+    found = [float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # `max`: none
+            found.append(float(Path(limit).read_text()))
+    return min(found)
 
 
 def _is_odd(each: Amounts) -> bool:

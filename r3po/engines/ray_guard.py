@@ -18,6 +18,9 @@ import time
 DONE = b"done\n"
 """What a maker says that has removed the folder itself."""
 
+APART = "apart"
+"""Second argument of a guard that is to be nobody's child: Ray ends the children of an actor that it ends."""
+
 TEMPORARY_PREFIX = "r3po-ray-"
 """Begins the name of every temporary folder that a private Ray of ours has."""
 
@@ -65,7 +68,7 @@ class Guard:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         # A session of its own: what kills this process's group or terminal must leave it alive.
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, os.fspath(folder)],
+            [sys.executable, "-I", "-S", __file__, os.fspath(folder), APART],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -79,9 +82,11 @@ class Guard:
             self._process.communicate(DONE, timeout=5)
 
 
-def main(folder: str) -> None:
+def main(folder: str, *, is_apart: bool = False) -> None:
     """Wait for the maker's end, then end the rest and remove the folder."""
     maker = os.getppid()  # it may go on
+    if is_apart and os.fork():
+        os._exit(0)
     if sys.stdin.buffer.readline() == DONE:
         return
     deadline = time.monotonic() + PATIENCE_S
@@ -106,4 +111,4 @@ def _has_open(pid: int, inside: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], is_apart=sys.argv[2:] == [APART])

@@ -26,23 +26,29 @@ from r3po.worker.import_trial import ImportTrial
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.time_limit import is_possible
 
-ENGINES = ("ray", "serial")
+
+def needs_of(config: Config) -> Needs:
+    """Return what each worker needs."""
+    return Needs({} if config.worker is None else config.worker.needs, is_auto=config.is_auto)
+
+
+BATCHES_A_SECOND = 500
+"""Batches that a driver is to take in a second: about half of what it can, since it also stages and commits."""
+
+
+def pace(batch_seconds: float, n_workers: int) -> float:
+    """Return how long a batch is to take: longer than asked for where one driver could not answer all workers."""
+    return max(batch_seconds, n_workers / BATCHES_A_SECOND)
 
 
 class Workforce:
-    """Starts the workers of a run, and has their pool from then on.
+    """Starts the workers of a run, and has their pool from then on."""
 
-    Args:
-        engine: one of `ENGINES`.
-    """
-
-    def __init__(
-        self, config: Config, spec: FunctionSpec, engine: str, log: RunLog, stop: StopSignals, observer: Observer
-    ) -> None:
+    def __init__(self, config: Config, spec: FunctionSpec, log: RunLog, stop: StopSignals, observer: Observer) -> None:
         self._config, self._spec, self._log, self._stop, self._observer = config, spec, log, stop, observer
-        self.is_serial = engine == "serial"
-        self._engine = engine
+        self.is_serial = config.engine == "serial"
         self.n_workers = 1 if self.is_serial else config.processes
+        self.batch_seconds = pace(config.batch_seconds, self.n_workers)
         self.pool: Pool | None = None
         self.leavers: Leavers | None = None
         """Where f may have to be closed, once there are workers."""
@@ -60,16 +66,17 @@ class Workforce:
         began = time.monotonic()
         for folder in (self._config.working_dir, self._config.output_path):
             check_space(folder)
-        self._observer(events.WorkersStarting(self.n_workers, self._engine))
+        self._observer(events.WorkersStarting(self.n_workers, self._config.engine))
         if self._config.timeout_seconds is not None and self.is_serial and not is_possible():
             text = "timeout_seconds does nothing here: in the serial engine it needs Python's main thread"
             self._observer(events.Notice(text, is_warning=True))
         setup = self._setup(folders)
         choice = self._choose_ray()
-        # In a Ray of the caller's or of others the workers may be on other machines.
-        is_here = not self.is_serial and choice.address is None and not _has_ray()
+        # In a Ray of the caller's or of others the workers may be on other machines; and plain processes import f
+        # themselves before such a trial would have come to it.
+        is_trial = self._config.engine == "ray" and choice.address is None and not _has_ray()
         # A start can take long, and nothing of f is in flight yet.
-        with self._stop.interrupting(), ImportTrial(setup, is_wanted=is_here) as trial:
+        with self._stop.interrupting(), ImportTrial(setup, is_wanted=is_trial) as trial:
             self.pool = self._make_pool(choice.address)  # takes a second or two, in which most modules are imported
             trial.check()
             self.n_workers = self.pool.start(setup, self.n_workers)
@@ -95,7 +102,7 @@ class Workforce:
             function=self._spec,
             input=config.input,
             hash=config.hash,
-            batch_seconds=config.batch_seconds,
+            batch_seconds=self.batch_seconds,
             stop_file=self._log.stop_file,
             workers_folder=self._log.workers,
             timeout_s=config.timeout_seconds,
@@ -107,7 +114,7 @@ class Workforce:
 
     def _choose_ray(self) -> ray_address.Choice:
         """Return which Ray is to be used, and say so where somebody may have meant another."""
-        if self.is_serial or _has_ray():
+        if self._config.engine != "ray" or _has_ray():
             return ray_address.Choice(None)
         choice = ray_address.choose(self._config.ray_address, os.environ)
         if choice.notice:
@@ -117,8 +124,11 @@ class Workforce:
     def _make_pool(self, address: str | None) -> Pool:
         if self.is_serial:
             return SerialPool()
-        each = {} if self._config.worker is None else self._config.worker.needs
-        needs = Needs(each, is_auto=self._config.is_auto)
+        needs = needs_of(self._config)
+        if self._config.engine == "processes":
+            from r3po.engines.processes import ProcessesPool
+
+            return ProcessesPool(needs)
         log_file, note_file = self._log.folder / "ray.log", self._log.folder / "ray_folder"
         probes = tuple(map(_first_in, self._config.source_paths))
         private = PrivateRay(log_file, note_file, needs)

@@ -178,7 +178,7 @@ def test_a_script_may_import_ray_first_start_tasks_of_its_own_and_set_globals(be
 
 @pytest.mark.ray
 def test_a_cached_function_without_an_importable_name_reaches_a_worker() -> None:
-    from r3po.engines.ray_pickle import from_bytes, to_bytes
+    from r3po.engines.by_value import from_bytes, to_bytes
 
     @functools.lru_cache(maxsize=3)
     def cached(path: str) -> str:
@@ -199,7 +199,7 @@ def test_a_cached_function_without_an_importable_name_reaches_a_worker() -> None
 
 @pytest.mark.ray
 def test_a_traceback_has_the_lines_of_a_notebooks_cell_in_a_worker_too() -> None:
-    from r3po.engines.ray_pickle import from_bytes, to_bytes
+    from r3po.engines.by_value import from_bytes, to_bytes
 
     cell = "/tmp/ipykernel_no_such_file/1.py"
     source = "def inner(path):\n    raise ValueError(path)  # of a cell\ndef f(path):\n    return inner(path)\n"
