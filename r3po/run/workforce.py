@@ -83,7 +83,6 @@ class Workforce:
             if may_be_made(self._spec):
                 self.leavers = Leavers(self.pool, self._spec.label, self._observer)
             trial.check()
-        self._stop.install()  # Ray replaces the handler of SIGTERM
         self._started = events.WorkersStarted(self.n_workers, self.pool.description, time.monotonic() - began)
         return self.pool
 
