@@ -10,12 +10,15 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 
+from r3po.config.settings import Config
 from r3po.engines.frames import send_frame
+from r3po.engines.needs import needs_of
 
 _PROGRAM = "import sys; sys.path.append(sys.argv[2]); from r3po.engines.starter_main import main; main()"
 """r3po is imported first, by the paths of a fresh Python: files beside f may be named like what it needs."""
@@ -37,6 +40,17 @@ END_S = 5.0
 """Seconds for which the driver waits until the process has ended all that there is."""
 
 
+@contextlib.contextmanager
+def started_early(config: Config) -> Iterator[Starter | None]:
+    """Give a starter where the engine of a job has one: it imports what workers need beside what its driver imports."""
+    starter = Starter(needs_of(config).n_threads) if config.engine == "processes" else None
+    try:
+        yield starter
+    finally:
+        if starter is not None:
+            starter.close()
+
+
 class Starter:
     """Starts the process.
 
@@ -48,6 +62,7 @@ class Starter:
         self._control, theirs = socket.socketpair()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._heard = b""
+        self._is_given = False
         self.is_ready = False
         """It has imported what a worker needs."""
         self.is_over = False
@@ -74,6 +89,7 @@ class Starter:
         Args:
             pickled: the function, where it has no module to import it from.
         """
+        self._is_given = True
         content = pickle.dumps((sys.path, pickled, cloudpickle.dumps(setup)))
         with contextlib.suppress(OSError):  # it is over: `hear` says so
             send_frame(self._control, content)
@@ -110,7 +126,9 @@ class Starter:
         return text.rpartition("\n")[2], text
 
     def close(self) -> None:
-        """End it, all workers, and whatever these have started."""
+        """End it, all workers, and whatever these have started. It may have been ended before."""
+        if not self._is_given:
+            self._process.kill()  # there is no worker, and it may be in the middle of an import
         self._control.close()
         try:
             self._process.wait(END_S)
