@@ -6,7 +6,6 @@ import contextlib
 import os
 import pickle
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -17,24 +16,11 @@ from typing import Any
 import cloudpickle
 
 from r3po.config.settings import Config
-from r3po.engines.frames import send_frame
+from r3po.engines.frames import END, ENDED, ENVIRONMENT, ORDER, READY, START, send_frame
 from r3po.engines.needs import needs_of
 
 _PROGRAM = "import sys; sys.path.append(sys.argv[2]); from r3po.engines.starter_main import main; main()"
 """r3po is imported first, by the paths of a fresh Python: files beside f may be named like what it needs."""
-
-ORDER = struct.Struct("<cq")
-"""`START`, with a socket, or `END`; the number of a worker."""
-
-START, END = b"s", b"e"
-
-ENDED = struct.Struct("<qq")
-"""The number of a worker that has ended, and its status as `waitpid` gives it; `READY`: all is imported."""
-
-READY = -1
-
-ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-"""What the process gets besides: a thread in it would keep it from forking workers. They do not have it."""
 
 END_S = 5.0
 """Seconds for which the driver waits until the process has ended all that there is."""

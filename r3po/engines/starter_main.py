@@ -26,9 +26,8 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from r3po.engines.frames import receive_frame, send_frame
+from r3po.engines.frames import END, ENDED, ENVIRONMENT, ORDER, READY, START, receive_frame, send_frame
 from r3po.engines.pool import Answer
-from r3po.engines.starter import END, ENDED, ENVIRONMENT, ORDER, READY, START
 from r3po.engines.worker_shell import WorkerShell
 from r3po.table.pandas_later import leave_pandas_to_f
 from r3po.worker.processes import descendants_of
