@@ -61,7 +61,7 @@ class Starter:
                 stderr=self._errors,
                 pass_fds=(theirs.fileno(),),
                 env={"OMP_NUM_THREADS": str(n_threads), **ENVIRONMENT, **os.environ},
-                start_new_session=True,  # Ctrl-C is for the run
+                process_group=0,  # Ctrl-C is for the run
             )
         finally:
             theirs.close()

@@ -38,7 +38,7 @@ LOOK_MS = 1000
 END_S = 2.0
 """Seconds for which this process waits for the end of what it has killed."""
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
 _HIGH = 500
 """The least number of a worker's descriptor for its connection: f may close those that it takes for its own."""
@@ -59,6 +59,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        _libc.prctl(_PR_SET_NAME, b"r3po-starter")
     leave_pandas_to_f()
     try:
         control.sendall(ENDED.pack(READY, 0))
@@ -211,6 +212,7 @@ def _be_worker(content: bytes, number: int, connection: int, parent: int) -> NoR
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     if sys.platform == "linux":
+        _libc.prctl(_PR_SET_NAME, b"r3po-worker")
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             _leave(1)  # it was ended in between
