@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from away import TwoMachines
 from jobs import NewJob, TinyJob, short_folder, write_tiny_function
+from r3po.run.workforce import Workforce
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +21,14 @@ def cluster() -> Iterator[None]:
     """One Ray for all tests of a file that only need some Ray; r3po uses it and does not stop it."""
     import ray
 
-    from r3po.engines.ray_node import hide_messages, use_settings
+    from r3po.engines.private_ray import private_variables
+    from r3po.engines.ray_join import settings_for_ray
+    from r3po.engines.ray_node import hide_messages
 
-    use_settings()
-
-    with short_folder() as folder:
+    variables = private_variables(os.environ, "0123456789abcdef")
+    with pytest.MonkeyPatch.context() as patch, short_folder() as folder, settings_for_ray(variables):
+        for name, value in variables.items():
+            patch.setenv(name, value)
         ray.init(
             address="local",
             num_cpus=2,
@@ -86,3 +91,16 @@ def new_job(jobs_folder: Path) -> Iterator[NewJob]:
     for name in set(sys.modules) - modules:
         if "tiny_function" in name:
             del sys.modules[name]
+
+
+@pytest.fixture
+def two_machines(monkeypatch: pytest.MonkeyPatch) -> list[TwoMachines]:
+    """Jobs of this process have their f called on another machine; returns the pools that were made, in order."""
+    pools: list[TwoMachines] = []
+
+    def make(workforce: Workforce, address: str | None) -> TwoMachines:
+        pools.append(TwoMachines())
+        return pools[-1]
+
+    monkeypatch.setattr(Workforce, "_make_pool", make)
+    return pools

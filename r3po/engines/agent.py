@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from r3po.engines.ray_guard import end_users_of
-from r3po.engines.ray_watch import Guard
+from r3po.engines.ray_guard import Guard, end_users_of
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.function.find import FunctionSpec
 from r3po.function.travel import Baggage, unpack
@@ -104,7 +103,6 @@ class Agent:
         self._folder = _make_folder()
         self._workers.mkdir()
         self._guard = Guard(self._folder)  # for whatever way this process ends
-        self._guard.ray_has_started()
         self._processes = WorkerProcesses(self._workers)
         self._outputs = Outputs(self._workers, is_shown=True)
         self._heard_at = time.monotonic()
@@ -153,9 +151,10 @@ class Agent:
 
     def leave(self) -> list[tuple[int, str]]:
         """End all workers, remove everything, and return what f has printed since the last look."""
+        self._processes.await_end()  # the driver has told Ray to end them, which then takes it for no accident
         printed = list(self._outputs.look())
         self._clear()
-        self._guard.release(is_clean=True)
+        self._guard.release()
         return printed
 
     # Private methods

@@ -27,7 +27,7 @@ from r3po.errors import RunStoppedError
 from r3po.events import Notice, Observer
 from r3po.text import count_of, first_line
 from r3po.work import Death
-from r3po.worker.beacon import Sighting, worker_file
+from r3po.worker.beacon import Phase, Sighting, worker_file
 from r3po.worker.messages import WorkerSetup
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,9 @@ LOST_S = 30.0
 
 FIND_S = 5.0
 """Seconds between two looks at which machines there are."""
+
+AWAY_S = 5.0
+"""Seconds between two looks after which this process itself was stopped, or its machine slept."""
 
 NOBODY_S = 60.0
 """Seconds without any worker that calls f after which a run stops."""
@@ -89,7 +92,7 @@ class Machines:
     Args:
         setup: of the workers at home.
         visit: for the agents.
-        n_workers: the most workers in all.
+        n_workers: how many workers in all, if there is room; None: as many as there is room for.
         each: what a worker needs; empty: a CPU.
         find: returns the machines that there are.
         observer: told of machines that join, are lost, or cannot be used.
@@ -99,7 +102,7 @@ class Machines:
         self,
         setup: WorkerSetup,
         visit: Visit,
-        n_workers: int,
+        n_workers: int | None,
         each: Amounts,
         home_id: str,
         find: Callable[[], list[NodeInfo]],
@@ -117,6 +120,7 @@ class Machines:
         self._dead: dict[int, tuple[Death, Sighting | None]] = {}
         self._losses: list[WorkerLost] = []
         self._found_at = -math.inf
+        self._ticked_at = clock()
         self._calling_at = clock()
         """When a machine was last there that calls f."""
         self._n_cpus = 1.0
@@ -126,7 +130,8 @@ class Machines:
     @property
     def capacity(self) -> int:
         """How many workers there can be on the machines that have joined."""
-        return min(self._n_workers, self._n_calling) + self._n_staging
+        n_calling = self._n_calling
+        return (n_calling if self._n_workers is None else min(self._n_workers, n_calling)) + self._n_staging
 
     @property
     def _n_calling(self) -> int:
@@ -182,6 +187,10 @@ class Machines:
         machine = self._where.get(worker)
         return None if machine is None else machine.sightings.get(worker)
 
+    def note_answer(self, worker: int, counter: int) -> None:
+        """Take note that a worker elsewhere has answered a call: it does nothing until it begins the next."""
+        self._note_sighting(self._where[worker], worker, Sighting(counter, Phase.IDLE, -1, -1, 0, 0, None))
+
     def death_of(self, worker: int) -> Death:
         """Return how a worker elsewhere died that was told as lost, and forget it."""
         death, _ = self._dead.pop(worker)
@@ -208,12 +217,21 @@ class Machines:
         """What `take` waits for."""
         return list(self._refs)
 
+    def begin(self) -> None:
+        """Take up home alone. The others are found once `tick` is called, from when on it has to go on: agents wait."""
+        self._find_machines(is_inviting=False)
+
     def tick(self) -> None:
         """Find machines, ask their agents how it stands, and give up those that say nothing."""
         now = self._clock()
+        away_s = now - self._ticked_at
+        self._ticked_at = now
+        if away_s > AWAY_S:  # this process was stopped, or its machine slept: nobody could be heard
+            for machine in self._machines.values():
+                machine.heard_at += away_s
         if now - self._found_at >= FIND_S:
             self._found_at = now
-            self._find_machines(now)
+            self._find_machines()
         if self._n_calling:
             self._calling_at = now
         elif now - self._calling_at > NOBODY_S:
@@ -246,7 +264,8 @@ class Machines:
             case Arrival():
                 self._join(machine, answer)
             case Look():
-                machine.sightings.update(answer.sightings)
+                for one, seen in answer.sightings.items():
+                    self._note_sighting(machine, one, seen)
                 machine.look_due = machine.heard_at + LOOK_S
                 self._keep(answer.printed)
             case Autopsy():
@@ -279,9 +298,11 @@ class Machines:
         if any(self._each.values()):
             return int(room_for(self._each, amounts))
         n_cpus = amounts.get("CPU", 0)
-        return math.ceil(n_cpus * max(1.0, self._n_workers / self._n_cpus))  # each has a part of a CPU, if it must be
+        if self._n_workers is None or self._n_workers <= self._n_cpus:
+            return int(n_cpus)
+        return math.ceil(n_cpus * self._n_workers / self._n_cpus)  # each has a part of a CPU
 
-    def _find_machines(self, now: float) -> None:
+    def _find_machines(self, *, is_inviting: bool = True) -> None:
         nodes = {node.node_id: node for node in self._find()}
         self._n_cpus = max(1.0, sum(node.amounts.get("CPU", 0) for node in nodes.values()))
         for machine in list(self._machines.values()):
@@ -293,17 +314,20 @@ class Machines:
                 continue
             is_home = node.node_id == self._home_id
             name = node.host if hosts.count(node.host) == 1 else node.address
+            if any(name == machine.name for machine in self._machines.values()):
+                name = f"{name} ({node.node_id[:6]})"
             n_calling = self._room(node.amounts)
             machine = Machine(node.node_id, name, is_home, self._setup if is_home else None, n_calling)
-            if is_home or n_calling:
+            if is_home:
                 self._machines[node.node_id] = machine
-                if not is_home:
-                    self._invite(machine, now)
+            elif n_calling and is_inviting:
+                self._machines[node.node_id] = machine
+                self._invite(machine)
 
-    def _invite(self, machine: Machine, now: float) -> None:
+    def _invite(self, machine: Machine) -> None:
         actor: Any = ray.remote(Agent)
         machine.agent = actor.options(num_cpus=0, **on_machine(machine), **NO_RETRIES).remote()
-        machine.heard_at = now
+        machine.heard_at = self._clock()
         self._refs[machine.agent.arrive.remote(self._visit)] = (machine, -1)
 
     def _join(self, machine: Machine, arrival: Arrival) -> None:
@@ -320,6 +344,11 @@ class Machines:
         )
         n_workers = count_of(machine.n_calling, "worker")
         self._observer(Notice(f"{machine.name} joined: {n_workers}"))
+
+    def _note_sighting(self, machine: Machine, worker: int, seen: Sighting) -> None:
+        before = machine.sightings.get(worker)
+        if worker in machine.workers and (before is None or seen.counter >= before.counter):  # answers overtake looks
+            machine.sightings[worker] = seen
 
     def _fail(self, machine: Machine, error: Exception) -> None:
         """Take note that an agent cannot be asked any more."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from r3po.engines.by_value import to_bytes
 from r3po.engines.frames import Channel
 from r3po.engines.needs import Needs
-from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.pool import Answer, Call, OneMachine, WorkerLost
 from r3po.engines.starter import Starter
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import RunStoppedError
@@ -41,7 +41,7 @@ class _Link:
     """Those that are not answered yet, in order."""
 
 
-class ProcessesPool:
+class ProcessesPool(OneMachine):
     """Processes that are forked, or started fresh, by one process that imports what they need: see `starter_main`.
 
     Args:
@@ -88,18 +88,6 @@ class ProcessesPool:
         link = self._links[worker] = _Link(worker, Channel(ours))
         self._selector.register(ours, selectors.EVENT_READ, link)
         self.submit(worker, Call("load"))
-
-    def capacity(self) -> int:
-        return self._n_workers
-
-    def is_home(self, worker: int) -> bool:
-        return True
-
-    def calls_function(self, worker: int) -> bool:
-        return True
-
-    def machine_name(self, worker: int) -> str:
-        return ""
 
     def submit(self, worker: int, call: Call) -> None:
         link = self._links.get(worker)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,12 +17,14 @@ from r3po.errors import R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
 from r3po.run.budgets import ErrorBudget, LossBudget
 from r3po.run.first_row import FirstRow
+from r3po.run.machine_shares import MachineShares
 from r3po.run.publisher import Publisher
+from r3po.run.roster import Standing, WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.signals import StopSignals
 from r3po.run.trials import Trials
 from r3po.run.watch import Watch
-from r3po.run.workers import Lost, WorkerHandle, WorkerManager
+from r3po.run.workers import Lost, WorkerManager
 from r3po.state.job import disk_error
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, store_segment
@@ -34,6 +37,15 @@ from r3po.worker.staging import Staged
 
 QUEUE_DEPTH = 2
 """Pieces of work that a worker has at most: what it works on, and the next."""
+
+_ROLES = ((True, False), (True, True), (False, True))
+"""Whether a worker may stage, and whether it may call f."""
+
+IDLE = [Standing(0, is_fresh, *role) for is_fresh in (False, True) for role in _ROLES]
+"""How workers stand that have nothing in hand, in the order in which they get some: fresh ones are kept for trials."""
+
+STANDINGS = [*IDLE, *(Standing(n, False, *role) for n in range(1, QUEUE_DEPTH) for role in _ROLES)]
+"""How all workers stand that may be given work, in that order: first those that have nothing to do."""
 
 WAIT_S = 0.1
 """Seconds that the loop waits for an answer before it looks whether it was asked to stop."""
@@ -70,6 +82,7 @@ class RunLoop:
         stop: whether a signal asked for the end.
         function_name: of f, for messages.
         watch: tells what takes long, what f prints, and who died.
+        lines: of the shard files, for workers that cannot read them.
         loaded_code: the fingerprint of f's file when the run began, if it has one.
     """
 
@@ -84,19 +97,18 @@ class RunLoop:
     function_name: str
     counts: Counts
     watch: Watch
+    lines: ShardLines
     loaded_code: str | None = None
+    shares: MachineShares = field(default_factory=MachineShares)
     _segments: dict[int, list[Segment]] = field(init=False)
     _is_draining: bool = False
     _first_row: FirstRow = field(init=False)
     _losses: LossBudget = field(init=False)
-    _lines: ShardLines = field(init=False)
-    """For workers that cannot read the shard files."""
 
     def __post_init__(self) -> None:
         self._losses = LossBudget(self.function_name)
-        self._lines = ShardLines(self.publisher.job.folders.shards)
         self._first_row = FirstRow(self.publisher, self.observer, self.function_name)
-        self._segments = {s.ref.shard: list(s.segments) for s in self.states.values() if not s.is_committed}
+        self._segments = defaultdict(list, {s.ref.shard: list(s.segments) for s in self.states.values() if s.segments})
 
     def run(self) -> None:
         """Process until nothing is pending, or raise.
@@ -131,13 +143,12 @@ class RunLoop:
         while waiting or in_flight:
             if self.stop.is_requested:
                 raise StopNow  # nothing of f is in flight, and the next run makes these parts
-            for depth in range(1, QUEUE_DEPTH + 1):
-                for handle in self.manager.iter_free(depth):
-                    if waiting and handle.can_stage:
-                        ref, segments = waiting.popitem()
-                        in_flight[ref.shard] = ref
-                        call = Call("stage", (self.publisher.stage_order(ref, segments),))
-                        self.manager.submit(handle, Stage(-1, ref.shard), call)
+            for standing in (standing for standing in STANDINGS if standing.can_stage):
+                while waiting and (handle := self.manager.next_free(standing)) is not None:
+                    ref, segments = waiting.popitem()
+                    in_flight[ref.shard] = ref
+                    call = Call("stage", (self.publisher.stage_order(ref, segments),))
+                    self.manager.submit(handle, Stage(-1, ref.shard), call)
             for message in self.manager.wait(WAIT_S):
                 if isinstance(message, Lost):
                     lost = [in_flight.pop(work.shard) for work in message.handle.in_hand]
@@ -157,21 +168,28 @@ class RunLoop:
             self._hand_out_probe()
             return  # the first row comes before everything else
         self.trials.end_caution()
-        for depth in range(1, QUEUE_DEPTH + 1):
-            for handle in self.manager.iter_free(depth):
-                is_fresh, is_ahead = self.manager.is_fresh(handle), bool(handle.in_hand)
-                work = self.scheduler.next_work(is_fresh=is_fresh, is_ahead=is_ahead, can_stage=handle.can_stage)
-                if work is not None:
-                    self._submit(handle, work)
+        self.scheduler.set_workers(self.manager.n_wanted)
+        for standing in STANDINGS:
+            n_in_hand, is_fresh, can_stage, can_call = standing
+            while (handle := self.manager.next_free(standing)) is not None:
+                work = self.scheduler.next_work(
+                    is_fresh=is_fresh, is_ahead=n_in_hand > 0, can_stage=can_stage, can_call=can_call
+                )
+                if work is None:
+                    break  # nor is there any for the others that stand so
+                self._submit(handle, work)
 
     def _hand_out_probe(self) -> None:
         if self._first_row.is_sought or self.scheduler.n_in_flight:
             return
         # A fresh worker first: whatever is next, it may have it.
-        for handle in sorted(self.manager.iter_free(1), key=lambda handle: not self.manager.is_fresh(handle)):
+        for standing in reversed(IDLE):
+            handle = self.manager.next_free(standing)
+            if handle is None:
+                continue
             # Nothing is staged: until the first row a redo may not be in force, and then nothing is decided.
-            size, is_fresh = self._first_row.probe_size, self.manager.is_fresh(handle)
-            work = self.scheduler.next_work(size, is_fresh=is_fresh, can_stage=False)
+            size, is_fresh, can_call = self._first_row.probe_size, standing.is_fresh, standing.can_call
+            work = self.scheduler.next_work(size, is_fresh=is_fresh, can_stage=False, can_call=can_call)
             if work is not None:
                 self._first_row.note_handed_out(work)
                 self._submit(handle, work)
@@ -191,15 +209,14 @@ class RunLoop:
                 context = self._context_of(ref, work, handle)
                 call = Call("probe" if self._first_row.is_sought else "run_batch", (work, context))
                 if work.kind == "trial":
-                    self.trials.remember()  # before it begins: it may end this process, too
-                    alone = self.scheduler.suspects.trial_apart
+                    alone = self.trials.begin()
                     if alone is not None and alone.death.is_memory:
                         self.manager.free_memory(handle)
         self.manager.submit(handle, work, call)
 
     def _context_of(self, ref: ShardRef, batch: Batch, handle: WorkerHandle) -> ShardContext:
         manifest, publisher = self.publisher.job.built, self.publisher
-        lines = None if handle.is_home else self._lines.at(ref, batch.places)
+        lines = None if handle.role.can_stage else self.lines.at(ref, batch.places)
         return ShardContext(manifest.job_id, ref, manifest.build, publisher.next_attempt(), publisher.columns, lines)
 
     # Private methods: answers
@@ -218,6 +235,7 @@ class RunLoop:
     def _handle(self, message: Answer | Lost) -> None:
         if isinstance(message, Lost):
             self._first_row.is_sought = False  # by nobody any more
+            self.shares.add_loss(message.handle.role.machine)
             self.watch.tell_loss(message, self.trials.take_loss(message))
             self._losses.take(message)
             return
@@ -232,7 +250,8 @@ class RunLoop:
                 self._staged(work, message.value)
             case RecordFailure():
                 self.scheduler.failure_recorded(work)
-                self._record(work.shard, message.value)
+                machine = self.manager.handles[message.worker].role.machine
+                self._record(machine, work.shard, message.value)
             case Batch():
                 self._batch_done(message.worker, work, message.value)
         if work is not None:
@@ -252,7 +271,7 @@ class RunLoop:
         probed, is_first = answer.value, not (self.counts.n_done or self.counts.n_failed)
         columns = self._first_row.take(probed, is_first=is_first, goes_on=self.budget.is_off)
         if columns is None and probed.n_failed and self.publisher.in_force:
-            self.scheduler.hand_back(self.manager.handles[answer.worker].in_hand.pop(0))
+            self.scheduler.hand_back(self.manager.settle(answer.worker))
             return  # it was stopped, and of a redo that is not in force nothing is recorded
         self.budget.first_row_path = show_name(probed.first_row_path)
         # The work stays: the answer to this call settles it.
@@ -260,12 +279,11 @@ class RunLoop:
 
     def _settle(self, answer: Answer) -> Work | None:
         """Return the work that an answer settles, None for that to `load`; everything but an answer ends the run."""
-        handle = self.manager.handles[answer.worker]
         work = None
         if answer.call.method != "load":
-            work = handle.in_hand.pop(0)
+            work = self.manager.settle(answer.worker)
         elif answer.error is None:
-            handle.is_ready = True
+            self.manager.loaded(answer.worker)
             self._losses.loaded()
             self._check_code(answer.value)
         if isinstance(answer.error, R3poError):
@@ -287,17 +305,20 @@ class RunLoop:
             )
 
     def _batch_done(self, worker: int, work: Batch, done: BatchDone) -> None:
+        machine = self.manager.handles[worker].role.machine
+        was_apart = self.scheduler.suspects.trial_apart is not None
         self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred, done.doubted, done.call_files)
         if done.is_spent or (work.kind == "trial" and self.scheduler.has_suspects):
             self.manager.dismiss(self.manager.handles[worker])  # the next trial needs a fresh one
         if work.kind == "trial":
-            self.trials.remember()
-        self._record(work.shard, done)
+            self.trials.end(was_apart=was_apart)
+        self._record(machine, work.shard, done)
 
-    def _record(self, shard: int, done: BatchDone) -> None:
+    def _record(self, machine: str, shard: int, done: BatchDone) -> None:
         if done.segment is not None:
             self._segments[shard].append(done.segment)
         self.counts.add(done.n_done, done.n_failed)
+        self.shares.add(machine, done.n_done + done.n_failed, done.seconds)
         self.observer(events.BatchFinished(done.n_done, done.n_failed, done.last_failure))
         self.watch.tell_vanished(done.vanished)
         if not self._is_draining:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from typing import Self
@@ -52,6 +52,7 @@ from r3po.storage.json_files import damaged
 from r3po.storage.names import absolute_path
 from r3po.text import count_of
 from r3po.worker.printed import Outputs
+from r3po.worker.shard_lines import ShardLines
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class _Run:
         self.emit = self._account.emit
         self._code = fingerprint_of_file(spec)
         self._loop: RunLoop | None = None
+        self._read_shard_file = lru_cache(maxsize=1)(read_shard_file)  # suspects are looked at in order
         self._has_new_places = False
         self.stop = StopSignals(self.log.stop_file, self._on_signal, interrupts=self.config.engine == "serial")
         self._workforce = Workforce(self.config, spec, self.log, self.stop, self.emit, starter)
@@ -238,7 +240,7 @@ class _Run:
     def _process(self, states: dict[int, ShardState]) -> None:
         pool = self._workforce.start(self.job.folders)
         self._workforce.tell_started()
-        pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
+        pending = ((s.ref.shard, s.pending) for s in states.values() if not s.is_committed)
         stat_place = partial(self._stat_place, states)
         built = self._publisher.job.built
         suspects_file, layout_since = self.job.folders.suspects, built.layout_since
@@ -264,7 +266,7 @@ class _Run:
         scheduler = Scheduler(
             pending,
             self._workforce.n_workers,
-            self.config.batch_seconds,
+            self._workforce.batch_seconds,
             suspects,
             self.options.limit,
             self.config.batch_files or 1,
@@ -282,6 +284,7 @@ class _Run:
             function_name=self.spec.name,
             counts=self._account.counts,
             watch=Watch(states, self.job.folders.shards, manager, outputs, self.emit, self.spec.name),
+            lines=ShardLines(self.job.folders.shards),
             loaded_code=self._code,
         )
         self._loop.run()
@@ -308,7 +311,7 @@ class _Run:
         """Return the version of the file of a place as it is now; `UNKNOWN_VERSION` if it cannot be seen."""
         if shard in states and place < states[shard].ref.n_files:
             with contextlib.suppress(OSError, R3poError):
-                path = read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
+                path = self._read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
                 return stat_file(absolute_path(str(self.config.source_path), path)) or UNKNOWN_VERSION
         return UNKNOWN_VERSION
 
@@ -330,7 +333,8 @@ class _Run:
             self._loop.watch.show_output()  # before the summary, which is the last word
             self._loop.watch.tell_where_output_is()
         go_on = self.options.command or command_of(self.config)
-        return self._account.end(worked, stopped_by, n_left_out=self._n_left_out, go_on=go_on)
+        machines = () if self._loop is None else self._loop.shares.all()
+        return self._account.end(worked, stopped_by, n_left_out=self._n_left_out, go_on=go_on, machines=machines)
 
     def _way_back(self) -> str:
         is_redoing = self.job.manifest is not None and self.job.built.is_redoing

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import soak
-from jobs import HAS_PROC, command_of, run_process, tree_of
+from jobs import HAS_PROC, run_process
 from soak import GONE_S, SIGKILL_S, SIGNAL_S, Run, SoakJob
 
 if TYPE_CHECKING:
@@ -51,12 +51,6 @@ class Lab:
         self.n_runs += 1
         file = job.folder / f"stderr-{self.n_runs}.txt"
         return Run(job, self.temporary, file, ("--engine", self.engine), stdio=stdio)
-
-    @property
-    def late(self) -> tuple[str, ...]:
-        """Roles that may outlive a killed driver."""
-        # Ray's agents look only once a minute whether they still have a raylet; they write nothing of ours.
-        return ("agent",) if self.engine == "ray" else ()
 
     def finish(self, job: SoakJob) -> None:
         """A plain run finishes the job, with nothing cleaned by hand."""
@@ -129,7 +123,7 @@ def test_a_driver_that_is_killed_three_times_goes_on_each_time(lab: Lab, rng: ra
             else:
                 wait_for_calls(run, rng.randint(1, 150))
             assert run.kill("driver", rng)
-            assert_ended(run, -signal.SIGKILL, SIGKILL_S, but=lab.late)
+            assert_ended(run, -signal.SIGKILL, SIGKILL_S)
     lab.finish(job)
 
 
@@ -151,6 +145,7 @@ ENDS = {
     "raylet": {3},
     "gcs_server": {3},
     "starter": {1},
+    "keeper": {3},
     "agents": {1, 3},  # Ray may end a raylet whose agents died; whether it does is its own affair
     "everything": {-signal.SIGKILL},
     "SIGTERM": {143},
@@ -163,7 +158,7 @@ ENDS = {
 """How a run that is hit in the middle may end: it is over, it stops and says how to go on, or it is dead."""
 
 
-OF_RAY = ("raylet", "gcs_server", "agents")
+OF_RAY = ("raylet", "gcs_server", "keeper", "agents")
 ON_BOTH = ("everything", "SIGTERM", "SIGINT twice", "worker stopped")
 """Ray answers to these in its own way. The others are the driver's affair alone."""
 
@@ -181,7 +176,7 @@ def test_a_run_that_is_hit_goes_on_or_stops_soon_and_says_how_to_go_on(lab: Lab,
     with lab.run(job) as run:
         wait_for_calls(run, rng.randint(1, 300))
         # Or the workers, which outlive their raylet, might finish the job before the run notices.
-        job.hold(kind in ("raylet", "gcs_server"))
+        job.hold(kind in ("raylet", "gcs_server", "keeper"))
         if kind.endswith(" stopped"):
             assert run.stop_for(kind.split()[0], rng.uniform(4, 8), rng)
         else:
@@ -255,13 +250,6 @@ def test_a_run_piped_into_head_finishes_or_stops_safely(lab: Lab) -> None:
     lab.finish(job)
 
 
-def kill_guard(run: Run) -> None:
-    """Kill the process that would end the workers of a killed driver at once."""
-    for pid, _ in tree_of(run.process.pid):
-        if any("guard.py" in word for word in command_of(pid)):
-            os.kill(pid, signal.SIGKILL)
-
-
 @on_ray
 def test_what_workers_of_a_killed_run_write_late_changes_nothing(lab: Lab, rng: random.Random) -> None:
     """Workers go on for some seconds after their driver's death; the next run is at work by then."""
@@ -271,7 +259,8 @@ def test_what_workers_of_a_killed_run_write_late_changes_nothing(lab: Lab, rng: 
         for _ in range(3):
             run = runs.enter_context(lab.run(job))
             wait_for_calls(run, rng.randint(1, 150))
-            kill_guard(run)
+            assert run.kill("keeper", rng)  # it would end the workers at once
+            run.hits.clear()
             assert run.kill("driver", rng)
             assert run.wait(SIGKILL_S) == -signal.SIGKILL
             assert run.alive(but=("agent",)), "the workers are still there"
