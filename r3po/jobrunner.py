@@ -40,6 +40,7 @@ def run_jobs(
     max_errors: int | str | None = None,
     show_output: bool = False,
     limit: int | None = None,
+    address: str | None = None,
 ) -> RunResult:
     """Call f on every file of the job that has no outcome yet, and return what the job has come to.
 
@@ -74,7 +75,7 @@ def run_jobs(
         R3poError: of another kind: nothing was started.
     """
     loaded = load_config(config, job_name=name_of_job(f)).with_overrides(
-        processes=processes, function=function, max_errors=max_errors, engine=engine
+        processes=processes, function=function, max_errors=max_errors, engine=engine, address=address
     )
     spec = describe_callable(f) if f is not None else find_configured(loaded)
     options = RunOptions(build, retry_failed, redo, restart, accept_deletions, show_output, limit)

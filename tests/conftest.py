@@ -98,7 +98,7 @@ def two_machines(monkeypatch: pytest.MonkeyPatch) -> list[TwoMachines]:
     """Jobs of this process have their f called on another machine; returns the pools that were made, in order."""
     pools: list[TwoMachines] = []
 
-    def make(workforce: Workforce) -> TwoMachines:
+    def make(workforce: Workforce, address: str | None) -> TwoMachines:
         pools.append(TwoMachines())
         return pools[-1]
 

@@ -336,7 +336,9 @@ def _workers_started(event: events.WorkersStarted) -> str:
 
 def _stopping(event: events.StopRequested) -> str:
     if event.is_starting:
-        return f"Stopping ({event.signal_name}): Ray is just starting, its end takes some 10 s (Ctrl-C again: stop now)"
+        return (
+            f"Stopping ({event.signal_name}): Ray is just starting, this takes a few seconds (Ctrl-C again: stop now)"
+        )
     limit = "" if event.limit_s is None else f", at most {event.limit_s:.0f} s"
     what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
     again = "Ctrl-C again: stop now, what is in hand will be done again"

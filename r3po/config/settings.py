@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from r3po.config.folders import check_current_folder, expand, find_nested, hint_of_missing, holds
+from r3po.config.key_types import check_address
 from r3po.config.keys import ENGINES, MAX_PROCESSES, Keys, ParquetOptions, parse_max_errors
 from r3po.config.selection import ONE_FOLDER, Selection, folder_names, folder_paths
 from r3po.config.worker_keys import WorkerResources
@@ -110,6 +111,7 @@ class Config(Keys):
         function: str | None = None,
         max_errors: int | str | None = None,
         engine: str | None = None,
+        address: str | None = None,
     ) -> Config:
         """Return the config with what a command line gave in place of the file's; None keeps the file's.
 
@@ -134,6 +136,11 @@ class Config(Keys):
             if engine not in ENGINES:
                 raise ConfigError(f"unknown engine {engine!r}", hint=f"engines: {', '.join(ENGINES)}")
             changed["engine"] = engine
+        if address is not None:
+            try:
+                changed["ray_address"] = check_address(address)
+            except ValueError as error:
+                raise ConfigError(f"address is {address}", hint=f"it {error}") from None
         return self.model_copy(update=changed)
 
 

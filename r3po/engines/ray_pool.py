@@ -23,6 +23,7 @@ from r3po.engines.machines import NO_RETRIES, Machine, Machines, find_nodes, on_
 from r3po.engines.needs import Needs, options_of
 from r3po.engines.pool import Answer, Call, Role, WorkerLost
 from r3po.engines.private_ray import PrivateRay
+from r3po.engines.ray_join import JoinedRay
 from r3po.engines.ray_keeper import VITAL
 from r3po.engines.ray_node import answers, find_dead, global_node, resources
 from r3po.engines.worker_processes import WorkerProcesses
@@ -55,6 +56,8 @@ class RayPool:
         needs: what each worker needs.
         observer: told of machines that join, are lost, or cannot be used.
         probes: paths that every machine must see.
+        source: the Ray to use: a private one, or the address of one to join; None: the one that this process has
+            joined already, or else a private one.
     """
 
     can_replace = True
@@ -66,12 +69,14 @@ class RayPool:
         needs: Needs = Needs(),  # noqa: B008 - it is frozen
         observer: Observer = lambda event: None,
         probes: tuple[str, ...] = (),
+        source: PrivateRay | str | None = None,
     ) -> None:
         self._log_file, self._note_file, self._needs = log_file, note_file, needs
         self._observer, self._probes = observer, probes
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, tuple[int, Call]] = {}
-        self._private: PrivateRay | None = None
+        self._private = source if isinstance(source, PrivateRay) else None
+        self._joined = JoinedRay(source, log_file) if isinstance(source, str) else None
         self._machines: Machines | None = None
         self._processes: WorkerProcesses | None = None
         self._pickled: bytes | None = None
@@ -87,14 +92,16 @@ class RayPool:
             RunStoppedError: Ray does not start.
             ConfigError: it has no room for the workers.
         """
-        if ray.is_initialized():
+        if self._private is None and (self._joined is not None or ray.is_initialized()):
             self.description = "Ray, joined"
+            if self._joined is not None:
+                self.description = f"Ray, joined at {self._joined.start()}"
             self._check(is_due=True)  # what is sent to a Ray that is gone waits for ever
             nodes = find_nodes()
             n_workers = self._needs.fit_cluster(n_workers, [node.amounts for node in nodes])
         else:
             n_workers = self._needs.fit_cores(n_workers)
-            self._private = PrivateRay(self._log_file, self._note_file, self._needs)
+            self._private = self._private or PrivateRay(self._log_file, self._note_file, self._needs)
             self._private.start(n_workers)
             nodes = find_nodes()
             n_workers = self._needs.fit(n_workers, [node.amounts for node in nodes], "on this machine")
@@ -171,9 +178,10 @@ class RayPool:
         if not refs:
             time.sleep(0 if messages else timeout_s)
             return messages
-        done, _ = ray.wait(refs, num_returns=1, timeout=0 if messages else timeout_s)
-        if done:  # and all that is there besides
-            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        # All that is there. With 10,000 calls out a look takes milliseconds, so there is a second one only to wait.
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        if not done and not messages:
+            done, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
         for ref in done:
             if ref not in self._calls:
                 machines.take(ref)
@@ -202,6 +210,8 @@ class RayPool:
             for worker in workers:
                 if self._is_home(worker):
                     self._known_processes.end(worker)  # what f started there
+            if self._joined is not None:
+                self._joined.end()
             return
         self._actors.clear()
         self._private.end(is_gone=self.is_gone)
@@ -308,7 +318,7 @@ class RayPool:
         if self._private is not None:
             self._private.note_end(what)
         hint = "your state is safe; run again to go on"
-        if not self._is_local:
+        if not self._is_local and self._joined is None:
             hint = "your state is safe; connect to a Ray that is there (ray.shutdown(), ray.init(...)), then run again"
         return RunStoppedError(f"Ray is gone: {what}", hint=hint)
 

@@ -209,8 +209,7 @@ class RunLoop:
                 context = self._context_of(ref, work, handle)
                 call = Call("probe" if self._first_row.is_sought else "run_batch", (work, context))
                 if work.kind == "trial":
-                    self.trials.remember()  # before it begins: it may end this process, too
-                    alone = self.scheduler.suspects.trial_apart
+                    alone = self.trials.begin()
                     if alone is not None and alone.death.is_memory:
                         self.manager.free_memory(handle)
         self.manager.submit(handle, work, call)
@@ -251,7 +250,8 @@ class RunLoop:
                 self._staged(work, message.value)
             case RecordFailure():
                 self.scheduler.failure_recorded(work)
-                self._record(self.manager.handles[message.worker], work.shard, message.value)
+                machine = self.manager.handles[message.worker].role.machine
+                self._record(machine, work.shard, message.value)
             case Batch():
                 self._batch_done(message.worker, work, message.value)
         if work is not None:
@@ -305,19 +305,20 @@ class RunLoop:
             )
 
     def _batch_done(self, worker: int, work: Batch, done: BatchDone) -> None:
+        machine = self.manager.handles[worker].role.machine
+        was_apart = self.scheduler.suspects.trial_apart is not None
         self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred, done.doubted, done.call_files)
-        handle = self.manager.handles[worker]
         if done.is_spent or (work.kind == "trial" and self.scheduler.has_suspects):
-            self.manager.dismiss(handle)  # the next trial needs a fresh one
+            self.manager.dismiss(self.manager.handles[worker])  # the next trial needs a fresh one
         if work.kind == "trial":
-            self.trials.remember()
-        self._record(handle, work.shard, done)
+            self.trials.end(was_apart=was_apart)
+        self._record(machine, work.shard, done)
 
-    def _record(self, handle: WorkerHandle, shard: int, done: BatchDone) -> None:
+    def _record(self, machine: str, shard: int, done: BatchDone) -> None:
         if done.segment is not None:
             self._segments[shard].append(done.segment)
         self.counts.add(done.n_done, done.n_failed)
-        self.shares.add(handle.role.machine, done.n_done + done.n_failed, done.seconds)
+        self.shares.add(machine, done.n_done + done.n_failed, done.seconds)
         self.observer(events.BatchFinished(done.n_done, done.n_failed, done.last_failure))
         self.watch.tell_vanished(done.vanished)
         if not self._is_draining:

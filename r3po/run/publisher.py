@@ -144,7 +144,9 @@ class Publisher:
         if previous is not None and not self._is_current(previous):
             previous = None  # its outcomes can be brought back until the redo has come to its end
         commit_shard(self.job.folders, commit, previous)
-        self.job.commits[commit.shard] = commit
+        self.job.commits[commit.shard] = replace(
+            commit, own_schema=schemas.shared(commit.own_schema), schema=schemas.shared(commit.schema)
+        )
         self.job.broken_shards.discard(commit.shard)
 
     def _first_part(self) -> Commit | None:

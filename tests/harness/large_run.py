@@ -9,7 +9,7 @@ import contextlib
 import heapq
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,7 @@ from r3po.file_version import UNKNOWN_VERSION
 from r3po.run.budgets import ErrorBudget
 from r3po.run.loop import Counts, RunLoop
 from r3po.run.scheduler import Scheduler
+from r3po.run.suspect_list import Suspect
 from r3po.run.suspects import SuspectBook
 from r3po.run.trials import Trials
 from r3po.run.watch import Watch
@@ -206,15 +207,17 @@ class LargeRun:
         files_a_second: float = 20.0,
         look_s: float = 0.0,
         shard_size: int = SHARD_SIZE,
+        suspects: Sequence[Suspect] = (),
+        book_path: Path = Path("suspects.json"),
     ) -> None:
         self.pool = LargePool(n_workers, batch_seconds, files_a_second, look_s)
         self.states = {shard: new_state(shard, shard_size) for shard in range(n_shards)}
         pending = [(state.ref.shard, state.pending) for state in self.states.values()]
-        self.scheduler = Scheduler(pending, n_workers, batch_seconds)
+        self.scheduler = Scheduler(pending, n_workers, batch_seconds, suspects)
         pool: Any = self.pool
         publisher: Any = LargePublisher(n_shards)
         self.manager = WorkerManager(pool, n_workers, 60.0, self.pool.monotonic)
-        book = SuspectBook(Path("suspects.json"), JOB_ID, "f1", lambda shard, place: UNKNOWN_VERSION)
+        book = SuspectBook(book_path, JOB_ID, "f1", lambda shard, place: UNKNOWN_VERSION)
         outputs: Any = SimpleNamespace(look=lambda: [])
         self.stop: Any = SimpleNamespace(is_requested=False, is_urgent=False, tell_workers=lambda: None)
         lines: Any = SimpleNamespace(at=lambda ref, places: ())

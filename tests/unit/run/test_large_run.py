@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from large_run import SHARD_SIZE, LargeRun, new_state
 from r3po.engines.pool import Role
-from r3po.run import loop, trials, watch
+from r3po.run import loop, suspects, trials, watch
 from r3po.run.roster import Roster, WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.suspect_list import Suspect
 from r3po.run.workers import WATCH_S
+from r3po.run.workforce import pace
 from r3po.work import Batch, Stage, Work
 from roster_check import check_roster
 
@@ -62,24 +64,24 @@ def test_towards_the_end_a_batch_costs_no_more(new_run: Any) -> None:
 
 
 def test_each_beacon_is_looked_at_once_in_a_while_and_never_all_at_once(new_run: Any) -> None:
-    run = new_run(1000, 100)
-    run.go(2000)
+    run = new_run(300, 100)
+    run.go(600)
     began, n_before, n_waits = run.pool.now, run.pool.n_sightings, run.pool.n_waits
-    run.go(5000)
+    run.go(1500)
     n_looks = (run.pool.n_sightings - n_before) / len(run.manager.handles)
     assert n_looks == pytest.approx((run.pool.now - began) / WATCH_S, abs=1.0)
     assert (run.pool.n_sightings - n_before) / (run.pool.n_waits - n_waits) < 5
 
 
 def test_a_job_with_more_workers_than_work_comes_to_its_end(new_run: Any) -> None:
-    run = new_run(3000, 3)
+    run = new_run(1000, 3, shard_size=3000)
     run.go()
     assert run.scheduler.is_finished and run.pool.n_stages == 3
-    assert (run.loop.counts.n_done, run.loop.counts.n_pending) == (3 * SHARD_SIZE, 0)
+    assert (run.loop.counts.n_done, run.loop.counts.n_pending) == (9000, 0)
 
 
 def test_only_workers_that_can_stage_do(new_run: Any) -> None:
-    run = new_run(50, 5, files_a_second=200.0)
+    run = new_run(50, 5, files_a_second=200.0, shard_size=3000)
     submit, staged = run.manager.submit, []
     for number, handle in run.manager.handles.items():
         handle.role = Role(can_stage=number in (7, 8))
@@ -108,12 +110,32 @@ def test_many_shards_take_little_memory_beside_what_is_known_of_them() -> None:
 
 def test_what_killed_runs_left_of_10_000_workers_is_taken_up_in_one_pass() -> None:
     """Not once a shard: with 100,000 shards that would take minutes."""
-    suspects = [Suspect(shard, shard % 7, is_apart=True) for shard in range(10_000)]
-    looks = Counted(suspects)
+    looks = Counted(Suspect(shard, shard % 7, is_apart=True) for shard in range(10_000))
     scheduler = Scheduler(((shard, ((0, 10),)) for shard in range(10_000)), 10, 1.0, looks)
-    assert looks.n_looks == len(suspects) and scheduler.suspects.n_waiting == len(suspects)
+    assert looks.n_looks == scheduler.suspects.n_waiting == 10_000
     trial = scheduler.next_work(is_fresh=True)
     assert isinstance(trial, Batch) and (trial.shard, trial.places) == (0, ((0, 1),))
+
+
+def test_trials_in_company_cost_the_book_of_suspects_nothing(
+    new_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed run of many workers leaves as many suspects; the book of all of them is not written for each."""
+    written: list[int] = []
+    write_json = suspects.write_json
+
+    def note(path: Path, content: dict[str, Any]) -> None:
+        written.append(len(content["files"]))
+        write_json(path, content)
+
+    monkeypatch.setattr(suspects, "write_json", note)
+    mistrusted = [Suspect(0, place, n_runs=1, is_apart=True) for place in range(0, 3000, 5)]
+    run = new_run(500, 1, shard_size=3000, suspects=mistrusted, book_path=tmp_path / "suspects.json")
+    run.go()
+    assert run.scheduler.is_finished and run.loop.counts.n_done == 3000
+    n_alone = max(written) - min(n for n in written if n)
+    assert 0 < n_alone < 300 and len(written) <= 2 * n_alone + 4, "the others had company after some seconds"
+    assert not (tmp_path / "suspects.json").exists()
 
 
 class Counted(list[Suspect]):
@@ -147,3 +169,13 @@ def test_a_roster_has_each_worker_where_its_handle_says_whatever_happens_to_it()
                 first = handle.in_hand[0]
                 assert roster.take(handle) is first
         check_roster(roster)
+
+
+@pytest.mark.parametrize(
+    ("asked", "n_workers", "seconds"),
+    [(1.0, 8, 1.0), (1.0, 500, 1.0), (1.0, 1000, 2.0), (1.0, 10_000, 20.0), (30.0, 10_000, 30.0), (0.1, 8, 0.1)],
+)
+def test_batches_take_longer_where_one_driver_could_not_answer_all_workers(
+    asked: float, n_workers: int, seconds: float
+) -> None:
+    assert pace(asked, n_workers) == seconds
