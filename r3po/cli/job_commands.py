@@ -69,38 +69,41 @@ def run(
 
     A run that was stopped or killed goes on where it was: type the same again.
     """
-    from r3po.cli.display import Display
     from r3po.config.settings import load_config
-    from r3po.function.find import find_function
-    from r3po.run.result import RunOptions
-    from r3po.run.session import find_configured, run_job
+    from r3po.engines.starter import started_early
 
     loaded = load_config(config).with_overrides(
         processes=processes, max_errors=max_errors, engine=engine, address=address
     )
-    # A function named on the command line is looked for from where the command was typed.
-    spec = find_configured(loaded) if function is None else find_function(function, Path.cwd())
-    options = RunOptions(
-        build=not no_build,
-        retry_failed=retry_failed,
-        redo=redo,
-        restart=restart,
-        accept_deletions=accept_deletions,
-        show_output=show_output,
-        limit=limit,
-        command=_command_to_go_on(
-            config, function, engine, address, processes, max_errors, redo=redo, no_build=no_build
-        ),
-    )
-    # The serial engine calls f in this process; f may want pandas.
-    spared = pandas_left_out() if loaded.engine != "serial" else nullcontext()
-    with Display(is_quiet=quiet) as display, spared:
-        try:
-            result = run_job(loaded, spec, options, display)
-        except RunStoppedError as error:
-            if as_json and error.result is not None:
-                print_json({**error.result.to_json(), "error": error_json(error, error.exit_code)})
-            raise
+    with started_early(loaded) as starter:
+        from r3po.cli.display import Display
+        from r3po.function.find import find_function
+        from r3po.run.result import RunOptions
+        from r3po.run.session import find_configured, run_job
+
+        # A function named on the command line is looked for from where the command was typed.
+        spec = find_configured(loaded) if function is None else find_function(function, Path.cwd())
+        options = RunOptions(
+            build=not no_build,
+            retry_failed=retry_failed,
+            redo=redo,
+            restart=restart,
+            accept_deletions=accept_deletions,
+            show_output=show_output,
+            limit=limit,
+            command=_command_to_go_on(
+                config, function, engine, address, processes, max_errors, redo=redo, no_build=no_build
+            ),
+        )
+        # The serial engine calls f in this process; f may want pandas.
+        spared = pandas_left_out() if loaded.engine != "serial" else nullcontext()
+        with Display(is_quiet=quiet) as display, spared:
+            try:
+                result = run_job(loaded, spec, options, display, starter)
+            except RunStoppedError as error:
+                if as_json and error.result is not None:
+                    print_json({**error.result.to_json(), "error": error_json(error, error.exit_code)})
+                raise
     if as_json:
         print_json(result.to_json())
     if result.failed and not exit_zero:

@@ -1,4 +1,4 @@
-"""Messages between two processes of this machine, over a socket: bytes with their length before them.
+"""What the processes of `engines.processes` say to each other, over sockets: bytes with their length before them.
 
 The driver's end never blocks: a worker that dies in the middle of a message, or does not read, holds nobody up.
 """
@@ -7,6 +7,19 @@ from __future__ import annotations
 
 import socket
 import struct
+
+ORDER = struct.Struct("<cq")
+"""`START`, with a socket, or `END`; the number of a worker."""
+
+START, END = b"s", b"e"
+
+ENDED = struct.Struct("<qq")
+"""The number of a worker that has ended, and its status as `waitpid` gives it; `READY`: all is imported."""
+
+READY = -1
+
+ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""What the process gets besides: a thread in it would keep it from forking workers. They do not have it."""
 
 _LENGTH = struct.Struct("<Q")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from r3po.config.keys import n_cores
+from r3po.config.settings import Config
 from r3po.errors import ConfigError
 from r3po.text import count_of, size_text
 
@@ -88,6 +89,11 @@ class Needs:
                 what = "CPU" if name == "CPU" and amount == 1 else _text({name: amount})
                 return f"Ray has no free {what} ({there.get(name, 0):g} in all)"
         return ""
+
+
+def needs_of(config: Config) -> Needs:
+    """Return what each worker of a job needs."""
+    return Needs({} if config.worker is None else config.worker.needs, is_auto=config.is_auto)
 
 
 def room_for(each: Amounts, machine: Amounts) -> float:

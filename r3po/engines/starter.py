@@ -6,35 +6,35 @@ import contextlib
 import os
 import pickle
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 
-from r3po.engines.frames import send_frame
+from r3po.config.settings import Config
+from r3po.engines.frames import END, ENDED, ENVIRONMENT, ORDER, READY, START, send_frame
+from r3po.engines.needs import needs_of
 
 _PROGRAM = "import sys; sys.path.append(sys.argv[2]); from r3po.engines.starter_main import main; main()"
 """r3po is imported first, by the paths of a fresh Python: files beside f may be named like what it needs."""
 
-ORDER = struct.Struct("<cq")
-"""`START`, with a socket, or `END`; the number of a worker."""
-
-START, END = b"s", b"e"
-
-ENDED = struct.Struct("<qq")
-"""The number of a worker that has ended, and its status as `waitpid` gives it; `READY`: all is imported."""
-
-READY = -1
-
-ENVIRONMENT = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-"""What the process gets besides: a thread in it would keep it from forking workers. They do not have it."""
-
 END_S = 5.0
 """Seconds for which the driver waits until the process has ended all that there is."""
+
+
+@contextlib.contextmanager
+def started_early(config: Config) -> Iterator[Starter | None]:
+    """Give a starter where the engine of a job has one: it imports what workers need beside what its driver imports."""
+    starter = Starter(needs_of(config).n_threads) if config.engine == "processes" else None
+    try:
+        yield starter
+    finally:
+        if starter is not None:
+            starter.close()
 
 
 class Starter:
@@ -48,6 +48,7 @@ class Starter:
         self._control, theirs = socket.socketpair()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._heard = b""
+        self._is_given = False
         self.is_ready = False
         """It has imported what a worker needs."""
         self.is_over = False
@@ -60,7 +61,7 @@ class Starter:
                 stderr=self._errors,
                 pass_fds=(theirs.fileno(),),
                 env={"OMP_NUM_THREADS": str(n_threads), **ENVIRONMENT, **os.environ},
-                start_new_session=True,  # Ctrl-C is for the run
+                process_group=0,  # Ctrl-C is for the run
             )
         finally:
             theirs.close()
@@ -74,6 +75,7 @@ class Starter:
         Args:
             pickled: the function, where it has no module to import it from.
         """
+        self._is_given = True
         content = pickle.dumps((sys.path, pickled, cloudpickle.dumps(setup)))
         with contextlib.suppress(OSError):  # it is over: `hear` says so
             send_frame(self._control, content)
@@ -110,7 +112,9 @@ class Starter:
         return text.rpartition("\n")[2], text
 
     def close(self) -> None:
-        """End it, all workers, and whatever these have started."""
+        """End it, all workers, and whatever these have started. It may have been ended before."""
+        if not self._is_given:
+            self._process.kill()  # there is no worker, and it may be in the middle of an import
         self._control.close()
         try:
             self._process.wait(END_S)

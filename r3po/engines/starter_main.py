@@ -26,9 +26,8 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from r3po.engines.frames import receive_frame, send_frame
+from r3po.engines.frames import END, ENDED, ENVIRONMENT, ORDER, READY, START, receive_frame, send_frame
 from r3po.engines.pool import Answer
-from r3po.engines.starter import END, ENDED, ENVIRONMENT, ORDER, READY, START
 from r3po.engines.worker_shell import WorkerShell
 from r3po.table.pandas_later import leave_pandas_to_f
 from r3po.worker.processes import descendants_of
@@ -39,7 +38,7 @@ LOOK_MS = 1000
 END_S = 2.0
 """Seconds for which this process waits for the end of what it has killed."""
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
 _HIGH = 500
 """The least number of a worker's descriptor for its connection: f may close those that it takes for its own."""
@@ -60,6 +59,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     if sys.platform == "linux":
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        _libc.prctl(_PR_SET_NAME, b"r3po-starter")
     leave_pandas_to_f()
     try:
         control.sendall(ENDED.pack(READY, 0))
@@ -212,6 +212,7 @@ def _be_worker(content: bytes, number: int, connection: int, parent: int) -> NoR
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)
     if sys.platform == "linux":
+        _libc.prctl(_PR_SET_NAME, b"r3po-worker")
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             _leave(1)  # it was ended in between

@@ -15,7 +15,9 @@ from typing import Self
 
 from r3po import events
 from r3po.config.settings import Config, check_source
+from r3po.engines.needs import needs_of
 from r3po.engines.ray_guard import sweep_temporary
+from r3po.engines.starter import Starter
 from r3po.engines.worker_processes import end_left_workers, forget_workers, iter_left_workers
 from r3po.errors import ConfigError, R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
@@ -37,7 +39,7 @@ from r3po.run.trials import Trials
 from r3po.run.walk_and_start import walk_and_start
 from r3po.run.watch import Watch
 from r3po.run.workers import WorkerManager
-from r3po.run.workforce import Workforce, needs_of
+from r3po.run.workforce import Workforce
 from r3po.source.new_manifest import BuildStopped
 from r3po.source.read import stat_file
 from r3po.state.job import Job, disk_error, open_job
@@ -70,8 +72,14 @@ def find_configured(config: Config) -> FunctionSpec:
     return find_function(config.function, config.base_dir)
 
 
-def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: Observer) -> RunResult:
-    """See `run_jobs`; tells `observer` what happens."""
+def run_job(
+    config: Config, spec: FunctionSpec, options: RunOptions, observer: Observer, starter: Starter | None = None
+) -> RunResult:
+    """See `run_jobs`; tells `observer` what happens.
+
+    Args:
+        starter: of workers, where one has been started before.
+    """
     if config.engine == "processes":
         needs_of(config).refuse_without_ray()
     if options.limit is not None and options.limit < 1:
@@ -82,14 +90,16 @@ def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: O
         check_source(config)
     spec = with_arguments(spec, config.function_args)
     check_arguments(spec, config.input)
-    with open_job(config) as job, _Run(job, spec, options, observer) as run:
+    with open_job(config) as job, _Run(job, spec, options, observer, starter) as run:
         return run.result_of(run.go)
 
 
 class _Run:
     """One run, from the lock to the summary."""
 
-    def __init__(self, job: Job, spec: FunctionSpec, options: RunOptions, observer: Observer) -> None:
+    def __init__(
+        self, job: Job, spec: FunctionSpec, options: RunOptions, observer: Observer, starter: Starter | None
+    ) -> None:
         self.job, self.spec, self.options = job, spec, options
         self.config = job.config
         self.log = RunLog(job.folders.runs)
@@ -101,7 +111,7 @@ class _Run:
         self._read_shard_file = lru_cache(maxsize=1)(read_shard_file)  # suspects are looked at in order
         self._has_new_places = False
         self.stop = StopSignals(self.log.stop_file, self._on_signal, interrupts=self.config.engine == "serial")
-        self._workforce = Workforce(self.config, spec, self.log, self.stop, self.emit)
+        self._workforce = Workforce(self.config, spec, self.log, self.stop, self.emit, starter)
 
     def __enter__(self) -> Self:
         self.log.open()

@@ -10,10 +10,11 @@ from pathlib import Path
 from r3po import events
 from r3po.config.settings import Config
 from r3po.engines import ray_address
-from r3po.engines.needs import Needs
+from r3po.engines.needs import needs_of
 from r3po.engines.pool import Pool
 from r3po.engines.private_ray import PrivateRay
 from r3po.engines.serial import SerialPool
+from r3po.engines.starter import Starter
 from r3po.events import Observer
 from r3po.function.arguments import may_be_made
 from r3po.function.find import FunctionSpec
@@ -26,12 +27,6 @@ from r3po.worker.import_trial import ImportTrial
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.time_limit import is_possible
 
-
-def needs_of(config: Config) -> Needs:
-    """Return what each worker needs."""
-    return Needs({} if config.worker is None else config.worker.needs, is_auto=config.is_auto)
-
-
 BATCHES_A_SECOND = 500
 """Batches that a driver is to take in a second: about half of what it can, since it also stages and commits."""
 
@@ -42,9 +37,22 @@ def pace(batch_seconds: float, n_workers: int) -> float:
 
 
 class Workforce:
-    """Starts the workers of a run, and has their pool from then on."""
+    """Starts the workers of a run, and has their pool from then on.
 
-    def __init__(self, config: Config, spec: FunctionSpec, log: RunLog, stop: StopSignals, observer: Observer) -> None:
+    Args:
+        starter: of plain processes, where one has been started before.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        spec: FunctionSpec,
+        log: RunLog,
+        stop: StopSignals,
+        observer: Observer,
+        starter: Starter | None = None,
+    ) -> None:
+        self._starter = starter
         self._config, self._spec, self._log, self._stop, self._observer = config, spec, log, stop, observer
         self.is_serial = config.engine == "serial"
         self.n_workers = 1 if self.is_serial else config.processes
@@ -128,7 +136,7 @@ class Workforce:
         if self._config.engine == "processes":
             from r3po.engines.processes import ProcessesPool
 
-            return ProcessesPool(needs)
+            return ProcessesPool(needs, self._starter)
         log_file, note_file = self._log.folder / "ray.log", self._log.folder / "ray_folder"
         probes = tuple(map(_first_in, self._config.source_paths))
         private = PrivateRay(log_file, note_file, needs)

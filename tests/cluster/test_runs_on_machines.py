@@ -42,6 +42,7 @@ def lab(lab_of_all: ClusterLab, machines: Machines) -> Iterator[ClusterLab]:
 def started(lab: ClusterLab, share: float = 0.2) -> tuple[ClusterJob, Program]:
     """Return a new job and its run, which has done a share of the files."""
     job = lab.new_job()
+    job.set_pace(2)
     program = job.start()
     job.wait_for_calls(program, share)
     return job, program
@@ -49,6 +50,7 @@ def started(lab: ClusterLab, share: float = 0.2) -> tuple[ClusterJob, Program]:
 
 def finish(lab: ClusterLab, job: ClusterJob, program: Program, timeout_s: float = 240) -> str:
     """Wait for the end of a run, and compare its job with the reference; return what was told."""
+    job.set_pace(1)
     ended = job.finish(program, timeout_s)
     lab.assert_finished(job)
     return ended.err
@@ -109,13 +111,12 @@ def test_a_link_that_is_cut_for_seconds_costs_seconds(lab: ClusterLab) -> None:
 
 def test_a_machine_that_is_cut_off_for_a_minute_is_given_up_and_comes_back(lab: ClusterLab) -> None:
     job, program = started(lab)
-    job.set_pace(4)
+    job.set_pace(400 / (0.003 * N_FILES))  # the other four workers are busy for 80 s and more
     with lab.machines[1].link_cut():
         n_before = job.calls_by_machine()["m1"].total()
         time.sleep(60)
     assert program.poll() is None, f"it is in the middle\n{program.err}"
     assert job.calls_by_machine()["m1"].total() > n_before, "the others go on"
-    job.set_pace(1)
     told = finish(lab, job, program)
     assert "m2 was lost" in told
 
@@ -125,7 +126,7 @@ def test_a_machine_that_is_cut_off_for_ever_keeps_nothing_of_ours(lab: ClusterLa
     before, cut_at = lab.machines[1].files(), time.monotonic()
     lab.machines[1].cut_link()
     told = finish(lab, job, program)
-    assert "m2 was lost" in told or not job.calls_by_machine().get("m2")
+    assert "m2 was lost" in told
     # As long as the link is cut nobody can tell it that the run is over: it must find out.
     files = {name for name in before if "r3po" not in name}
     comes_true(lambda: not lab.machines[1].left(files), CUT_OFF_S - (time.monotonic() - cut_at), 1)
@@ -139,11 +140,10 @@ def test_a_machine_that_joins_while_the_job_runs_gets_files(lab: ClusterLab) -> 
     job.write_config(processes="auto")
     job.set_pace(2)
     program = job.start()
-    job.wait_for_calls(program, 0.05)
+    job.wait_for_calls(program, 0.05, 2)
     assert "m3" not in job.calls_by_machine()
     lab.machines[2].restart_ray()
     program.wait_until(lambda: "m3" in job.calls_by_machine(), "the new machine calls f")
-    job.set_pace(1)
     told = finish(lab, job, program)
     assert "m3 joined: 2 workers" in told
     assert job.calls_by_machine()["m3"].total() > 100

@@ -102,14 +102,14 @@ class ClusterJob(SoakJob):
         """Start `r3po run` at home, joined to the Ray of the machines."""
         return self.machines.home.start(*joined(self.machines.address, *arguments), cwd=self.folder, **changed)
 
-    def wait_for_calls(self, program: Program, share: float) -> None:
-        """Wait until f was called on such a share of all files, and on every machine."""
+    def wait_for_calls(self, program: Program, share: float, n_machines: int = 3) -> None:
+        """Wait until f was called on such a share of all files, and on so many machines."""
 
         def is_so() -> bool:
             names = {log.name.partition(".")[0] for log in (self._shared / "calls").iterdir()}
-            return self.n_calls() >= share * len(self.inputs.paths) and len(names) >= 2
+            return self.n_calls() >= share * len(self.inputs.paths) and len(names) >= n_machines
 
-        program.wait_until(is_so, f"f was called on {share:.0%} of the files", 120)
+        program.wait_until(is_so, f"f was called on {share:.0%} of the files, by {n_machines} machines", 180)
 
     def finish(self, program: Program, timeout_s: float = 240) -> Ended:
         """Wait for the end of a run that has to finish the job."""

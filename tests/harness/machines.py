@@ -234,8 +234,8 @@ class Machine:
     # The machine itself
 
     def switch_on(self) -> None:
-        """Begin with nothing running, an empty disk and a whole link."""
-        assert self._holder is None
+        """Begin with nothing running, an empty disk and a whole link. Only on a thread that stays."""
+        self._end()
         shutil.rmtree(self.disk, ignore_errors=True)
         for folder in ("home", "tmp"):
             (self.disk / folder).mkdir(parents=True)
@@ -276,7 +276,7 @@ class Machine:
 
     @property
     def is_on(self) -> bool:
-        return self._holder is not None
+        return self._holder is not None and self._holder.is_alive
 
     @property
     def holder(self) -> _Holder:
@@ -581,6 +581,9 @@ class Machines:
         else:
             known = set(self.node_addresses())
             hit = [machine for machine in self.away if not machine.of_role("raylet") or machine.ip not in known]
+        for machine in hit:
+            if not machine.is_on:
+                machine.switch_on()
         with ThreadPoolExecutor(max(1, len(hit))) as threads:
             list(threads.map(Machine.restart_ray, hit))
         self.wait_for_nodes(len(self._all))

@@ -497,17 +497,27 @@ def keepers_of(driver: int) -> set[int]:
 
 def processes_of(driver: int, sessions: set[int]) -> dict[Pid, str]:
     """Return the role of each process that lives in the session of a driver or in others, the driver first if it does:
-    driver, keeper, worker, raylet, gcs_server, agent or other."""
+    driver, keeper, worker, starter, raylet, gcs_server, agent or other."""
     found: dict[Pid, str] = {}
     for pid in all_pids():
         stat = stat_of(pid)
         if stat and int(stat[3]) in (driver, *sessions) and stat[0] != "Z":
-            role = "driver" if pid == driver else "keeper" if pid in sessions else _role_of(command_of(pid))
+            role = (
+                "driver" if pid == driver else "keeper" if pid in sessions else _role_of(command_of(pid), _name_of(pid))
+            )
             found[(pid, stat[19])] = role
     return dict(sorted(found.items(), key=lambda item: item[1] != "driver"))
 
 
-def _role_of(command: list[str]) -> str:
+def _name_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    return ""
+
+
+def _role_of(command: list[str], name: str) -> str:
+    if name.startswith("r3po-"):
+        return name.removeprefix("r3po-")
     program = command[0].strip() if command else ""  # it has just ended
     if program.startswith("ray::"):
         return "agent" if program.endswith("Agent") else "other" if program == "ray::IDLE" else "worker"
@@ -573,6 +583,12 @@ FAULTS: dict[str, tuple[Fault, int, int]] = {
     "driver stopped": (lambda run, rng: run.stop_for("driver", rng.uniform(1, 6), rng), 4, 3),
 }
 """What may hit a run, and how often of a hundred times it does, in steady weather and in a storm."""
+
+
+def kill_starter(run: Run, rng: random.Random) -> bool:
+    """Kill what starts the workers of a run without Ray, and with it the workers."""
+    return run.kill("starter", rng)
+
 
 BOUND_S = {
     **dict.fromkeys(("driver", "everything"), SIGKILL_S),

@@ -1,4 +1,4 @@
-"""Functions as people write them, on both engines: what they fork, start, move and call."""
+"""Functions as people write them, on each engine: what they fork, start, move and call."""
 
 from __future__ import annotations
 
@@ -232,5 +232,5 @@ def test_workers_are_in_the_config_s_folder_with_the_function_as_program(engine:
     config = make_job(tmp_path, WHERE, {"1.json": 1})
     result = run_jobs(config, engine=engine)
     row = result.to_arrow().to_pylist()[0]
-    expected = [str(tmp_path), str(tmp_path / "f.py")] if engine == "ray" else [os.getcwd(), *sys.argv]
+    expected = [str(tmp_path), str(tmp_path / "f.py")] if engine != "serial" else [os.getcwd(), *sys.argv]
     assert row == {"then": expected, "now": expected}
