@@ -6,7 +6,8 @@ import csv
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,11 @@ import r3po.storage.durable as storage
 from cut_short import cut_short, parts_in
 from jobs import as_new_process
 from jobs import r3po as command
+from r3po.run.publisher import Publisher
+from r3po.state.manifest import ShardRef
+from r3po.state.segments import Segment
 from r3po.worker import many_rows
+from r3po.worker.staging import StageOrder
 from rows_of_a_file import CALLS, CLOSED, give, give_all
 
 
@@ -480,6 +485,39 @@ def test_another_size_of_parts_cuts_them_again_without_a_call(many_job: NewMany)
     del job.keys["part_rows"], job.keys["csv"]
     job.run()
     assert (CALLS, job.parts()) == ([], whole)
+
+
+def test_cut_parts_of_before_go_when_the_first_part_is_made_again_with_wider_types(
+    many_job: NewMany, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = many_job(rows_of(*range(6)), rows_of(10), part_rows=2, shard_size=1)
+    job.run()
+    job.write(1, "[{'n': 1.5}]")
+    job.run()
+    # Its worker began with it before the float was known.
+    ordered = Publisher.stage_order
+
+    def order_early(publisher: Publisher, ref: ShardRef, segments: Iterable[Segment] = ()) -> StageOrder:
+        order = ordered(publisher, ref, segments)
+        return replace(order, schema=None) if order.segments else order
+
+    monkeypatch.setattr(Publisher, "stage_order", order_early)
+    job.write(0, rows_of(7))
+    job.run()
+    assert job.names("csv") == job.names("parquet") == ["00000", "00001"]
+    assert job.numbers() == [7, 1.5]
+
+
+def test_a_first_part_that_cannot_be_made_again_yet_keeps_what_its_shard_has_got_since(many_job: NewMany) -> None:
+    job = many_job(*map(rows_of, range(6)))
+    job.run()
+    CALLS.clear()
+    job.write(0, rows_of(100))
+    job.write(1, f"later(name, {rows_of(101)})")  # comes last, behind the float, which wants a wider first part
+    job.write(4, "[{'n': 1.5}]")
+    job.run()
+    assert CALLS == ["000.txt", "001.txt", "004.txt", "001.txt"]
+    assert job.numbers() == [100, 101, 2, 3, 1.5, 5]
 
 
 def test_part_bytes_cuts_between_row_groups(many_job: NewMany, monkeypatch: pytest.MonkeyPatch) -> None:
