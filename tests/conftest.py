@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import tempfile
@@ -12,33 +11,14 @@ from pathlib import Path
 import pytest
 
 from jobs import NewJob, TinyJob, short_folder, write_tiny_function
+from some_ray import some_ray
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """One Ray for all tests of a file that only need some Ray; r3po uses it and does not stop it."""
-    import ray
-
-    from r3po.engines.ray_node import hide_messages, use_settings
-
-    use_settings()
-
-    with short_folder() as folder:
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=80 << 20,
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(folder),
-        )
-        hide_messages()  # one that comes late would be in the output of the next command
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    with some_ray():
+        yield
 
 
 @pytest.fixture(params=["serial", pytest.param("ray", marks=pytest.mark.ray)])

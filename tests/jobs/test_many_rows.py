@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,8 @@ from jobs import as_new_process
 from jobs import r3po as command
 from r3po.run.publisher import Publisher
 from r3po.state.manifest import ShardRef
-from r3po.state.segments import Segment
+from r3po.state.segments import Segment, SegmentWriter
+from r3po.table.preview import Blocks
 from r3po.worker import many_rows
 from r3po.worker.staging import StageOrder
 from rows_of_a_file import CALLS, CLOSED, give, give_all
@@ -375,10 +377,6 @@ def test_a_time_limit_waits_for_a_block_that_is_being_written(
     many_job: NewMany, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds for f: what r3po writes in the meantime is whole, or not there."""
-    import time
-
-    from r3po.state.segments import SegmentWriter
-
     write, interrupted = SegmentWriter.write_rows, []
 
     def write_slowly(self: SegmentWriter, block: Any) -> None:
@@ -584,6 +582,25 @@ def test_a_trial_shows_rows_of_many(many_job: NewMany) -> None:
     assert [row["n"] for row in tried.rows] == list(range(13))
     assert [failure["path"] for failure in tried.failures] == ["002.txt"]
     assert not (job.folder / "out").exists()
+
+
+@pytest.mark.parametrize("batch_files", [None, 2])
+def test_in_a_trial_a_time_limit_waits_for_a_block_too(
+    many_job: NewMany, monkeypatch: pytest.MonkeyPatch, batch_files: int | None
+) -> None:
+    n_blocks = []
+
+    def write_slowly(self: Blocks, block: Any) -> None:
+        n_blocks.append(False)
+        time.sleep(0.5)
+        n_blocks[-1] = True
+
+    monkeypatch.setattr(Blocks, "write_rows", write_slowly)
+    keys = {} if batch_files is None else {"batch_files": batch_files}
+    job = many_job(rows_of(1), generator_of(*range(50)), timeout_seconds=0.3, **keys)
+    tried = r3po.try_files(job.config, give if batch_files is None else give_all, 2)
+    assert n_blocks and all(n_blocks)
+    assert [failure["error_type"] for failure in tried.failures] == ["Timeout"]
 
 
 def give_one_array(filepath: str) -> Iterator[dict[str, Any]]:
