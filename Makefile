@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 SMALL  := -name __pycache__ -o -name '*.egg-info'
 
 .DEFAULT_GOAL := help
-.PHONY: help sample test faults check shape format real real-synthetic soak clean
+.PHONY: help sample test faults cluster soak-cluster check shape format real real-synthetic soak clean
 .PHONY: bench bench-millions bench-cold bench-resume bench-scale bench-workers bench-start bench-pieces
 
 help:  ## list the targets
@@ -18,10 +18,15 @@ sample: $(VENV)/.installed  ## run the sample with r3po and show its table
 	@cd sample && "$(CURDIR)/$(BIN)/python" -c 'import pandas; print(pandas.read_parquet("output_dir/parquet"))'
 
 test: $(VENV)/.installed-dev  ## run the tests, without those that inject faults
-	@$(BIN)/python -m pytest -q -m 'not faults and not long'
+	@$(BIN)/python -m pytest -q -m 'not faults and not long and not cluster'
 
 faults: $(VENV)/.installed-dev  ## kill, hang, fill, damage: what must hold for every change (docs/faults.md)
-	@$(BIN)/python -m pytest -q -m 'faults or long'
+	@$(BIN)/python -m pytest -q -m '(faults or long) and not cluster'
+
+cluster: $(VENV)/.installed-dev  ## three machines, made of namespaces: killed, cut off, added (as root, on Linux)
+	@PATH="$$PATH:/usr/sbin:/sbin"; command -v ip nsenter setpriv >/dev/null || \
+		{ apt-get -qq update && apt-get -qq install -y iproute2 util-linux; } >/dev/null 2>&1 || true
+	@$(BIN)/python -m pytest -q -rs -m cluster
 
 check: $(VENV)/.installed-dev  ## format, lint, types, import contract, shape, tests
 	@echo 'format ...' && $(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff .; exit 1; }
@@ -29,7 +34,7 @@ check: $(VENV)/.installed-dev  ## format, lint, types, import contract, shape, t
 	@echo 'types ...' && $(BIN)/mypy --strict --no-error-summary r3po
 	@echo 'imports ...' && report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report"; exit 1; }
 	@echo 'shape ...' && $(BIN)/python tools/shape.py r3po
-	@echo 'tests ...' && $(BIN)/python -m pytest -q -m 'not faults and not long'
+	@echo 'tests ...' && $(BIN)/python -m pytest -q -m 'not faults and not long and not cluster'
 
 shape: $(BIN)/python  ## the largest modules, classes and functions: it shows, and judges nothing
 	@$(BIN)/python tools/shape.py r3po
@@ -46,6 +51,9 @@ real-synthetic: $(VENV)/.installed  ## 300,000 synthetic files, undisturbed and 
 
 soak: $(VENV)/.installed-dev  ## kill r3po for MINUTES (60), drawn from SEED: every file has one outcome, in equal bytes
 	@$(BIN)/python tests/harness/soak.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))
+
+soak-cluster: $(VENV)/.installed-dev  ## the same over three machines for MINUTES (30), machines and links, too (as root, on Linux)
+	@$(BIN)/python tests/harness/soak_cluster.py --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.installed-bench  ## 100,000 files: r3po, the limit and all peers (400,000 inodes)
 	@$(BIN)/python benchmarks/bench.py peers

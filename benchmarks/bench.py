@@ -33,6 +33,8 @@ from warm import warm_tree
 
 WORK = DATA / "bench"
 
+ENGINES = ("ray", "processes", "serial")
+
 TAIL_WORKERS, TAIL_SLOW = 16, 6
 """The contest's last rows: a few files that take 250 times as long as the others."""
 
@@ -174,16 +176,18 @@ def bench_workers(counts: list[int]) -> None:
 
 
 def bench_start(rounds: int) -> None:
-    """Time what a user waits for at the least: help, and the sample beside Ray alone."""
+    """Time what a user waits for at the least: help, and the sample on each engine beside Ray alone."""
     folder = _afresh("start")
     shutil.copytree(BENCHMARKS.parent / "sample", folder / "sample")
-    figures: dict[str, list[float]] = {"help": [], "sample": [], "ray alone": []}
+    figures: dict[str, list[float]] = {"help": [], "ray alone": []} | {f"sample, {engine}": [] for engine in ENGINES}
     for _ in range(rounds):
-        for name in ("working_dir", "output_dir"):
-            shutil.rmtree(folder / "sample" / name, ignore_errors=True)
         figures["help"].append(timed([R3PO, "--help"], folder, "--help"))
         figures["ray alone"].append(time_ray(folder, 2))
-        figures["sample"].append(timed([R3PO, "run", "config.yaml"], folder / "sample", "the sample"))
+        for engine in ENGINES:
+            for name in ("working_dir", "output_dir"):
+                shutil.rmtree(folder / "sample" / name, ignore_errors=True)
+            command = [R3PO, "run", "config.yaml", "--engine", engine]
+            figures[f"sample, {engine}"].append(timed(command, folder / "sample", "the sample"))
     lines = [f"- {name}: {median(seconds):.2f} s" for name, seconds in figures.items()]
     write_figures("start", "The least that a user waits for", {"seconds": figures}, lines)
     _say("\n".join(lines))

@@ -76,6 +76,14 @@ def peer(script: str, label: str, function: str = "count_produce") -> Contestant
 CONTENT = r3po("r3po_content", "r3po, hash: content")
 STAT = r3po("r3po_stat", "r3po, hash: stat", hash="stat")
 BYTES = r3po("r3po_bytes", "r3po, input: bytes, orjson", "count_produce_bytes", input="bytes")
+PROCESSES = r3po("r3po_processes", "r3po on processes, hash: content", engine="processes")
+PROCESSES_BYTES = r3po(
+    "r3po_processes_bytes",
+    "r3po on processes, input: bytes, orjson",
+    "count_produce_bytes",
+    input="bytes",
+    engine="processes",
+)
 LIMIT = limit("limit", "two bare loops (the limit)", "count_produce")
 LIMIT_ORJSON = limit("limit_orjson", "two bare loops, orjson", "count_produce_orjson")
 POOL = peer("pool_imap", "Pool.imap_unordered")
@@ -86,6 +94,8 @@ EVERYBODY = [
     CONTENT,
     STAT,
     BYTES,
+    PROCESSES,
+    PROCESSES_BYTES,
     LIMIT_ORJSON,
     POOL,
     peer("process_pool", "ProcessPoolExecutor"),

@@ -24,6 +24,7 @@ CALLS = {
 
 ARGUMENTS = {
     "--accept-deletions": "accept_deletions=True",
+    "--address": "address",
     "--engine": "engine",
     "--function": "function",
     "--limit": "limit",
@@ -38,7 +39,7 @@ ARGUMENTS = {
 }
 """The arguments of options; those without a value here are followed by one, or stand for themselves (`--processes`)."""
 
-_VALUE = r"(?:none|ray|serial|\d+%?|[\w./-]+:\w+)(?![\w%])"
+_VALUE = r"(?:none|auto|ray|processes|serial|\d+%?|[\w./-]+:\w+)(?![\w%])"
 _KNOWN = "|".join(sorted(ARGUMENTS, key=len, reverse=True))
 _OPTION = re.compile(rf"({_KNOWN})(?![\w-])(?:[ =]({_VALUE}))?")
 _COMMAND = re.compile(

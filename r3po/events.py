@@ -80,14 +80,14 @@ class WorkersStarting:
 
     n_workers: int
     engine: str
-    """`ray` or `serial`."""
+    """`ray`, `processes` or `serial`."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkersStarted:
     n_workers: int
     engine: str
-    """`Ray, local`, `Ray, joined`, or `serial`."""
+    """`Ray, local`, `Ray, joined`, `processes` or `serial`."""
     seconds: float
 
 
@@ -174,6 +174,19 @@ class PartsRepaired:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineShare:
+    """What one machine of a cluster did in a run."""
+
+    name: str
+    n_files: int
+    """That have an outcome by its workers."""
+    files_per_second: float
+    """From its first batch to its last."""
+    n_lost: int
+    """Workers of it that died, were ended, or were lost with it."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The end of a run, however it ended."""
 
@@ -195,6 +208,8 @@ class RunFinished:
     """It did as many files as it was to do, and left others."""
     go_on: str = ""
     """What to type to go on; only of a limited run."""
+    machines: tuple[MachineShare, ...] = ()
+    """By name; empty where there is only one."""
 
 
 Event = (

@@ -36,10 +36,11 @@ def run_jobs(
     restart: bool = False,
     accept_deletions: bool = False,
     processes: int | None = None,
-    engine: str = "ray",
+    engine: str | None = None,
     max_errors: int | str | None = None,
     show_output: bool = False,
     limit: int | None = None,
+    address: str | None = None,
 ) -> RunResult:
     """Call f on every file of the job that has no outcome yet, and return what the job has come to.
 
@@ -59,7 +60,8 @@ def run_jobs(
         accept_deletions: go on although more than half of the job's files are gone, or rows that `on_deleted: keep`
             kept would go with a redo.
         processes: workers, instead of the config's.
-        engine: `ray`, or `serial`: everything in this process, for a debugger.
+        engine: `ray`; `processes`: plain processes, without Ray; or `serial`: everything in this process, for a
+            debugger. Instead of the config's.
         max_errors: a number of failed files, a share such as "1%", or "none", instead of the config's.
         show_output: show what f prints in the workers, while it does.
         limit: do the first so many pending files, in row order, and leave the others to a later run (`pending` says
@@ -73,10 +75,10 @@ def run_jobs(
         R3poError: of another kind: nothing was started.
     """
     loaded = load_config(config, job_name=name_of_job(f)).with_overrides(
-        processes=processes, function=function, max_errors=max_errors
+        processes=processes, function=function, max_errors=max_errors, engine=engine, address=address
     )
     spec = describe_callable(f) if f is not None else find_configured(loaded)
-    options = RunOptions(build, retry_failed, redo, restart, accept_deletions, engine, show_output, limit)
+    options = RunOptions(build, retry_failed, redo, restart, accept_deletions, show_output, limit)
     try:
         with _open_screen(progress) as observer:
             result = _as_told(run_job(loaded, spec, options, observer))

@@ -41,6 +41,8 @@ class Death:
     stack: str = ""
     """The stack of its last moment, as `faulthandler` wrote it; may be empty."""
     is_memory: bool = False
+    is_machine: bool = False
+    """Its machine was lost with all that it did: no file is to blame."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -10,20 +11,44 @@ from pathlib import Path
 
 import pytest
 
+from away import TwoMachines
 from jobs import NewJob, TinyJob, short_folder, write_tiny_function
-from some_ray import some_ray
+from r3po.run.workforce import Workforce
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """One Ray for all tests of a file that only need some Ray; r3po uses it and does not stop it."""
-    with some_ray():
-        yield
+    import ray
+
+    from r3po.engines.private_ray import private_variables
+    from r3po.engines.ray_join import settings_for_ray
+    from r3po.engines.ray_node import hide_messages
+
+    variables = private_variables(os.environ, "0123456789abcdef")
+    with pytest.MonkeyPatch.context() as patch, short_folder() as folder, settings_for_ray(variables):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=80 << 20,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(folder),
+        )
+        hide_messages()  # one that comes late would be in the output of the next command
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
-@pytest.fixture(params=["serial", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.fixture(params=["serial", "processes", pytest.param("ray", marks=pytest.mark.ray)])
 def engine(request: pytest.FixtureRequest) -> str:
-    """Both engines, one after the other."""
+    """Each engine, one after the other."""
     if request.param == "ray":
         request.getfixturevalue("cluster")
     name: str = request.param
@@ -66,3 +91,16 @@ def new_job(jobs_folder: Path) -> Iterator[NewJob]:
     for name in set(sys.modules) - modules:
         if "tiny_function" in name:
             del sys.modules[name]
+
+
+@pytest.fixture
+def two_machines(monkeypatch: pytest.MonkeyPatch) -> list[TwoMachines]:
+    """Jobs of this process have their f called on another machine; returns the pools that were made, in order."""
+    pools: list[TwoMachines] = []
+
+    def make(workforce: Workforce, address: str | None) -> TwoMachines:
+        pools.append(TwoMachines())
+        return pools[-1]
+
+    monkeypatch.setattr(Workforce, "_make_pool", make)
+    return pools

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from r3po import events
 from r3po.cli.answers import width_of
-from r3po.cli.progress_text import BAR_WIDTH, lines_below_bar, percent, plain_line, way_text
+from r3po.cli.progress_text import BAR_WIDTH, lines_below_bar, machine_lines, percent, plain_line, way_text
 from r3po.events import Event
 from r3po.run.progress import Progress
 from r3po.state.progress import RunProgress
@@ -266,6 +266,8 @@ class Display:
         for kind, n_parts in event.parts.items():
             parts, rows = count_of(n_parts, "part"), count_of(event.n_rows, "row")
             self._line(f"  {f'{output}/{kind}':{width}}   {parts}   {rows}")
+        for line in machine_lines(event.machines):
+            self._line(line)
         if event.n_failed:
             self._line(f"  {output}/failures/failures.csv   {count_of(event.n_failed, 'failed file')}")
             if self._bar is not None and (last := self._bar.run.last_failure):
@@ -326,13 +328,17 @@ class _Bar:
 def _workers_started(event: events.WorkersStarted) -> str:
     if event.engine == "serial":
         return "Serial    everything in this process, one file after the other"
+    if event.engine == "processes":
+        return f"Processes {count_of(event.n_workers, 'worker')}          ready in {event.seconds:.1f} s"
     kind = event.engine.removeprefix("Ray, ")
     return f"Ray       {count_of(event.n_workers, 'worker')}, {kind}          ready in {event.seconds:.1f} s"
 
 
 def _stopping(event: events.StopRequested) -> str:
     if event.is_starting:
-        return f"Stopping ({event.signal_name}): Ray is just starting, its end takes some 10 s (Ctrl-C again: stop now)"
+        return (
+            f"Stopping ({event.signal_name}): Ray is just starting, this takes a few seconds (Ctrl-C again: stop now)"
+        )
     limit = "" if event.limit_s is None else f", at most {event.limit_s:.0f} s"
     what = "the file at hand is finishing" if event.limit_s is None else "the files at hand are finishing"
     again = "Ctrl-C again: stop now, what is in hand will be done again"

@@ -45,8 +45,12 @@ def run(
     ] = False,
     no_build: Annotated[bool, typer.Option("--no-build", help="Do not look for new files in the source.")] = False,
     engine: Annotated[
-        str, typer.Option(metavar="ENGINE", help="ray, or serial: all in this process, for a debugger.")
-    ] = "ray",
+        str | None,
+        typer.Option(metavar="ENGINE", help="ray; processes: without Ray; serial: all in this process, to debug."),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray to join: auto or HOST:PORT, instead of the config's.")
+    ] = None,
     processes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Workers, instead of the config's.")] = None,
     max_errors: Annotated[
         str | None, typer.Option(metavar="N", help="Stop if more than N files fail, or N% of the finished; or none.")
@@ -65,35 +69,41 @@ def run(
 
     A run that was stopped or killed goes on where it was: type the same again.
     """
-    from r3po.cli.display import Display
     from r3po.config.settings import load_config
-    from r3po.function.find import find_function
-    from r3po.run.result import RunOptions
-    from r3po.run.session import find_configured, run_job
+    from r3po.engines.starter import started_early
 
-    loaded = load_config(config).with_overrides(processes=processes, max_errors=max_errors)
-    # A function named on the command line is looked for from where the command was typed.
-    spec = find_configured(loaded) if function is None else find_function(function, Path.cwd())
-    options = RunOptions(
-        build=not no_build,
-        retry_failed=retry_failed,
-        redo=redo,
-        restart=restart,
-        accept_deletions=accept_deletions,
-        engine=engine,
-        show_output=show_output,
-        limit=limit,
-        command=_command_to_go_on(config, function, engine, processes, max_errors, redo=redo, no_build=no_build),
+    loaded = load_config(config).with_overrides(
+        processes=processes, max_errors=max_errors, engine=engine, address=address
     )
-    # The serial engine calls f in this process; f may want pandas.
-    spared = pandas_left_out() if engine != "serial" else nullcontext()
-    with Display(is_quiet=quiet) as display, spared:
-        try:
-            result = run_job(loaded, spec, options, display)
-        except RunStoppedError as error:
-            if as_json and error.result is not None:
-                print_json({**error.result.to_json(), "error": error_json(error, error.exit_code)})
-            raise
+    with started_early(loaded) as starter:
+        from r3po.cli.display import Display
+        from r3po.function.find import find_function
+        from r3po.run.result import RunOptions
+        from r3po.run.session import find_configured, run_job
+
+        # A function named on the command line is looked for from where the command was typed.
+        spec = find_configured(loaded) if function is None else find_function(function, Path.cwd())
+        options = RunOptions(
+            build=not no_build,
+            retry_failed=retry_failed,
+            redo=redo,
+            restart=restart,
+            accept_deletions=accept_deletions,
+            show_output=show_output,
+            limit=limit,
+            command=_command_to_go_on(
+                config, function, engine, address, processes, max_errors, redo=redo, no_build=no_build
+            ),
+        )
+        # The serial engine calls f in this process; f may want pandas.
+        spared = pandas_left_out() if loaded.engine != "serial" else nullcontext()
+        with Display(is_quiet=quiet) as display, spared:
+            try:
+                result = run_job(loaded, spec, options, display, starter)
+            except RunStoppedError as error:
+                if as_json and error.result is not None:
+                    print_json({**error.result.to_json(), "error": error_json(error, error.exit_code)})
+                raise
     if as_json:
         print_json(result.to_json())
     if result.failed and not exit_zero:
@@ -177,7 +187,8 @@ def reset(
 def _command_to_go_on(
     config: Path,
     function: str | None,
-    engine: str,
+    engine: str | None,
+    address: str | None,
     processes: int | None,
     max_errors: str | None,
     *,
@@ -187,7 +198,8 @@ def _command_to_go_on(
     """Return what to type to go on with this run: what was typed, without what would begin something again."""
     words = ["r3po", "run", *([] if config == CONFIG else [str(config)])]
     words += ["--function", function] if function is not None else []
-    words += ["--engine", engine] if engine != "ray" else []
+    words += ["--engine", engine] if engine is not None else []
+    words += ["--address", address] if address is not None else []
     words += ["--processes", str(processes)] if processes is not None else []
     words += ["--max-errors", max_errors] if max_errors is not None else []
     words += ["--redo"] if redo else []

@@ -5,11 +5,13 @@ A run's own display, the cell of a notebook, `status` and `status --watch` say t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from r3po.events import MachineShare
 from r3po.state.progress import RunProgress
 from r3po.storage.names import show_text
-from r3po.text import duration, failure_lines, percent_of, shorten_path, wrap_words
+from r3po.text import count_of, duration, failure_lines, percent_of, shorten_path, wrap_words
 
 BAR_WIDTH = 24
 """Characters of a bar."""
@@ -80,6 +82,18 @@ def lines_below_bar(
     if run.last_failure:
         lines += failure_lines(f"{indent}last failure     ", run.last_failure, width, most=most)
     return show_text("\n".join(lines)).split("\n")
+
+
+def machine_lines(machines: Sequence[MachineShare]) -> list[str]:
+    """Return what each machine of a cluster did, a line each."""
+    names = max((len(one.name) for one in machines), default=0)
+    files = max((len(f"{one.n_files:,}") for one in machines), default=0)
+    lines = []
+    for one in machines:
+        lost = f"   {count_of(one.n_lost, 'worker')} lost" if one.n_lost else ""
+        speed = f"{_number(one.files_per_second)} files/s"
+        lines.append(f"  {one.name:{names}}   {one.n_files:>{files},} files   {speed}{lost}")
+    return lines
 
 
 # Private functions

@@ -52,6 +52,7 @@ def _show(result: Any, printer: Any, cycle: bool) -> None:
 
 
 def _run_text(result: RunResult, width: int) -> str:
+    from r3po.cli.progress_text import machine_lines
     from r3po.cli.texts import plain
 
     files, rows = count_of(result.files, "file"), count_of(result.rows, "row")
@@ -59,6 +60,7 @@ def _run_text(result: RunResult, width: int) -> str:
         f"{result.job_name}: {files} in {duration(result.seconds)}: "
         f"{result.done:,} done, {result.failed:,} failed, {result.pending:,} to do",
         f"{rows} in {result.output}: to_pandas(), to_arrow(), to_polars()",
+        *machine_lines(result.machines),
         *(["failures() lists the failed files, failure_groups() by cause"] if result.failed else []),
     ]
     return plain("\n".join(lines))

@@ -79,6 +79,35 @@ def check_column(name: str) -> str:
     return name
 
 
+def check_address(value: str) -> str:
+    """Return the address of a Ray: auto, local, or host:port.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value in ("auto", "local"):
+        return value
+    if value.startswith("ray://"):
+        raise ValueError(
+            "cannot be a ray:// address, since a run has to be on a machine of that Ray: submit it there with "
+            "ray job submit"
+        )
+    try:
+        host, port = split_address(value)
+    except ValueError:
+        raise ValueError("must be auto, local, or HOST:PORT of a Ray's head, such as 10.0.0.1:6379") from None
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of host:port, or of [host]:port where the host has colons itself."""
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or "/" in host or any(map(str.isspace, host)) or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ValueError(address)
+    return host, int(port)
+
+
 def _to_source(value: Any, info: ValidationInfo) -> Path:
     """Return the source's folder, or what the paths of files of several folders are relative to."""
     if isinstance(value, str) or not isinstance(value, list | tuple):

@@ -25,11 +25,12 @@ from pydantic import (
     field_validator,
 )
 
-from r3po.config.key_types import FilePart, Folder, Globs, Source, Text, check_column
+from r3po.config.key_types import FilePart, Folder, Globs, Source, Text, check_address, check_column
 from r3po.config.worker_keys import SIZE_SCHEMA, WorkerResources, parse_size, to_arguments
 from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
 from r3po.table.columns import PART_BYTES
 
+ENGINES = ("ray", "processes", "serial")
 MAX_PROCESSES = 4096
 MAX_BATCH_FILES = 10_000
 MAX_TIMEOUT_S = 31 * 24 * 3600.0
@@ -234,13 +235,25 @@ class Keys(BaseModel):
         "count as other code of f",
         examples=["{weights: weights.json}"],
     )
+    engine: Literal["ray", "processes", "serial"] = Field(
+        "ray",
+        description="what runs the workers: ray; processes: plain processes of this machine, which start at once; "
+        "serial: all in one process, for a debugger",
+    )
     worker: WorkerResources | None = Field(
         None,
         description="what Ray keeps for each worker: {num_cpus: 2, num_gpus: 0.5, memory: 4 GiB, resources: "
-        "{name: 1}}; serial ignores it",
+        "{name: 1}}; processes: num_cpus and memory alone; serial ignores it",
         examples=["{num_cpus: 2, memory: 4 GiB}"],
     )
     """Of Ray, for each worker."""
+    ray_address: Annotated[Text, AfterValidator(check_address)] | None = Field(
+        None,
+        description="the Ray to use: host:port of one that is there; auto: the one that RAY_ADDRESS names or that runs "
+        "on this machine; local, or not set: one of the run's own",
+        examples=["auto"],
+    )
+    """auto, local or host:port; None: the run starts one, unless Ray itself started the run."""
     input: Literal["path", "bytes"] = Field(
         "path",
         description="what f takes: path: f(filepath); bytes: f(filepath, data), and no file is opened twice",
@@ -319,7 +332,9 @@ class Keys(BaseModel):
         examples=["64"],
     )
     """The most files of one call of f, which takes and gives lists; None: f takes one file."""
-    batch_seconds: float = Field(default=1.0, gt=0, le=3600, description="about how much work a kill costs")
+    batch_seconds: float = Field(
+        default=1.0, gt=0, le=3600, description="about how much work a kill costs; longer with more than 500 workers"
+    )
     timeout_seconds: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = Field(
         None, description="a call of f that takes longer is a failure", examples=["60"]
     )

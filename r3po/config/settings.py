@@ -24,7 +24,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from r3po.config.folders import check_current_folder, expand, find_nested, hint_of_missing, holds
-from r3po.config.keys import MAX_PROCESSES, Keys, ParquetOptions, parse_max_errors
+from r3po.config.key_types import check_address
+from r3po.config.keys import ENGINES, MAX_PROCESSES, Keys, ParquetOptions, parse_max_errors
 from r3po.config.selection import ONE_FOLDER, Selection, folder_names, folder_paths
 from r3po.config.worker_keys import WorkerResources
 from r3po.config.yaml_file import KEYS_HINT, Entry, Problem, entries_of, read_entries, read_text, short
@@ -104,7 +105,13 @@ class Config(Keys):
         )
 
     def with_overrides(
-        self, *, processes: int | None = None, function: str | None = None, max_errors: int | str | None = None
+        self,
+        *,
+        processes: int | None = None,
+        function: str | None = None,
+        max_errors: int | str | None = None,
+        engine: str | None = None,
+        address: str | None = None,
     ) -> Config:
         """Return the config with what a command line gave in place of the file's; None keeps the file's.
 
@@ -125,6 +132,15 @@ class Config(Keys):
                 changed["max_errors"] = parse_max_errors(max_errors)
             except ValueError as error:
                 raise ConfigError(f"max_errors is {max_errors}", hint=f"it {error}") from None
+        if engine is not None:
+            if engine not in ENGINES:
+                raise ConfigError(f"unknown engine {engine!r}", hint=f"engines: {', '.join(ENGINES)}")
+            changed["engine"] = engine
+        if address is not None:
+            try:
+                changed["ray_address"] = check_address(address)
+            except ValueError as error:
+                raise ConfigError(f"address is {address}", hint=f"it {error}") from None
         return self.model_copy(update=changed)
 
 

@@ -1,13 +1,17 @@
-"""What each worker needs of Ray, and how many such workers a Ray has room for. Arithmetic, without Ray itself."""
+"""What each worker needs, and for how many such workers a Ray or a machine has room. Arithmetic, without Ray itself."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from r3po.config.keys import n_cores
+from r3po.config.settings import Config
 from r3po.errors import ConfigError
 from r3po.text import count_of, size_text
 
@@ -49,11 +53,29 @@ class Needs:
             hint=hint + ("; or use a Ray of your own, whose machines have it" if _is_odd(self.each) else ""),
         )
 
+    def fit_cluster(self, n_workers: int, machines: Sequence[Amounts]) -> int:
+        """Return how many workers to start in a Ray that is there: with `processes: auto` one a CPU of all machines."""
+        n_cpus = int(sum(machine.get("CPU", 0) for machine in machines))
+        return self.fit(max(1, n_cpus) if self.is_auto else n_workers, machines, "into this Ray")
+
     def fit_cores(self, n_workers: int) -> int:
         """Do the same for this machine's cores alone, which are known before Ray has started."""
         return Needs({name: n for name, n in self.each.items() if name == "CPU"}, self.is_auto).fit(
             n_workers, [{"CPU": n_cores()}], "on this machine"
         )
+
+    def fit_machine(self, n_workers: int) -> int:
+        """Do the same for all that a machine without Ray gives: cores and memory."""
+        return self.fit(n_workers, [{"CPU": n_cores(), "memory": _memory_bytes()}], "on this machine")
+
+    def refuse_without_ray(self) -> None:
+        """Raise ConfigError if the workers are to have what Ray alone can give them."""
+        asked = {name: amount for name, amount in self.each.items() if amount and name not in ("CPU", "memory")}
+        if asked:
+            raise ConfigError(
+                f"engine: processes cannot give a worker {_text(asked)}: Ray shares these out",
+                hint="r3po run --engine ray, or take it out of  worker:  in the config",
+            )
 
     @property
     def n_threads(self) -> int:
@@ -67,6 +89,11 @@ class Needs:
                 what = "CPU" if name == "CPU" and amount == 1 else _text({name: amount})
                 return f"Ray has no free {what} ({there.get(name, 0):g} in all)"
         return ""
+
+
+def needs_of(config: Config) -> Needs:
+    """Return what each worker of a job needs."""
+    return Needs({} if config.worker is None else config.worker.needs, is_auto=config.is_auto)
 
 
 def room_for(each: Amounts, machine: Amounts) -> float:
@@ -84,6 +111,15 @@ def options_of(each: Amounts) -> dict[str, Any]:
 
 
 # Private functions
+
+
+def _memory_bytes() -> float:
+    """Return the memory of this machine, or what a container may have of it."""
+    found = [float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # `max`: none
+            found.append(float(Path(limit).read_text()))
+    return min(found)
 
 
 def _is_odd(each: Amounts) -> bool:

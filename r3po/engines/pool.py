@@ -5,7 +5,7 @@ A pool carries calls to workers and answers back. What a worker answers is a hin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from r3po.work import Death
@@ -31,6 +31,8 @@ class Answer:
     value: Any = None
     error: BaseException | None = None
     """An `R3poError` or `OSError` of the call, or a bug of ours; never an error of f."""
+    counter: int = field(default=-1, compare=False)
+    """Of the worker's beacon, after the call; -1: it is not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,33 @@ class WorkerLost:
     """It was ended because memory ran out."""
 
 
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Where a worker is, and what it may do there."""
+
+    can_stage: bool = True
+    """It is on the driver's machine, where everything durable is, and reads and writes the job's folders."""
+    can_call: bool = True
+    """It calls f; else it only stages shards and records failures."""
+    machine: str = ""
+    """Name of its machine, for people; empty: there is only this one."""
+
+
+class OneMachine:
+    """What a pool says whose workers are all on this machine."""
+
+    def capacity(self) -> int | None:
+        return None
+
+    def role_of(self, worker: int) -> Role:
+        return Role()
+
+
 class Pool(Protocol):
     """Workers with numbers, which are never used again; the calls to one worker are carried out in order."""
 
     description: str
-    """`Ray, local`, `Ray, joined` or `serial`, for people."""
+    """`Ray, local`, `Ray, joined`, `processes` or `serial`, for people."""
     can_replace: bool
     """Whether workers can be ended and added."""
     is_gone: bool
@@ -65,6 +89,12 @@ class Pool(Protocol):
 
     def add_worker(self, worker: int) -> None:
         """Start one more worker, under a new number, and send it the call `load`."""
+
+    def capacity(self) -> int | None:
+        """Return how many workers there can be now, as machines come and go; None: as many as were started."""
+
+    def role_of(self, worker: int) -> Role:
+        """Return where a worker is that was started, and what it may do there."""
 
     def sighting(self, worker: int) -> Sighting | None:
         """Return what a worker is doing, or was doing when it died; None if it never came to say so."""
@@ -103,6 +133,6 @@ def answer(worker: Worker | None, number: int, call: Call) -> Answer:
     assert worker is not None, "start comes first"
     method = getattr(worker, call.method)
     try:
-        return Answer(number, call, method(*call.arguments))
+        return Answer(number, call, method(*call.arguments), counter=worker.beacon.counter)
     except Exception as error:
-        return Answer(number, call, error=error)
+        return Answer(number, call, error=error, counter=worker.beacon.counter)

@@ -1,10 +1,7 @@
-"""Ends what is left of a private Ray whose driver was killed: some of its processes would stay for a minute.
+"""Ends the processes that use a folder, and removes it: by itself once whoever made it is gone.
 
-It runs as a process of its own, `python guard.py FOLDER`, with the driver at the other end of its stdin: when that
-closes, the driver is gone. Standard library only, since it is started by its path and must be small.
-
-While Ray starts it also has the driver's stderr: a raylet that dies then takes the driver along from C++, with the exit
-code 1 and no word, and somebody has to say what happened.
+It runs as a process of its own, `python ray_guard.py FOLDER`, with its maker at the other end of its stdin: when that
+closes, the maker is gone. Standard library only, since it is started by its path and must be small.
 """
 
 from __future__ import annotations
@@ -14,22 +11,15 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 import time
 
-STARTED = b"started\n"
-"""What a driver says once its Ray has started."""
-
 DONE = b"done\n"
-"""What a driver says that has ended its Ray itself, and well."""
+"""What a maker says that has removed the folder itself."""
 
-ENDED = b"ended\n"
-"""What it says where its Ray did not start or did not end well: somebody may be left."""
-
-DIED_AT_START = (
-    "error: this run ended while Ray was starting; its raylet, or r3po itself, was killed\n"
-    "hint:  your state is safe; run again to go on\n"
-)
+APART = "apart"
+"""Second argument of a guard that is to be nobody's child: Ray ends the children of an actor that it ends."""
 
 TEMPORARY_PREFIX = "r3po-ray-"
 """Begins the name of every temporary folder that a private Ray of ours has."""
@@ -72,36 +62,39 @@ def sweep_temporary(note_file: str | os.PathLike[str]) -> None:
         os.unlink(note_file)
 
 
-def main(folder: str) -> None:
-    """Wait for the driver's end, then end the rest and remove the folder."""
-    driver = os.getppid()  # it may go on, with another Ray
-    word = sys.stdin.buffer.readline()
-    if not word:
-        _say(DIED_AT_START)
-    _leave_stderr()  # whoever reads it must not wait for us
-    if word == STARTED:
-        word = sys.stdin.buffer.readline()
-    if word == DONE:
+class Guard:
+    """A process that removes `folder`, and ends who uses it, if this process is killed."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        # A session of its own: what kills this process's group or terminal must leave it alive.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__, os.fspath(folder), APART],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+        )
+
+    def release(self) -> None:
+        """Let it go: the folder is removed."""
+        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+            self._process.communicate(DONE, timeout=5)
+
+
+def main(folder: str, *, is_apart: bool = False) -> None:
+    """Wait for the maker's end, then end the rest and remove the folder."""
+    maker = os.getppid()  # it may go on
+    if is_apart and os.fork():
+        os._exit(0)
+    if sys.stdin.buffer.readline() == DONE:
         return
     deadline = time.monotonic() + PATIENCE_S
     n_quiet = 0
     while n_quiet < 6 and time.monotonic() < deadline:
-        n_quiet = 0 if end_users_of(folder, driver) else n_quiet + 1
+        n_quiet = 0 if end_users_of(folder, maker) else n_quiet + 1
         time.sleep(LOOK_S)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _say(text: str) -> None:
-    is_terminal = os.isatty(2)  # where a live line hides the cursor
-    with contextlib.suppress(OSError):
-        os.write(2, (f"\n\x1b[?25h{text}" if is_terminal else text).encode())
-
-
-def _leave_stderr() -> None:
-    with contextlib.suppress(OSError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
-        os.close(null)
 
 
 def _has_open(pid: int, inside: str) -> bool:
@@ -118,4 +111,4 @@ def _has_open(pid: int, inside: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], is_apart=sys.argv[2:] == [APART])

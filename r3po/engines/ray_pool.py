@@ -17,15 +17,20 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from r3po.engines.agent import Visit, versions
+from r3po.engines.by_value import to_bytes
+from r3po.engines.machines import NO_RETRIES, Machine, Machines, find_nodes, on_machine
 from r3po.engines.needs import Needs, options_of
-from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.pool import Answer, Call, Role, WorkerLost
 from r3po.engines.private_ray import PrivateRay
-from r3po.engines.ray_node import answers, find_dead, global_node, machines, resources
-from r3po.engines.ray_pickle import to_bytes
-from r3po.engines.ray_watch import VITAL
+from r3po.engines.ray_join import JoinedRay
+from r3po.engines.ray_keeper import VITAL
+from r3po.engines.ray_node import answers, find_dead, global_node, resources
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.engines.worker_shell import WorkerShell
-from r3po.errors import RunStoppedError
+from r3po.errors import FunctionError, RunStoppedError
+from r3po.events import Observer
+from r3po.function.travel import pack
 from r3po.work import Death
 from r3po.worker.beacon import Sighting
 from r3po.worker.messages import WorkerSetup
@@ -34,6 +39,9 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 1.0
 """Seconds between two looks whether the processes of our Ray are alive; it says so itself only after many seconds."""
+
+GONE_S = 20.0
+"""Seconds for which a Ray on another machine may be silent during a run: a network may fail for a moment."""
 
 CONNECT_S = 5.0
 """Seconds between two looks whether a Ray on another machine is there, by a connection to it."""
@@ -46,16 +54,30 @@ class RayPool:
         log_file: where Ray's own messages go; they stay off the screen.
         note_file: told where the private temporary folder is, so that a later start can remove it after a kill.
         needs: what each worker needs.
+        observer: told of machines that join, are lost, or cannot be used.
+        probes: paths that every machine must see.
+        source: the Ray to use: a private one, or the address of one to join; None: the one that this process has
+            joined already, or else a private one.
     """
 
     can_replace = True
 
-    def __init__(self, log_file: Path, note_file: Path, needs: Needs = Needs()) -> None:  # noqa: B008 - it is frozen
+    def __init__(
+        self,
+        log_file: Path,
+        note_file: Path,
+        needs: Needs = Needs(),  # noqa: B008 - it is frozen
+        observer: Observer = lambda event: None,
+        probes: tuple[str, ...] = (),
+        source: PrivateRay | str | None = None,
+    ) -> None:
         self._log_file, self._note_file, self._needs = log_file, note_file, needs
+        self._observer, self._probes = observer, probes
         self._actors: dict[int, Any] = {}
         self._calls: dict[Any, tuple[int, Call]] = {}
-        self._private: PrivateRay | None = None
-        self._setup: WorkerSetup | None = None
+        self._private = source if isinstance(source, PrivateRay) else None
+        self._joined = JoinedRay(source, log_file) if isinstance(source, str) else None
+        self._machines: Machines | None = None
         self._processes: WorkerProcesses | None = None
         self._pickled: bytes | None = None
         self._actor_class: Any = None
@@ -64,64 +86,109 @@ class RayPool:
         self.description = "Ray, local"
 
     def start(self, setup: WorkerSetup, n_workers: int) -> int:
-        """Start Ray and the actors. Only on the main thread: Ray's processes die with the thread that started them.
+        """Start Ray and the actors.
 
         Raises:
             RunStoppedError: Ray does not start.
             ConfigError: it has no room for the workers.
         """
-        if ray.is_initialized():
+        if self._private is None and (self._joined is not None or ray.is_initialized()):
             self.description = "Ray, joined"
+            if self._joined is not None:
+                self.description = f"Ray, joined at {self._joined.start()}"
             self._check(is_due=True)  # what is sent to a Ray that is gone waits for ever
-            n_workers = self._needs.fit(n_workers, machines(), "into this Ray")
+            nodes = find_nodes()
+            n_workers = self._needs.fit_cluster(n_workers, [node.amounts for node in nodes])
         else:
             n_workers = self._needs.fit_cores(n_workers)
-            self._private = PrivateRay(self._log_file, self._note_file, self._needs)
+            self._private = self._private or PrivateRay(self._log_file, self._note_file, self._needs)
             self._private.start(n_workers)
-            n_workers = self._needs.fit(n_workers, machines(), "on this machine")
+            nodes = find_nodes()
+            n_workers = self._needs.fit(n_workers, [node.amounts for node in nodes], "on this machine")
         # By value where it has no module to import it from. In memory only: no pickle on disk.
-        self._pickled = to_bytes(setup.function.value) if setup.function.kind == "value" else None
-        self._setup = _without_value(setup)
+        function = setup.function
+        self._pickled = to_bytes(function.value) if function.kind == "value" else None
+        setup = dataclasses.replace(setup, function=dataclasses.replace(function, value=None))
         self._processes = WorkerProcesses(setup.workers_folder)
+        visit = Visit(setup.function, pack(function), self._probes, versions())
+        find = (lambda: nodes) if self._is_local else find_nodes
+        home = ray.get_runtime_context().get_node_id()
+        most = None if self._needs.is_auto and not self._is_local else n_workers
+        self._machines = Machines(setup, visit, most, self._needs.each, home, find, self._observer)
         # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.
         # CPUs are left to the tasks that f itself may start, for which it would wait for ever: in a Ray of our own all.
         num_cpus = 0.0 if self._is_local else _cpus_each(n_workers, resources("available_resources").get("CPU", 0.0))
-        options = options_of({"CPU": num_cpus} | dict(self._needs.each))
-        self._actor_class = ray.remote(WorkerShell).options(**options, max_restarts=0, max_task_retries=0)
-        for worker in range(n_workers):
+        self._options = options_of({"CPU": num_cpus} | dict(self._needs.each))
+        self._actor_class = ray.remote(WorkerShell)
+        self._machines.begin()
+        for worker in range(self._machines.capacity):
             self.add_worker(worker)
-        return n_workers
+        return self._machines.capacity
 
     def add_worker(self, worker: int) -> None:
-        self._actors[worker] = self._actor_class.remote(self._setup, worker, self._pickled)
+        machine = self._known_machines.place(worker)
+        # One that only stages needs nothing of what f does, and must fit where there is none of it.
+        own = self._options if machine.n_calling else {"num_cpus": 0}
+        options = {**own, **({} if self._is_local else on_machine(machine)), **NO_RETRIES}
+        self._actors[worker] = self._actor_class.options(**options).remote(machine.setup, worker, self._pickled)
         self.submit(worker, Call("load"))
 
     def submit(self, worker: int, call: Call) -> None:
         if worker in self._actors:  # else it died, and whoever calls will hear of it
             self._calls[self._actors[worker].perform.remote(call)] = (worker, call)
 
+    def capacity(self) -> int | None:
+        return self._known_machines.capacity
+
+    def role_of(self, worker: int) -> Role:
+        machine = self._machine_of(worker)
+        return Role(machine.is_home, bool(machine.n_calling), "" if self._is_local else machine.name)
+
     def sighting(self, worker: int) -> Sighting | None:
-        return self._known_processes.sighting(worker)
+        source = self._known_processes if self._is_home(worker) else self._known_machines
+        return source.sighting(worker)
 
     def end(self, worker: int) -> None:
-        self._end(worker, ask_first=True)
+        if self._is_home(worker):
+            self._end(worker, ask_first=True)
+        else:
+            self._known_machines.ask("end", worker, ask_first=True)
 
     def dismiss(self, worker: int) -> None:
-        self._end(worker)
-        self._known_processes.forget(worker)
+        if self._is_home(worker):
+            self._end(worker)
+            self._known_processes.forget(worker)
+        else:
+            self._kill(worker)
+            self._known_machines.ask("dismiss", worker)
+        self._known_machines.forget(worker)
 
     def death_of(self, lost: WorkerLost) -> Death:
+        if not self._is_home(lost.worker):
+            return self._known_machines.death_of(lost.worker)
+        self._known_machines.forget(lost.worker)
         return self._known_processes.death_of(lost.worker, is_memory=lost.is_memory)
 
     def wait(self, timeout_s: float) -> list[Answer | WorkerLost]:
         self._check()
-        if not self._calls:
-            time.sleep(timeout_s)
-            return []
-        done, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
-        if done:  # and all that is there besides
-            done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
-        return [self._collect(ref) for ref in done]
+        machines = self._known_machines
+        machines.tick()
+        messages: list[Answer | WorkerLost] = self._take_losses()
+        refs = [*self._calls, *machines.refs]
+        if not refs:
+            time.sleep(0 if messages else timeout_s)
+            return messages
+        # All that is there. With 10,000 calls out a look takes milliseconds, so there is a second one only to wait.
+        done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        if not done and not messages:
+            done, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
+        for ref in done:
+            if ref not in self._calls:
+                machines.take(ref)
+                continue
+            message = self._collect(ref)
+            messages += [] if message is None else [message]
+        return messages + self._take_losses()
 
     def shortage(self) -> str:
         with contextlib.suppress(ray.exceptions.RayError):
@@ -133,8 +200,18 @@ class RayPool:
     def close(self) -> None:
         self._calls.clear()
         if self._private is None:
-            for worker in list(self._actors):
-                self._end(worker)
+            workers = list(self._actors)
+            for worker in workers:
+                self._kill(worker)  # first, so that a Ray that others watch knows that this is no accident
+            if self._machines is not None and not self.is_gone:
+                self._machines.close()
+            if workers:
+                self._known_processes.await_end()
+            for worker in workers:
+                if self._is_home(worker):
+                    self._known_processes.end(worker)  # what f started there
+            if self._joined is not None:
+                self._joined.end()
             return
         self._actors.clear()
         self._private.end(is_gone=self.is_gone)
@@ -147,30 +224,67 @@ class RayPool:
         assert self._processes is not None, "start comes first"
         return self._processes
 
+    @property
+    def _known_machines(self) -> Machines:
+        assert self._machines is not None, "start comes first"
+        return self._machines
+
+    def _machine_of(self, worker: int) -> Machine:
+        machine = self._known_machines.machine_of(worker)
+        assert machine is not None, "it was added"
+        return machine
+
+    def _is_home(self, worker: int) -> bool:
+        return self._machine_of(worker).is_home
+
     def _end(self, worker: int, *, ask_first: bool = False) -> None:
         # First: ray.kill asks the process itself, which may be beyond answering.
-        if self._is_local:
-            self._known_processes.end(worker, ask_first=ask_first)
+        self._known_processes.end(worker, ask_first=ask_first)
+        self._kill(worker)
+
+    def _kill(self, worker: int) -> None:
         actor = self._actors.pop(worker, None)
         if actor is not None:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(actor)
 
-    def _collect(self, ref: Any) -> Answer | WorkerLost:
+    def _take_losses(self) -> list[Answer | WorkerLost]:
+        losses = self._known_machines.take_losses()
+        lost = {loss.worker for loss in losses}
+        for worker in lost:
+            self._kill(worker)  # whatever is left of it must not go on beside its replacement
+        if lost:
+            self._calls = {ref: call for ref, call in self._calls.items() if call[0] not in lost}
+        return [*losses]
+
+    def _collect(self, ref: Any) -> Answer | WorkerLost | None:
+        """Return what came of a call; None: of a worker elsewhere that is lost, which is told later."""
         worker, _ = self._calls.pop(ref)
         try:
             value: Answer = ray.get(ref)
-            return value
         except ray.exceptions.RayError as error:
-            log.info("worker %d: %s", worker, error)
-            if isinstance(error, ray.exceptions.ActorDiedError) and "owner has died" in str(error):
-                raise self._gone("its raylet ended") from error  # the owner is this process, which has not
-            self._check(is_due=True)
-            actor = self._actors.pop(worker, None)
-            if actor is not None:  # whatever is left of it must not go on beside its replacement
-                with contextlib.suppress(ray.exceptions.RayError):
-                    ray.kill(actor)
-            return WorkerLost(worker, type(error).__name__, isinstance(error, ray.exceptions.OutOfMemoryError))
+            return self._lose(worker, error)
+        if isinstance(value.error, FunctionError) and value.call.method == "load" and not self._is_home(worker):
+            # It need not be f: home is to judge that.
+            self._known_machines.refuse(self._machine_of(worker), str(value.error.args[0]), value.error.hint or "")
+            return None
+        if not self._is_home(worker):
+            self._known_machines.note_answer(worker, value.counter)
+        return value
+
+    def _lose(self, worker: int, error: ray.exceptions.RayError) -> WorkerLost | None:
+        log.info("worker %d: %s", worker, error)
+        if isinstance(error, ray.exceptions.ActorDiedError) and "owner has died" in str(error):
+            raise self._gone("its raylet ended") from error  # the owner is this process, which has not
+        self._check(is_due=True)
+        is_memory = isinstance(error, ray.exceptions.OutOfMemoryError)
+        is_new = worker in self._actors
+        self._kill(worker)  # whatever is left of it must not go on beside its replacement
+        if self._is_home(worker):
+            return WorkerLost(worker, type(error).__name__, is_memory)
+        if is_new:
+            self._known_machines.ask("autopsy", worker, is_memory=is_memory)
+        return None
 
     @property
     def _is_local(self) -> bool:
@@ -179,14 +293,21 @@ class RayPool:
     def _check(self, *, is_due: bool = False) -> None:
         """Raise RunStoppedError if there is no Ray any more."""
         node = global_node()
-        is_elsewhere = node is None or not node.all_processes
+        is_elsewhere = not self._is_local and (node is None or not node.all_processes)
         now = time.monotonic()
         if not is_due and now - self._checked_at < (CONNECT_S if is_elsewhere else CHECK_S):
             return
         self._checked_at = now
+        if self._private is not None:
+            if what := self._private.find_end():
+                raise self._gone(what)
+            return
         if is_elsewhere:
-            if not answers():
-                raise self._gone("its head does not answer")
+            until = time.monotonic() + (0.0 if self._machines is None else GONE_S)
+            while not answers():
+                if time.monotonic() >= until:
+                    raise self._gone("its head does not answer")
+                time.sleep(CHECK_S)
             return
         dead = [kind for kind in find_dead() or [] if kind in VITAL]
         if dead:
@@ -197,7 +318,7 @@ class RayPool:
         if self._private is not None:
             self._private.note_end(what)
         hint = "your state is safe; run again to go on"
-        if not self._is_local:
+        if not self._is_local and self._joined is None:
             hint = "your state is safe; connect to a Ray that is there (ray.shutdown(), ray.init(...)), then run again"
         return RunStoppedError(f"Ray is gone: {what}", hint=hint)
 
@@ -213,7 +334,3 @@ def _cpus_each(n_workers: int, n_free: float) -> float:
     if n_free < 1 or n_free >= n_workers + 1:
         return 1.0
     return math.floor(100 * (n_free - 1) / n_workers) / 100
-
-
-def _without_value(setup: WorkerSetup) -> WorkerSetup:
-    return dataclasses.replace(setup, function=dataclasses.replace(setup.function, value=None))

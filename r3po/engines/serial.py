@@ -6,7 +6,7 @@ import faulthandler
 from collections import deque
 from typing import IO
 
-from r3po.engines.pool import Answer, Call, WorkerLost, answer
+from r3po.engines.pool import Answer, Call, OneMachine, WorkerLost, answer
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.work import Death
 from r3po.worker.beacon import Sighting, watch_for_crashes
@@ -15,7 +15,7 @@ from r3po.worker.messages import WorkerSetup
 from r3po.worker.worker import Worker
 
 
-class SerialPool:
+class SerialPool(OneMachine):
     """Carries out one call a `wait`, here and now.
 
     Ctrl-C is a flag that the driver sets, so it reaches the batch between two files and is never f's failure.

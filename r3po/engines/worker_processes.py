@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,11 @@ class WorkerProcesses:
             if ask_first:
                 self._ask(worker, seen)
             end_process(seen)
+
+    def await_end(self, limit_s: float = END_S) -> None:
+        """Wait until no worker runs any more that somebody else has told to end, but not for ever."""
+        seen = [read_beacon(self._folder, worker) for worker in list_workers(self._folder)]
+        _await_end([one for one in seen if one is not None], limit_s)
 
     def death_of(self, worker: int, *, is_memory: bool) -> Death:
         """Return how a dead worker ended, and forget it.
@@ -145,9 +150,7 @@ def end_left_workers(runs: Path, own_run: str) -> None:
     """
     left = [seen for _, _, seen in _iter_left(runs, own_run)]
     ended = [seen for seen in left if is_running(seen) and end_process(seen)]
-    deadline = time.monotonic() + END_S
-    while any(map(_is_alive, ended)) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    _await_end(ended, END_S)
 
 
 def forget_left_workers(runs: Path, own_run: str) -> None:
@@ -212,6 +215,12 @@ def _iter_left(runs: Path, own_run: str) -> Iterator[tuple[Path, int, Sighting]]
             seen = read_beacon(folder, worker)
             if seen is not None:
                 yield folder, worker, seen
+
+
+def _await_end(workers: Sequence[Sighting], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while any(map(_is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _is_alive(seen: Sighting) -> bool:

@@ -11,10 +11,11 @@ import sys
 import traceback
 from typing import IO, NoReturn
 
+from r3po.engines.by_value import from_bytes
 from r3po.engines.pool import Answer, Call, answer
-from r3po.engines.ray_pickle import from_bytes
 from r3po.errors import FunctionError, R3poError
 from r3po.function.load import extend_sys_path
+from r3po.table.pandas_later import leave_pandas_to_f
 from r3po.worker.beacon import Beacon, watch_for_crashes
 from r3po.worker.forks import ignore_interrupts, shed_handlers_in_children
 from r3po.worker.messages import WorkerSetup
@@ -63,6 +64,7 @@ class WorkerShell:
     def _load(self) -> None:
         """Not in `__init__`: what that raises is one more dead worker, without a word of the disk."""
         redirect_output(self._setup.workers_folder, self._number)
+        leave_pandas_to_f()
         sys.argv[:] = self._setup.arguments
         if self._setup.current_folder:
             with contextlib.suppress(OSError):  # another machine may not have it

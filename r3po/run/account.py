@@ -59,7 +59,15 @@ class Account:
             )
         )
 
-    def end(self, worked: bool, stopped_by: str = "", *, n_left_out: int = 0, go_on: str = "") -> RunResult:
+    def end(
+        self,
+        worked: bool,
+        stopped_by: str = "",
+        *,
+        n_left_out: int = 0,
+        go_on: str = "",
+        machines: tuple[events.MachineShare, ...] = (),
+    ) -> RunResult:
         """Tell and keep what the run came to, and return it.
 
         Args:
@@ -67,6 +75,7 @@ class Account:
             stopped_by: why it ended early, if it did.
             n_left_out: files that are left to a later run, since this one has a limit.
             go_on: what to type for that later run.
+            machines: what each of them did, where there are several.
         """
         counts = self.counts
         if self._job.manifest is not None and not (counts.n_done + counts.n_failed + counts.n_pending):
@@ -92,6 +101,7 @@ class Account:
             is_stopped=bool(stopped_by),
             is_limited=not stopped_by and n_left_out > 0,
             go_on=go_on,
+            machines=machines,
         )
         if ended.is_limited:
             self._notices.append(limit_words(ended))
@@ -106,6 +116,7 @@ class Account:
             seconds=ended.seconds,
             output=ended.output,
             notices=tuple(dict.fromkeys(self._notices)),
+            machines=machines,
             config=self._job.config,
         )
         self.emit(ended)

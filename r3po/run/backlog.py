@@ -48,7 +48,8 @@ class _Doubt:
     """What is left of a batch that was lost, or of a call that failed."""
 
     shard: int
-    places: deque[Span]
+    places: list[Span]
+    """The next ones last."""
     limit: int
     """The most files of a batch made of it; 0: as many as fit."""
     call_files: int
@@ -65,8 +66,9 @@ class Backlog:
     """
 
     def __init__(self, n_workers: int, batch_seconds: float, call_files: int = 1) -> None:
-        self._n_workers, self._batch_seconds, self._call_files = n_workers, batch_seconds, call_files
-        self._pending: dict[int, deque[Span]] = {}
+        self.n_workers, self._batch_seconds, self._call_files = n_workers, batch_seconds, call_files
+        self._pending: dict[int, list[Span]] = {}
+        """By shard, the next ones last: a list of one span is small, and there may be 100,000 of them."""
         self._queue: list[int] = []
         """A heap of the shards that have pending places: the lowest comes first, so few are open at a time."""
         self._doubts: deque[_Doubt] = deque()
@@ -81,17 +83,17 @@ class Backlog:
             limit: the most files of a batch made of them, which are of a lost one; 0: as many as fit.
             call_files: the most files of a call, of those that were in one that failed; 0: as many as any call has.
         """
-        places = deque(spans)
+        places = list(spans)
         if not places:
             return
         self.n_places += count_places(places)
+        places.reverse()
         if limit or call_files:
             self._doubts.append(_Doubt(shard, places, limit, call_files))
             return
         if shard not in self._pending:
             heapq.heappush(self._queue, shard)
-        places.extend(self._pending.get(shard, ()))
-        self._pending[shard] = places
+        self._pending.setdefault(shard, []).extend(places)
 
     def take(self, n_pending: int, limit: int | None = None) -> Taken | None:
         """Return what the next batch is made of, or None if there is nothing.
@@ -125,7 +127,7 @@ class Backlog:
 
     def is_ending(self, n_pending: int) -> bool:
         """Whether so few places remain that a worker should have one batch only."""
-        return n_pending < TAIL * self._n_workers * _whole_calls(self._full_batch(), self._call_files)
+        return n_pending < TAIL * self.n_workers * _whole_calls(self._full_batch(), self._call_files)
 
     # Private methods
 
@@ -137,17 +139,17 @@ class Backlog:
         return max(1, min(n_files, GROWTH * self._largest_answered))
 
     def _batch_size(self, n_pending: int) -> int:
-        share = n_pending / self._n_workers
+        share = n_pending / self.n_workers
         shortest = min(self._files_per_second * SHORTEST_S, share)
         return min(self._full_batch(), max(1, math.ceil(share / 2), math.ceil(shortest)))
 
-    def _take(self, places: deque[Span], n_files: int) -> list[Span]:
-        """Remove up to `n_files` places from the front of `places` and return them."""
+    def _take(self, places: list[Span], n_files: int) -> list[Span]:
+        """Remove the next places of `places`, up to `n_files`, and return them."""
         taken: list[Span] = []
         while places and n_files > 0:
-            start, stop = places.popleft()
+            start, stop = places.pop()
             if stop - start > n_files:
-                places.appendleft((start + n_files, stop))
+                places.append((start + n_files, stop))
                 stop = start + n_files
             taken.append((start, stop))
             n_files -= stop - start
@@ -168,17 +170,15 @@ class Deferred:
     def __init__(self) -> None:
         self._places: dict[int, list[int]] = {}
         """By shard."""
+        self.n_places = 0
         self.credit = 0
         """Files that came to an outcome since one was deferred."""
-
-    @property
-    def n_places(self) -> int:
-        return sum(map(len, self._places.values()))
 
     def add(self, shard: int, places: Iterable[int]) -> None:
         """Take places of a shard."""
         if added := list(places):
             self._places.setdefault(shard, []).extend(added)
+            self.n_places += len(added)
 
     def take(self, n_left: Mapping[int, int], *, is_all: bool) -> tuple[int, list[int]] | None:
         """Return the shard and places to try again now, or None.
@@ -196,6 +196,7 @@ class Deferred:
                     self._places[shard] = rest
                 else:
                     del self._places[shard]
+                self.n_places -= len(taken)
                 self.spend(len(taken))
                 return shard, taken
         return None

@@ -185,6 +185,8 @@ class LossBudget:
             FunctionError: importing f's module ends the process, or making f does.
             RunStoppedError: too many died in a row, while starting or between files.
         """
+        if lost.death.is_machine:
+            return  # machines may go
         if lost.handle.is_ready:
             self._check_fruitless(lost)
         else:

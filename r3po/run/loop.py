@@ -16,23 +16,34 @@ from r3po.errors import R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
 from r3po.run.budgets import ErrorBudget, LossBudget
 from r3po.run.first_row import FirstRow
+from r3po.run.machine_shares import MachineShares
+from r3po.run.orders import Orders
 from r3po.run.publisher import Publisher
+from r3po.run.roster import Standing, WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.signals import StopSignals
 from r3po.run.trials import Trials
 from r3po.run.watch import Watch
-from r3po.run.workers import Lost, WorkerHandle, WorkerManager
+from r3po.run.workers import Lost, WorkerManager
 from r3po.state.job import disk_error
 from r3po.state.manifest import ShardRef
-from r3po.state.segments import Segment
-from r3po.state.shards import ShardState
+from r3po.state.segments import Segment, store_segment
 from r3po.storage.names import show_name
 from r3po.work import Batch, RecordFailure, Stage, Work, count_places
-from r3po.worker.messages import BatchDone, ShardContext
+from r3po.worker.messages import BatchDone
 from r3po.worker.staging import Staged
 
 QUEUE_DEPTH = 2
 """Pieces of work that a worker has at most: what it works on, and the next."""
+
+_ROLES = ((True, False), (True, True), (False, True))
+"""Whether a worker may stage, and whether it may call f."""
+
+IDLE = [Standing(0, is_fresh, *role) for is_fresh in (False, True) for role in _ROLES]
+"""How workers stand that have nothing in hand, in the order in which they get some: fresh ones are kept for trials."""
+
+STANDINGS = [*IDLE, *(Standing(n, False, *role) for n in range(1, QUEUE_DEPTH) for role in _ROLES)]
+"""How all workers stand that may be given work, in that order: first those that have nothing to do."""
 
 WAIT_S = 0.1
 """Seconds that the loop waits for an answer before it looks whether it was asked to stop."""
@@ -61,7 +72,6 @@ class RunLoop:
     """Processes everything that is pending in a job.
 
     Args:
-        states: how each shard stands; those that are committed are left alone.
         manager: of a pool that was started; its workers are loading f.
         budget: how many failures are too many.
         trials: takes deaths, and remembers the suspects of this run and of those before it.
@@ -69,11 +79,11 @@ class RunLoop:
         stop: whether a signal asked for the end.
         function_name: of f, for messages.
         watch: tells what takes long, what f prints, and who died.
+        orders: makes the calls of workers.
         loaded_code: the fingerprint of f's file when the run began, if it has one.
     """
 
     publisher: Publisher
-    states: dict[int, ShardState]
     manager: WorkerManager
     budget: ErrorBudget
     trials: Trials
@@ -83,8 +93,9 @@ class RunLoop:
     function_name: str
     counts: Counts
     watch: Watch
+    orders: Orders
     loaded_code: str | None = None
-    _segments: dict[int, list[Segment]] = field(init=False)
+    shares: MachineShares = field(default_factory=MachineShares)
     _is_draining: bool = False
     _first_row: FirstRow = field(init=False)
     _losses: LossBudget = field(init=False)
@@ -92,7 +103,6 @@ class RunLoop:
     def __post_init__(self) -> None:
         self._losses = LossBudget(self.function_name)
         self._first_row = FirstRow(self.publisher, self.observer, self.function_name)
-        self._segments = {s.ref.shard: list(s.segments) for s in self.states.values() if not s.is_committed}
 
     def run(self) -> None:
         """Process until nothing is pending, or raise.
@@ -127,13 +137,12 @@ class RunLoop:
         while waiting or in_flight:
             if self.stop.is_requested:
                 raise StopNow  # nothing of f is in flight, and the next run makes these parts
-            for depth in range(1, QUEUE_DEPTH + 1):
-                for handle in self.manager.iter_free(depth):
-                    if waiting:
-                        ref, segments = waiting.popitem()
-                        in_flight[ref.shard] = ref
-                        call = Call("stage", (self.publisher.stage_order(ref, segments),))
-                        self.manager.submit(handle, Stage(-1, ref.shard), call)
+            for standing in (standing for standing in STANDINGS if standing.can_stage):
+                while waiting and (handle := self.manager.next_free(standing)) is not None:
+                    ref, segments = waiting.popitem()
+                    in_flight[ref.shard] = ref
+                    call = Call("stage", (self.publisher.stage_order(ref, segments),))
+                    self.manager.submit(handle, Stage(-1, ref.shard), call)
             for message in self.manager.wait(WAIT_S):
                 if isinstance(message, Lost):
                     lost = [in_flight.pop(work.shard) for work in message.handle.in_hand]
@@ -153,47 +162,47 @@ class RunLoop:
             self._hand_out_probe()
             return  # the first row comes before everything else
         self.trials.end_caution()
-        for depth in range(1, QUEUE_DEPTH + 1):
-            for handle in self.manager.iter_free(depth):
-                is_fresh, is_ahead = self.manager.is_fresh(handle), bool(handle.in_hand)
-                work = self.scheduler.next_work(is_fresh=is_fresh, is_ahead=is_ahead)
-                if work is not None:
-                    self._submit(handle, work)
+        self.scheduler.set_workers(self.manager.n_wanted)
+        for standing in STANDINGS:
+            n_in_hand, is_fresh, can_stage, can_call = standing
+            while (handle := self.manager.next_free(standing)) is not None:
+                work = self.scheduler.next_work(
+                    is_fresh=is_fresh, is_ahead=n_in_hand > 0, can_stage=can_stage, can_call=can_call
+                )
+                if work is None:
+                    break  # nor is there any for the others that stand so
+                self._submit(handle, work)
 
     def _hand_out_probe(self) -> None:
         if self._first_row.is_sought or self.scheduler.n_in_flight:
             return
         # A fresh worker first: whatever is next, it may have it.
-        for handle in sorted(self.manager.iter_free(1), key=lambda handle: not self.manager.is_fresh(handle)):
+        for standing in reversed(IDLE):
+            handle = self.manager.next_free(standing)
+            if handle is None:
+                continue
             # Nothing is staged: until the first row a redo may not be in force, and then nothing is decided.
-            size, is_fresh = self._first_row.probe_size, self.manager.is_fresh(handle)
-            work = self.scheduler.next_work(size, is_fresh=is_fresh, stages=False)
+            size, is_fresh, can_call = self._first_row.probe_size, standing.is_fresh, standing.can_call
+            work = self.scheduler.next_work(size, is_fresh=is_fresh, can_stage=False, can_call=can_call)
             if work is not None:
                 self._first_row.note_handed_out(work)
                 self._submit(handle, work)
                 return
 
     def _submit(self, handle: WorkerHandle, work: Work) -> None:
-        ref, publisher = self.states[work.shard].ref, self.publisher
         match work:
             case Stage():
-                call = Call("stage", (publisher.stage_order(ref, self._segments[work.shard]),))
+                call = self.orders.stage(work.shard)
             case RecordFailure():
-                publisher.put_in_force()  # a redo is given up for no file that ends its worker
-                batch = Batch(work.number, work.shard, ((work.place, work.place + 1),))
-                call = Call("record_failure", (batch, self._context_of(ref), *self.trials.evidence_of(work)))
+                self.publisher.put_in_force()  # a redo is given up for no file that ends its worker
+                call = self.orders.record_failure(work, handle.role, self.trials.evidence_of(work))
             case Batch():
-                call = Call("probe" if self._first_row.is_sought else "run_batch", (work, self._context_of(ref)))
+                call = self.orders.batch(work, handle.role, is_probe=self._first_row.is_sought)
                 if work.kind == "trial":
-                    self.trials.remember()  # before it begins: it may end this process, too
-                    alone = self.scheduler.suspects.trial_apart
+                    alone = self.trials.begin()
                     if alone is not None and alone.death.is_memory:
                         self.manager.free_memory(handle)
         self.manager.submit(handle, work, call)
-
-    def _context_of(self, ref: ShardRef) -> ShardContext:
-        manifest, publisher = self.publisher.job.built, self.publisher
-        return ShardContext(manifest.job_id, ref, manifest.build, publisher.next_attempt(), publisher.columns)
 
     # Private methods: answers
 
@@ -211,6 +220,7 @@ class RunLoop:
     def _handle(self, message: Answer | Lost) -> None:
         if isinstance(message, Lost):
             self._first_row.is_sought = False  # by nobody any more
+            self.shares.add_loss(message.handle.role.machine)
             self.watch.tell_loss(message, self.trials.take_loss(message))
             self._losses.take(message)
             return
@@ -218,23 +228,35 @@ class RunLoop:
             self._take_probe(message)
             return
         work = self._settle(message)
+        if isinstance(message.value, BatchDone):
+            self._store(message.value)  # before anybody counts it
         match work:
             case Stage():
                 self._staged(work, message.value)
             case RecordFailure():
                 self.scheduler.failure_recorded(work)
-                self._record(work.shard, message.value)
+                machine = self.manager.handles[message.worker].role.machine
+                self._record(machine, message.value)
             case Batch():
                 self._batch_done(message.worker, work, message.value)
         if work is not None:
             self._losses.worked()
             self.manager.release(message.worker)
 
+    def _store(self, done: BatchDone) -> None:
+        """Make durable what a worker on another machine did."""
+        if done.segment is not None and done.content is not None:
+            folders = self.publisher.job.folders
+            try:
+                store_segment(folders.segments, done.segment, done.content)
+            except OSError as error:
+                raise disk_error(error, folders.working_dir) from error
+
     def _take_probe(self, answer: Answer) -> None:
         probed, is_first = answer.value, not (self.counts.n_done or self.counts.n_failed)
         columns = self._first_row.take(probed, is_first=is_first, goes_on=self.budget.is_off)
         if columns is None and probed.n_failed and self.publisher.in_force:
-            self.scheduler.hand_back(self.manager.handles[answer.worker].in_hand.pop(0))
+            self.scheduler.hand_back(self.manager.settle(answer.worker))
             return  # it was stopped, and of a redo that is not in force nothing is recorded
         self.budget.first_row_path = show_name(probed.first_row_path)
         # The work stays: the answer to this call settles it.
@@ -242,12 +264,11 @@ class RunLoop:
 
     def _settle(self, answer: Answer) -> Work | None:
         """Return the work that an answer settles, None for that to `load`; everything but an answer ends the run."""
-        handle = self.manager.handles[answer.worker]
         work = None
         if answer.call.method != "load":
-            work = handle.in_hand.pop(0)
+            work = self.manager.settle(answer.worker)
         elif answer.error is None:
-            handle.is_ready = True
+            self.manager.loaded(answer.worker)
             self._losses.loaded()
             self._check_code(answer.value)
         if isinstance(answer.error, R3poError):
@@ -269,17 +290,20 @@ class RunLoop:
             )
 
     def _batch_done(self, worker: int, work: Batch, done: BatchDone) -> None:
+        machine = self.manager.handles[worker].role.machine
+        was_apart = self.scheduler.suspects.trial_apart is not None
         self.scheduler.batch_done(work, done.returned, done.seconds, done.deferred, done.doubted, done.call_files)
         if done.is_spent or (work.kind == "trial" and self.scheduler.has_suspects):
             self.manager.dismiss(self.manager.handles[worker])  # the next trial needs a fresh one
         if work.kind == "trial":
-            self.trials.remember()
-        self._record(work.shard, done)
+            self.trials.end(was_apart=was_apart)
+        self._record(machine, done)
 
-    def _record(self, shard: int, done: BatchDone) -> None:
+    def _record(self, machine: str, done: BatchDone) -> None:
         if done.segment is not None:
-            self._segments[shard].append(done.segment)
+            self.orders.add_segment(done.segment)
         self.counts.add(done.n_done, done.n_failed)
+        self.shares.add(machine, done.n_done + done.n_failed, done.seconds)
         self.observer(events.BatchFinished(done.n_done, done.n_failed, done.last_failure))
         self.watch.tell_vanished(done.vanished)
         if not self._is_draining:
@@ -293,9 +317,9 @@ class RunLoop:
             self.counts.add(-n_missing, 0)
             self.scheduler.stage_incomplete(work, staged.missing)
             return
-        tally = self.publisher.commit(self.states[work.shard].ref, staged).tally
+        tally = self.publisher.commit(self.orders.ref_of(work.shard), staged).tally
         self.scheduler.stage_done(work)
-        self._segments.pop(work.shard)
+        self.orders.forget_segments(work.shard)
         self.observer(events.ShardCommitted(work.shard, tally.n_done, tally.n_failed))
 
     def _drain(self) -> None:

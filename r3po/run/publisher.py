@@ -144,13 +144,15 @@ class Publisher:
         if previous is not None and not self._is_current(previous):
             previous = None  # its outcomes can be brought back until the redo has come to its end
         commit_shard(self.job.folders, commit, previous)
-        self.job.commits[commit.shard] = commit
+        self.job.commits[commit.shard] = replace(
+            commit, own_schema=schemas.shared(commit.own_schema), schema=schemas.shared(commit.schema)
+        )
         self.job.broken_shards.discard(commit.shard)
 
     def _first_part(self) -> Commit | None:
-        """Return the commit of the first part that is there."""
-        published = (commit for commit in self.job.commits.values() if any(part.staged for part in commit.parts))
-        return min(published, key=lambda commit: commit.shard, default=None)
+        """Return the commit of the first part that is there; the lowest shards are done first, so it is soon found."""
+        commits = (self.job.commits.get(ref.shard) for ref in self.job.built.shards)
+        return next((commit for commit in commits if commit and any(part.staged for part in commit.parts)), None)
 
     def _widened(self, first: Commit) -> Commit:
         """Return the commit of what is or comes to be the first part, with types that hold the values of all others.

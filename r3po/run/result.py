@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from r3po.config.settings import Config
+from r3po.events import MachineShare
 from r3po.storage.durable import list_names
 
 if TYPE_CHECKING:
@@ -37,10 +38,13 @@ class RunResult:
     """The output folder, absolute."""
     notices: tuple[str, ...] = ()
     """What was said of the run, each once: what was found, what is odd, and what to do about it."""
+    machines: tuple[MachineShare, ...] = ()
+    """What each machine did, by name; empty where there is only one."""
     config: Config = field(repr=False, compare=False, kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
+        fields["machines"] = [dataclasses.asdict(machine) for machine in self.machines]
         return {"schema_version": 1, **fields}
 
     def to_pandas(self, dtype_backend: str | None = None) -> pandas.DataFrame:
@@ -123,7 +127,6 @@ class RunOptions:
     redo: bool = False
     restart: bool = False
     accept_deletions: bool = False
-    engine: str = "ray"
     show_output: bool = False
     limit: int | None = None
     """The most files to do, the first pending ones in row order; None: all."""

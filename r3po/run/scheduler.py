@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from r3po.run.backlog import Backlog, Deferred
 from r3po.run.suspect_list import Suspect, SuspectList
@@ -55,20 +54,21 @@ class Scheduler:
         self._to_stage: deque[int] = deque()
         self._in_flight: dict[int, Work] = {}
         self._number = 0
-        intake = _Intake(
-            limit, {suspect.key: suspect for suspect in suspects}, tuple(in_doubt) if batch_files > 1 else ()
-        )
+        intake = _Intake(limit, suspects, in_doubt if batch_files > 1 else ())
         for shard, spans in pending:
             self._add_shard(shard, list(spans), intake)
         self.n_left_out = intake.n_left_out
         """Places beyond the limit. Their shards are not staged."""
-        order = {key: number for number, key in enumerate(intake.mistrusted)}
-        self.suspects.waiting = deque(sorted(self.suspects.waiting, key=lambda suspect: order[suspect.key]))
+        self.suspects.sort(lambda suspect: intake.order[suspect.key])
+
+    def set_workers(self, n_workers: int) -> None:
+        """Take note of how many workers share the work from now on."""
+        self._backlog.n_workers = max(1, n_workers)
 
     @property
     def n_pending(self) -> int:
         """Places that are neither in flight nor done."""
-        return self._backlog.n_places + self._deferred.n_places + len(self.suspects.waiting)
+        return self._backlog.n_places + self._deferred.n_places + self.suspects.n_waiting
 
     @property
     def is_finished(self) -> bool:
@@ -85,7 +85,13 @@ class Scheduler:
         return self._next_suspect() is not None
 
     def next_work(
-        self, limit: int | None = None, *, is_fresh: bool = False, is_ahead: bool = False, stages: bool = True
+        self,
+        limit: int | None = None,
+        *,
+        is_fresh: bool = False,
+        is_ahead: bool = False,
+        can_stage: bool = True,
+        can_call: bool = True,
     ) -> Work | None:
         """Return the next thing to do, or None if there is nothing for this worker now.
 
@@ -95,7 +101,9 @@ class Scheduler:
             limit: the most files of a batch, instead of what the measured speed suggests.
             is_fresh: the worker has called f on no file yet and has nothing else to do, so it may hold a trial.
             is_ahead: the worker still has work in hand; None towards the end of the job.
-            stages: False: nothing is staged yet.
+            can_stage: False: the worker stages no shard, since it is on another machine, or since nothing is to be
+                staged yet.
+            can_call: False: the worker calls f on no file.
         """
         if is_ahead and self._backlog.is_ending(self.n_pending):
             return None
@@ -104,8 +112,10 @@ class Scheduler:
             return self._issue(RecordFailure(self._number, due.shard, due.place, due.n_deaths, due.death))
         if self.suspects.is_apart and (self._in_flight or not is_fresh):
             return None
-        if self._to_stage and stages and not self.suspects.is_apart:
+        if self._to_stage and can_stage and not self.suspects.is_apart:
             return self._issue(Stage(self._number, self._to_stage.popleft()))
+        if not can_call:
+            return None
         suspect = self._next_suspect() if is_fresh else None
         if suspect is not None:
             return self._issue_trial(suspect)
@@ -154,7 +164,7 @@ class Scheduler:
             case RecordFailure():
                 self.suspects.to_record.append(self.suspects.recording.pop(work.number))
             case Batch(kind="trial"):
-                self.suspects.waiting.append(self.suspects.on_trial.pop(work.number))
+                self.suspects.put_off_trial(work.number)
             case Batch(kind="last try"):
                 self._deferred.add(work.shard, iter_places(work.places))
             case _:
@@ -232,6 +242,8 @@ class Scheduler:
         return self._issue(Batch(self._number, suspect.shard, places, "trial", suspect.is_last_try, call_files=1))
 
     def _next_suspect(self) -> Suspect | None:
+        if not self.suspects.n_waiting:
+            return None
         # A last try waits until the disk has been seen to work again.
         may_try_last = self._deferred.credit > 0 or self._is_all_deferred
         return self.suspects.ready(may_try_last=may_try_last)
@@ -239,10 +251,11 @@ class Scheduler:
     @property
     def _is_all_deferred(self) -> bool:
         """Whether there is nothing left but files that failed by no fault of theirs."""
-        is_waiting = any(not suspect.is_last_try for suspect in self.suspects.waiting)
-        return not (self._backlog.n_places or is_waiting or self._in_flight)
+        return not (self._backlog.n_places or self._in_flight or self.suspects.has_untried)
 
     def _next_last_try(self) -> Work | None:
+        if not self._deferred.n_places:
+            return None
         taken = self._deferred.take(self._n_left, is_all=self._is_all_deferred)
         if taken is None:
             return None
@@ -275,15 +288,25 @@ class Scheduler:
 # Private
 
 
-@dataclass(slots=True)
 class _Intake:
-    """What a run takes up of the pending places, and what earlier runs have learned of them."""
+    """What a run takes up of the pending places, and what earlier runs have learned of them.
 
-    room: int | None
-    """How many more places may be taken up; None: all."""
-    mistrusted: dict[tuple[int, int], Suspect]
-    in_doubt: Sequence[tuple[int, Span]]
-    n_left_out: int = 0
+    Args:
+        room: how many more places may be taken up; None: all.
+    """
+
+    def __init__(self, room: int | None, mistrusted: Iterable[Suspect], in_doubt: Iterable[tuple[int, Span]]) -> None:
+        self.room, self.n_left_out = room, 0
+        self.order: dict[tuple[int, int], int] = {}
+        """Of the mistrusted files, by shard and place."""
+        self._mistrusted: dict[int, dict[int, Suspect]] = {}
+        """By shard and place."""
+        self._in_doubt: dict[int, list[Span]] = {}
+        for number, suspect in enumerate(mistrusted):
+            self.order[suspect.key] = number
+            self._mistrusted.setdefault(suspect.shard, {})[suspect.place] = suspect
+        for shard, call in in_doubt:
+            self._in_doubt.setdefault(shard, []).append(call)
 
     def take_up(self, shard: int, spans: Sequence[Span], suspects: SuspectList, backlog: Backlog) -> None:
         """Put the places of a shard where they belong: suspects, calls in doubt, and all others."""
@@ -291,14 +314,14 @@ class _Intake:
         self.n_left_out += count_places(beyond)
         if self.room is not None:
             self.room -= count_places(taken)
-        known = {place: one for (other, place), one in self.mistrusted.items() if other == shard}
+        known = self._mistrusted.get(shard, {})
         # Nobody tries these now, but what is known of them is kept.
         suspects.left_out += [one for place, one in known.items() if _inside(beyond, (place, place + 1))]
         for place, suspect in known.items():
             if _inside(taken, (place, place + 1)):
                 suspects.judge(suspect)
                 taken = _outside(taken, (place, place + 1))
-        for call in [call for other, call in self.in_doubt if other == shard]:
+        for call in self._in_doubt.get(shard, ()):
             backlog.add(shard, _inside(taken, call), call_files=1)
             taken = _outside(taken, call)
         backlog.add(shard, taken)

@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from typing import Self
 
 from r3po import events
 from r3po.config.settings import Config, check_source
+from r3po.engines.needs import needs_of
 from r3po.engines.ray_guard import sweep_temporary
+from r3po.engines.starter import Starter
 from r3po.engines.worker_processes import end_left_workers, forget_workers, iter_left_workers
 from r3po.errors import ConfigError, R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
@@ -26,6 +28,7 @@ from r3po.run.account import Account
 from r3po.run.budgets import ErrorBudget
 from r3po.run.finish import make_end
 from r3po.run.loop import DRAIN_S, RunLoop
+from r3po.run.orders import Orders
 from r3po.run.plan import Plan, command_of, plan_run, undo_of
 from r3po.run.publisher import Publisher
 from r3po.run.result import RunOptions, RunResult
@@ -37,7 +40,7 @@ from r3po.run.trials import Trials
 from r3po.run.walk_and_start import walk_and_start
 from r3po.run.watch import Watch
 from r3po.run.workers import WorkerManager
-from r3po.run.workforce import ENGINES, Workforce
+from r3po.run.workforce import Workforce
 from r3po.source.new_manifest import BuildStopped
 from r3po.source.read import stat_file
 from r3po.state.job import Job, disk_error, open_job
@@ -50,6 +53,7 @@ from r3po.storage.json_files import damaged
 from r3po.storage.names import absolute_path
 from r3po.text import count_of
 from r3po.worker.printed import Outputs
+from r3po.worker.shard_lines import ShardLines
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +73,16 @@ def find_configured(config: Config) -> FunctionSpec:
     return find_function(config.function, config.base_dir)
 
 
-def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: Observer) -> RunResult:
-    """See `run_jobs`; tells `observer` what happens."""
-    if options.engine not in ENGINES:
-        raise ConfigError(f"unknown engine {options.engine!r}", hint=f"engines: {', '.join(ENGINES)}")
+def run_job(
+    config: Config, spec: FunctionSpec, options: RunOptions, observer: Observer, starter: Starter | None = None
+) -> RunResult:
+    """See `run_jobs`; tells `observer` what happens.
+
+    Args:
+        starter: of workers, where one has been started before.
+    """
+    if config.engine == "processes":
+        needs_of(config).refuse_without_ray()
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit {options.limit}: at least 1 file is done", hint="r3po run --limit 100")
     if options.restart and not options.redo:
@@ -81,14 +91,16 @@ def run_job(config: Config, spec: FunctionSpec, options: RunOptions, observer: O
         check_source(config)
     spec = with_arguments(spec, config.function_args)
     check_arguments(spec, config.input)
-    with open_job(config) as job, _Run(job, spec, options, observer) as run:
+    with open_job(config) as job, _Run(job, spec, options, observer, starter) as run:
         return run.result_of(run.go)
 
 
 class _Run:
     """One run, from the lock to the summary."""
 
-    def __init__(self, job: Job, spec: FunctionSpec, options: RunOptions, observer: Observer) -> None:
+    def __init__(
+        self, job: Job, spec: FunctionSpec, options: RunOptions, observer: Observer, starter: Starter | None
+    ) -> None:
         self.job, self.spec, self.options = job, spec, options
         self.config = job.config
         self.log = RunLog(job.folders.runs)
@@ -97,9 +109,10 @@ class _Run:
         self.emit = self._account.emit
         self._code = fingerprint_of_file(spec)
         self._loop: RunLoop | None = None
+        self._read_shard_file = lru_cache(maxsize=1)(read_shard_file)  # suspects are looked at in order
         self._has_new_places = False
-        self.stop = StopSignals(self.log.stop_file, self._on_signal, interrupts=options.engine == "serial")
-        self._workforce = Workforce(self.config, spec, options.engine, self.log, self.stop, self.emit)
+        self.stop = StopSignals(self.log.stop_file, self._on_signal, interrupts=self.config.engine == "serial")
+        self._workforce = Workforce(self.config, spec, self.log, self.stop, self.emit, starter)
 
     def __enter__(self) -> Self:
         self.log.open()
@@ -228,7 +241,7 @@ class _Run:
     def _process(self, states: dict[int, ShardState]) -> None:
         pool = self._workforce.start(self.job.folders)
         self._workforce.tell_started()
-        pending = [(s.ref.shard, s.pending) for s in states.values() if not s.is_committed]
+        pending = ((s.ref.shard, s.pending) for s in states.values() if not s.is_committed)
         stat_place = partial(self._stat_place, states)
         built = self._publisher.job.built
         suspects_file, layout_since = self.job.folders.suspects, built.layout_since
@@ -254,7 +267,7 @@ class _Run:
         scheduler = Scheduler(
             pending,
             self._workforce.n_workers,
-            self.config.batch_seconds,
+            self._workforce.batch_seconds,
             suspects,
             self.options.limit,
             self.config.batch_files or 1,
@@ -262,7 +275,6 @@ class _Run:
         )
         self._loop = RunLoop(
             publisher=self._publisher,
-            states=states,
             manager=manager,
             budget=ErrorBudget(self.config.max_errors, is_guarded=not has_rows),
             trials=Trials(scheduler, book, self.config.timeout_seconds),
@@ -272,6 +284,7 @@ class _Run:
             function_name=self.spec.name,
             counts=self._account.counts,
             watch=Watch(states, self.job.folders.shards, manager, outputs, self.emit, self.spec.name),
+            orders=Orders(self._publisher, states, ShardLines(self.job.folders.shards)),
             loaded_code=self._code,
         )
         self._loop.run()
@@ -298,7 +311,7 @@ class _Run:
         """Return the version of the file of a place as it is now; `UNKNOWN_VERSION` if it cannot be seen."""
         if shard in states and place < states[shard].ref.n_files:
             with contextlib.suppress(OSError, R3poError):
-                path = read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
+                path = self._read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
                 return stat_file(absolute_path(str(self.config.source_path), path)) or UNKNOWN_VERSION
         return UNKNOWN_VERSION
 
@@ -312,7 +325,7 @@ class _Run:
             workforce.leavers.leave_all(there, self.stop)
 
     def _on_signal(self, name: str) -> None:
-        limit_s = START_S if self.stop.is_starting else None if self.options.engine == "serial" else DRAIN_S
+        limit_s = START_S if self.stop.is_starting else None if self.config.engine == "serial" else DRAIN_S
         self._observer(events.StopRequested(name, limit_s, self.stop.is_starting))
 
     def _end(self, worked: bool, stopped_by: str = "") -> RunResult:
@@ -320,7 +333,8 @@ class _Run:
             self._loop.watch.show_output()  # before the summary, which is the last word
             self._loop.watch.tell_where_output_is()
         go_on = self.options.command or command_of(self.config)
-        return self._account.end(worked, stopped_by, n_left_out=self._n_left_out, go_on=go_on)
+        machines = () if self._loop is None else self._loop.shares.all()
+        return self._account.end(worked, stopped_by, n_left_out=self._n_left_out, go_on=go_on, machines=machines)
 
     def _way_back(self) -> str:
         is_redoing = self.job.manifest is not None and self.job.built.is_redoing

@@ -13,7 +13,7 @@ from typing import Any
 
 from r3po.errors import StopNow
 
-START_S = 8.0
+START_S = 3.0
 """Seconds for which a start that was asked to stop may go on."""
 
 
@@ -67,7 +67,7 @@ class StopSignals:
     def interrupting(self) -> Iterator[None]:
         """Inside this block a second signal raises StopNow at once, a first one after START_S seconds.
 
-        At once would be too early: a library that is interrupted while it starts may crash when it ends.
+        At once would be too early: a library is better not interrupted while it is imported.
 
         Raises:
             StopNow: there was a signal before, so that nothing is to be started.
@@ -109,8 +109,6 @@ class StopSignals:
         self.tell_workers()
         self._tell(self.signal_name)
         if self.is_starting:
-            # SIGINT if it is ours: for a SIGTERM the Ray that is starting may have put a handler of its own before us.
-            second = signal.SIGINT if signal.SIGINT in self._previous else number
-            self._timer = threading.Timer(START_S, os.kill, (os.getpid(), second))
+            self._timer = threading.Timer(START_S, os.kill, (os.getpid(), number))
             self._timer.daemon = True
             self._timer.start()

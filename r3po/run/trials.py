@@ -7,6 +7,7 @@ import time
 
 from r3po.file_version import UNKNOWN_VERSION, FileVersion
 from r3po.run.scheduler import Scheduler
+from r3po.run.suspect_list import Suspect
 from r3po.run.suspects import SuspectBook
 from r3po.run.workers import Lost
 from r3po.table.outcomes import Failure
@@ -39,6 +40,10 @@ class Trials:
             Shard and place of that file, or of the first of several; None if it was in none.
         """
         in_hand, where, call = lost.handle.in_hand, lost.file, lost.call
+        if lost.death.is_machine:  # which says nothing of any file
+            for work in in_hand:
+                self._scheduler.hand_back(work)
+            return None
         begun = next((work for work in in_hand if _holds(work, where, call)), None)
         if begun is None:
             where = None  # it died between two files, or its beacon is of another time
@@ -50,6 +55,23 @@ class Trials:
             self._take_back(begun, lost, where)
         self.remember()
         return where
+
+    def begin(self) -> Suspect | None:
+        """Make durable who is on trial without company, before it begins: it may end this process, too. Return it."""
+        alone = self._scheduler.suspects.trial_apart
+        if alone is not None:
+            self.remember()
+        return alone
+
+    def end(self, *, was_apart: bool) -> None:
+        """Take note that a trial has come back.
+
+        Args:
+            was_apart: it had no company. Of others nothing is written, as long as there are any: there may be 10,000,
+                and whoever is mistrusted for too long costs the next run a trial, if it is pending there at all.
+        """
+        if was_apart or not self._scheduler.suspects.all:
+            self.remember()
 
     def remember(self) -> None:
         """Make durable who is mistrusted, and who is alone right now."""

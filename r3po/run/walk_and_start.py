@@ -45,7 +45,7 @@ def walk_and_start(
 
     def build() -> None:
         try:
-            processes = 0 if options.engine == "serial" else job.config.processes
+            processes = 0 if job.config.engine == "serial" else job.config.processes
             accepts = options.accept_deletions
             found = plan_build(job, progress, walk_processes=processes, stats_all=False, accept_deletions=accepts)
             outcome.append(found)

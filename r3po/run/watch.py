@@ -78,7 +78,9 @@ class Watch:
             self._observer(events.Notice(f"what f printed is in {where}", hint="--show-output shows it during a run"))
 
     def tell_loss(self, lost: Lost, where: tuple[int, int] | None) -> None:
-        """Tell that a worker died, and in which file, if that is known."""
+        """Tell that a worker died, and in which file, if that is known; of a machine that was lost is told once."""
+        if lost.death.is_machine:
+            return
         path = "" if where is None else self.path_of(*where)
         cause = "over timeout_seconds" if lost.handle.ended_for == "time" else lost.death.cause
         is_of_several = where is not None and lost.call is not None

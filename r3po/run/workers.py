@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from r3po.engines.pool import Answer, Call, Pool, WorkerLost
 from r3po.run.leavers import Leavers
+from r3po.run.roster import Roster, Standing, WorkerHandle
 from r3po.work import Batch, Death, Span, Work
 from r3po.worker.beacon import Phase, Sighting
 
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.5
-"""Seconds between two looks at the beacons."""
+"""Seconds between two looks at the beacon of a worker. The looks at all are spread over this time."""
 
 GAP_S = 5.0
 """Seconds without a look after which the driver itself was stopped, or its machine slept: deadlines begin again."""
@@ -39,35 +39,6 @@ RECOVER_S = 300.0
 
 PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0)
 """Seconds before the next replacement, by the number of workers lost since something was last answered."""
-
-
-@dataclass(slots=True)
-class WorkerHandle:
-    """One worker, from its start to its death."""
-
-    number: int
-    started_at: float = 0.0
-    is_ready: bool = False
-    """It has imported f."""
-    is_fresh: bool = True
-    """It has been given no file yet."""
-    is_leaving: bool = False
-    """It gets nothing more, and is replaced once it has nothing in hand."""
-    in_hand: list[Work] = field(default_factory=list)
-    """The work that it has been given, in order; it does the first."""
-    ended_for: Literal["", "time", "silence"] = ""
-    """Why we ended it."""
-    counter_before: int = -1
-    """The counter of its beacon when it was given the first of these, having nothing in hand."""
-    given_at: float = 0.0
-    """When that was."""
-    seen: Sighting | None = None
-    seen_at: float = 0.0
-    """When its beacon first said so, on our clock."""
-
-    @property
-    def has_trial(self) -> bool:
-        return any(isinstance(work, Batch) and work.kind == "trial" for work in self.in_hand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +97,10 @@ class WorkerManager:
         self._pool, self._timeout_s, self._clock, self._leavers = pool, timeout_s, clock, leavers
         self.n_wanted = self._n_workers = n_workers
         self._memory_lost_at = 0.0
-        self.handles = {number: WorkerHandle(number, clock()) for number in range(n_workers)}
+        self._roster = Roster()
+        self.handles = self._roster.handles
+        for number in range(n_workers):
+            self._roster.add(self._new_handle(number))
         self._next_number = n_workers
         self._held: list[WorkerLost] = []
         self._due: list[float] = []
@@ -134,7 +108,11 @@ class WorkerManager:
         self.n_lost = 0
         """Workers that died or were ended; not those that were dismissed."""
         self._n_lost_in_a_row = 0
-        self._watched_at = clock()
+        self._watched_at = self._turn_began = clock()
+        self._turn = list(self.handles)
+        """Whose beacons are looked at in this stretch of `WATCH_S`, in order."""
+        self._n_looked = 0
+        """How many of them have been."""
 
     @property
     def is_gone(self) -> bool:
@@ -143,17 +121,15 @@ class WorkerManager:
 
     @property
     def is_busy(self) -> bool:
-        return any(handle.in_hand for handle in self.handles.values())
+        return bool(self._roster.busy)
 
-    def iter_free(self, depth: int) -> Iterator[WorkerHandle]:
-        """Yield the workers that may be given work while they have fewer than `depth` pieces in hand."""
-        for handle in list(self.handles.values()):
-            if handle.is_ready and not handle.is_leaving and not handle.has_trial and len(handle.in_hand) < depth:
-                yield handle
+    def next_free(self, standing: Standing) -> WorkerHandle | None:
+        """Return a worker that may be given work and stands so, or None."""
+        return self._roster.first(standing)
 
-    def is_fresh(self, handle: WorkerHandle) -> bool:
-        """Whether a trial may be held on it: it has nothing in hand, and no other file is behind it."""
-        return not handle.in_hand and (handle.is_fresh or not self._pool.can_replace)
+    def loaded(self, worker: int) -> None:
+        """Note that a worker has loaded f: it may be given work."""
+        self._roster.set_ready(self.handles[worker])
 
     def submit(self, handle: WorkerHandle, work: Work, call: Call) -> None:
         """Give a worker work, which its answer settles."""
@@ -161,9 +137,14 @@ class WorkerManager:
             now = self._pool.sighting(handle.number)
             handle.counter_before = -1 if now is None else now.counter
             handle.given_at = self._clock()
-        handle.in_hand.append(work)
-        handle.is_fresh = handle.is_fresh and not isinstance(work, Batch)
+        # One that cannot be replaced is as fresh as it gets.
+        is_fresh = handle.is_fresh and not (isinstance(work, Batch) and self._pool.can_replace)
+        self._roster.give(handle, work, is_fresh=is_fresh)
         self._pool.submit(handle.number, call)
+
+    def settle(self, worker: int) -> Work:
+        """Return the work that a worker's answer settles: the first that it has in hand, which it has no more."""
+        return self._roster.take(self.handles[worker])
 
     def submit_more(self, worker: int, call: Call) -> None:
         """Give a worker a further call of the work that it has in hand."""
@@ -188,6 +169,7 @@ class WorkerManager:
         """
         self._start_due()
         messages = [*self._held, *self._pool.wait(0 if self._held else timeout_s)]
+        self._follow_capacity()  # before those of a machine that was lost are replaced
         answered = {message.worker for message in messages if isinstance(message, Answer)}
         # Who died after an answer is told of next time: the answer finds its worker as it was.
         self._held = [m for m in messages if isinstance(m, WorkerLost) and m.worker in answered]
@@ -196,28 +178,27 @@ class WorkerManager:
             assert isinstance(answer, Answer)
             if answer.call.method != "load":
                 self._n_lost_in_a_row = 0
-        busy = {number for number, handle in self.handles.items() if handle.in_hand}  # before any of them is gone
+        n_busy = len(self._roster.busy)  # before any of them is gone
         for message in messages:
             if isinstance(message, WorkerLost) and message.worker in self.handles and message not in self._held:
-                found.append(self._lose(message, was_alone=busy <= {message.worker}))
+                was_alone = n_busy == len(self._roster.busy & {message.worker})
+                found.append(self._lose(message, was_alone=was_alone))
         for _ in range(self._leavers.take(messages) if self._leavers is not None else 0):
             self._replace(0.0)
-        if self._clock() - self._watched_at >= WATCH_S:
-            # Who has answered just now is not late.
-            self._watch(answered)
+        self._watch(answered)
         return found
 
     def dismiss(self, handle: WorkerHandle) -> None:
         """Let a worker leave once it has nothing in hand, and have it replaced."""
         if self._pool.can_replace:
-            handle.is_leaving = True
+            self._roster.set_leaving(handle)
             self.release(handle.number)
 
     def release(self, worker: int) -> None:
         """End a worker that is leaving, if it has nothing in hand any more."""
         handle = self.handles.get(worker)
         if handle is not None and handle.is_leaving and not handle.in_hand:
-            del self.handles[worker]
+            self._roster.remove(worker)
             if self._leavers is not None:  # what f holds, such as the memory of a device, is free only then
                 self._leavers.add(worker)
                 return
@@ -226,19 +207,18 @@ class WorkerManager:
 
     def need_fresh(self) -> None:
         """See that there is, or will be, a fresh worker for a trial."""
-        handles = list(self.handles.values())
         if self._due or not self._pool.can_replace or (self._leavers is not None and self._leavers.is_busy):
             return
-        for handle in handles:
-            if handle.is_leaving or self._is_coming(handle) or (handle.is_ready and self.is_fresh(handle)):
-                return
-        ready = [handle for handle in handles if handle.is_ready and not handle.has_trial]
-        if ready:
-            self.dismiss(min(ready, key=lambda handle: len(handle.in_hand)))
+        roster = self._roster
+        if roster.leaving or roster.has_fresh() or any(map(self._is_coming, roster.starting.values())):
+            return
+        least_busy = roster.least_busy()
+        if least_busy is not None:
+            self.dismiss(least_busy)
 
     def free_memory(self, trial: WorkerHandle) -> None:
-        """Replace all other workers that have called f: the memory that they hold must not be blamed on a trial."""
-        for handle in list(self.handles.values()):
+        """Replace the others there that have called f: the memory that they hold must not be blamed on a trial."""
+        for handle in [handle for handle in self.handles.values() if handle.role.machine == trial.role.machine]:
             if handle is not trial and handle.is_ready and not handle.is_fresh and not handle.in_hand:
                 self.dismiss(handle)
 
@@ -252,13 +232,16 @@ class WorkerManager:
 
     # Private methods
 
+    def _new_handle(self, number: int) -> WorkerHandle:
+        return WorkerHandle(number, self._clock(), role=self._pool.role_of(number))
+
     def _is_coming(self, handle: WorkerHandle) -> bool:
         """Whether a worker that is starting can be counted on: on a busy cluster some never start."""
         is_making = handle.seen is not None and handle.seen.phase is Phase.MAKING
-        return not handle.is_ready and (is_making or self._clock() - handle.started_at < START_S)
+        return is_making or self._clock() - handle.started_at < START_S
 
     def _lose(self, message: WorkerLost, *, was_alone: bool) -> Lost:
-        handle = self.handles.pop(message.worker)
+        handle = self._roster.remove(message.worker)
         self.n_lost += 1
         last = self._pool.sighting(handle.number)
         death = self._pool.death_of(message)
@@ -266,7 +249,7 @@ class WorkerManager:
             death = Death("time", True, death.stack)
         elif handle.ended_for == "silence" and not death.is_known:
             death = Death("did not answer any more", False, death.stack)
-        if not handle.ended_for:
+        if not handle.ended_for and not death.is_machine:
             self._n_lost_in_a_row += 1
         n_workers = None
         if death.is_memory and not was_alone:
@@ -282,6 +265,16 @@ class WorkerManager:
         if len(self.handles) + len(self._due) < self.n_wanted:
             self._due.append(self._clock() + pause_s)
 
+    def _follow_capacity(self) -> None:
+        """Have as many workers as the machines have room for, which may come and go."""
+        capacity = self._pool.capacity()
+        n_more = 0 if capacity is None else capacity - self._n_workers
+        if n_more:
+            self._n_workers += n_more
+            self.n_wanted = max(0, self.n_wanted + n_more)  # as many fewer for want of memory as before
+            for _ in range(n_more):
+                self._replace(0.0)
+
     def _start_due(self) -> None:
         now = self._clock()
         if self.n_wanted < self._n_workers and now - self._memory_lost_at > RECOVER_S:
@@ -290,22 +283,35 @@ class WorkerManager:
             self._replace(0.0)
         for due in [due for due in self._due if due <= now]:
             self._due.remove(due)
-            self.handles[self._next_number] = WorkerHandle(self._next_number, now)
             self._pool.add_worker(self._next_number)
+            self._roster.add(self._new_handle(self._next_number))
             self._next_number += 1
 
     def _watch(self, answered: set[int]) -> None:
+        """Look at the beacons whose turn it is: a few at each wait, and each once in `WATCH_S`."""
         now = self._clock()
-        was_away = now - self._watched_at > GAP_S
+        if now - self._watched_at > GAP_S:
+            for handle in self.handles.values():
+                handle.seen_at = now
         self._watched_at = now
-        for handle in list(self.handles.values()):
-            seen = self._pool.sighting(handle.number)
-            if seen is None:
-                continue
-            if handle.seen is None or seen.counter != handle.seen.counter or was_away:
-                handle.seen, handle.seen_at = seen, now
-            elif not handle.ended_for and handle.number not in answered:
-                self._end_if_late(handle, seen, now - handle.seen_at)
+        is_over = now - self._turn_began >= WATCH_S
+        n_due = len(self._turn) if is_over else int(len(self._turn) * (now - self._turn_began) / WATCH_S)
+        for worker in self._turn[self._n_looked : n_due]:
+            if worker in self.handles:
+                # Who has answered just now is not late.
+                self._look(self.handles[worker], now, may_be_late=worker not in answered)
+        self._n_looked = n_due
+        if is_over:
+            self._turn, self._turn_began, self._n_looked = list(self.handles), now, 0
+
+    def _look(self, handle: WorkerHandle, now: float, *, may_be_late: bool) -> None:
+        seen = self._pool.sighting(handle.number)
+        if seen is None:
+            return
+        if handle.seen is None or seen.counter != handle.seen.counter:
+            handle.seen, handle.seen_at = seen, now
+        elif may_be_late and not handle.ended_for:
+            self._end_if_late(handle, seen, now - handle.seen_at)
 
     def _end_if_late(self, handle: WorkerHandle, seen: Sighting, seconds: float) -> None:
         waited = self._clock() - handle.given_at

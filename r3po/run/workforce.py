@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
 
 from r3po import events
 from r3po.config.settings import Config
-from r3po.engines.needs import Needs
+from r3po.engines import ray_address
+from r3po.engines.needs import needs_of
 from r3po.engines.pool import Pool
+from r3po.engines.private_ray import PrivateRay
 from r3po.engines.serial import SerialPool
+from r3po.engines.starter import Starter
 from r3po.events import Observer
 from r3po.function.arguments import may_be_made
 from r3po.function.find import FunctionSpec
@@ -22,23 +27,36 @@ from r3po.worker.import_trial import ImportTrial
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.time_limit import is_possible
 
-ENGINES = ("ray", "serial")
+BATCHES_A_SECOND = 500
+"""Batches that a driver is to take in a second: about half of what it can, since it also stages and commits."""
+
+
+def pace(batch_seconds: float, n_workers: int) -> float:
+    """Return how long a batch is to take: longer than asked for where one driver could not answer all workers."""
+    return max(batch_seconds, n_workers / BATCHES_A_SECOND)
 
 
 class Workforce:
     """Starts the workers of a run, and has their pool from then on.
 
     Args:
-        engine: one of `ENGINES`.
+        starter: of plain processes, where one has been started before.
     """
 
     def __init__(
-        self, config: Config, spec: FunctionSpec, engine: str, log: RunLog, stop: StopSignals, observer: Observer
+        self,
+        config: Config,
+        spec: FunctionSpec,
+        log: RunLog,
+        stop: StopSignals,
+        observer: Observer,
+        starter: Starter | None = None,
     ) -> None:
+        self._starter = starter
         self._config, self._spec, self._log, self._stop, self._observer = config, spec, log, stop, observer
-        self.is_serial = engine == "serial"
-        self._engine = engine
+        self.is_serial = config.engine == "serial"
         self.n_workers = 1 if self.is_serial else config.processes
+        self.batch_seconds = pace(config.batch_seconds, self.n_workers)
         self.pool: Pool | None = None
         self.leavers: Leavers | None = None
         """Where f may have to be closed, once there are workers."""
@@ -56,20 +74,23 @@ class Workforce:
         began = time.monotonic()
         for folder in (self._config.working_dir, self._config.output_path):
             check_space(folder)
-        self._observer(events.WorkersStarting(self.n_workers, self._engine))
+        self._observer(events.WorkersStarting(self.n_workers, self._config.engine))
         if self._config.timeout_seconds is not None and self.is_serial and not is_possible():
             text = "timeout_seconds does nothing here: in the serial engine it needs Python's main thread"
             self._observer(events.Notice(text, is_warning=True))
         setup = self._setup(folders)
+        choice = self._choose_ray()
+        # In a Ray of the caller's or of others the workers may be on other machines; and plain processes import f
+        # themselves before such a trial would have come to it.
+        is_trial = self._config.engine == "ray" and choice.address is None and not _has_ray()
         # A start can take long, and nothing of f is in flight yet.
-        with self._stop.interrupting(), ImportTrial(setup, is_wanted=self._wants_trial()) as trial:
-            self.pool = self._make_pool()  # takes a second or two, in which most modules are imported
+        with self._stop.interrupting(), ImportTrial(setup, is_wanted=is_trial) as trial:
+            self.pool = self._make_pool(choice.address)  # takes a second or two, in which most modules are imported
             trial.check()
             self.n_workers = self.pool.start(setup, self.n_workers)
             if may_be_made(self._spec):
                 self.leavers = Leavers(self.pool, self._spec.label, self._observer)
             trial.check()
-        self._stop.install()  # Ray replaces the handler of SIGTERM
         self._started = events.WorkersStarted(self.n_workers, self.pool.description, time.monotonic() - began)
         return self.pool
 
@@ -89,7 +110,7 @@ class Workforce:
             function=self._spec,
             input=config.input,
             hash=config.hash,
-            batch_seconds=config.batch_seconds,
+            batch_seconds=self.batch_seconds,
             stop_file=self._log.stop_file,
             workers_folder=self._log.workers,
             timeout_s=config.timeout_seconds,
@@ -99,16 +120,50 @@ class Workforce:
             current_folder=str(config.base_dir),
         )
 
-    def _wants_trial(self) -> bool:
-        """Whether to import f beside the start: in a Ray of the caller's, the workers may be on other machines."""
-        is_joined = getattr(sys.modules.get("ray"), "is_initialized", bool)()
-        return not self.is_serial and not is_joined
+    def _choose_ray(self) -> ray_address.Choice:
+        """Return which Ray is to be used, and say so where somebody may have meant another."""
+        if self._config.engine != "ray" or _has_ray():
+            return ray_address.Choice(None)
+        choice = ray_address.choose(self._config.ray_address, os.environ)
+        if choice.notice:
+            self._observer(events.Notice(choice.notice))
+        return choice
 
-    def _make_pool(self) -> Pool:
+    def _make_pool(self, address: str | None) -> Pool:
         if self.is_serial:
             return SerialPool()
-        from r3po.engines.ray_pool import RayPool  # slow, and needed by nobody else
+        needs = needs_of(self._config)
+        if self._config.engine == "processes":
+            from r3po.engines.processes import ProcessesPool
 
-        each = {} if self._config.worker is None else self._config.worker.needs
-        needs = Needs(each, is_auto=self._config.is_auto)
-        return RayPool(self._log.folder / "ray.log", self._log.folder / "ray_folder", needs)
+            return ProcessesPool(needs, self._starter)
+        log_file, note_file = self._log.folder / "ray.log", self._log.folder / "ray_folder"
+        probes = tuple(map(_first_in, self._config.source_paths))
+        private = PrivateRay(log_file, note_file, needs)
+        source = None if _has_ray() else address or private
+        try:
+            if source is private:
+                private.launch(needs.fit_cores(self.n_workers))  # which goes on beside the import
+            from r3po.engines.ray_pool import RayPool  # slow, and needed by nobody else
+
+            return RayPool(log_file, note_file, needs, self._observer, probes, source)
+        except BaseException:
+            private.end(is_gone=True)
+            raise
+
+
+# Private functions
+
+
+def _has_ray() -> bool:
+    """Whether this process has joined a Ray already, which is then used."""
+    return bool(getattr(sys.modules.get("ray"), "is_initialized", bool)())
+
+
+def _first_in(folder: Path) -> str:
+    """Return a path in a folder of the source, which who sees the source must see: an empty mount has none of it."""
+    try:
+        with os.scandir(folder) as entries:
+            return next((entry.path for entry in entries), str(folder))
+    except OSError:  # told by who walks it
+        return str(folder)

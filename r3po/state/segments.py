@@ -17,7 +17,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from r3po.storage.durable import NewFile, digest_file, list_names, remove_if_there, remove_temporaries, sync_folder
+from r3po.storage.durable import (
+    MemoryFile,
+    NewFile,
+    digest_file,
+    list_names,
+    remove_if_there,
+    remove_temporaries,
+    sync_folder,
+)
 from r3po.table.outcome_files import OutcomeWriter, read_outcomes_file
 from r3po.table.outcomes import Table, with_origin
 from r3po.table.rows import Outcomes
@@ -69,11 +77,14 @@ class SegmentWriter:
     """A segment in the making: row blocks as they come, and then its outcomes; nothing of it counts before `finish`.
 
     Nothing is on disk before the first of them.
+
+    Args:
+        segments: the folder of all segments; None: the segment is kept in memory, for `store_segment` at home.
     """
 
-    def __init__(self, segments: Path, shard: int) -> None:
+    def __init__(self, segments: Path | None, shard: int) -> None:
         self._segments, self._shard = segments, shard
-        self._new: NewFile | None = None
+        self._new: NewFile | MemoryFile | None = None
         self._writer: OutcomeWriter | None = None
 
     def write_rows(self, block: Table) -> None:
@@ -84,7 +95,7 @@ class SegmentWriter:
     def finish(
         self, table: Table, *, build: int, job_id: str, attempt: str, fingerprint: str, n_failed: int
     ) -> Segment:
-        """Write the outcomes, make all of it durable and return the segment. Raises OSError."""
+        """Write the outcomes, make all durable (unless it is in memory) and return the segment. Raises OSError."""
         metadata = {
             "r3po.job_id": job_id,
             "r3po.shard": str(self._shard),
@@ -97,8 +108,14 @@ class SegmentWriter:
         assert self._new is not None, "it is open"
         n_done, digest = len(table) - n_failed, self._new.sha256[:_DIGEST_CHARACTERS]
         segment = Segment(self._shard, build, job_id[:8], attempt, n_done, n_failed, digest)
-        self._new.finish(segment.name)
+        if isinstance(self._new, NewFile):
+            self._new.finish(segment.name)
         return segment
+
+    @property
+    def content(self) -> bytes | None:
+        """The bytes of a segment in memory; None: it is on disk."""
+        return self._new.content if isinstance(self._new, MemoryFile) else None
 
     def abandon(self) -> None:
         """Leave nothing of it on disk, unless it is finished."""
@@ -108,17 +125,27 @@ class SegmentWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._new is not None:
+        if isinstance(self._new, NewFile):
             self._new.__exit__(kind, error, tb)
 
     def _open(self) -> OutcomeWriter:
         if self._writer is None:
-            folder = segment_folder(self._segments, self._shard)
-            folder.mkdir(exist_ok=True)
-            sync_folder(self._segments)  # a new folder's name is only durable with its parent
-            self._new = NewFile(folder)
+            self._new = MemoryFile() if self._segments is None else _new_segment(self._segments, self._shard)
             self._writer = OutcomeWriter(self._new, is_compressed=False)
         return self._writer
+
+
+def store_segment(segments: Path, segment: Segment, content: bytes) -> None:
+    """Make a segment durable that a worker on another machine has made.
+
+    A content that is not what the name says is stored all the same: such a segment is absent (`read_segment`).
+
+    Raises:
+        OSError: the disk refused; nothing of the segment is there.
+    """
+    with _new_segment(segments, segment.shard) as new:
+        new.write(content)
+        new.finish(segment.name)
 
 
 def read_segment(segments: Path, segment: Segment) -> Outcomes | None:
@@ -178,6 +205,13 @@ def remove_segments(segments: Path, shard: int) -> None:
         pass
     except OSError as error:
         log.info("%s stays for now: %s", folder, error)  # a late worker is writing; the next start sweeps it
+
+
+def _new_segment(segments: Path, shard: int) -> NewFile:
+    folder = segment_folder(segments, shard)
+    folder.mkdir(exist_ok=True)
+    sync_folder(segments)  # a new folder's name is only durable with its parent
+    return NewFile(folder)
 
 
 def _list_folder(folder: Path) -> Iterator[Segment]:

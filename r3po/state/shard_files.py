@@ -175,7 +175,7 @@ def read_shard_lines(folder: Path, ref: ShardRef) -> list[bytes]:
     return content.splitlines()
 
 
-def parse_entries(lines: list[bytes]) -> Entries:
+def parse_entries(lines: Iterable[bytes]) -> Entries:
     """Return the entries that these lines of a shard file hold."""
     found: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(lines) + b"]")
     return Entries(

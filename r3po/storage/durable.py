@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from r3po.errors import FolderError, RunStoppedError
 
@@ -58,17 +59,12 @@ class FileRecord:
         return cls(data["name"], data["size_bytes"], data["sha256"])
 
 
-class NewFile:
-    """A file in the making: a writable binary stream that appears in `folder` whole, by `finish`, or not at all.
+class _Sink:
+    """A writable binary stream that knows the digest of what was written. It has what pyarrow asks of a file object."""
 
-    The digest is taken while writing, so nothing is read back. It has what pyarrow asks of a file object.
-    """
+    _stream: IO[bytes]
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._temporary = folder / f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
-        descriptor = _create(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        self._stream = os.fdopen(descriptor, "wb", buffering=256 * 1024)
+    def __init__(self) -> None:
         self._digest = hashlib.sha256()
         self._size = 0
 
@@ -83,7 +79,7 @@ class NewFile:
         return self._size
 
     def flush(self) -> None:
-        """Do nothing: only `finish` makes a file durable."""
+        """Do nothing: only `finish` ends a file."""
 
     @property
     def closed(self) -> bool:
@@ -105,6 +101,33 @@ class NewFile:
     def sha256(self) -> str:
         """The digest of what was written so far."""
         return self._digest.hexdigest()
+
+
+class MemoryFile(_Sink):
+    """A file in the making that never comes to a disk of this machine: `content` has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._memory = self._stream = io.BytesIO()
+
+    @property
+    def content(self) -> bytes:
+        """All that was written."""
+        return self._memory.getvalue()
+
+
+class NewFile(_Sink):
+    """A file in the making: a writable binary stream that appears in `folder` whole, by `finish`, or not at all.
+
+    The digest is taken while writing, so nothing is read back.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._temporary = folder / f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+        descriptor = _create(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._stream = os.fdopen(descriptor, "wb", buffering=256 * 1024)
 
     def written(self) -> Path:
         """Return where everything that was written can be read; it is gone with the `with` block, unless mapped."""

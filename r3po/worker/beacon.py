@@ -97,7 +97,8 @@ class Beacon:
             file.write(bytes(_SIZE))  # a hole would be a SIGBUS at the first mark on a full disk
             file.flush()
             self._map = mmap.mmap(file.fileno(), _SIZE)
-        self._counter = 0
+        self.counter = 0
+        """Changes with every mark."""
         self._pid = os.getpid()
         _PROCESS.pack_into(self._map, _DOING.size, self._pid, start_of(self._pid), 0)
         self.mark(Phase.IDLE)
@@ -108,13 +109,13 @@ class Beacon:
         Args:
             n_more: how many places after `place` a call of f with many files reaches to.
         """
-        self._counter += 1
-        _DOING.pack_into(self._map, 0, self._counter, phase, shard, place, n_more)
+        self.counter += 1
+        _DOING.pack_into(self._map, 0, self.counter, phase, shard, place, n_more)
 
     def advance(self, phase: Phase) -> None:
         """Say that the same file has come to its next phase."""
-        self._counter += 1
-        _PHASE.pack_into(self._map, 0, self._counter, phase)
+        self.counter += 1
+        _PHASE.pack_into(self._map, 0, self.counter, phase)
 
     def note_exit(self, code: int) -> bool:
         """Say that this process is about to end by `os._exit`. Returns False in a fork of it, which changes nothing."""

@@ -39,8 +39,15 @@ class WorkerSetup:
     """What the config says of the columns."""
     has_many_rows: bool = False
     """What f returns for a file is any number of rows."""
+    is_home: bool = True
+    """The worker is on the driver's machine, and has the job's folders; else it answers with what is to be written."""
     current_folder: str = ""
     """Of a worker's own process: the config's folder. Empty: as it is."""
+
+    @property
+    def segments(self) -> Path | None:
+        """Where workers write segments; None: they keep them in memory, for the driver."""
+        return self.folders.segments if self.is_home else None
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -60,11 +67,13 @@ class ShardContext:
     """The name of the segment; unique in the job."""
     columns: Columns | None
     """None until a row has set them: then only failures can be recorded."""
+    lines: tuple[bytes, ...] | None = None
+    """Lines of the shard file for the places of the work, where the worker cannot read it."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchDone:
-    """A worker's answer to a batch. What it names is durable."""
+    """A worker's answer to a batch. What it names is durable, or comes with it."""
 
     segment: Segment | None
     """None: nothing was done."""
@@ -92,6 +101,8 @@ class BatchDone:
     """Places of calls of f with many files that failed: nothing of them is recorded, they go into smaller calls."""
     call_files: int = 0
     """The most files of a call that is made of these."""
+    content: bytes | None = None
+    """Of the segment, which the driver is to store; None: it is durable."""
 
     @property
     def last_failure(self) -> str:

@@ -115,8 +115,12 @@ class OpenBatch:
         last = max(self.outcomes.failures)
         return self.outcomes.failures[last].line(show_name(self._names()[self.outcomes.places[last]]))
 
-    def done(self, segment: Segment | None) -> BatchDone:
-        """Return the answer to the batch, whose outcomes are in `segment`; None: there are none."""
+    def done(self, segment: Segment | None, content: bytes | None = None) -> BatchDone:
+        """Return the answer to the batch, whose outcomes are in `segment`; None: there are none.
+
+        Args:
+            content: of the segment, where it is not on disk.
+        """
         outcomes = self.outcomes
         if segment is None and self.segment is not None:
             self.segment.abandon()
@@ -127,6 +131,7 @@ class OpenBatch:
         failed = [(outcomes.places[i], outcomes.failures[i]) for i in sorted(outcomes.failures)[:FAILURES_TOLD]]
         return BatchDone(
             segment=segment,
+            content=content,
             n_done=len(outcomes.places) - len(outcomes.failures),
             n_failed=len(outcomes.failures),
             returned=tuple(_spans(place for place, *_ in self.files)),

@@ -44,3 +44,11 @@ def name_and_state(pid: int) -> tuple[str, str]:
     except OSError:
         return "", ""
     return name, rest.split()[0]
+
+
+def command_of(pid: int) -> list[str]:
+    """Return the words of the command that a process was started with; none if it is not there or says none."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []

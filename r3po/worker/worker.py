@@ -184,14 +184,14 @@ class Worker:
 
     def _open(self, batch: Batch, shard: ShardContext) -> OpenBatch:
         started = read_clock()
-        lines = self._lines.read(shard.ref)
-        entries = parse_entries([line for start, stop in batch.places for line in lines[start:stop]])
+        lines = self._lines.at(shard.ref, batch.places) if shard.lines is None else shard.lines
+        entries = parse_entries(lines)
         listed = zip(entries.sizes, entries.mtimes_ns, strict=True)
         files = zip(iter_places(batch.places), entries.paths, listed, strict=True)
         opened = OpenBatch(batch, shard, entries.paths, files, started)
         if self._setup.has_many_rows:
             opened.outcomes.has_blocks = True
-            opened.segment = SegmentWriter(self._setup.folders.segments, shard.ref.shard)
+            opened.segment = SegmentWriter(self._setup.segments, shard.ref.shard)
             settings, uninterrupted = self._setup.column_settings, self._uninterrupted
             opened.rows = ManyRows(opened.segment, shard.columns, settings, uninterrupted)
         return opened
@@ -264,16 +264,18 @@ class Worker:
         self._caller.leave_if_forked()
         os.umask(self._umask)  # f may have changed it, and the driver must be able to read what is written here
         self.beacon.mark(Phase.RECORDING)
-        segment = self._write(opened, columns) if opened.outcomes.places else None  # may turn rows into failures
-        return opened.done(segment)
+        if not opened.outcomes.places:
+            return opened.done(None)
+        segment, content = self._write(opened, columns)  # may turn rows into failures
+        return opened.done(segment, content)
 
-    def _write(self, opened: OpenBatch, columns: Columns | None) -> Segment:
+    def _write(self, opened: OpenBatch, columns: Columns | None) -> tuple[Segment, bytes | None]:
         shard, batch = opened.shard, opened.outcomes
         if opened.rows is not None:
             opened.rows.finish(batch)
         table = tables.outcome_table(batch, columns)
-        with opened.segment or SegmentWriter(self._setup.folders.segments, shard.ref.shard) as writer:
-            return writer.finish(
+        with opened.segment or SegmentWriter(self._setup.segments, shard.ref.shard) as writer:
+            segment = writer.finish(
                 table,
                 build=shard.build,
                 job_id=shard.job_id,
@@ -281,3 +283,4 @@ class Worker:
                 fingerprint=self._setup.function.fingerprint,
                 n_failed=len(batch.failures),
             )
+            return segment, writer.content

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -87,7 +87,7 @@ with open(os.path.join(HERE, "driver_kills.log"), "a") as log:
     log.write(f"{pid}\\n")
 os.kill(pid, signal.SIGKILL)
 time.sleep(60)""",
-    "kill_the_raylet": "os.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(60)",
+    "kill_the_parent": "os.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(60)",
 }
 
 HANGS = {
@@ -187,6 +187,7 @@ class Lab:
     """Runs as processes of their own; whatever they start is known by the TMPDIR that they are given."""
 
     temporary: Path
+    engine: str
     seconds: float = 0.0
     """That the last run took."""
     n_done: list[int] = field(default_factory=list)
@@ -194,7 +195,7 @@ class Lab:
 
     def run(self, job: Job, *arguments: str, command: tuple[str, ...] = ()) -> Ended:
         started = time.monotonic()
-        words = (*command, sys.executable, "-m", "r3po", "run", *arguments)
+        words = (*command, sys.executable, "-m", "r3po", "run", "--engine", self.engine, *arguments)
         ended = run_program(*words, cwd=job.folder, TMPDIR=str(self.temporary))
         self.seconds = time.monotonic() - started
         return ended
@@ -233,18 +234,25 @@ class Lab:
 
 
 @pytest.fixture
-def lab(temporary: Path) -> Iterator[Lab]:
+def lab(temporary: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
     if not HAS_PROC:
         pytest.skip("finds processes by /proc")
-    made = Lab(temporary)
+    made = Lab(temporary, request.param)
     yield made
     for pid in made.processes():
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
 
 
-def on_ray(test: Callable[..., None]) -> Any:
-    return pytest.mark.ray(pytest.mark.slow(test))
+def _with(*engines: str) -> Any:
+    marks = {"ray": (pytest.mark.ray, pytest.mark.slow)}
+    return pytest.mark.parametrize(
+        "lab", [pytest.param(engine, marks=marks.get(engine, ())) for engine in engines], indirect=True
+    )
+
+
+on_serial, on_processes, on_ray, on_both = _with("serial"), _with("processes"), _with("ray"), _with("processes", "ray")
+"""A death is a death: what is the same with all workers is tried on those that start at once."""
 
 
 def assert_calm(ended: Ended) -> None:
@@ -280,7 +288,7 @@ def assert_finished(job: Job, ended: Ended, n_files: int, failing: dict[int, str
 # C1: f ends its process
 
 
-@on_ray
+@on_both
 def test_a_file_that_ends_its_worker_is_one_failure_that_names_cause_and_line(lab: Lab, tmp_path: Path) -> None:
     """Seven in one run: in the same batch, side by side, as the first of a shard and as the last of the job."""
     does = dict(zip((3, 5, 6, 20, 39, 40, 59), CRASHES, strict=True))
@@ -299,7 +307,7 @@ def test_a_file_that_ends_its_worker_is_one_failure_that_names_cause_and_line(la
     assert job.failures() == list(failures.values()), "the next run has nothing to do"
 
 
-@on_ray
+@on_processes
 def test_a_run_of_which_every_file_crashes_stops_early(lab: Lab, tmp_path: Path) -> None:
     job = hostile_job(tmp_path, 200, dict.fromkeys(range(200), "raise_sigsegv"))
     ended = lab.run(job)
@@ -317,7 +325,7 @@ def test_a_run_of_which_every_file_crashes_stops_early(lab: Lab, tmp_path: Path)
     assert_finished(job, job.run(), 200, {}, "")
 
 
-@on_ray
+@on_processes
 def test_a_small_job_of_which_every_file_crashes_ends_if_errors_are_not_limited(lab: Lab, tmp_path: Path) -> None:
     does = dict.fromkeys(range(3), "exit_with_3")
     job = hostile_job(tmp_path, 3, does)
@@ -326,7 +334,7 @@ def test_a_small_job_of_which_every_file_crashes_ends_if_errors_are_not_limited(
     lab.assert_nothing_is_left()
 
 
-@on_ray
+@on_both
 def test_a_module_whose_import_ends_the_process_is_one_error(lab: Lab, tmp_path: Path) -> None:
     job = hostile_job(tmp_path, 20, {})
     job.write_function(HOSTILE + "\n\nctypes.string_at(0)\n")
@@ -344,7 +352,7 @@ def test_a_module_whose_import_ends_the_process_is_one_error(lab: Lab, tmp_path:
     assert_finished(job, job.run(), 20, {}, "")
 
 
-@on_ray
+@on_both
 def test_a_file_that_kills_the_driver_runs_alone_and_fails_after_a_few_runs(lab: Lab, tmp_path: Path) -> None:
     job = hostile_job(tmp_path, 40, {7: "kill_the_driver"}, shard_size=10)
     *killed, ended = lab.run_until_it_ends(job, -signal.SIGKILL)
@@ -353,24 +361,32 @@ def test_a_file_that_kills_the_driver_runs_alone_and_fails_after_a_few_runs(lab:
     assert_finished(job, ended, 40, {7: "kill_the_driver"}, "WorkerDied")
     assert len((job.folder / "driver_kills.log").read_text().split()) == len(killed)
     # Ray's agents look only once a minute whether they still have a raylet; they write nothing of ours.
-    lab.assert_nothing_is_left(but="Agent")
+    lab.assert_nothing_is_left(but="Agent" if lab.engine == "ray" else None)
 
 
 @on_ray
 def test_a_file_that_kills_ray_fails_after_a_few_runs(lab: Lab, tmp_path: Path) -> None:
-    job = hostile_job(tmp_path, 40, {7: "kill_the_raylet"}, shard_size=10)
+    job = hostile_job(tmp_path, 40, {7: "kill_the_parent"}, shard_size=10)
     *stopped, ended = lab.run_until_it_ends(job, 3)
     assert all("error: Ray is gone: its raylet ended" in run.err for run in stopped)
-    assert_finished(job, ended, 40, {7: "kill_the_raylet"}, "WorkerDied")
+    assert_finished(job, ended, 40, {7: "kill_the_parent"}, "WorkerDied")
     lab.assert_nothing_is_left()
 
 
+@on_processes
+def test_a_file_that_kills_what_starts_the_workers_fails_and_all_others_have_rows(lab: Lab, tmp_path: Path) -> None:
+    job = hostile_job(tmp_path, 40, {7: "kill_the_parent"}, shard_size=10)
+    assert_finished(job, lab.run(job), 40, {7: "kill_the_parent"}, "WorkerDied")
+    lab.assert_nothing_is_left()
+
+
+@on_serial
 @pytest.mark.parametrize(("name", "code"), [("raise_sigsegv", -11), ("exit_with_3", 3), ("kill_itself", -9)])
 def test_a_file_that_ends_the_serial_engine_fails_after_a_few_runs(
     name: str, code: int, lab: Lab, tmp_path: Path
 ) -> None:
     job = hostile_job(tmp_path, 12, {6: name}, shard_size=5)
-    ended = lab.run_until_it_ends(job, code, "--engine", "serial")[-1]
+    ended = lab.run_until_it_ends(job, code)[-1]
     assert_finished(job, ended, 12, {6: name}, "WorkerDied")
     if name in WITH_A_LINE:
         assert {failure["where"] for failure in job.failures()} <= line_in(name)
@@ -379,7 +395,7 @@ def test_a_file_that_ends_the_serial_engine_fails_after_a_few_runs(
 # C2: f does not return
 
 
-@on_ray
+@on_both
 def test_a_file_that_does_not_return_is_a_timeout_that_names_its_line(lab: Lab, tmp_path: Path) -> None:
     does = {4 + 3 * n: name for n, name in enumerate(HANGS)}
     job = hostile_job(tmp_path, 40, does, shard_size=15, timeout_seconds=1.0)
@@ -438,7 +454,7 @@ def removed(folder: Path) -> bool:
     return not folder.exists()
 
 
-@on_ray
+@on_both
 def test_a_file_that_takes_all_memory_fails_for_memory(limited: tuple[str, ...], lab: Lab, tmp_path: Path) -> None:
     job = hostile_job(tmp_path, 40, {13: "take_all_memory"}, shard_size=15)
     ended = lab.run(job, command=limited)
@@ -448,7 +464,7 @@ def test_a_file_that_takes_all_memory_fails_for_memory(limited: tuple[str, ...],
     lab.assert_nothing_is_left()
 
 
-@on_ray
+@on_processes
 def test_files_that_leak_memory_all_get_their_rows(limited: tuple[str, ...], lab: Lab, tmp_path: Path) -> None:
     """Each leaks 20 MB, all together more than there is; the worker that is killed for it is replaced."""
     does = dict.fromkeys(range(2, 80), "leak")
@@ -463,7 +479,7 @@ def test_files_that_leak_memory_all_get_their_rows(limited: tuple[str, ...], lab
 # C5: f leaves its process other than it was
 
 
-@on_ray
+@on_both
 def test_a_process_that_f_leaves_in_disorder_works_on_and_is_gone_at_the_end(lab: Lab, tmp_path: Path) -> None:
     does = {2 * n + 1: name for n, name in enumerate(ODDITIES)}
     last = max(does)
@@ -484,14 +500,14 @@ LOG_BYTES = 1 << 20
 """What is kept of a worker's output, and a line that says so."""
 
 
-@on_ray
+@on_processes
 def test_a_file_that_closes_stdout_does_not_fail_its_neighbours(lab: Lab, tmp_path: Path) -> None:
     """They are in one batch: the first file is the probe's, the next four are the first offer."""
     job = hostile_job(tmp_path, 40, {2: "close_stdout", 3: "print_a_line"}, processes=1, batch_seconds=60)
     assert_finished(job, lab.run(job), 40, {}, "")
 
 
-@on_ray
+@on_both
 def test_a_file_that_closes_descriptors_it_did_not_open_costs_itself_at_most(lab: Lab, tmp_path: Path) -> None:
     """Ray's own connections are among them."""
     job = hostile_job(tmp_path, 40, {13: "close_descriptors"}, shard_size=15)

@@ -12,19 +12,18 @@ import random
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import soak
-from jobs import HAS_PROC, command_of, run_process, tree_of
+from jobs import HAS_PROC, run_process
 from soak import GONE_S, SIGKILL_S, SIGNAL_S, Run, SoakJob
 
 if TYPE_CHECKING:
     from conftest import Draw
 
 pytestmark = [
-    pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.skipif(not HAS_PROC, reason="finds processes by /proc"),
 ]
@@ -42,6 +41,7 @@ class Lab:
     folder: Path
     temporary: Path
     reference: SoakJob
+    engine: str
     n_runs: int = 0
 
     def new_job(self, name: str = "job") -> SoakJob:
@@ -49,7 +49,8 @@ class Lab:
 
     def run(self, job: SoakJob, stdio: int | None = None) -> Run:
         self.n_runs += 1
-        return Run(job, self.temporary, job.folder / f"stderr-{self.n_runs}.txt", stdio=stdio)
+        file = job.folder / f"stderr-{self.n_runs}.txt"
+        return Run(job, self.temporary, file, ("--engine", self.engine), stdio=stdio)
 
     def finish(self, job: SoakJob) -> None:
         """A plain run finishes the job, with nothing cleaned by hand."""
@@ -73,8 +74,16 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> SoakJob:
 
 
 @pytest.fixture
-def lab(reference: SoakJob, tmp_path: Path, temporary: Path) -> Lab:
-    return Lab(tmp_path, temporary, reference)
+def lab(reference: SoakJob, tmp_path: Path, temporary: Path, request: pytest.FixtureRequest) -> Lab:
+    return Lab(tmp_path, temporary, reference, request.param)
+
+
+def _with(*engines: str) -> Any:
+    params = [pytest.param(engine, marks=[pytest.mark.ray] if engine == "ray" else []) for engine in engines]
+    return pytest.mark.parametrize("lab", params, indirect=True)
+
+
+on_processes, on_ray, on_both = _with("processes"), _with("ray"), _with("processes", "ray")
 
 
 @pytest.fixture
@@ -103,21 +112,22 @@ def assert_ended(run: Run, code: int, within_s: float, but: tuple[str, ...] = ()
 # B1, B2
 
 
+@on_both
 def test_a_driver_that_is_killed_three_times_goes_on_each_time(lab: Lab, rng: random.Random) -> None:
     job = lab.new_job()
     at_start = rng.randrange(3)
     for number in range(3):
         with lab.run(job) as run:
             if number == at_start:
-                wait_for_role(run, "gcs_server")
+                wait_for_role(run, "gcs_server" if lab.engine == "ray" else "starter")
             else:
                 wait_for_calls(run, rng.randint(1, 150))
             assert run.kill("driver", rng)
-            # Ray's agents look only once a minute whether they still have a raylet; they write nothing of ours.
-            assert_ended(run, -signal.SIGKILL, SIGKILL_S, but=("agent",))
+            assert_ended(run, -signal.SIGKILL, SIGKILL_S)
     lab.finish(job)
 
 
+@on_processes
 def test_a_run_goes_on_when_workers_are_killed(lab: Lab, rng: random.Random) -> None:
     job = lab.new_job()
     with lab.run(job) as run:
@@ -134,6 +144,8 @@ def test_a_run_goes_on_when_workers_are_killed(lab: Lab, rng: random.Random) -> 
 ENDS = {
     "raylet": {3},
     "gcs_server": {3},
+    "starter": {1},
+    "keeper": {3},
     "agents": {1, 3},  # Ray may end a raylet whose agents died; whether it does is its own affair
     "everything": {-signal.SIGKILL},
     "SIGTERM": {143},
@@ -146,17 +158,30 @@ ENDS = {
 """How a run that is hit in the middle may end: it is over, it stops and says how to go on, or it is dead."""
 
 
-@pytest.mark.parametrize("kind", ENDS)
+OF_RAY = ("raylet", "gcs_server", "keeper", "agents")
+ON_BOTH = ("everything", "SIGTERM", "SIGINT twice", "worker stopped")
+"""Ray answers to these in its own way. The others are the driver's affair alone."""
+
+
+@pytest.mark.parametrize(
+    ("lab", "kind"),
+    [
+        *(pytest.param("ray", kind, marks=pytest.mark.ray) for kind in (*OF_RAY, *ON_BOTH)),
+        *(("processes", kind) for kind in ENDS if kind not in OF_RAY),
+    ],
+    indirect=["lab"],
+)
 def test_a_run_that_is_hit_goes_on_or_stops_soon_and_says_how_to_go_on(lab: Lab, rng: random.Random, kind: str) -> None:
     job = lab.new_job()
     with lab.run(job) as run:
         wait_for_calls(run, rng.randint(1, 300))
         # Or the workers, which outlive their raylet, might finish the job before the run notices.
-        job.hold(kind in ("raylet", "gcs_server"))
+        job.hold(kind in ("raylet", "gcs_server", "keeper"))
         if kind.endswith(" stopped"):
             assert run.stop_for(kind.split()[0], rng.uniform(4, 8), rng)
         else:
-            assert soak.FAULTS[kind][0](run, rng)
+            hit = soak.FAULTS[kind][0] if kind in soak.FAULTS else soak.kill_starter
+            assert hit(run, rng)
         code = run.wait(soak.BOUND_S.get(kind, 60))
         assert_ended(run, code, 0)
     job.hold(False)
@@ -172,6 +197,7 @@ def test_a_run_that_is_hit_goes_on_or_stops_soon_and_says_how_to_go_on(lab: Lab,
         lab.finish(job)
 
 
+@on_ray
 @pytest.mark.parametrize(("kind", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGINT twice", 130)])
 def test_a_run_that_is_asked_to_stop_while_ray_starts_stops_soon(
     lab: Lab, rng: random.Random, kind: str, code: int
@@ -186,6 +212,7 @@ def test_a_run_that_is_asked_to_stop_while_ray_starts_stops_soon(
     lab.finish(job)
 
 
+@on_processes
 def test_a_run_whose_terminal_is_closed_stops_soon(lab: Lab, rng: random.Random) -> None:
     job = lab.new_job()
     ours, theirs = os.openpty()
@@ -207,6 +234,7 @@ def test_a_run_whose_terminal_is_closed_stops_soon(lab: Lab, rng: random.Random)
     lab.finish(job)
 
 
+@on_processes
 def test_a_run_piped_into_head_finishes_or_stops_safely(lab: Lab) -> None:
     """`r3po run 2>&1 | head -1`: nobody reads what comes after the first line."""
     job = lab.new_job()
@@ -222,13 +250,7 @@ def test_a_run_piped_into_head_finishes_or_stops_safely(lab: Lab) -> None:
     lab.finish(job)
 
 
-def kill_guard(run: Run) -> None:
-    """Kill the process that would end the workers of a killed driver at once."""
-    for pid, _ in tree_of(run.process.pid):
-        if any("guard.py" in word for word in command_of(pid)):
-            os.kill(pid, signal.SIGKILL)
-
-
+@on_ray
 def test_what_workers_of_a_killed_run_write_late_changes_nothing(lab: Lab, rng: random.Random) -> None:
     """Workers go on for some seconds after their driver's death; the next run is at work by then."""
     job = lab.new_job()
@@ -237,7 +259,8 @@ def test_what_workers_of_a_killed_run_write_late_changes_nothing(lab: Lab, rng: 
         for _ in range(3):
             run = runs.enter_context(lab.run(job))
             wait_for_calls(run, rng.randint(1, 150))
-            kill_guard(run)
+            assert run.kill("keeper", rng)  # it would end the workers at once
+            run.hits.clear()
             assert run.kill("driver", rng)
             assert run.wait(SIGKILL_S) == -signal.SIGKILL
             assert run.alive(but=("agent",)), "the workers are still there"
@@ -252,6 +275,7 @@ def test_what_workers_of_a_killed_run_write_late_changes_nothing(lab: Lab, rng: 
 # B4, B7
 
 
+@on_ray
 def test_a_job_under_a_kill_every_few_seconds_comes_to_its_end(lab: Lab, rng: random.Random) -> None:
     job = lab.new_job()
     round_ = soak.Soak(lab.folder, lab.temporary, lab.reference, 2, rng, soak.Report(0), ends_at=math.inf)
@@ -262,6 +286,7 @@ def test_a_job_under_a_kill_every_few_seconds_comes_to_its_end(lab: Lab, rng: ra
     assert round_.report.faults.total() > 0
 
 
+@on_ray
 def test_two_jobs_at_once_both_finish_and_a_second_run_of_one_is_refused(lab: Lab) -> None:
     jobs = [lab.new_job("one"), lab.new_job("other")]
     with lab.run(jobs[0]) as one, lab.run(jobs[1]) as other:

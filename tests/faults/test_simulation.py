@@ -24,7 +24,7 @@ import pytest
 import r3po.table.outcomes as tables
 from r3po.config.keys import MaxErrors
 from r3po.engines import worker_processes as processes
-from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.pool import Answer, Call, OneMachine, WorkerLost
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError, RunStoppedError
 from r3po.file_version import UNKNOWN_VERSION, FileVersion
@@ -32,12 +32,14 @@ from r3po.run import loop as runloop
 from r3po.run import suspects, trials, watch
 from r3po.run.budgets import ErrorBudget
 from r3po.run.loop import Counts, RunLoop
+from r3po.run.orders import Orders
+from r3po.run.roster import WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.suspect_list import DEATHS, KNOWN_DEATHS
 from r3po.run.suspects import SuspectBook
 from r3po.run.trials import CAREFUL_S, Trials
 from r3po.run.watch import Watch
-from r3po.run.workers import START_S, WorkerHandle, WorkerManager
+from r3po.run.workers import START_S, WorkerManager
 from r3po.state import shards as shardstate
 from r3po.state.commits import Commit
 from r3po.state.manifest import ShardRef
@@ -49,14 +51,16 @@ from r3po.table.columns import Columns
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.predicate import CountingRules
 from r3po.table.rows import Outcomes
-from r3po.work import Batch, Death, RecordFailure, Work
+from r3po.work import Batch, Death, RecordFailure, Stage, Work
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.call_many import smaller_calls
 from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.messages import BatchDone, Probed, ShardContext
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN, OpenBatch
 from r3po.worker.rows import append_outcome, note_file
+from r3po.worker.shard_lines import ShardLines
 from r3po.worker.staging import Staged
+from roster_check import check_roster
 
 if TYPE_CHECKING:
     from conftest import Draw
@@ -724,7 +728,7 @@ class SimBudget(ErrorBudget):
         super().take(done)
 
 
-class Driver:
+class Driver(OneMachine):
     """One run of r3po, and the pool of its workers."""
 
     can_replace = True
@@ -793,9 +797,9 @@ class Driver:
             pending, world.n_workers, world.batch_seconds, suspects, None, world.batch_files, book.in_doubt
         )
         outputs: Any = SimpleNamespace(look=lambda: [])
+        publisher: Any = SimPublisher(self)
         self.loop = RunLoop(
-            SimPublisher(self),
-            states,
+            publisher,
             self._manager,
             budget,
             Trials(self.scheduler, book, world.timeout_s),
@@ -805,6 +809,7 @@ class Driver:
             "f",
             counts,
             Watch(states, Path(), self._manager, outputs, lambda event: None, "f"),
+            Orders(publisher, states, ShardLines(Path())),
             loaded_code=world.fingerprint,
         )
         self.loop.run()
@@ -963,6 +968,7 @@ class Driver:
     def check_work(self, handle: WorkerHandle, work: Work) -> None:
         process = self.processes[handle.number]
         process.trial = None
+        assert handle.role.can_stage or not isinstance(work, Stage), "who is not at home stages nothing"
         others = [m for m in self._manager.handles.values() if m is not handle and m.in_hand]
         if isinstance(work, Batch) and work.kind == "trial":
             ((place, _),) = work.places
@@ -999,6 +1005,7 @@ class Driver:
 
     def _check_progress(self) -> None:
         world = self.world
+        check_roster(self._manager._roster)
         assert world.now - self._began < MOST_VIRTUAL_S, f"stuck after {world.now - self._began:.0f} s: {self.tell()}"
         is_waiting = self._manager.is_busy or self._manager._due or self.scheduler.n_in_flight
         is_starting = any(not handle.is_ready for handle in self._manager.handles.values())

@@ -263,7 +263,8 @@ class Hit:
 
 @dataclass
 class Run:
-    """`r3po run` in a session of its own, which keeps its processes together also when their parent is dead.
+    """`r3po run` in a session of its own; that, and those of the keepers of its Rays, keep its processes together also
+    when their parent is dead.
 
     Use as a context: at its end everything that it started is killed.
     """
@@ -277,7 +278,9 @@ class Run:
     """Descriptor for stdout and stderr instead of the file; a terminal becomes the run's own, and its stdin, too."""
     hits: list[Hit] = field(default_factory=list)
     seen: dict[Pid, str] = field(default_factory=dict)
-    """Role of each process that was ever seen in the session."""
+    """Role of each process that was ever seen in the sessions."""
+    sessions: set[int] = field(default_factory=set)
+    """Those of the keepers of its Rays."""
     ended_at: float | None = None
 
     def __enter__(self) -> Self:
@@ -317,7 +320,8 @@ class Run:
 
     def look(self) -> dict[Pid, str]:
         """Return what lives of this run now by its role, and remember it."""
-        found = processes_of(self.process.pid)
+        self.sessions |= keepers_of(self.process.pid)
+        found = processes_of(self.process.pid, self.sessions)
         self.seen |= found
         return found
 
@@ -485,18 +489,35 @@ def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def processes_of(session: int) -> dict[Pid, str]:
-    """Return the role of each process of a session that lives, its leader first if it does: driver, worker, raylet,
-    gcs_server, agent or other."""
+def keepers_of(driver: int) -> set[int]:
+    """Return the processes that keep a Ray for a driver; each is the leader of a session."""
+    keepers = (pid for pid in all_pids() if any("ray_keeper" in word for word in command_of(pid)))
+    return {pid for pid in keepers if (stat := stat_of(pid)) and int(stat[1]) == driver and int(stat[3]) == pid}
+
+
+def processes_of(driver: int, sessions: set[int]) -> dict[Pid, str]:
+    """Return the role of each process that lives in the session of a driver or in others, the driver first if it does:
+    driver, keeper, worker, starter, raylet, gcs_server, agent or other."""
     found: dict[Pid, str] = {}
     for pid in all_pids():
         stat = stat_of(pid)
-        if stat and int(stat[3]) == session and stat[0] != "Z":
-            found[(pid, stat[19])] = "driver" if pid == session else _role_of(command_of(pid))
+        if stat and int(stat[3]) in (driver, *sessions) and stat[0] != "Z":
+            role = (
+                "driver" if pid == driver else "keeper" if pid in sessions else _role_of(command_of(pid), _name_of(pid))
+            )
+            found[(pid, stat[19])] = role
     return dict(sorted(found.items(), key=lambda item: item[1] != "driver"))
 
 
-def _role_of(command: list[str]) -> str:
+def _name_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    return ""
+
+
+def _role_of(command: list[str], name: str) -> str:
+    if name.startswith("r3po-"):
+        return name.removeprefix("r3po-")
     program = command[0].strip() if command else ""  # it has just ended
     if program.startswith("ray::"):
         return "agent" if program.endswith("Agent") else "other" if program == "ray::IDLE" else "worker"
@@ -551,6 +572,7 @@ FAULTS: dict[str, tuple[Fault, int, int]] = {
     "driver": (lambda run, rng: run.kill("driver", rng), 14, 9),
     "raylet": (lambda run, rng: run.kill("raylet", rng), 8, 4),
     "gcs_server": (lambda run, rng: run.kill("gcs_server", rng), 8, 4),
+    "keeper": (lambda run, rng: run.kill("keeper", rng), 6, 4),
     "agents": (lambda run, rng: run.kill("agent", rng), 5, 3),
     "everything": (lambda run, rng: run.kill_everything(), 8, 6),
     "SIGTERM": (lambda run, rng: run.send(signal.SIGTERM), 5, 2),
@@ -562,9 +584,15 @@ FAULTS: dict[str, tuple[Fault, int, int]] = {
 }
 """What may hit a run, and how often of a hundred times it does, in steady weather and in a storm."""
 
+
+def kill_starter(run: Run, rng: random.Random) -> bool:
+    """Kill what starts the workers of a run without Ray, and with it the workers."""
+    return run.kill("starter", rng)
+
+
 BOUND_S = {
     **dict.fromkeys(("driver", "everything"), SIGKILL_S),
-    **dict.fromkeys(("raylet", "gcs_server", "Ray died of it"), RAY_DEATH_S),
+    **dict.fromkeys(("raylet", "gcs_server", "keeper", "Ray died of it"), RAY_DEATH_S),
     **dict.fromkeys(("SIGTERM", "SIGHUP", "SIGINT", "SIGINT twice"), SIGNAL_S),
 }
 """Faults that end a run, and within what time."""
@@ -718,7 +746,9 @@ class Soak:
         if not FAULTS[self._drawn][0](run, self.rng):
             return
         hit = run.hits[-1]
-        if hit.kind in ("raylet", "gcs_server", "agent") and not has_worked:  # the raylet dies with its agents
+        if (
+            hit.kind in ("raylet", "gcs_server", "keeper", "agent") and not has_worked
+        ):  # the raylet dies with its agents
             hit.kind += RAY_STARTING
         self.report.faults.update(hit.kind for hit in run.hits[n_before:])
         self._drawn = None

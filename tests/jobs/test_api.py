@@ -27,7 +27,19 @@ import r3po.jobrunner
 from jobs import DOUBLE, PICKY, Job, as_new_process, doubled, make_job, run_python, snapshot, wait_until
 from odd_names import NAMES
 
-FIELDS = ["run_id", "job_name", "files", "done", "failed", "pending", "rows", "seconds", "output", "notices"]
+FIELDS = [
+    "run_id",
+    "job_name",
+    "files",
+    "done",
+    "failed",
+    "pending",
+    "rows",
+    "seconds",
+    "output",
+    "notices",
+    "machines",
+]
 
 
 @pytest.fixture

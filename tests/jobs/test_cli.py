@@ -55,6 +55,7 @@ RUN_KEYS = {
     "seconds",
     "output",
     "notices",
+    "machines",
 }
 STATUS_KEYS = {"schema_version", "files", "done", "failed", "pending", "shards", "committed_shards", "functions"}
 FAILURE_KEYS = {"path", "error_type", "message", "where", "traceback", "attempts", "seconds", "group"}

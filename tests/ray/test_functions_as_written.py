@@ -1,4 +1,4 @@
-"""Functions as people write them, on both engines: what they fork, start, move and call."""
+"""Functions as people write them, on each engine: what they fork, start, move and call."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_script_may_import_ray_first_start_tasks_of_its_own_and_set_globals(be
 
 @pytest.mark.ray
 def test_a_cached_function_without_an_importable_name_reaches_a_worker() -> None:
-    from r3po.engines.ray_pickle import from_bytes, to_bytes
+    from r3po.engines.by_value import from_bytes, to_bytes
 
     @functools.lru_cache(maxsize=3)
     def cached(path: str) -> str:
@@ -199,7 +199,7 @@ def test_a_cached_function_without_an_importable_name_reaches_a_worker() -> None
 
 @pytest.mark.ray
 def test_a_traceback_has_the_lines_of_a_notebooks_cell_in_a_worker_too() -> None:
-    from r3po.engines.ray_pickle import from_bytes, to_bytes
+    from r3po.engines.by_value import from_bytes, to_bytes
 
     cell = "/tmp/ipykernel_no_such_file/1.py"
     source = "def inner(path):\n    raise ValueError(path)  # of a cell\ndef f(path):\n    return inner(path)\n"
@@ -232,5 +232,5 @@ def test_workers_are_in_the_config_s_folder_with_the_function_as_program(engine:
     config = make_job(tmp_path, WHERE, {"1.json": 1})
     result = run_jobs(config, engine=engine)
     row = result.to_arrow().to_pylist()[0]
-    expected = [str(tmp_path), str(tmp_path / "f.py")] if engine == "ray" else [os.getcwd(), *sys.argv]
+    expected = [str(tmp_path), str(tmp_path / "f.py")] if engine != "serial" else [os.getcwd(), *sys.argv]
     assert row == {"then": expected, "now": expected}

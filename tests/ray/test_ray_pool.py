@@ -1,4 +1,4 @@
-"""Workers: one suite for both pools, then what only Ray can get wrong: processes that die, are killed, are left."""
+"""Workers: one suite for all pools, then what processes can get wrong, that die, are killed, are left."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from jobs import (
 )
 from r3po.config.settings import load_config
 from r3po.engines.pool import Answer, Call, Pool, WorkerLost
+from r3po.engines.processes import ProcessesPool
 from r3po.engines.serial import SerialPool
 from r3po.errors import DamagedStateError, FunctionError
 from r3po.function.find import find_function
@@ -90,6 +91,8 @@ def make_bench(folder: Path, function: str = DOUBLE, n_files: int = 20) -> Bench
 def pool(engine: str, tmp_path: Path) -> Iterator[Pool]:
     if engine == "serial":
         made: Pool = SerialPool()
+    elif engine == "processes":
+        made = ProcessesPool()
     else:
         from r3po.engines.ray_pool import RayPool
 
@@ -98,7 +101,9 @@ def pool(engine: str, tmp_path: Path) -> Iterator[Pool]:
     made.close()
 
 
-only_ray = pytest.mark.parametrize("engine", [pytest.param("ray", marks=pytest.mark.ray)], indirect=True)
+with_processes = pytest.mark.parametrize(
+    "engine", ["processes", pytest.param("ray", marks=pytest.mark.ray)], indirect=True
+)
 
 
 def wait_for(pool: Pool, n: int) -> list[Answer | WorkerLost]:
@@ -138,13 +143,14 @@ def set_columns(pool: Pool, bench: Bench) -> Columns:
     return columns
 
 
-# One suite for both pools
+# One suite for all pools
 
 
 def test_a_worker_loads_probes_and_carries_out_its_calls_in_order(pool: Pool, bench: Bench) -> None:
     assert load(pool, bench) == [Answer(worker=0, call=Call("load"), value=bench.setup.function.fingerprint)]
     assert pool.wait(0.05) == [], "then it has nothing to say"
-    assert pool.description == ("serial" if isinstance(pool, SerialPool) else "Ray, joined")
+    kinds: dict[type, str] = {SerialPool: "serial", ProcessesPool: "processes"}
+    assert pool.description == kinds.get(type(pool), "Ray, joined")
 
     probed = answer_of(pool, Call("probe", bench.offer(0, 20))).value
     columns = probed.columns
@@ -204,11 +210,11 @@ def test_a_worker_that_is_told_to_stop_gives_everything_back(pool: Pool, bench: 
     assert (done.segment, done.n_done, done.returned) == (None, 0, ((1, 20),))
 
 
-# Only Ray
+# Pools with processes
 
 
-@pytest.mark.ray
-def test_two_workers_are_two_processes_and_end_with_the_pool(cluster: None, tmp_path: Path) -> None:
+@with_processes
+def test_two_workers_are_two_processes_and_end_with_the_pool(engine: str, tmp_path: Path) -> None:
     with as_new_process(tmp_path):
         job = make_job(tmp_path, 40, batch_seconds=0.01)
         job.write_function(
@@ -220,15 +226,16 @@ def test_two_workers_are_two_processes_and_end_with_the_pool(cluster: None, tmp_
             "        time.sleep(0.01)\n"
             "    return {'pid': os.getpid()}\n"
         )
-        result = r3po.run_jobs(job.config, progress=False)
+        result = r3po.run_jobs(job.config, engine=engine, progress=False)
     assert (result.done, result.failed) == (40, 0)
     pids = {int(row["pid"]) for row in job.rows()}
     assert len(pids) == 2
     assert os.getpid() not in pids
     wait_until(lambda: not [pid for pid in pids if is_there(pid)], "both workers have ended", 10)
-    import ray
+    if engine == "ray":
+        import ray
 
-    assert ray.is_initialized(), "a Ray that was there before r3po is not stopped"
+        assert ray.is_initialized(), "a Ray that was there before r3po is not stopped"
 
 
 def is_there(pid: int) -> bool:
@@ -239,7 +246,7 @@ def is_there(pid: int) -> bool:
     return not HAS_PROC or bool(alive(tree_of(pid)[:1]))
 
 
-@only_ray
+@with_processes
 def test_a_worker_that_dies_or_is_ended_is_lost_and_others_go_on(pool: Pool, tmp_path: Path) -> None:
     text = GATED.format(at=7, pause=0).replace("    if n >=", "    n == 6 and os._exit(1)\n    if n >=")
     with as_new_process(tmp_path):
@@ -266,7 +273,7 @@ def test_a_worker_that_dies_or_is_ended_is_lost_and_others_go_on(pool: Pool, tmp
         assert answer_of(pool, Call("run_batch", bench.offer(1, 5, columns)), worker=2).value.n_done == 4
 
 
-@only_ray
+@with_processes
 def test_a_worker_without_a_folder_for_log_and_beacon_says_so(pool: Pool, bench: Bench) -> None:
     bench.setup.workers_folder.rmdir()
     (loaded,) = load(pool, bench)
@@ -352,17 +359,17 @@ def test_a_joined_ray_whose_head_hangs_is_told_with_one_error_within_a_minute(tm
     assert lines[2] == "True"
 
 
-@pytest.mark.ray
-def test_a_run_on_ray_gives_the_bytes_of_a_serial_run(cluster: None, tmp_path: Path) -> None:
+@with_processes
+def test_a_run_with_workers_gives_the_bytes_of_a_serial_run(engine: str, tmp_path: Path) -> None:
     jobs = {}
-    for engine in ("ray", "serial"):
+    for this in (engine, "serial"):
         with as_new_process(tmp_path):
-            jobs[engine] = make_job(tmp_path / engine, 203, MIXED, shard_size=30, batch_seconds=0.02)
-            result = r3po.run_jobs(jobs[engine].config, engine=engine, progress=False)
+            jobs[this] = make_job(tmp_path / this, 203, MIXED, shard_size=30, batch_seconds=0.02)
+            result = r3po.run_jobs(jobs[this].config, engine=this, progress=False)
             assert (result.done, result.failed, result.pending) == (191, 12, 0)
-    on_ray = jobs["ray"].published()
-    assert len(on_ray) == 2 * 7 + 2 + 1
-    assert on_ray == jobs["serial"].published()
+    made = jobs[engine].published()
+    assert len(made) == 2 * 7 + 2 + 1
+    assert made == jobs["serial"].published()
 
 
 def test_a_module_beside_the_function_and_a_callable_by_value_reach_the_workers(engine: str, tmp_path: Path) -> None:
@@ -486,12 +493,12 @@ def read_nothing():
 handlers never run: it is ended by the driver. Where it is nobody asks on a Ray that r3po only joined."""
 
 
-@pytest.mark.ray
+@with_processes
 @pytest.mark.faults
-def test_workers_that_die_are_replaced_and_only_their_deadly_files_fail(cluster: None, tmp_path: Path) -> None:
+def test_workers_that_die_are_replaced_and_only_their_deadly_files_fail(engine: str, tmp_path: Path) -> None:
     with as_new_process(tmp_path):
         job = make_job(tmp_path, 60, DEADLY, shard_size=20, timeout_seconds=1.0)
-        result = r3po.run_jobs(job.config, progress=False)
+        result = r3po.run_jobs(job.config, engine=engine, progress=False)
         exits, crashes, hangs = result.failures()
     assert (result.done, result.failed, result.pending) == (57, 3, 0)
     assert (job.folder / "killed").exists()

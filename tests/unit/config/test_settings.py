@@ -343,7 +343,7 @@ PROBLEMS = {
     "must be a mapping such as {{fruits: int64, name: string}}, or null": ["columns: [a]"],
     'unknown key; did you mean "shard_size"?': ["Shard_Size: 5"],
     'unknown key; did you mean "level"?': ["parquet:\n  levl: 3"],
-    "unknown key": ["colour: red", "ray_address: 1"],  # which resemble none
+    "unknown key": ["colour: red", "cluster: 1"],  # which resemble none
     "the key is not text; keys are names such as job_name": [
         "<<: {csv: true}",
         "yes: 1",

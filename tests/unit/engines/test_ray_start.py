@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-import r3po.engines.ray_watch as watch
+import r3po.engines.private_ray as private_ray
+from r3po.engines.needs import Needs
+from r3po.engines.private_ray import PrivateRay
 from r3po.engines.ray_lines import ray_lines_to, split_lines
-from r3po.engines.ray_watch import StartStuck, Watchdog
-from r3po.errors import FunctionError
+from r3po.errors import FunctionError, RunStoppedError
 from r3po.function.find import find_function
 from r3po.state.folders import JobFolders
 from r3po.worker.import_trial import ImportTrial
@@ -45,43 +48,66 @@ def test_lines_of_ray_go_to_its_log_and_all_others_to_the_screen(
     assert (tmp_path / "ray.log").read_bytes() == RAYS
 
 
-class FakeGuard:
-    def release(self, *, is_clean: bool) -> None:
-        raise AssertionError("nothing is to be ended")
+# Waiting for the keeper
 
 
-def make_watchdog(folder: Path) -> Watchdog:
-    return Watchdog(folder, lambda: None, FakeGuard())  # type: ignore[arg-type]
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_ray, "LOOK_S", 0.02)
+    monkeypatch.setattr(private_ray, "START_LIMIT_S", 0.5)
 
 
-def test_a_start_without_a_sign_of_life_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK_S", 0.01)
-    monkeypatch.setattr(watch, "START_LIMIT_S", 0.4)
-    watchdog = make_watchdog(tmp_path)
+def launch(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> private_ray._Keeper:
+    """Start a process in a keeper's place."""
+    monkeypatch.setattr(private_ray, "command_of", lambda settings, *flags: [sys.executable, "-c", code])
+    return private_ray._Keeper(folder, folder.parent / "ray.log", 1, 0, dict(os.environ))
+
+
+def test_a_start_without_a_sign_of_life_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    folder = tmp_path / "ray"
+    folder.mkdir()
+    signs = f"[(open(r'{folder}/' + str(n), 'w').close(), time.sleep(0.2)) for n in range(10)]"
+    keeper = launch(folder, monkeypatch, f"import sys, time; {signs}; sys.stdin.read()")
     began = time.monotonic()
-    watchdog.start()
     try:
-        with pytest.raises(StartStuck):
-            while time.monotonic() < began + 30:
-                if time.monotonic() < began + 0.3:
-                    (tmp_path / f"{time.monotonic()}").touch()  # signs of life
-                time.sleep(0.005)
-        assert time.monotonic() - began > 0.6
+        with pytest.raises(TimeoutError, match="nothing has come of it for 0 s"):
+            keeper.wait_for_address()
+        assert time.monotonic() - began > 2, "as long as there are signs it is waited for"
     finally:
-        watchdog.is_over.set()
-        watchdog.join()
+        keeper.end()
+    assert not folder.exists()
 
 
-def test_once_ray_has_started_there_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK_S", 0.01)
-    monkeypatch.setattr(watch, "START_LIMIT_S", 0.1)
-    watchdog = make_watchdog(tmp_path)
-    watchdog.ray_has_started()
-    watchdog.start()
-    time.sleep(0.4)
-    assert watchdog.is_alive()
-    watchdog.is_over.set()
-    watchdog.join()
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ('import json; print(json.dumps({"failed": "its raylet ended"}))', "its raylet ended"),
+        ("import os; os.kill(os.getpid(), 9)", "the process that starts it ended"),
+    ],
+)
+def test_a_start_that_fails_says_why(
+    code: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    monkeypatch.setattr(private_ray, "check_loopback", lambda: None)
+    monkeypatch.setattr(private_ray, "make_temporary", lambda: Path(tempfile.mkdtemp(dir=tmp_path)))
+    monkeypatch.setattr(private_ray, "command_of", lambda settings, *flags: [sys.executable, "-c", code])
+    monkeypatch.setattr(private_ray.time, "sleep", lambda seconds: None)
+    ray = PrivateRay(tmp_path / "ray.log", tmp_path / "ray_folder", Needs())
+    with pytest.raises(RunStoppedError) as caught:
+        ray.start(2)
+    assert caught.value.args[0] == f"Ray does not start: {told}"
+    assert "run again" in (caught.value.hint or "")
+    assert {path.name for path in tmp_path.iterdir()} == {"ray.log", "ray_folder"}, "nothing is left of three tries"
+
+
+def test_ray_and_its_workers_have_docstrings_threads_and_a_token_of_their_own() -> None:
+    given = {"PYTHONOPTIMIZE": "2", "RAY_AUTH_TOKEN": "of another Ray", "PATH": "/bin"}
+    made = private_ray.keeper_environment(given, "own", 3)
+    assert (made["PYTHONOPTIMIZE"], made["OMP_NUM_THREADS"], made["PATH"]) == ("1", "3", "/bin")
+    assert (made["RAY_AUTH_MODE"], made["RAY_AUTH_TOKEN"]) == ("token", "own")
+    assert private_ray.keeper_environment({"OMP_NUM_THREADS": "8"}, "own", 3)["OMP_NUM_THREADS"] == "8"
 
 
 # The import of f's module beside the start

@@ -17,16 +17,19 @@ from r3po.errors import FunctionError, RunStoppedError
 from r3po.run import budgets
 from r3po.run.budgets import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget, LossBudget
 from r3po.run.loop import Counts, RunLoop
+from r3po.run.orders import Orders
+from r3po.run.roster import Standing, WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.suspect_list import Suspect
 from r3po.run.trials import Trials
 from r3po.run.watch import Watch
-from r3po.run.workers import Lost, WorkerHandle
+from r3po.run.workers import Lost
 from r3po.table.outcomes import Failure
-from r3po.work import Death
+from r3po.work import Death, Work
 from r3po.worker.beacon import Phase, Sighting
 from r3po.worker.messages import FAILURES_TOLD, BatchDone
 from r3po.worker.open_batch import ENVIRONMENTAL_RUN
+from r3po.worker.shard_lines import ShardLines
 
 BROKE = Failure("ValueError", "broke\nin two", "count.py:3 in f", "Traceback ...")
 NO_DISK = Failure("OSError", "[Errno 5] Input/output error", "count.py:2 in f", "")
@@ -230,13 +233,20 @@ class FakeCrew:
     messages: list[Answer | Lost]
     handles: dict[int, WorkerHandle] = field(default_factory=lambda: {n: WorkerHandle(n) for n in range(2)})
     is_gone: bool = False
+    n_wanted: int = 2
 
     @property
     def is_busy(self) -> bool:
         return any(handle.in_hand for handle in self.handles.values())
 
-    def iter_free(self, depth: int) -> list[WorkerHandle]:
-        return []
+    def next_free(self, standing: Standing) -> None:
+        pass
+
+    def loaded(self, worker: int) -> None:
+        pass
+
+    def settle(self, worker: int) -> Work:
+        return self.handles[worker].in_hand.pop(0)
 
     def need_fresh(self) -> None:
         pass
@@ -267,9 +277,9 @@ def loop_of(
             handle.in_hand.append(work)
     book: Any = SimpleNamespace(write=lambda *args: written.append(args) if written is not None else None)
     outputs: Any = SimpleNamespace(look=list)
+    publisher: Any = SimpleNamespace(columns="some")
     return RunLoop(
-        SimpleNamespace(columns="some"),
-        {},
+        publisher,
         manager,
         ErrorBudget(limit, is_guarded=False),
         Trials(scheduler, book),
@@ -279,6 +289,7 @@ def loop_of(
         "f",
         Counts(0, 0, 8),
         Watch({}, Path(), manager, outputs, lambda event: None, "f"),
+        Orders(publisher, {}, ShardLines(Path())),
     )
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.pool import Answer, Call, OneMachine, WorkerLost
 from r3po.errors import FunctionError, RunStoppedError
 from r3po.events import Event, Notice
 from r3po.run.budgets import LossBudget
 from r3po.run.leavers import CLOSE_S, GRACE_S, MAKING_S, STOPPED_CLOSE_S, Leavers
-from r3po.run.workers import Lost, WorkerHandle, WorkerManager
+from r3po.run.roster import WorkerHandle
+from r3po.run.workers import Lost, WorkerManager
 from r3po.work import Batch, Death
 from r3po.worker.beacon import Phase, Sighting
 
@@ -24,7 +25,7 @@ def seen_in(phase: Phase) -> Sighting:
 
 
 @dataclass
-class FakePool:
+class FakePool(OneMachine):
     """Notes what it was asked for; time passes while somebody waits."""
 
     phases: dict[int, Phase] = field(default_factory=dict)
@@ -138,7 +139,8 @@ def test_what_went_wrong_is_told_once_for_all_workers(bench: Bench) -> None:
 def test_a_worker_is_replaced_once_f_is_closed_in_it(bench: Bench) -> None:
     manager = WorkerManager(bench.pool, 1, None, lambda: bench.pool.now, bench.leavers)  # type: ignore[arg-type]
     handle = manager.handles[0]
-    handle.is_ready, handle.is_fresh = True, False
+    handle.is_fresh = False
+    manager.loaded(0)
     manager.dismiss(handle)
     manager.need_fresh()
     assert bench.pool.submitted == [(0, Call("finish", (CLOSE_S,)))] and manager.handles == {}
@@ -152,7 +154,8 @@ def test_a_worker_is_replaced_once_f_is_closed_in_it(bench: Bench) -> None:
 
 def test_a_trial_waits_for_a_worker_that_makes_f_however_long_that_takes(bench: Bench) -> None:
     manager = WorkerManager(bench.pool, 2, None, lambda: bench.pool.now, bench.leavers)  # type: ignore[arg-type]
-    manager.handles[0].is_ready, manager.handles[0].is_fresh = True, False
+    manager.handles[0].is_fresh = False
+    manager.loaded(0)
     bench.pool.phases = {0: Phase.IDLE, 1: Phase.MAKING}
     bench.pool.now += 600
     manager.wait(1.0)

@@ -213,6 +213,21 @@ def test_a_shard_is_staged_after_its_last_batch_came_back_and_before_other_batch
     assert scheduler.is_finished
 
 
+def test_a_worker_that_cannot_stage_gets_a_batch_and_the_shard_waits_for_one_that_can() -> None:
+    scheduler = Scheduler([(0, []), (1, [(0, 10)])], 2, 1.0)
+    away = scheduler.next_work(can_stage=False)
+    assert isinstance(away, Batch) and away.shard == 1
+    home = scheduler.next_work()
+    assert isinstance(home, Stage) and home.shard == 0
+    scheduler.hand_back(home)
+    scheduler.batch_done(away, [], 1.0)
+    while isinstance(away := scheduler.next_work(can_stage=False), Batch):
+        scheduler.batch_done(away, [], 1.0)
+    assert away is None and not scheduler.is_finished, "both shards wait for a worker at home"
+    staged = [scheduler.next_work(), scheduler.next_work()]
+    assert [work.shard for work in staged if isinstance(work, Stage)] == [0, 1]
+
+
 def test_an_offer_takes_several_runs_up_to_its_limit_and_is_of_one_shard() -> None:
     scheduler = Scheduler([(0, [(1, 2), (5, 7), (9, 12)]), (1, [(0, 2)])], 1, 1.0)
     first = next_batch(scheduler, 4)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from r3po.engines import worker_processes
-from r3po.engines.pool import Answer, Call, WorkerLost
+from r3po.engines.pool import Answer, Call, OneMachine, WorkerLost
 from r3po.engines.worker_processes import OOM_S, WorkerProcesses
+from r3po.run.roster import Standing, WorkerHandle
 from r3po.run.workers import (
     GAP_S,
     GRACE_S,
@@ -21,7 +22,6 @@ from r3po.run.workers import (
     START_S,
     WATCH_S,
     Lost,
-    WorkerHandle,
     WorkerManager,
 )
 from r3po.work import Batch, Death, Stage
@@ -34,7 +34,7 @@ TRIAL = Batch(1, 2, ((3, 4),), "trial")
 
 
 @dataclass
-class FakePool:
+class FakePool(OneMachine):
     """Says what it was told to say, and notes what it was asked for."""
 
     processes: WorkerProcesses
@@ -123,10 +123,20 @@ class Scene:
 
     def ready(self, *workers: int) -> None:
         for worker in workers:
-            self.manager.handles[worker].is_ready = True
+            self.manager.loaded(worker)
+
+    def settle_all(self, worker: int) -> None:
+        while self.manager.handles[worker].in_hand:
+            self.manager.settle(worker)
+
+    def is_fresh(self, worker: int) -> bool:
+        """Whether a trial may be held on it."""
+        return worker in self.manager._roster._free.get(Standing(0, True, True), ())
 
     def free(self, depth: int) -> list[int]:
-        return [handle.number for handle in self.manager.iter_free(depth)]
+        """Return the workers that may be given work while they have fewer than `depth` pieces in hand."""
+        groups = self.manager._roster._free.items()
+        return sorted(worker for standing, group in groups if standing.n_in_hand < depth for worker in group)
 
     def leaving(self) -> list[int]:
         return [handle.number for handle in self.manager.handles.values() if handle.is_leaving]
@@ -184,7 +194,7 @@ def test_whoever_has_answered_before_it_died_is_a_member_until_its_death_is_told
     stage.say(Answer(0, RUN), WorkerLost(0, "died"))
     handle = stage.manager.handles[0]
     assert handle.in_hand == [first, second] and list_workers(stage.folder) == [0, 1, 2]
-    handle.in_hand.pop(0)
+    stage.manager.settle(0)
     given = stage.give(0, number=9)  # nobody knows yet
     assert stage.say(Answer(0, RUN)) == [Answer(0, RUN)], "it is held back as long as there are answers"
     (lost,) = stage.say(WorkerLost(0, "died"))
@@ -198,7 +208,7 @@ def test_whoever_has_answered_and_was_let_go_is_not_told_of(stage: Scene) -> Non
     stage.give(0)
     assert stage.say(Answer(0, RUN), WorkerLost(0, "died")) == [Answer(0, RUN)]
     handle = stage.manager.handles[0]
-    handle.in_hand.clear()
+    stage.settle_all(0)
     stage.manager.dismiss(handle)
     assert stage.manager.wait(0.1) == []
     stage.pass_time(1)
@@ -244,10 +254,10 @@ def test_what_counts_is_the_moment_when_it_had_nothing_in_hand(stage: Scene) -> 
     stage.give(0)
     stage.mark(0, Phase.RECORDING)
     stage.mark(0, Phase.IDLE, -1)
-    handle.in_hand.pop(0)
+    stage.manager.settle(0)
     stage.give(0)
     assert Lost(handle, Death("killed"), read_beacon(stage.folder, 0), False).has_begun
-    handle.in_hand.clear()
+    stage.settle_all(0)
     stage.give(0)
     assert not stage.lose(0).has_begun, "it was idle when it was given this one"
 
@@ -338,8 +348,8 @@ def test_what_the_kernel_killed_for_memory_is_counted(new_stage: NewStage) -> No
 def test_what_idle_workers_hold_in_memory_is_freed_for_a_trial(stage: Scene) -> None:
     stage.give(0, 1, 2)
     stage.say(*(Answer(worker, RUN) for worker in range(3)))
-    for handle in stage.manager.handles.values():
-        handle.in_hand.clear()
+    for worker in range(3):
+        stage.settle_all(worker)
     trial = stage.manager.handles[1]
     trial.is_fresh = True
     stage.give(1)
@@ -406,8 +416,8 @@ def test_a_pool_that_cannot_replace_is_not_asked_to(new_stage: NewStage) -> None
     stage = new_stage(n_workers=1, can_replace=False)
     (handle,) = stage.manager.handles.values()
     stage.give(0)
-    handle.in_hand.clear()
-    assert stage.manager.is_fresh(handle), "its only worker is as fresh as it gets"
+    stage.settle_all(0)
+    assert stage.is_fresh(0), "its only worker is as fresh as it gets"
     stage.manager.dismiss(handle)
     stage.manager.need_fresh()
     stage.pass_time(5)
@@ -428,15 +438,14 @@ def test_a_worker_is_free_up_to_the_depth_of_its_queue_and_with_a_trial_not_at_a
 
 
 def test_a_worker_is_fresh_until_it_was_given_a_file(stage: Scene) -> None:
-    handle = stage.manager.handles[0]
-    assert stage.manager.is_fresh(handle)
-    stage.manager.submit(handle, Stage(1, 2), Call("stage"))
-    assert not stage.manager.is_fresh(handle), "it has something in hand"
-    handle.in_hand.clear()
-    assert stage.manager.is_fresh(handle), "f has not run in it"
+    assert stage.is_fresh(0)
+    stage.manager.submit(stage.manager.handles[0], Stage(1, 2), Call("stage"))
+    assert not stage.is_fresh(0), "it has something in hand"
+    stage.settle_all(0)
+    assert stage.is_fresh(0), "f has not run in it"
     stage.give(0)
-    handle.in_hand.clear()
-    assert not stage.manager.is_fresh(handle)
+    stage.settle_all(0)
+    assert not stage.is_fresh(0)
 
 
 def test_a_further_call_of_a_ticket_goes_to_its_worker_unless_that_is_gone(stage: Scene) -> None:
@@ -452,7 +461,7 @@ def test_a_worker_that_is_to_leave_finishes_what_it_has_and_is_replaced_once(sta
     stage.manager.dismiss(handle)
     stage.manager.release(0)
     assert (stage.free(2), stage.pool.killed) == ([1, 2], [])
-    handle.in_hand.clear()
+    stage.settle_all(0)
     stage.manager.release(0)
     stage.manager.release(0)
     assert stage.pool.killed == [(0, False)]
@@ -599,7 +608,7 @@ def test_a_worker_that_has_just_done_something_has_its_time_from_then(stage: Sce
     stage.pass_time(TIMEOUT_S)
     stage.mark(0, Phase.IDLE, -1)
     stage.pass_time(WATCH_S)
-    handle.in_hand.pop(0)
+    stage.manager.settle(0)
     stage.pass_time(SILENT_S)
     assert stage.pool.killed == []
     stage.pass_time(WATCH_S)

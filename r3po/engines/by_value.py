@@ -12,10 +12,10 @@ import linecache
 import os
 import pickle
 from collections.abc import Callable
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
-import ray.cloudpickle
+import cloudpickle
 
 from r3po.errors import FunctionError
 from r3po.function.fingerprint import MAIN_NAMES
@@ -44,9 +44,8 @@ def to_bytes(value: Any) -> bytes:
 def from_bytes(pickled: bytes) -> Any:
     """Return the function that `to_bytes` was given."""
     file = io.BytesIO(pickled)
-    load: Any = ray.cloudpickle.load
-    function = load(file)
-    for name, lines in load(file).items():
+    function = pickle.load(file)
+    for name, lines in pickle.load(file).items():
         # Without an mtime it is never looked for on the disk.
         linecache.cache.setdefault(name, (sum(map(len, lines)), None, lines, name))
     return function
@@ -58,11 +57,13 @@ def from_bytes(pickled: bytes) -> Any:
 _SHARED_NAMES = ("<string>", "<stdin>")
 """What code of many origins has for the name of its file: lines by such a name may be another's."""
 
-_Base: Any = ray.cloudpickle.CloudPickler
+_Base: Any = cloudpickle.Pickler
 
 
 class _Pickler(_Base):  # type: ignore[misc]
     """Also takes what has a cache, which pickle knows by its name alone; each worker begins with an empty one.
+
+    Code keeps the name of its file, by which failures name their line: cloudpickle takes it away since 3.1.
 
     Attributes:
         sources: the lines of all code that is in no file, by the name that it has for one.
@@ -75,6 +76,9 @@ class _Pickler(_Base):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, FunctionType):
             self._note_source(obj)
+        if isinstance(obj, CodeType):
+            make, parts = self.dispatch_table[CodeType](obj)
+            return _code_of_file, (obj.co_filename, make, parts)
         if isinstance(obj, functools._lru_cache_wrapper) and _has_no_name(obj):
             return _with_cache, (obj.__wrapped__, obj.cache_parameters())
         if isinstance(obj, functools.cached_property):  # has a lock, until Python 3.12
@@ -94,6 +98,10 @@ class _Pickler(_Base):  # type: ignore[misc]
 def _has_no_name(function: Any) -> bool:
     """Whether another process finds no such function by its name."""
     return function.__module__ in MAIN_NAMES or "<locals>" in function.__qualname__
+
+
+def _code_of_file(name: str, make: Callable[..., CodeType], parts: tuple[Any, ...]) -> CodeType:
+    return make(*parts).replace(co_filename=name)
 
 
 def _with_cache(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:

@@ -1,0 +1,203 @@
+"""What looks after the workers of one machine that is not home: an actor there, which the driver asks twice a second.
+
+It does for the driver what `WorkerProcesses` does at home: it reads beacons, ends workers, says how one died, passes on
+what f printed, and keeps the stop file. Everything lies in one temporary folder of that machine. Once the agent is
+gone, or has had no word from the driver for `LEASE_S`, its workers are ended and the folder is removed: a machine that
+is cut off keeps nothing of ours, and what its workers may still do counts nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from r3po.engines.ray_guard import Guard, end_users_of
+from r3po.engines.worker_processes import WorkerProcesses
+from r3po.function.find import FunctionSpec
+from r3po.function.travel import Baggage, unpack
+from r3po.storage.durable import make_empty
+from r3po.storage.names import show_name
+from r3po.work import Death
+from r3po.worker.beacon import Sighting, list_workers, read_beacon
+from r3po.worker.printed import Outputs
+
+LEASE_S = 120.0
+"""Seconds without a word from the driver after which an agent ends its workers and itself."""
+
+FOLDER_PREFIX = "r3po-agent-"
+"""Begins the name of the temporary folder of every agent."""
+
+_COMPARED = ("r3po", "ray", "pyarrow")
+"""Packages that must have the same version on all machines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What an agent needs to begin."""
+
+    function: FunctionSpec
+    baggage: Baggage
+    """The files of the function."""
+    probes: tuple[str, ...]
+    """Paths within the source, which the machine must see."""
+    wanted: Mapping[str, str]
+    """The driver's `versions`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What came of a visit."""
+
+    name: str
+    """Of the machine, for people."""
+    trouble: str = ""
+    """Why no worker can be there; empty: nothing is in the way."""
+    hint: str = ""
+    folder: str = ""
+    function: FunctionSpec | None = None
+    """With the paths of that machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What an agent sees."""
+
+    sightings: dict[int, Sighting]
+    printed: list[tuple[int, str]]
+    """What f printed since the last look, by worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Autopsy:
+    """What is known of a dead worker."""
+
+    death: Death
+    last: Sighting | None
+    printed: list[tuple[int, str]]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that must be the same on all machines, by name."""
+    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    for name in _COMPARED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+class Agent:
+    """The actor: one a machine, and one for each time that the machine joins."""
+
+    def __init__(self) -> None:
+        self._folder = _make_folder()
+        self._workers.mkdir()
+        self._guard = Guard(self._folder)  # for whatever way this process ends
+        self._processes = WorkerProcesses(self._workers)
+        self._outputs = Outputs(self._workers, is_shown=True)
+        self._heard_at = time.monotonic()
+        threading.Thread(target=self._wait_for_words, name="r3po-lease", daemon=True).start()
+
+    def arrive(self, visit: Visit) -> Arrival:
+        """Compare versions, look at the source, and put the function's files down."""
+        self._heard_at = time.monotonic()
+        name = socket.gethostname()
+        own = versions()
+        different = [
+            f"{what} {own[what]} (here {wanted})" for what, wanted in visit.wanted.items() if own[what] != wanted
+        ]
+        if different:
+            return Arrival(name, f"it has {', '.join(different)}", "install the same there")
+        unseen = next((path for path in visit.probes if not os.path.lexists(path)), None)
+        if unseen is not None:
+            hint = "mount the source there under the same path"
+            return Arrival(name, f"it does not see the source: there is no {show_name(unseen)}", hint)
+        function = unpack(visit.function, visit.baggage, self._folder / "code")
+        return Arrival(name, folder=str(self._folder), function=function)
+
+    def look(self, *, is_stopping: bool) -> Look:
+        """Return what the workers do. Args: is_stopping: the run is to stop, which they are told."""
+        self._heard_at = time.monotonic()
+        if is_stopping and not self._stop_file.exists():
+            make_empty(self._stop_file)
+        seen = {worker: self._processes.sighting(worker) for worker in list_workers(self._workers)}
+        return Look({worker: one for worker, one in seen.items() if one is not None}, list(self._outputs.look()))
+
+    def end(self, worker: int, *, ask_first: bool) -> None:
+        """End a worker; see `WorkerProcesses.end`."""
+        self._processes.end(worker, ask_first=ask_first)
+
+    def dismiss(self, worker: int) -> None:
+        """End a worker and forget it."""
+        self._processes.end(worker)
+        self._processes.forget(worker)
+
+    def autopsy(self, worker: int, *, is_memory: bool) -> Autopsy:
+        """Return how a worker died, and forget it."""
+        self._heard_at = time.monotonic()
+        self._processes.end(worker)  # what f started in it may still be there
+        last = read_beacon(self._workers, worker)
+        return Autopsy(self._processes.death_of(worker, is_memory=is_memory), last, list(self._outputs.look()))
+
+    def leave(self) -> list[tuple[int, str]]:
+        """End all workers, remove everything, and return what f has printed since the last look."""
+        self._processes.await_end()  # the driver has told Ray to end them, which then takes it for no accident
+        printed = list(self._outputs.look())
+        self._clear()
+        self._guard.release()
+        return printed
+
+    # Private methods
+
+    @property
+    def _workers(self) -> Path:
+        return workers_folder(self._folder)
+
+    @property
+    def _stop_file(self) -> Path:
+        return stop_file(self._folder)
+
+    def _wait_for_words(self) -> None:
+        while time.monotonic() - self._heard_at < LEASE_S:
+            time.sleep(1)
+        self._clear()
+        os._exit(0)
+
+    def _clear(self) -> None:
+        for worker in list_workers(self._workers):
+            self._processes.end(worker)
+        end_users_of(str(self._folder))
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def workers_folder(folder: Path) -> Path:
+    """Return where the workers of a machine have their beacons."""
+    return folder / "workers"
+
+
+def stop_file(folder: Path) -> Path:
+    """Return what exists once the workers of a machine are to stop."""
+    return folder / "stop"
+
+
+# Private functions
+
+
+def _make_folder() -> Path:
+    """Return a new folder: in a container the usual place may be read-only."""
+    for place in (None, "/dev/shm", os.getcwd()):
+        try:
+            return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=place))
+        except OSError as error:
+            reason = error
+    raise reason
