@@ -58,7 +58,7 @@ def list_objects(
     pages = _pages_in_parallel(client, url.prefix, start_after if promises else "")
     with closing(pages):
         if promises:
-            yield from _checked(pages, url)
+            yield from checked(pages, url)
             return
         behind = key_order(start_after)
         with SortedRuns(scratch) as runs:
@@ -79,10 +79,7 @@ def key_order(key: str) -> bytes:
     return key.encode("utf-8", "surrogateescape")
 
 
-# Private functions
-
-
-def _checked(pages: Iterable[Page], url: ObjectUrl) -> Iterator[Page]:
+def checked(pages: Iterable[Page], url: ObjectUrl) -> Iterator[Page]:
     """Yield pages as they come.
 
     Raises:
@@ -101,6 +98,9 @@ def _checked(pages: Iterable[Page], url: ObjectUrl) -> Iterator[Page]:
                 )
             last = order
         yield page
+
+
+# Private functions
 
 
 def _pages_in_parallel(client: S3Client, prefix: str, start_after: str) -> Generator[Page]:

@@ -1,0 +1,208 @@
+"""Reading objects ahead of f: in order, within the window, and without anything left behind."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from obstore.store import MemoryStore
+
+from r3po.errors import StoreError
+from r3po.source.object_ahead import ObjectsAhead, Wanted, local_path
+from r3po.storage.object_urls import ObjectUrl
+from r3po.storage.objects import ObjectInfo, ObjectStore
+from seaweed import Cut, FaultyProxy, Status
+
+URL = ObjectUrl("gs", "files", "raw/")
+
+
+class Watched(ObjectStore):
+    """A store in memory that counts what is in flight, and does to a read what a test says."""
+
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        super().__init__(URL, client=MemoryStore())
+        self.n_now = self.n_most = self.n_begun = 0
+        self.before: Callable[[str], None] = lambda key: None
+        self._counting = threading.Lock()
+        for path, content in contents.items():
+            self.write("raw/" + path, content)
+
+    def read(self, key: str, **given: Any) -> tuple[bytes, ObjectInfo]:
+        with self._counting:
+            self.n_now += 1
+            self.n_begun += 1
+            self.n_most = max(self.n_most, self.n_now)
+        try:
+            self.before(key)
+            return super().read(key, **given)
+        finally:
+            with self._counting:
+                self.n_now -= 1
+
+    def wanted(self, *paths: str) -> list[Wanted]:
+        looks = {path: self.look("raw/" + path) for path in paths}
+        return [Wanted(path, info.size, info.tag) for path, info in looks.items()]
+
+
+CONTENTS = {f"{n // 10}/{n:03}.txt": b"%d" % n * 10 for n in range(100)}
+
+
+def test_objects_come_in_order_as_bytes() -> None:
+    store = Watched(CONTENTS)
+    store.before = lambda key: time.sleep(0.003 if key.endswith("0.txt") else 0)
+    with ObjectsAhead(store) as ahead:
+        found = list(ahead.fetch(store.wanted(*CONTENTS)))
+        again = list(ahead.fetch(store.wanted("3/030.txt")))
+    assert {each.path: each.data for each in found} == CONTENTS
+    assert [each.path for each in found] == list(CONTENTS)
+    assert all(each.error is None and each.file is None for each in found)
+    assert [each.data for each in again] == [CONTENTS["3/030.txt"]]
+    assert 1 < store.n_most <= 16
+
+
+def test_no_more_is_read_than_the_window_has_room_for() -> None:
+    store = Watched({f"{n}": b"x" * 100 for n in range(50)})
+    with ObjectsAhead(store, n_requests=8, n_bytes=1000) as ahead:
+        objects = ahead.fetch(store.wanted(*(str(n) for n in range(50))))
+        next(objects)
+        wait_until(lambda: store.n_now == 0 and store.n_begun == 10)
+        next(objects)
+        wait_until(lambda: store.n_now == 0 and store.n_begun == 11)
+        objects.close()  # type: ignore[attr-defined]
+    assert store.n_most <= 8
+
+
+def test_an_object_larger_than_the_window_comes_alone() -> None:
+    store = Watched({"a": b"x" * 10, "b": b"y" * 5000, "c": b"z"})
+    with ObjectsAhead(store, n_bytes=1000) as ahead:
+        assert [each.data for each in ahead.fetch(store.wanted("a", "b", "c"))] == [b"x" * 10, b"y" * 5000, b"z"]
+    assert store.n_most == 1
+
+
+def test_each_object_is_a_file_of_its_own_name_until_the_next_is_asked_for(tmp_path: Path) -> None:
+    store = Watched(CONTENTS)
+    with ObjectsAhead(store, folder=tmp_path) as ahead:
+        before: list[Path] = []
+        for each in ahead.fetch(store.wanted(*CONTENTS)):
+            assert each.file is not None and each.data is None
+            assert each.file.as_posix().endswith("/" + each.path)
+            assert each.file.read_bytes() == CONTENTS[each.path]
+            assert not any(path.exists() for path in before)
+            before = [each.file]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_is_given_up_leaves_no_file_and_no_thread(tmp_path: Path) -> None:
+    store = Watched(CONTENTS)
+    n_threads = threading.active_count()
+    with ObjectsAhead(store, folder=tmp_path) as ahead:
+        objects = ahead.fetch(store.wanted(*CONTENTS))
+        next(objects)
+        objects.close()  # type: ignore[attr-defined]
+        wait_until(lambda: list(tmp_path.iterdir()) == [])
+    wait_until(lambda: threading.active_count() <= n_threads)
+
+
+def test_an_object_that_was_replaced_is_read_as_it_is_now() -> None:
+    store = Watched({"a": b"old", "b": b"b"})
+    wanted = store.wanted("a", "b")
+    store.write("raw/a", b"newer")
+    with ObjectsAhead(store) as ahead:
+        first, second = ahead.fetch(wanted)
+    assert first.data == b"newer" and first.error is None
+    assert first.info == store.look("raw/a")
+    assert second.data == b"b"
+
+
+def test_an_object_that_never_holds_still_and_one_that_is_gone_are_their_own_failures() -> None:
+    store = Watched({"a": b"a", "b": b"b", "c": b"c"})
+    wanted = store.wanted("a", "b", "c")
+    store.delete("raw/b")
+    store.before = lambda key: (
+        str(store.write(key, b"%d" % time.perf_counter_ns())) and None if key == "raw/a" else None
+    )
+    with ObjectsAhead(store) as ahead:
+        first, second, third = ahead.fetch(wanted)
+    assert isinstance(first.error, OSError) and "replaced 3 times" in str(first.error)
+    assert isinstance(second.error, FileNotFoundError)
+    assert third.data == b"c"
+
+
+def test_a_store_that_cannot_be_used_any_more_is_nobody_s_failure() -> None:
+    store = Watched({"a": b"a", "b": b"b"})
+
+    def expire(key: str) -> None:
+        raise StoreError("the credentials have expired")
+
+    wanted = store.wanted("a", "b")
+    store.before = expire
+    with ObjectsAhead(store) as ahead, pytest.raises(StoreError, match="expired"):
+        list(ahead.fetch(wanted))
+
+
+def test_waiting_for_the_store_is_measured() -> None:
+    store = Watched({"a": b"a"})
+    store.before = lambda key: time.sleep(0.1)
+    with ObjectsAhead(store) as ahead:
+        list(ahead.fetch(store.wanted("a")))
+        assert 0.09 < ahead.waited_s < 5
+
+
+@pytest.mark.parametrize(
+    ("path", "local"),
+    [
+        ("a/b.json", "a/b.json"),
+        ("a//b", "a/%/b"),
+        ("../a/./b", "%2E%2E/a/%2E/b"),
+        ("a\0b", "a%00b"),
+        ("a/" + "x" * 300 + ".json", "a/" + "x" * 250 + ".json"),
+    ],
+)
+def test_a_key_becomes_a_path_that_a_disk_takes(path: str, local: str) -> None:
+    assert local_path(path) == local
+
+
+@pytest.mark.long
+def test_a_real_server_that_fails_now_and_then_gives_all_objects(
+    bucket: str, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    store = ObjectStore(ObjectUrl.parse(f"s3://{bucket}/raw"))
+    contents = {f"{n % 7}/{n:03}.bin": bytes([n]) * n * 50 for n in range(200)}
+    wanted = [Wanted(path, len(data), store.write("raw/" + path, data)) for path, data in contents.items()]
+    counted = iter(range(10_000))
+    faults = [Status(503), Cut(), Cut(100), Status(429)]
+    proxy.choose = lambda method, path: faults[n // 9 % 4] if (n := next(counted)) % 9 == 0 else None
+    with ObjectsAhead(store) as ahead:
+        assert {each.path: each.data for each in ahead.fetch(wanted)} == contents
+    with ObjectsAhead(store, folder=tmp_path) as ahead:
+        for each in ahead.fetch(wanted):
+            assert each.file is not None and each.file.read_bytes() == contents[each.path]
+
+
+@pytest.mark.long
+def test_what_a_store_does_not_give_is_a_failure_of_the_environment(
+    bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from r3po.storage import obstore_clients
+    from r3po.storage.s3_client import Patience
+
+    monkeypatch.setattr(obstore_clients, "IN_RUN", Patience(2, 5.0))
+    store = ObjectStore(ObjectUrl.parse(f"s3://{bucket}/raw"))
+    wanted = [Wanted(name, 1, store.write(f"raw/{name}", b"x")) for name in ("a", "b")]
+    proxy.choose = lambda method, path: Status(503) if path.endswith("/a") else None
+    with ObjectsAhead(store) as ahead:
+        first, second = ahead.fetch(wanted)
+    assert isinstance(first.error, OSError) and first.error.errno == errno.EIO
+    assert second.data == b"x"
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
