@@ -7,6 +7,7 @@ either. Of those the listing goes through `SortedRuns` first, so that what comes
 from __future__ import annotations
 
 import queue
+import re
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -14,7 +15,6 @@ from contextlib import closing
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
@@ -215,15 +215,40 @@ def _page(
     query = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE_KEYS), "prefix": prefix}
     given = {"continuation-token": token, "start-after": start_after, "delimiter": delimiter}
     query |= {name: value for name, value in given.items() if value}
-    answer = client.request("list", "GET", query=query)
+    body = client.request("list", "GET", query=query).body
+    return _read_plain(body) or _read_page(client, body)
+
+
+_CONTENTS = [re.compile(rf"<{name}>([^<]*)</{name}>") for name in ("Key", "Size", "ETag", "LastModified")]
+
+
+def _read_plain(body: bytes) -> tuple[Page, _More] | None:
+    """Return what `_read_page` does, at a quarter of its cost, of an answer as Amazon gives it; None: it is another."""
+    text = body.decode("utf-8", "replace")
+    beginning, found, rest = text.partition("<Contents>")
+    if not found or "<EncodingType>url</EncodingType>" not in text or "CommonPrefixes" in text or "<!" in text:
+        return None
+    keys, sizes, tags, times = (pattern.findall(rest) for pattern in _CONTENTS)
+    n = 1 + rest.count("<Contents>")
+    if not n == len(keys) == len(sizes) == len(tags) == len(times) or not text.rstrip().endswith("</ListBucketResult>"):
+        return None
+    outside = beginning + rest[rest.rindex("</Contents>") :]
+    is_cut = "<IsTruncated>true</IsTruncated>" in outside
+    token = re.search(r"<NextContinuationToken>([^<&]+)</NextContinuationToken>", outside)
+    if is_cut != (token is not None):
+        return None
+    tags = [tag.replace("&quot;", '"').replace("&#34;", '"') for tag in tags]
+    if any("&" in key for key in keys) or any("&" in tag for tag in tags):
+        return None
+    page = list(map(ObjectInfo, map(_unquoted, keys), map(int, sizes), tags, map(_nanoseconds, times)))
+    return page, _More(token[1] if token else None, [])
+
+
+def _read_page(client: S3Client, body: bytes) -> tuple[Page, _More]:
     try:
-        root = ElementTree.fromstring(answer.body)
+        root = ElementTree.fromstring(body)
     except ElementTree.ParseError:
         raise _no_listing(client, "no XML") from None
-    return _read_page(client, root)
-
-
-def _read_page(client: S3Client, root: Any) -> tuple[Page, _More]:
     if not root.tag.endswith("ListBucketResult"):
         raise _no_listing(client, f"<{root.tag}>")
     space = root.tag[: -len("ListBucketResult")]

@@ -117,6 +117,23 @@ def test_every_key_is_listed_as_it_is_with_size_tag_and_time() -> None:
     assert keys_of(client, URL, start_after="a/b") == [key for key in keys if key_order(key) > b"a/b"]
 
 
+def test_the_fast_reading_of_an_answer_says_what_the_whole_one_says_or_nothing() -> None:
+    keys = sorted(ODD, key=key_order)
+    client = Written(URL, keys, page=20)
+    body = client.request("list", "GET", query={"prefix": ""}).body
+    whole, fast = s3_list._read_page(client, body), s3_list._read_plain(body)
+    assert fast is not None
+    assert fast[0] == whole[0] and len(fast[0]) == 20
+    assert fast[1].token == whole[1].token is not None
+    for other in (
+        body.replace(b"<Contents>", b"<Contents >"),
+        body.replace(b"<EncodingType>url</EncodingType>", b""),
+        body.replace(b"<Key>a", b"<Key>a&amp;", 1),
+        body[:-10],
+    ):
+        assert s3_list._read_plain(other) is None
+
+
 def test_folders_that_are_listed_at_the_same_time_come_in_the_order_of_whole_keys() -> None:
     folders = ["a", "a-b", "a.b", "a0", "\u00e9", "\U0001f600"]
     keys = sorted([f"{folder}/{n:02}" for folder in folders for n in range(20)] + folders, key=key_order)
