@@ -83,6 +83,51 @@ def test_a_file_is_written_in_pieces_if_it_is_large(
     assert store.look("part").size == size + 4
 
 
+@pytest.mark.parametrize("fault", [Status(400), Status(403), Cut()])
+def test_pieces_of_an_object_that_failed_are_not_left_in_the_bucket(
+    store: ObjectStore,
+    proxy: FaultyProxy,
+    seaweed: Seaweed,
+    impatient: None,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Status | Cut,
+) -> None:
+    monkeypatch.setattr(objects, "ONE_PUT_BYTES", 1 << 20)
+    monkeypatch.setattr(objects, "PIECE_BYTES", 5 << 20)
+    proxy.choose = lambda method, path: fault if method == "PUT" and "partNumber=2" in path else None
+    with pytest.raises((StoreError, OSError)):
+        store.write("part", bytes(12 << 20))
+    assert any(method == "PUT" and "partNumber=2" in path for method, path in proxy.requests)
+    assert b"<Upload>" not in seaweed.request("GET", f"/{store.url.bucket}?uploads=")
+    with pytest.raises(FileNotFoundError):
+        store.look("part")
+
+
+def test_keys_come_from_a_profile_and_a_public_bucket_needs_none(
+    bucket: str, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = ObjectUrl.parse(f"s3://{bucket}")
+    ObjectStore(url).write("key", CONTENT)
+    key, secret, _ = USERS["reader"]
+    (tmp_path / "config").write_text(f"[profile mine]\nregion = eu-west-1\nendpoint_url = {seaweed.endpoint}\n")
+    (tmp_path / "keys").write_text(f"[mine]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    for name in (*credentials(), "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name)
+    store = ObjectStore(url, StoreOptions(profile="mine"))
+    assert store.s3.access.region == "eu-west-1"
+    assert store.read("key")[0] == CONTENT
+    store.check_listing()
+    with pytest.raises(StoreError, match="do not allow to write"):
+        store.write("key", b"")
+    anonymous = ObjectStore(url, StoreOptions(endpoint=seaweed.endpoint, anonymous=True))
+    with pytest.raises(StoreError, match="do not allow to list"):
+        anonymous.check_listing()
+    with pytest.raises(PermissionError):
+        anonymous.read("key")
+
+
 @pytest.mark.parametrize("key", ["raw//a", "/a", "raw/a\n", "raw/\x01", "raw/a\u200e"])
 def test_a_key_that_obstore_cannot_say_is_read_all_the_same(
     store: ObjectStore, seaweed: Seaweed, tmp_path: Path, key: str
