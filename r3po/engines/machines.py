@@ -206,6 +206,8 @@ class Machines:
 
     def refuse(self, machine: Machine, trouble: str, hint: str = "") -> None:
         """Use a machine no more: its workers are lost, and it does not join again."""
+        if self._machines.get(machine.node_id) is not machine:
+            return  # another of its workers had the same trouble, or it is lost
         self._refused[machine.node_id] = machine.name
         self._observer(Notice(f"{machine.name} is not used: {trouble}", hint=hint, is_warning=True))
         self._drop(machine, f"{machine.name} cannot be used")
@@ -226,7 +228,8 @@ class Machines:
         now = self._clock()
         away_s = now - self._ticked_at
         self._ticked_at = now
-        if away_s > AWAY_S:  # this process was stopped, or its machine slept: nobody could be heard
+        if away_s > AWAY_S:  # this process was stopped, its machine slept, or it walked: nobody could be heard
+            self._calling_at += away_s
             for machine in self._machines.values():
                 machine.heard_at += away_s
         if now - self._found_at >= FIND_S:
