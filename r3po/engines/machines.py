@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,9 @@ AWAY_S = 5.0
 
 NOBODY_S = 60.0
 """Seconds without any worker that calls f after which a run stops."""
+
+ARRIVALS = 3
+"""How often an agent is sent to a machine where none comes to work."""
 
 NO_RETRIES = {"max_restarts": 0, "max_task_retries": 0}
 """Options of all our actors: r3po owns retries."""
@@ -114,6 +118,8 @@ class Machines:
         self._machines: dict[str, Machine] = {}
         self._refused: dict[str, str] = {}
         """Names of the machines that cannot be used, by node id."""
+        self._n_failed: Counter[str] = Counter()
+        """How often in a row no agent came to a machine, by node id."""
         self._where: dict[int, Machine] = {}
         self._refs: dict[Any, tuple[Machine, int]] = {}
         """What agents were asked: the machine, and the worker if it is of one."""
@@ -337,6 +343,7 @@ class Machines:
         if arrival.trouble or arrival.function is None:
             self.refuse(machine, arrival.trouble, arrival.hint)
             return
+        self._n_failed.pop(machine.node_id, None)
         folder = Path(arrival.folder)
         machine.setup = dataclasses.replace(
             self._setup,
@@ -361,6 +368,11 @@ class Machines:
             self.refuse(machine, what, "install r3po there, the same version as here")
             return
         log.info("the agent of %s: %s", machine.name, error)
+        if machine.setup is None:
+            self._n_failed[machine.node_id] += 1
+            if self._n_failed[machine.node_id] >= ARRIVALS:
+                self.refuse(machine, text.strip().rpartition("\n")[2], "see the logs of Ray on that machine")
+                return
         self._lose(machine, "its agent ended")
 
     def _lose(self, machine: Machine, why: str) -> None:

@@ -306,7 +306,8 @@ class RayPool:
         if self._is_home(worker):
             return WorkerLost(worker, type(error).__name__, is_memory)
         if is_new:
-            self._known_machines.ask("autopsy", worker, is_memory=is_memory)
+            is_unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)
+            self._known_machines.ask("autopsy", worker, is_memory=is_memory, is_unreachable=is_unreachable)
         return None
 
     @property

@@ -16,6 +16,7 @@ from r3po.engines.machines import NOBODY_S, NodeInfo
 from r3po.engines.needs import Needs
 from r3po.engines.pool import Answer, Call
 from r3po.engines.ray_pool import RayPool
+from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import FunctionError
 from r3po.function.find import FunctionSpec
 from r3po.function.travel import Baggage
@@ -251,8 +252,52 @@ def test_a_machine_that_goes_takes_no_worker_of_another_with_it(tmp_path: Path, 
     cluster.join()
     one, two = cluster.at["one"]
     cluster.load(0, one, two)
+    cluster.manager._memory_lost_at = cluster.now
     cluster.manager.n_wanted = 2  # of three, as after a death for memory
     cluster.answer("one", "look", ray.exceptions.ActorDiedError())
     cluster.wait()
     cluster.wait()
     assert (cluster.at, cluster.manager.n_wanted) == ({"home": [0]}, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_unreachable"),
+    [(ray.exceptions.ActorDiedError(), False), (ray.exceptions.ActorUnavailableError("cut", None), True)],
+)
+def test_an_agent_is_told_if_a_worker_may_only_have_been_out_of_reach(
+    error: Exception, is_unreachable: bool, tmp_path: Path, patch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(patch, tmp_path, HOME, ONE)
+    cluster.wait()
+    cluster.join()
+    worker = cluster.at["one"][0]
+    cluster.load(worker)
+    cluster.give(worker, 1)
+    cluster.answer(worker, "run_batch", error)
+    cluster.wait()
+    ((_, arguments, options),) = cluster.ray.open["one", "autopsy"]
+    assert (arguments, options) == ((worker,), {"is_memory": False, "is_unreachable": is_unreachable})
+
+
+@pytest.mark.parametrize("is_unreachable", [False, True])
+def test_no_file_is_to_blame_for_a_worker_that_was_out_of_reach(is_unreachable: bool, tmp_path: Path) -> None:
+    agent: Any = SimpleNamespace(
+        _processes=WorkerProcesses(tmp_path), _workers=tmp_path, _outputs=SimpleNamespace(look=lambda: []), _heard_at=0
+    )
+    found = Agent.autopsy(agent, 3, is_memory=False, is_unreachable=is_unreachable)
+    assert found.death.is_machine is is_unreachable
+    killed = Agent.autopsy(agent, 3, is_memory=True, is_unreachable=is_unreachable)
+    assert (killed.death.is_memory, killed.death.is_machine) == (True, False), "what is known is told"
+
+
+def test_a_machine_that_no_agent_comes_to_is_named(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(patch, tmp_path, HOME, ONE)
+    for _ in range(3):
+        cluster.wait()
+        cluster.answer("one", "arrive", ray.exceptions.RayError("it failed\nOSError: no space\n"))
+        cluster.wait(6)
+        cluster.wait(6)
+    for _ in range(20):
+        cluster.wait(1)
+    assert [one.text for one in cluster.told] == ["one is not used: OSError: no space"]
+    assert not cluster.ray.open["one", "arrive"]
