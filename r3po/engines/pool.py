@@ -5,7 +5,7 @@ A pool carries calls to workers and answers back. What a worker answers is a hin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from r3po.work import Death
@@ -31,7 +31,7 @@ class Answer:
     value: Any = None
     error: BaseException | None = None
     """An `R3poError` or `OSError` of the call, or a bug of ours; never an error of f."""
-    counter: int = -1
+    counter: int = field(default=-1, compare=False)
     """Of the worker's beacon, after the call; -1: it is not told."""
 
 

@@ -52,7 +52,7 @@ AWAY_S = 5.0
 STUCK_S = 15.0
 """Seconds after which a process that has not noticed the death of its Ray is taken to wait inside of it."""
 
-START_HINT = "your state is safe; run again, or without Ray: r3po run --engine serial"
+START_HINT = "your state is safe; run again, or without Ray: r3po run --engine processes"
 
 _LOOPBACK = "127.0.0.1"
 
@@ -212,7 +212,7 @@ def check_loopback() -> None:
             f"Ray cannot start: processes of this machine do not reach each other on {_LOOPBACK} "
             f"({error.strerror or error})",
             hint="let the firewall or the VPN pass what goes from this machine to itself (is its interface lo up?);\n"
-            "or run without Ray: r3po run --engine serial",
+            "or run without Ray: r3po run --engine processes",
         ) from error
 
 

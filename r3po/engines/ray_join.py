@@ -306,15 +306,16 @@ def _read_environment() -> None:
 
 @contextlib.contextmanager
 def _in_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
+    """Inside this block the environment says so; after it is as before, whatever Ray has set meanwhile."""
+    before = dict(os.environ)
     os.environ.update(variables)
     try:
         yield
     finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
         for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
+            if os.environ.get(name) != value:
                 os.environ[name] = value
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +17,7 @@ from r3po.events import Observer
 from r3po.run.budgets import ErrorBudget, LossBudget
 from r3po.run.first_row import FirstRow
 from r3po.run.machine_shares import MachineShares
+from r3po.run.orders import Orders
 from r3po.run.publisher import Publisher
 from r3po.run.roster import Standing, WorkerHandle
 from r3po.run.scheduler import Scheduler
@@ -28,11 +28,9 @@ from r3po.run.workers import Lost, WorkerManager
 from r3po.state.job import disk_error
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment, store_segment
-from r3po.state.shards import ShardState
 from r3po.storage.names import show_name
 from r3po.work import Batch, RecordFailure, Stage, Work, count_places
-from r3po.worker.messages import BatchDone, ShardContext
-from r3po.worker.shard_lines import ShardLines
+from r3po.worker.messages import BatchDone
 from r3po.worker.staging import Staged
 
 QUEUE_DEPTH = 2
@@ -74,7 +72,6 @@ class RunLoop:
     """Processes everything that is pending in a job.
 
     Args:
-        states: how each shard stands; those that are committed are left alone.
         manager: of a pool that was started; its workers are loading f.
         budget: how many failures are too many.
         trials: takes deaths, and remembers the suspects of this run and of those before it.
@@ -82,12 +79,11 @@ class RunLoop:
         stop: whether a signal asked for the end.
         function_name: of f, for messages.
         watch: tells what takes long, what f prints, and who died.
-        lines: of the shard files, for workers that cannot read them.
+        orders: makes the calls of workers.
         loaded_code: the fingerprint of f's file when the run began, if it has one.
     """
 
     publisher: Publisher
-    states: dict[int, ShardState]
     manager: WorkerManager
     budget: ErrorBudget
     trials: Trials
@@ -97,10 +93,9 @@ class RunLoop:
     function_name: str
     counts: Counts
     watch: Watch
-    lines: ShardLines
+    orders: Orders
     loaded_code: str | None = None
     shares: MachineShares = field(default_factory=MachineShares)
-    _segments: dict[int, list[Segment]] = field(init=False)
     _is_draining: bool = False
     _first_row: FirstRow = field(init=False)
     _losses: LossBudget = field(init=False)
@@ -108,7 +103,6 @@ class RunLoop:
     def __post_init__(self) -> None:
         self._losses = LossBudget(self.function_name)
         self._first_row = FirstRow(self.publisher, self.observer, self.function_name)
-        self._segments = defaultdict(list, {s.ref.shard: list(s.segments) for s in self.states.values() if s.segments})
 
     def run(self) -> None:
         """Process until nothing is pending, or raise.
@@ -196,28 +190,19 @@ class RunLoop:
                 return
 
     def _submit(self, handle: WorkerHandle, work: Work) -> None:
-        ref, publisher = self.states[work.shard].ref, self.publisher
         match work:
             case Stage():
-                call = Call("stage", (publisher.stage_order(ref, self._segments[work.shard]),))
+                call = self.orders.stage(work.shard)
             case RecordFailure():
-                publisher.put_in_force()  # a redo is given up for no file that ends its worker
-                batch = Batch(work.number, work.shard, ((work.place, work.place + 1),))
-                context = self._context_of(ref, batch, handle)
-                call = Call("record_failure", (batch, context, *self.trials.evidence_of(work)))
+                self.publisher.put_in_force()  # a redo is given up for no file that ends its worker
+                call = self.orders.record_failure(work, handle.role, self.trials.evidence_of(work))
             case Batch():
-                context = self._context_of(ref, work, handle)
-                call = Call("probe" if self._first_row.is_sought else "run_batch", (work, context))
+                call = self.orders.batch(work, handle.role, is_probe=self._first_row.is_sought)
                 if work.kind == "trial":
                     alone = self.trials.begin()
                     if alone is not None and alone.death.is_memory:
                         self.manager.free_memory(handle)
         self.manager.submit(handle, work, call)
-
-    def _context_of(self, ref: ShardRef, batch: Batch, handle: WorkerHandle) -> ShardContext:
-        manifest, publisher = self.publisher.job.built, self.publisher
-        lines = None if handle.role.can_stage else self.lines.at(ref, batch.places)
-        return ShardContext(manifest.job_id, ref, manifest.build, publisher.next_attempt(), publisher.columns, lines)
 
     # Private methods: answers
 
@@ -252,7 +237,7 @@ class RunLoop:
             case RecordFailure():
                 self.scheduler.failure_recorded(work)
                 machine = self.manager.handles[message.worker].role.machine
-                self._record(machine, work.shard, message.value)
+                self._record(machine, message.value)
             case Batch():
                 self._batch_done(message.worker, work, message.value)
         if work is not None:
@@ -313,11 +298,11 @@ class RunLoop:
             self.manager.dismiss(self.manager.handles[worker])  # the next trial needs a fresh one
         if work.kind == "trial":
             self.trials.end(was_apart=was_apart)
-        self._record(machine, work.shard, done)
+        self._record(machine, done)
 
-    def _record(self, machine: str, shard: int, done: BatchDone) -> None:
+    def _record(self, machine: str, done: BatchDone) -> None:
         if done.segment is not None:
-            self._segments[shard].append(done.segment)
+            self.orders.add_segment(done.segment)
         self.counts.add(done.n_done, done.n_failed)
         self.shares.add(machine, done.n_done + done.n_failed, done.seconds)
         self.observer(events.BatchFinished(done.n_done, done.n_failed, done.last_failure))
@@ -333,9 +318,9 @@ class RunLoop:
             self.counts.add(-n_missing, 0)
             self.scheduler.stage_incomplete(work, staged.missing)
             return
-        tally = self.publisher.commit(self.states[work.shard].ref, staged).tally
+        tally = self.publisher.commit(self.orders.ref_of(work.shard), staged).tally
         self.scheduler.stage_done(work)
-        self._segments.pop(work.shard)
+        self.orders.forget_segments(work.shard)
         self.observer(events.ShardCommitted(work.shard, tally.n_done, tally.n_failed))
 
     def _drain(self) -> None:

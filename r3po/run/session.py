@@ -28,6 +28,7 @@ from r3po.run.account import Account
 from r3po.run.budgets import ErrorBudget
 from r3po.run.finish import make_end
 from r3po.run.loop import DRAIN_S, RunLoop
+from r3po.run.orders import Orders
 from r3po.run.plan import Plan, command_of, plan_run, undo_of
 from r3po.run.publisher import Publisher
 from r3po.run.result import RunOptions, RunResult
@@ -274,7 +275,6 @@ class _Run:
         )
         self._loop = RunLoop(
             publisher=self._publisher,
-            states=states,
             manager=manager,
             budget=ErrorBudget(self.config.max_errors, is_guarded=not has_rows),
             trials=Trials(scheduler, book, self.config.timeout_seconds),
@@ -284,7 +284,7 @@ class _Run:
             function_name=self.spec.name,
             counts=self._account.counts,
             watch=Watch(states, self.job.folders.shards, manager, outputs, self.emit, self.spec.name),
-            lines=ShardLines(self.job.folders.shards),
+            orders=Orders(self._publisher, states, ShardLines(self.job.folders.shards)),
             loaded_code=self._code,
         )
         self._loop.run()

@@ -13,7 +13,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -191,6 +191,8 @@ class _Trial:
         self._config, self._spec = config, spec
         self._caller = Caller(config.timeout_seconds, _NoMarks(), debug)
         self._caller_of_many = Caller(config.timeout_seconds, _NoMarks())  # what it raises is seen again, alone
+        self._calling = self._caller
+        """The caller of the call that is going on."""
         is_read = config.input == "bytes"
         self._use = partial(read_file, wants_data=True, wants_hash=False) if is_read else use_file
         self._batch = OutcomeBatch()
@@ -200,7 +202,7 @@ class _Trial:
         self._rows: ManyRows | None = None
         if config.rows == "many":
             self._batch.has_blocks = True
-            self._rows = ManyRows(self._blocks, None, config.column_settings, self._caller.uninterrupted)
+            self._rows = ManyRows(self._blocks, None, config.column_settings, self._uninterrupted)
         self._paths: list[str] = []
         self._trouble = ""
         """What went wrong when f was closed."""
@@ -230,6 +232,7 @@ class _Trial:
 
     def _call_on(self, path: str) -> _Called:
         returned: Any = None
+        self._calling = self._caller
         started = time.perf_counter()
         try:
             file = self._use(path)
@@ -247,6 +250,7 @@ class _Trial:
         """Return what came of one call; nothing if it failed, or a file cannot be read."""
         if len(paths) == 1:
             return [self._call_on(paths[0])]
+        self._calling = self._caller_of_many
         started = time.perf_counter()
         files: list[FileInUse] = []
         try:
@@ -259,6 +263,9 @@ class _Trial:
         items, failure = call_many(self._caller_of_many, *arguments, rows=self._rows)
         seconds = (time.perf_counter() - started) / len(paths)
         return [(seconds, item, None) for item in items] if failure is None else []
+
+    def _uninterrupted(self) -> AbstractContextManager[None]:
+        return self._calling.uninterrupted()
 
     def _keep(self, shown: str, seconds: float, returned: Any, failure: Failure | None) -> None:
         note_file(self._batch, len(self._paths), UNKNOWN_VERSION, seconds)

@@ -32,6 +32,7 @@ from r3po.run import loop as runloop
 from r3po.run import suspects, trials, watch
 from r3po.run.budgets import ErrorBudget
 from r3po.run.loop import Counts, RunLoop
+from r3po.run.orders import Orders
 from r3po.run.roster import WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.suspect_list import DEATHS, KNOWN_DEATHS
@@ -796,9 +797,9 @@ class Driver(OneMachine):
             pending, world.n_workers, world.batch_seconds, suspects, None, world.batch_files, book.in_doubt
         )
         outputs: Any = SimpleNamespace(look=lambda: [])
+        publisher: Any = SimPublisher(self)
         self.loop = RunLoop(
-            SimPublisher(self),
-            states,
+            publisher,
             self._manager,
             budget,
             Trials(self.scheduler, book, world.timeout_s),
@@ -808,7 +809,7 @@ class Driver(OneMachine):
             "f",
             counts,
             Watch(states, Path(), self._manager, outputs, lambda event: None, "f"),
-            ShardLines(Path()),
+            Orders(publisher, states, ShardLines(Path())),
             loaded_code=world.fingerprint,
         )
         self.loop.run()

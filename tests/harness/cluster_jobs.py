@@ -14,7 +14,6 @@ from typing import Any, Self
 
 from jobs import Ended
 from machines import Machines, Program
-from r3po.config.keys import Keys
 from soak import SoakJob, Source, compare, make_source
 
 FUNCTION = """\
@@ -45,23 +44,10 @@ def measure(filepath):
 """
 """The same text in all jobs, since parts name its fingerprint; what is other lies in files that all machines see."""
 
-JOIN = """\
-import sys
-import ray
-from r3po.cli.app import main
-
-ray.init(address=sys.argv[1], log_to_driver=False)
-sys.argv[:2] = ["r3po"]
-main()
-"""
-"""`r3po` in a process that has joined a Ray before."""
-
 
 def joined(address: str, *arguments: str) -> tuple[str, ...]:
     """Return the command of `r3po run` on the Ray at an address."""
-    if "ray_address" in Keys.model_fields:
-        return (sys.executable, "-m", "r3po", "run", "--address", address, *arguments)
-    return (sys.executable, "-c", JOIN, address, "run", *arguments)
+    return (sys.executable, "-m", "r3po", "run", "--address", address, *arguments)
 
 
 class ClusterJob(SoakJob):

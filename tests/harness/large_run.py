@@ -19,6 +19,7 @@ from r3po.events import Event
 from r3po.file_version import UNKNOWN_VERSION
 from r3po.run.budgets import ErrorBudget
 from r3po.run.loop import Counts, RunLoop
+from r3po.run.orders import Orders
 from r3po.run.scheduler import Scheduler
 from r3po.run.suspect_list import Suspect
 from r3po.run.suspects import SuspectBook
@@ -223,7 +224,6 @@ class LargeRun:
         lines: Any = SimpleNamespace(at=lambda ref, places: ())
         self.loop = RunLoop(
             publisher,
-            self.states,
             self.manager,
             ErrorBudget(None, is_guarded=False),
             Trials(self.scheduler, book),
@@ -233,7 +233,7 @@ class LargeRun:
             "f",
             Counts(0, 0, n_shards * shard_size),
             Watch(self.states, Path(), self.manager, outputs, self._observe, "f"),
-            lines,
+            Orders(publisher, self.states, lines),
             loaded_code="f1",
         )
 

@@ -107,8 +107,8 @@ class _Holder:
         Raises:
             OSError: they cannot be made.
         """
-        # Whoever is last of a dead parent's children reports to init: it must not keep them as zombies.
-        inside = f'trap "" CHLD; set -e; {setup}; echo ready; exec sleep infinity'
+        # A dead parent's children report to init, which must not keep them as zombies.
+        inside = f"set -e; {setup}; echo ready; exec env --ignore-signal=CHLD sleep infinity"
         self._outer = subprocess.Popen(
             (*before, *_ENDED_WITH_US, *_NAMESPACES, "sh", "-c", inside, "sh", *values),
             stdin=subprocess.DEVNULL,

@@ -6,7 +6,9 @@ import csv
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,12 @@ import r3po.storage.durable as storage
 from cut_short import cut_short, parts_in
 from jobs import as_new_process
 from jobs import r3po as command
+from r3po.run.publisher import Publisher
+from r3po.state.manifest import ShardRef
+from r3po.state.segments import Segment, SegmentWriter
+from r3po.table.preview import Blocks
 from r3po.worker import many_rows
+from r3po.worker.staging import StageOrder
 from rows_of_a_file import CALLS, CLOSED, give, give_all
 
 
@@ -370,10 +377,6 @@ def test_a_time_limit_waits_for_a_block_that_is_being_written(
     many_job: NewMany, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds for f: what r3po writes in the meantime is whole, or not there."""
-    import time
-
-    from r3po.state.segments import SegmentWriter
-
     write, interrupted = SegmentWriter.write_rows, []
 
     def write_slowly(self: SegmentWriter, block: Any) -> None:
@@ -482,6 +485,39 @@ def test_another_size_of_parts_cuts_them_again_without_a_call(many_job: NewMany)
     assert (CALLS, job.parts()) == ([], whole)
 
 
+def test_cut_parts_of_before_go_when_the_first_part_is_made_again_with_wider_types(
+    many_job: NewMany, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = many_job(rows_of(*range(6)), rows_of(10), part_rows=2, shard_size=1)
+    job.run()
+    job.write(1, "[{'n': 1.5}]")
+    job.run()
+    # Its worker began with it before the float was known.
+    ordered = Publisher.stage_order
+
+    def order_early(publisher: Publisher, ref: ShardRef, segments: Iterable[Segment] = ()) -> StageOrder:
+        order = ordered(publisher, ref, segments)
+        return replace(order, schema=None) if order.segments else order
+
+    monkeypatch.setattr(Publisher, "stage_order", order_early)
+    job.write(0, rows_of(7))
+    job.run()
+    assert job.names("csv") == job.names("parquet") == ["00000", "00001"]
+    assert job.numbers() == [7, 1.5]
+
+
+def test_a_first_part_that_cannot_be_made_again_yet_keeps_what_its_shard_has_got_since(many_job: NewMany) -> None:
+    job = many_job(*map(rows_of, range(6)))
+    job.run()
+    CALLS.clear()
+    job.write(0, rows_of(100))
+    job.write(1, f"later(name, {rows_of(101)})")  # comes last, behind the float, which wants a wider first part
+    job.write(4, "[{'n': 1.5}]")
+    job.run()
+    assert CALLS == ["000.txt", "001.txt", "004.txt", "001.txt"]
+    assert job.numbers() == [100, 101, 2, 3, 1.5, 5]
+
+
 def test_part_bytes_cuts_between_row_groups(many_job: NewMany, monkeypatch: pytest.MonkeyPatch) -> None:
     from r3po.table import outcomes
 
@@ -546,6 +582,25 @@ def test_a_trial_shows_rows_of_many(many_job: NewMany) -> None:
     assert [row["n"] for row in tried.rows] == list(range(13))
     assert [failure["path"] for failure in tried.failures] == ["002.txt"]
     assert not (job.folder / "out").exists()
+
+
+@pytest.mark.parametrize("batch_files", [None, 2])
+def test_in_a_trial_a_time_limit_waits_for_a_block_too(
+    many_job: NewMany, monkeypatch: pytest.MonkeyPatch, batch_files: int | None
+) -> None:
+    n_blocks = []
+
+    def write_slowly(self: Blocks, block: Any) -> None:
+        n_blocks.append(False)
+        time.sleep(0.5)
+        n_blocks[-1] = True
+
+    monkeypatch.setattr(Blocks, "write_rows", write_slowly)
+    keys = {} if batch_files is None else {"batch_files": batch_files}
+    job = many_job(rows_of(1), generator_of(*range(50)), timeout_seconds=0.3, **keys)
+    tried = r3po.try_files(job.config, give if batch_files is None else give_all, 2)
+    assert n_blocks and all(n_blocks)
+    assert [failure["error_type"] for failure in tried.failures] == ["Timeout"]
 
 
 def give_one_array(filepath: str) -> Iterator[dict[str, Any]]:

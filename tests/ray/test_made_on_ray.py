@@ -88,7 +88,7 @@ def test_each_worker_makes_f_once_and_leaves_it_also_when_it_is_replaced(tmp_pat
 
 @pytest.mark.usefixtures("cluster")
 def test_objects_and_partials_of_a_script_reach_the_workers(tmp_path: Path) -> None:
-    job = model_job(tmp_path)
+    job = model_job(tmp_path, processes=1)
 
     class Local:
         def __init__(self, shade: str = "red") -> None:
@@ -107,7 +107,7 @@ def test_objects_and_partials_of_a_script_reach_the_workers(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("cluster")
 def test_a_constructor_that_ends_its_process_is_one_error_and_no_files_failure(tmp_path: Path) -> None:
-    job = model_job(tmp_path, function_args={"end": 7})
+    job = model_job(tmp_path, function_args={"end": 7}, processes=1)
     (job.folder / "ends").touch()
     with pytest.raises(FunctionError, match="making Model ends the process: exit code 7") as caught:
         run(job)

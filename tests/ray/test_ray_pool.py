@@ -298,7 +298,7 @@ def double(filepath):
 @pytest.mark.ray
 def test_a_list_of_folders_gives_one_table_on_ray(cluster: None, tmp_path: Path) -> None:
     with as_new_process(tmp_path):
-        job = make_job(tmp_path, 3, source_path=["source", "more"], source_column="file", input="bytes")
+        job = make_job(tmp_path, 3, source_path=["source", "more"], source_column="file", input="bytes", processes=1)
         job.write_function("import json\n\n\ndef double(path, data):\n    return {'n': json.loads(data)['n']}\n")
         (tmp_path / "more" / "deep").mkdir(parents=True)
         for name in ("000.json", "deep/001.json"):
@@ -391,7 +391,7 @@ def test_a_module_beside_the_function_and_a_callable_by_value_reach_the_workers(
 
     with as_new_process(elsewhere):
         for name, given in (("file", {"function": str(scripts / "count.py:double")}), ("value", {"f": closure})):
-            job = make_job(tmp_path / name)
+            job = make_job(tmp_path / name, processes=1)
             result = r3po.run_jobs(job.config, engine=engine, progress=False, **given)
             assert (result.done, result.failed) == (6, 0)
             assert job.rows() == doubled(*range(6))
@@ -399,7 +399,7 @@ def test_a_module_beside_the_function_and_a_callable_by_value_reach_the_workers(
 
 def test_errors_of_a_worker_are_raised_in_the_driver_as_they_are(engine: str, tmp_path: Path) -> None:
     with as_new_process(tmp_path):
-        job = make_job(tmp_path, function="def double(filepath):\n    return [filepath]\n")
+        job = make_job(tmp_path, function="def double(filepath):\n    return [filepath]\n", processes=1)
         with pytest.raises(FunctionError, match="returned a list for") as no_dict:
             r3po.run_jobs(job.config, engine=engine, progress=False)
         assert no_dict.value.exit_code == 2

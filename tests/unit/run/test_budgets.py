@@ -17,6 +17,7 @@ from r3po.errors import FunctionError, RunStoppedError
 from r3po.run import budgets
 from r3po.run.budgets import COSTLY, COSTLY_GUARD, GUARD, PERCENT_AFTER, ErrorBudget, LossBudget
 from r3po.run.loop import Counts, RunLoop
+from r3po.run.orders import Orders
 from r3po.run.roster import Standing, WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.suspect_list import Suspect
@@ -276,9 +277,9 @@ def loop_of(
             handle.in_hand.append(work)
     book: Any = SimpleNamespace(write=lambda *args: written.append(args) if written is not None else None)
     outputs: Any = SimpleNamespace(look=list)
+    publisher: Any = SimpleNamespace(columns="some")
     return RunLoop(
-        SimpleNamespace(columns="some"),
-        {},
+        publisher,
         manager,
         ErrorBudget(limit, is_guarded=False),
         Trials(scheduler, book),
@@ -288,7 +289,7 @@ def loop_of(
         "f",
         Counts(0, 0, 8),
         Watch({}, Path(), manager, outputs, lambda event: None, "f"),
-        ShardLines(Path()),
+        Orders(publisher, {}, ShardLines(Path())),
     )
 
 

@@ -64,8 +64,7 @@ def test_nothing_is_started_after_a_signal(stop: StopSignals) -> None:
     assert stop.exit_code == 129
 
 
-def test_what_cuts_a_start_off_is_no_sigterm(stop: StopSignals, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray puts a handler of its own for that one while it starts."""
+def test_a_start_that_goes_on_is_cut_off_by_the_same_signal(stop: StopSignals, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals_module, "START_S", 0.05)
     sent: list[int] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
@@ -73,4 +72,4 @@ def test_what_cuts_a_start_off_is_no_sigterm(stop: StopSignals, monkeypatch: pyt
         signal.raise_signal(signal.SIGTERM)
         assert stop._timer is not None
         stop._timer.join(30)
-    assert sent == [signal.SIGINT]
+    assert sent == [signal.SIGTERM]
