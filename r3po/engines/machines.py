@@ -193,6 +193,10 @@ class Machines:
         machine = self._where.get(worker)
         return None if machine is None else machine.sightings.get(worker)
 
+    def silence_of(self, worker: int) -> float:
+        """Return for how many seconds nothing was heard of the machine of a worker."""
+        return self._clock() - self._where[worker].heard_at
+
     def note_answer(self, worker: int, counter: int) -> None:
         """Take note that a worker elsewhere has answered a call: it does nothing until it begins the next."""
         self._note_sighting(self._where[worker], worker, Sighting(counter, Phase.IDLE, -1, -1, 0, 0, None))

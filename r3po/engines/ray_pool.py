@@ -155,6 +155,9 @@ class RayPool:
         source = self._known_processes if self._is_home(worker) else self._known_machines
         return source.sighting(worker)
 
+    def silence_of(self, worker: int) -> float:
+        return 0.0 if self._is_home(worker) else self._known_machines.silence_of(worker)
+
     def end(self, worker: int) -> None:
         if self._is_home(worker):
             self._end(worker, ask_first=True)

@@ -24,7 +24,7 @@ WATCH_S = 0.5
 """Seconds between two looks at the beacon of a worker. The looks at all are spread over this time."""
 
 GAP_S = 5.0
-"""Seconds without a look after which the driver itself was stopped, or its machine slept: deadlines begin again."""
+"""Seconds without a look after which the driver itself was stopped, or a machine slept: deadlines begin again."""
 
 START_S = 30.0
 """Seconds after which no trial waits for a worker that has not loaded f."""
@@ -322,10 +322,13 @@ class WorkerManager:
         seen = self._pool.sighting(handle.number)
         if seen is None:
             return
+        silence_s = self._pool.silence_of(handle.number)
         if handle.seen is None or seen.counter != handle.seen.counter:
             handle.seen, handle.seen_at = seen, now
+        elif silence_s > GAP_S:
+            handle.seen_at = now  # nobody knows what it does, or whether its machine runs at all
         elif may_be_late and not handle.ended_for:
-            self._end_if_late(handle, seen, now - handle.seen_at)
+            self._end_if_late(handle, seen, now - handle.seen_at - silence_s)
 
     def _end_if_late(self, handle: WorkerHandle, seen: Sighting, seconds: float) -> None:
         waited = self._clock() - handle.given_at

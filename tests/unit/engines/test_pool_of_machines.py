@@ -11,7 +11,7 @@ import pytest
 import ray.exceptions
 
 from r3po.engines import machines, ray_pool
-from r3po.engines.agent import Agent, Arrival, Autopsy
+from r3po.engines.agent import Agent, Arrival, Autopsy, Look
 from r3po.engines.machines import NOBODY_S, NodeInfo
 from r3po.engines.needs import Needs
 from r3po.engines.pool import Answer, Call
@@ -105,7 +105,7 @@ class Cluster:
         setup = WorkerSetup(JobFolders(folder, folder), "/in", SPEC, "path", "stat", 1.0, folder / "stop", folder)
         self.pool = RayPool(folder / "log", folder / "note", Needs(is_auto=True), self.told.append)
         n_workers = self.pool.start(setup, sum(int(node.amounts.get("CPU", 0)) for node in nodes))
-        self.manager = WorkerManager(self.pool, n_workers, None, lambda: self.now)
+        self.manager = WorkerManager(self.pool, n_workers, 2.0, lambda: self.now)
 
     def wait(self, seconds: float = 0.1) -> list[Any]:
         self.now += seconds
@@ -301,3 +301,28 @@ def test_a_machine_that_no_agent_comes_to_is_named(tmp_path: Path, patch: pytest
         cluster.wait(1)
     assert [one.text for one in cluster.told] == ["one is not used: OSError: no space"]
     assert not cluster.ray.open["one", "arrive"]
+
+
+@pytest.mark.parametrize(("silent_s", "n_ended"), [(0, 1), (20, 0)])
+def test_a_machine_that_slept_has_all_the_time_again(
+    silent_s: int, n_ended: int, tmp_path: Path, patch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(patch, tmp_path, HOME, ONE)
+    cluster.wait()
+    cluster.join()
+    worker = cluster.at["one"][0]
+    cluster.load(worker)
+    cluster.give(worker, 1)
+    cluster.wait(0.6)
+
+    def look(times: int) -> None:
+        for _ in range(times):
+            cluster.answer("one", "look", Look({worker: seen_in(3)}, []))
+            cluster.wait(0.6)
+            cluster.wait(0.6)
+
+    look(2)
+    for _ in range(silent_s):
+        cluster.wait(1)
+    look(4)
+    assert len(cluster.ray.open.get(("one", "end"), [])) == n_ended
