@@ -43,8 +43,6 @@ class Trials:
         if lost.death.is_machine:  # which says nothing of any file
             for work in in_hand:
                 self._scheduler.hand_back(work)
-            if lost.handle.has_trial:
-                self.remember()  # nobody is alone now
             return None
         begun = next((work for work in in_hand if _holds(work, where, call)), None)
         if begun is None:

@@ -121,6 +121,12 @@ class WorkerManager:
         return self._pool.is_gone
 
     @property
+    def living(self) -> list[int]:
+        """The numbers of the workers that are not known to have died."""
+        dead = {lost.worker for lost in self._held}
+        return [worker for worker in self.handles if worker not in dead]
+
+    @property
     def is_busy(self) -> bool:
         return bool(self._roster.busy)
 
