@@ -141,8 +141,8 @@ class Trials:
 
 
 def _counts(lost: Lost) -> bool:
-    """Whether a death can be held against a file: memory is shared, and only who had it alone can be to blame."""
-    return lost.was_alone or not lost.death.is_memory
+    """Whether a death can be held against a file: of what is shared, as memory is, only who was alone is to blame."""
+    return lost.was_alone or not (lost.death.is_memory or lost.death.is_shared)
 
 
 def _holds(work: Work, where: tuple[int, int] | None, call: Span | None) -> bool:
