@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile  # the tests of a file share their Ray
 SMALL  := -name __pycache__ -o -name '*.egg-info'
 
 .DEFAULT_GOAL := help
@@ -18,7 +19,7 @@ sample: $(VENV)/.installed  ## run the sample with r3po and show its table
 	@cd sample && "$(CURDIR)/$(BIN)/python" -c 'import pandas; print(pandas.read_parquet("output_dir/parquet"))'
 
 test: $(VENV)/.installed-dev  ## run the tests, without those that inject faults
-	@$(BIN)/python -m pytest -q -m 'not faults and not long and not cluster'
+	@$(BIN)/python -m pytest -q $(PARALLEL) -m 'not faults and not long and not cluster'
 
 faults: $(VENV)/.installed-dev  ## kill, hang, fill, damage: what must hold for every change (docs/faults.md)
 	@$(BIN)/python -m pytest -q -m '(faults or long) and not cluster'
@@ -34,7 +35,7 @@ check: $(VENV)/.installed-dev  ## format, lint, types, import contract, shape, t
 	@echo 'types ...' && $(BIN)/mypy --strict --no-error-summary r3po
 	@echo 'imports ...' && report=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$report"; exit 1; }
 	@echo 'shape ...' && $(BIN)/python tools/shape.py r3po
-	@echo 'tests ...' && $(BIN)/python -m pytest -q -m 'not faults and not long and not cluster'
+	@echo 'tests ...' && $(BIN)/python -m pytest -q $(PARALLEL) -m 'not faults and not long and not cluster'
 
 shape: $(BIN)/python  ## the largest modules, classes and functions: it shows, and judges nothing
 	@$(BIN)/python tools/shape.py r3po

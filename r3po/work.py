@@ -43,6 +43,8 @@ class Death:
     is_memory: bool = False
     is_machine: bool = False
     """Its machine was lost with all that it did: no file is to blame."""
+    is_shared: bool = False
+    """It was one of several that ended at once, by what one of them may have done."""
 
 
 @dataclass(frozen=True, slots=True)

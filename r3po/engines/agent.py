@@ -142,12 +142,19 @@ class Agent:
         self._processes.end(worker)
         self._processes.forget(worker)
 
-    def autopsy(self, worker: int, *, is_memory: bool) -> Autopsy:
-        """Return how a worker died, and forget it."""
+    def autopsy(self, worker: int, *, is_memory: bool, is_unreachable: bool) -> Autopsy:
+        """Return how a worker died, and forget it.
+
+        Args:
+            is_unreachable: the driver knows no more than that; it need not be dead, but for what is found of its death.
+        """
         self._heard_at = time.monotonic()
         self._processes.end(worker)  # what f started in it may still be there
         last = read_beacon(self._workers, worker)
-        return Autopsy(self._processes.death_of(worker, is_memory=is_memory), last, list(self._outputs.look()))
+        death = self._processes.death_of(worker, is_memory=is_memory)
+        if is_unreachable and not death.is_known:
+            death = Death("could not be reached", is_machine=True)
+        return Autopsy(death, last, list(self._outputs.look()))
 
     def leave(self) -> list[tuple[int, str]]:
         """End all workers, remove everything, and return what f has printed since the last look."""

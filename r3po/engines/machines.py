@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,9 @@ AWAY_S = 5.0
 
 NOBODY_S = 60.0
 """Seconds without any worker that calls f after which a run stops."""
+
+ARRIVALS = 3
+"""How often an agent is sent to a machine where none comes to work."""
 
 NO_RETRIES = {"max_restarts": 0, "max_task_retries": 0}
 """Options of all our actors: r3po owns retries."""
@@ -114,6 +118,8 @@ class Machines:
         self._machines: dict[str, Machine] = {}
         self._refused: dict[str, str] = {}
         """Names of the machines that cannot be used, by node id."""
+        self._n_failed: Counter[str] = Counter()
+        """How often in a row no agent came to a machine, by node id."""
         self._where: dict[int, Machine] = {}
         self._refs: dict[Any, tuple[Machine, int]] = {}
         """What agents were asked: the machine, and the worker if it is of one."""
@@ -187,6 +193,10 @@ class Machines:
         machine = self._where.get(worker)
         return None if machine is None else machine.sightings.get(worker)
 
+    def silence_of(self, worker: int) -> float:
+        """Return for how many seconds nothing was heard of the machine of a worker."""
+        return self._clock() - self._where[worker].heard_at
+
     def note_answer(self, worker: int, counter: int) -> None:
         """Take note that a worker elsewhere has answered a call: it does nothing until it begins the next."""
         self._note_sighting(self._where[worker], worker, Sighting(counter, Phase.IDLE, -1, -1, 0, 0, None))
@@ -206,6 +216,8 @@ class Machines:
 
     def refuse(self, machine: Machine, trouble: str, hint: str = "") -> None:
         """Use a machine no more: its workers are lost, and it does not join again."""
+        if self._machines.get(machine.node_id) is not machine:
+            return  # another of its workers had the same trouble, or it is lost
         self._refused[machine.node_id] = machine.name
         self._observer(Notice(f"{machine.name} is not used: {trouble}", hint=hint, is_warning=True))
         self._drop(machine, f"{machine.name} cannot be used")
@@ -226,7 +238,8 @@ class Machines:
         now = self._clock()
         away_s = now - self._ticked_at
         self._ticked_at = now
-        if away_s > AWAY_S:  # this process was stopped, or its machine slept: nobody could be heard
+        if away_s > AWAY_S:  # this process was stopped, its machine slept, or it walked: nobody could be heard
+            self._calling_at += away_s
             for machine in self._machines.values():
                 machine.heard_at += away_s
         if now - self._found_at >= FIND_S:
@@ -334,6 +347,7 @@ class Machines:
         if arrival.trouble or arrival.function is None:
             self.refuse(machine, arrival.trouble, arrival.hint)
             return
+        self._n_failed.pop(machine.node_id, None)
         folder = Path(arrival.folder)
         machine.setup = dataclasses.replace(
             self._setup,
@@ -358,6 +372,11 @@ class Machines:
             self.refuse(machine, what, "install r3po there, the same version as here")
             return
         log.info("the agent of %s: %s", machine.name, error)
+        if machine.setup is None:
+            self._n_failed[machine.node_id] += 1
+            if self._n_failed[machine.node_id] >= ARRIVALS:
+                self.refuse(machine, text.strip().rpartition("\n")[2], "see the logs of Ray on that machine")
+                return
         self._lose(machine, "its agent ended")
 
     def _lose(self, machine: Machine, why: str) -> None:

@@ -66,6 +66,9 @@ class OneMachine:
     def role_of(self, worker: int) -> Role:
         return Role()
 
+    def silence_of(self, worker: int) -> float:
+        return 0.0
+
 
 class Pool(Protocol):
     """Workers with numbers, which are never used again; the calls to one worker are carried out in order."""
@@ -98,6 +101,9 @@ class Pool(Protocol):
 
     def sighting(self, worker: int) -> Sighting | None:
         """Return what a worker is doing, or was doing when it died; None if it never came to say so."""
+
+    def silence_of(self, worker: int) -> float:
+        """Return for how many seconds nothing was heard of a worker's machine: so old is what it was seen doing."""
 
     def end(self, worker: int) -> None:
         """End a worker that is late, and what f started in it; it is told as lost, or not at all.

@@ -30,6 +30,9 @@ from r3po.worker.messages import WorkerSetup
 
 log = logging.getLogger(__name__)
 
+STARTER_ENDED = "the process that starts workers ended"
+"""Reason of the loss of all workers at once: f may have ended the parent of its process."""
+
 
 @dataclass(slots=True)
 class _Link:
@@ -112,7 +115,9 @@ class ProcessesPool(OneMachine):
         self._known_processes.forget(worker)
 
     def death_of(self, lost: WorkerLost) -> Death:
-        return self._known_processes.death_of(lost.worker, is_memory=lost.is_memory)
+        death = self._known_processes.death_of(lost.worker, is_memory=lost.is_memory)
+        is_shared = lost.reason == STARTER_ENDED and not death.is_known
+        return dataclasses.replace(death, is_shared=is_shared)
 
     def wait(self, timeout_s: float) -> list[Answer | WorkerLost]:
         found: list[Answer | WorkerLost] = []
@@ -196,7 +201,7 @@ class ProcessesPool(OneMachine):
             self._drop_starter()
             for worker in self._links:  # they end with it; and what f started in them is ended here
                 self._known_processes.end(worker)
-            ended = [*ended, *((worker, "the process that starts workers ended") for worker in self._links)]
+            ended = [*ended, *((worker, STARTER_ENDED) for worker in self._links)]
         for worker, reason in ended:
             if worker in self._links:
                 found += self._hear(self._links[worker])

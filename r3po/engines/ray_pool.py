@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,10 @@ class RayPool:
         self._log_file, self._note_file, self._needs = log_file, note_file, needs
         self._observer, self._probes = observer, probes
         self._actors: dict[int, Any] = {}
-        self._calls: dict[Any, tuple[int, Call]] = {}
+        self._next: dict[Any, int] = {}
+        """Workers by the call that each is to answer next: a large answer may be overtaken by one that comes after."""
+        self._open: dict[int, deque[Any]] = {}
+        """All calls of each worker that are not answered, in order."""
         self._private = source if isinstance(source, PrivateRay) else None
         self._joined = JoinedRay(source, log_file) if isinstance(source, str) else None
         self._machines: Machines | None = None
@@ -135,7 +139,10 @@ class RayPool:
 
     def submit(self, worker: int, call: Call) -> None:
         if worker in self._actors:  # else it died, and whoever calls will hear of it
-            self._calls[self._actors[worker].perform.remote(call)] = (worker, call)
+            ref = self._actors[worker].perform.remote(call)
+            opened = self._open.setdefault(worker, deque())
+            opened.append(ref)
+            self._next[opened[0]] = worker
 
     def capacity(self) -> int | None:
         return self._known_machines.capacity
@@ -147,6 +154,9 @@ class RayPool:
     def sighting(self, worker: int) -> Sighting | None:
         source = self._known_processes if self._is_home(worker) else self._known_machines
         return source.sighting(worker)
+
+    def silence_of(self, worker: int) -> float:
+        return 0.0 if self._is_home(worker) else self._known_machines.silence_of(worker)
 
     def end(self, worker: int) -> None:
         if self._is_home(worker):
@@ -174,7 +184,7 @@ class RayPool:
         machines = self._known_machines
         machines.tick()
         messages: list[Answer | WorkerLost] = self._take_losses()
-        refs = [*self._calls, *machines.refs]
+        refs = [*self._next, *machines.refs]
         if not refs:
             time.sleep(0 if messages else timeout_s)
             return messages
@@ -183,7 +193,7 @@ class RayPool:
         if not done and not messages:
             done, _ = ray.wait(refs, num_returns=1, timeout=timeout_s)
         for ref in done:
-            if ref not in self._calls:
+            if ref not in self._next:
                 machines.take(ref)
                 continue
             message = self._collect(ref)
@@ -198,7 +208,7 @@ class RayPool:
         return ""
 
     def close(self) -> None:
-        self._calls.clear()
+        self._next.clear()
         if self._private is None:
             workers = list(self._actors)
             for worker in workers:
@@ -250,26 +260,42 @@ class RayPool:
 
     def _take_losses(self) -> list[Answer | WorkerLost]:
         losses = self._known_machines.take_losses()
-        lost = {loss.worker for loss in losses}
-        for worker in lost:
-            self._kill(worker)  # whatever is left of it must not go on beside its replacement
-        if lost:
-            self._calls = {ref: call for ref, call in self._calls.items() if call[0] not in lost}
+        for loss in losses:
+            self._kill(loss.worker)  # whatever is left of it must not go on beside its replacement
+            self._drop_calls(loss.worker)
         return [*losses]
+
+    def _drop_calls(self, worker: int) -> None:
+        opened = self._open.pop(worker, None)
+        if opened:
+            self._next.pop(opened[0], None)
 
     def _collect(self, ref: Any) -> Answer | WorkerLost | None:
         """Return what came of a call; None: of a worker elsewhere that is lost, which is told later."""
-        worker, _ = self._calls.pop(ref)
+        worker = self._next.pop(ref)
         try:
             value: Answer = ray.get(ref)
         except ray.exceptions.RayError as error:
+            self._drop_calls(worker)
             return self._lose(worker, error)
-        if isinstance(value.error, FunctionError) and value.call.method == "load" and not self._is_home(worker):
+        opened = self._open[worker]
+        opened.popleft()
+        if opened:
+            self._next[opened[0]] = worker
+        return value if self._is_home(worker) else self._check_machine(worker, value)
+
+    def _check_machine(self, worker: int, value: Answer) -> Answer | None:
+        """Return what a worker elsewhere answered; None: its machine is not used any more."""
+        machine, error = self._machine_of(worker), value.error
+        if isinstance(error, FunctionError) and value.call.method == "load":
             # It need not be f: home is to judge that.
-            self._known_machines.refuse(self._machine_of(worker), str(value.error.args[0]), value.error.hint or "")
+            self._known_machines.refuse(machine, str(error.args[0]), error.hint or "")
             return None
-        if not self._is_home(worker):
-            self._known_machines.note_answer(worker, value.counter)
+        if isinstance(error, OSError):
+            hint = "look at its folder of temporary files, and at its limits"
+            self._known_machines.refuse(machine, error.strerror or str(error), hint)
+            return None
+        self._known_machines.note_answer(worker, value.counter)
         return value
 
     def _lose(self, worker: int, error: ray.exceptions.RayError) -> WorkerLost | None:
@@ -283,7 +309,8 @@ class RayPool:
         if self._is_home(worker):
             return WorkerLost(worker, type(error).__name__, is_memory)
         if is_new:
-            self._known_machines.ask("autopsy", worker, is_memory=is_memory)
+            is_unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)
+            self._known_machines.ask("autopsy", worker, is_memory=is_memory, is_unreachable=is_unreachable)
         return None
 
     @property

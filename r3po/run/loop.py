@@ -219,7 +219,8 @@ class RunLoop:
 
     def _handle(self, message: Answer | Lost) -> None:
         if isinstance(message, Lost):
-            self._first_row.is_sought = False  # by nobody any more
+            if any(isinstance(work, Batch) for work in message.handle.in_hand):
+                self._first_row.is_sought = False  # by nobody any more
             self.shares.add_loss(message.handle.role.machine)
             self.watch.tell_loss(message, self.trials.take_loss(message))
             self._losses.take(message)

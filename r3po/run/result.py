@@ -38,13 +38,13 @@ class RunResult:
     """The output folder, absolute."""
     notices: tuple[str, ...] = ()
     """What was said of the run, each once: what was found, what is odd, and what to do about it."""
-    machines: tuple[MachineShare, ...] = ()
+    machines: tuple[MachineShare, ...] = field(default=(), repr=False)
     """What each machine did, by name; empty where there is only one."""
     config: Config = field(repr=False, compare=False, kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
-        fields["machines"] = [dataclasses.asdict(machine) for machine in self.machines]
+        fields["machines"] = tuple(dataclasses.asdict(machine) for machine in self.machines)
         return {"schema_version": 1, **fields}
 
     def to_pandas(self, dtype_backend: str | None = None) -> pandas.DataFrame:

@@ -321,7 +321,7 @@ class _Run:
         """Close f in the workers, where there is something to close: it is called no more, however the run ends."""
         workforce = self._workforce
         if workforce.leavers is not None:
-            there = range(workforce.n_workers) if self._loop is None else list(self._loop.manager.handles)
+            there = range(workforce.n_workers) if self._loop is None else self._loop.manager.living
             workforce.leavers.leave_all(there, self.stop)
 
     def _on_signal(self, name: str) -> None:

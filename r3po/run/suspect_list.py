@@ -140,7 +140,7 @@ class SuspectList:
             suspect = Suspect(*key)
         if suspect is not None:
             suspect.death = death
-            suspect.is_apart = suspect.is_apart or death.is_memory
+            suspect.is_apart = suspect.is_apart or death.is_memory or death.is_shared
             self.judge(suspect)
 
     def judge(self, suspect: Suspect) -> None:

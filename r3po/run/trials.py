@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
+from dataclasses import replace
 
 from r3po.file_version import UNKNOWN_VERSION, FileVersion
 from r3po.run.scheduler import Scheduler
@@ -17,6 +19,10 @@ from r3po.worker.failures import death_failure, timeout_failure
 CAREFUL_S = 10.0
 """Seconds for which a run holds everybody back for the files that a killed run was in; then only for those that died
 alone."""
+
+MACHINE_LOSSES = 5
+"""Machines that are lost while a worker of theirs is in one and the same file, from which on it is mistrusted: it may
+take its machine with it. Trials without company then tell."""
 
 CAREFUL_LIMIT_S = 3600.0
 """The most seconds of it, after many runs that died."""
@@ -32,6 +38,8 @@ class Trials:
     def __init__(self, scheduler: Scheduler, book: SuspectBook, timeout_s: float | None = None) -> None:
         self._scheduler, self._book, self._timeout_s = scheduler, book, timeout_s
         self._careful_until: float | None = None
+        self._machine_losses: Counter[tuple[int, int]] = Counter()
+        """How many machines were lost while a worker of theirs was in a file, by shard and place."""
 
     def take_loss(self, lost: Lost) -> tuple[int, int] | None:
         """Give back what a dead worker had in hand; the file it was in becomes a suspect, if it was alone in its call.
@@ -40,9 +48,8 @@ class Trials:
             Shard and place of that file, or of the first of several; None if it was in none.
         """
         in_hand, where, call = lost.handle.in_hand, lost.file, lost.call
-        if lost.death.is_machine:  # which says nothing of any file
-            for work in in_hand:
-                self._scheduler.hand_back(work)
+        if lost.death.is_machine:
+            self._take_machine_loss(lost)
             return None
         begun = next((work for work in in_hand if _holds(work, where, call)), None)
         if begun is None:
@@ -118,6 +125,21 @@ class Trials:
 
     # Private methods
 
+    def _take_machine_loss(self, lost: Lost) -> None:
+        """Give back what a worker had in hand whose machine was lost, which by itself says nothing of any file."""
+        seen = lost.handle.seen
+        where = (seen.shard, seen.place) if seen is not None and seen.is_in_file and not seen.n_more else None
+        begun = next((work for work in lost.handle.in_hand if _holds(work, where, None)), None)
+        if begun is not None and where is not None:
+            self._machine_losses[where] += 1
+        for work in lost.handle.in_hand:
+            if work is begun and where is not None and self._machine_losses[where] >= MACHINE_LOSSES:
+                death = replace(lost.death, is_shared=True)
+                self._scheduler.lost(begun, where[1], death, counts=lost.was_alone)
+                self.remember()
+            else:
+                self._scheduler.hand_back(work)
+
     def _take_back(self, begun: Work, lost: Lost, where: tuple[int, int] | None) -> None:
         """Take back what a dead worker had begun.
 
@@ -141,8 +163,8 @@ class Trials:
 
 
 def _counts(lost: Lost) -> bool:
-    """Whether a death can be held against a file: memory is shared, and only who had it alone can be to blame."""
-    return lost.was_alone or not lost.death.is_memory
+    """Whether a death can be held against a file: of what is shared, as memory is, only who was alone is to blame."""
+    return lost.was_alone or not (lost.death.is_memory or lost.death.is_shared)
 
 
 def _holds(work: Work, where: tuple[int, int] | None, call: Span | None) -> bool:

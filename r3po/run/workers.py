@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ WATCH_S = 0.5
 """Seconds between two looks at the beacon of a worker. The looks at all are spread over this time."""
 
 GAP_S = 5.0
-"""Seconds without a look after which the driver itself was stopped, or its machine slept: deadlines begin again."""
+"""Seconds without a look after which the driver itself was stopped, or a machine slept: deadlines begin again."""
 
 START_S = 30.0
 """Seconds after which no trial waits for a worker that has not loaded f."""
@@ -50,7 +51,7 @@ class Lost:
     last: Sighting | None
     """The last word of its beacon."""
     was_alone: bool
-    """Nobody else had a file in hand."""
+    """Nobody else of its machine had a file in hand."""
     n_workers: int | None = None
     """How many there are from now on, if there is one fewer."""
 
@@ -120,6 +121,12 @@ class WorkerManager:
         return self._pool.is_gone
 
     @property
+    def living(self) -> list[int]:
+        """The numbers of the workers that are not known to have died."""
+        dead = {lost.worker for lost in self._held}
+        return [worker for worker in self.handles if worker not in dead]
+
+    @property
     def is_busy(self) -> bool:
         return bool(self._roster.busy)
 
@@ -178,11 +185,11 @@ class WorkerManager:
             assert isinstance(answer, Answer)
             if answer.call.method != "load":
                 self._n_lost_in_a_row = 0
-        n_busy = len(self._roster.busy)  # before any of them is gone
-        for message in messages:
-            if isinstance(message, WorkerLost) and message.worker in self.handles and message not in self._held:
-                was_alone = n_busy == len(self._roster.busy & {message.worker})
-                found.append(self._lose(message, was_alone=was_alone))
+        lost = [m for m in messages if isinstance(m, WorkerLost) and m not in self._held]
+        company = self._company_of({m.worker for m in lost})  # before any of them is gone
+        for message in lost:
+            if message.worker in self.handles:
+                found.append(self._lose(message, was_alone=not company[message.worker]))
         for _ in range(self._leavers.take(messages) if self._leavers is not None else 0):
             self._replace(0.0)
         self._watch(answered)
@@ -240,6 +247,16 @@ class WorkerManager:
         is_making = handle.seen is not None and handle.seen.phase is Phase.MAKING
         return is_making or self._clock() - handle.started_at < START_S
 
+    def _company_of(self, lost: set[int]) -> dict[int, bool]:
+        """Return of each worker whether another one of its machine has something in hand: memory is a machine's."""
+        handles = self.handles
+        busy = Counter(handles[worker].role.machine for worker in self._roster.busy) if lost else Counter[str]()
+        return {
+            worker: busy[handles[worker].role.machine] > (worker in self._roster.busy)
+            for worker in lost
+            if worker in handles
+        }
+
     def _lose(self, message: WorkerLost, *, was_alone: bool) -> Lost:
         handle = self._roster.remove(message.worker)
         self.n_lost += 1
@@ -271,7 +288,8 @@ class WorkerManager:
         n_more = 0 if capacity is None else capacity - self._n_workers
         if n_more:
             self._n_workers += n_more
-            self.n_wanted = max(0, self.n_wanted + n_more)  # as many fewer for want of memory as before
+            # As many fewer for want of memory as before, but not none.
+            self.n_wanted = max(min(1, self._n_workers), self.n_wanted + n_more)
             for _ in range(n_more):
                 self._replace(0.0)
 
@@ -283,6 +301,8 @@ class WorkerManager:
             self._replace(0.0)
         for due in [due for due in self._due if due <= now]:
             self._due.remove(due)
+            if len(self.handles) >= self.n_wanted:
+                continue  # its machine has gone meanwhile: elsewhere it would take the place of those to come
             self._pool.add_worker(self._next_number)
             self._roster.add(self._new_handle(self._next_number))
             self._next_number += 1
@@ -308,10 +328,13 @@ class WorkerManager:
         seen = self._pool.sighting(handle.number)
         if seen is None:
             return
+        silence_s = self._pool.silence_of(handle.number)
         if handle.seen is None or seen.counter != handle.seen.counter:
             handle.seen, handle.seen_at = seen, now
+        elif silence_s > GAP_S:
+            handle.seen_at = now  # nobody knows what it does, or whether its machine runs at all
         elif may_be_late and not handle.ended_for:
-            self._end_if_late(handle, seen, now - handle.seen_at)
+            self._end_if_late(handle, seen, now - handle.seen_at - silence_s)
 
     def _end_if_late(self, handle: WorkerHandle, seen: Sighting, seconds: float) -> None:
         waited = self._clock() - handle.given_at

@@ -51,6 +51,9 @@ class TwoMachines:
     def role_of(self, worker: int) -> Role:
         return Role(can_stage=True, can_call=False, machine="home") if worker == 0 else Role(False, True, "away")
 
+    def silence_of(self, worker: int) -> float:
+        return 0.0
+
     def sighting(self, worker: int) -> Sighting | None:
         return self._processes.sighting(worker)
 

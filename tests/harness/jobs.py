@@ -33,6 +33,9 @@ for _number in (signal.SIGHUP, signal.SIGINT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
 
+# A terminal's width is of whoever starts the tests; each test has its own, or `WIDE`.
+os.environ.pop("COLUMNS", None)
+
 DOUBLE = """\
 import json
 

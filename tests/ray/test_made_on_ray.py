@@ -91,7 +91,7 @@ def test_objects_and_partials_of_a_script_reach_the_workers(tmp_path: Path) -> N
     job = model_job(tmp_path, processes=1)
 
     class Local:
-        def __init__(self, shade: str) -> None:
+        def __init__(self, shade: str = "red") -> None:
             self.shade = shade
 
         def __call__(self, filepath: str) -> dict[str, object]:
@@ -99,7 +99,7 @@ def test_objects_and_partials_of_a_script_reach_the_workers(tmp_path: Path) -> N
                 return {"n": json.load(file)["n"], "shade": self.shade, "pid": os.getpid()}
 
     f: Any
-    for f, shade in ((Local("blue").__call__, "blue"), (functools.partial(Local, "green"), "green")):
+    for f, shade in ((Local, "red"), (Local("blue").__call__, "blue"), (functools.partial(Local("green")), "green")):
         table = run(job, f, redo=True, restart=True).to_pandas()
         assert table["n"].tolist() == list(range(24))
         assert set(table["shade"]) == {shade} and os.getpid() not in set(table["pid"])

@@ -15,6 +15,12 @@ from jobs import HAS_PROC, as_new_process, comes_true, doubled, make_job, run_py
 from r3po import ConfigError, RunStoppedError
 from r3po.engines.frames import Channel, receive_frame, send_frame
 from r3po.engines.needs import Needs
+from r3po.engines.pool import WorkerLost
+from r3po.engines.processes import STARTER_ENDED, ProcessesPool
+from r3po.engines.worker_processes import WorkerProcesses
+from r3po.run.roster import WorkerHandle
+from r3po.run.trials import _counts
+from r3po.run.workers import Lost
 
 
 def test_messages_arrive_whole_whatever_their_size_and_half_a_message_holds_nobody_up() -> None:
@@ -181,3 +187,15 @@ def test_pandas_is_imported_once_f_imports_it_and_pyarrow_knows_it_then(tmp_path
     pytest.importorskip("pandas")
     ended = run_python("-c", PANDAS, cwd=tmp_path)
     assert ended.out.split("\n")[:2] == ["False", "1 [1]"], ended.err
+
+
+@pytest.mark.parametrize("was_alone", [True, False])
+@pytest.mark.parametrize("reason", [STARTER_ENDED, "SIGKILL"])
+def test_who_ended_with_all_others_is_to_blame_only_if_it_was_alone(
+    reason: str, was_alone: bool, tmp_path: Path
+) -> None:
+    pool = ProcessesPool()
+    pool._processes = WorkerProcesses(tmp_path)
+    death = pool.death_of(WorkerLost(0, reason))
+    assert death.is_shared is (reason == STARTER_ENDED)
+    assert _counts(Lost(WorkerHandle(0), death, None, was_alone)) is (was_alone or not death.is_shared)

@@ -613,6 +613,12 @@ def test_memory_deaths_that_do_not_count_are_repeated_without_a_count() -> None:
     assert (charge.place, charge.n_deaths, charge.death) == (1, KNOWN_DEATHS, OUT_OF_MEMORY)
 
 
+def test_of_several_that_ended_at_once_each_is_tried_alone() -> None:
+    scheduler = Scheduler([(0, [(0, 4)])], 2, 1.0)
+    scheduler.lost(next_batch(scheduler, 4), 1, Death("killed", is_shared=True))
+    assert scheduler.suspects.is_apart
+
+
 @pytest.mark.parametrize("is_on_trial", [False, True])
 def test_a_file_that_took_too_long_is_charged_with_no_deaths_and_the_rest_is_done_again(is_on_trial: bool) -> None:
     mistrusted = [Suspect(0, 2, is_apart=True)] if is_on_trial else []

@@ -194,6 +194,7 @@ def test_whoever_has_answered_before_it_died_is_a_member_until_its_death_is_told
     stage.say(Answer(0, RUN), WorkerLost(0, "died"))
     handle = stage.manager.handles[0]
     assert handle.in_hand == [first, second] and list_workers(stage.folder) == [0, 1, 2]
+    assert stage.manager.living == [1, 2], "but nobody waits for it"
     stage.manager.settle(0)
     given = stage.give(0, number=9)  # nobody knows yet
     assert stage.say(Answer(0, RUN)) == [Answer(0, RUN)], "it is held back as long as there are answers"
