@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import threading
+import uuid
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from r3po.errors import StoreError
 from r3po.storage.object_urls import ObjectUrl, StoreOptions
 from r3po.storage.obstore_clients import Use, make_client, obstore_of, says_key
 from r3po.storage.s3_client import AT_START, S3Access, S3Client
-from r3po.storage.store_errors import Refusal, TagDiffers, Verb, error_of, refusal_of_obstore
+from r3po.storage.store_errors import Refusal, TagDiffers, Verb, error_of, refusal_of_obstore, without_conditions
 
 ONE_PUT_BYTES = 64 << 20
 """Most bytes of an object that is written by one request; a larger one is put together of pieces."""
@@ -217,6 +218,24 @@ class ObjectStore:
             return
         with self._words("list", at_start=True):
             next(iter(obstore_of(self.url).list(self._client("start"), self.url.prefix or None, chunk_size=1)), None)
+
+    def check_writing(self, key: str) -> None:
+        """Write an object under a key that nobody uses, see whether conditions are kept, and remove it.
+
+        It is as patient as any writing: `check_listing` before it tells early what is wrong with the store.
+
+        Raises:
+            StoreError: there is no permission, or the store lets two writers win, so that no job could own its output.
+        """
+        content = uuid.uuid4().bytes
+        tag = self.write(key, content, Only())
+        try:
+            for condition in (Only(), Only(tag.replace(tag[-9:-1], "deadbeef"))):
+                with contextlib.suppress(TagDiffers):
+                    self.write(key, uuid.uuid4().bytes, condition)
+                    raise without_conditions(self.url)
+        finally:
+            self.delete(key)
 
     # Private methods
 

@@ -114,6 +114,16 @@ def without_client(url: ObjectUrl) -> StoreError:
     )
 
 
+def without_conditions(url: ObjectUrl) -> StoreError:
+    """Return the error of a store on which two jobs could take the same output for theirs."""
+    return StoreError(
+        "the store does not keep conditions of writing (If-None-Match, If-Match)",
+        where=str(url),
+        evidence="of two writers of one object both were told that they were the first",
+        hint="use a store that does, such as S3, MinIO, Ceph or SeaweedFS; or write to a disk",
+    )
+
+
 # Private functions
 
 

@@ -103,6 +103,30 @@ def test_pieces_of_an_object_that_failed_are_not_left_in_the_bucket(
         store.look("part")
 
 
+class Careless(ObjectStore):
+    """A store that does not keep some conditions."""
+
+    ignores: tuple[bool, ...] = ()
+
+    def write(self, key: str, content: bytes | Path, only: Only | None = None) -> str:
+        is_ignored = only is not None and (only.tag is None) in self.ignores and self.n_written
+        self.n_written += 1
+        return super().write(key, content, None if is_ignored else only)
+
+    n_written = 0
+
+
+@pytest.mark.parametrize("ignores", [(True,), (False,), (True, False)])
+def test_a_store_that_keeps_no_conditions_is_refused(store: ObjectStore, ignores: tuple[bool, ...]) -> None:
+    store.check_writing("raw/.probe")
+    careless = Careless(store.url)
+    careless.ignores = ignores
+    with pytest.raises(StoreError, match="does not keep conditions"):
+        careless.check_writing("raw/.probe")
+    with pytest.raises(FileNotFoundError):
+        store.look("raw/.probe")
+
+
 def test_keys_come_from_a_profile_and_a_public_bucket_needs_none(
     bucket: str, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
