@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from r3po.errors import StoreError
 from r3po.source.object_ahead import ObjectsAhead, Wanted, local_path
 from r3po.storage.object_urls import ObjectUrl
 from r3po.storage.objects import ObjectInfo, ObjectStore
-from seaweed import Cut, FaultyProxy, Status
+from seaweed import Cut, Delay, FaultyProxy, Status
 
 URL = ObjectUrl("gs", "files", "raw/")
 
@@ -206,3 +208,22 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.long
+def test_a_process_ends_at_once_with_requests_in_flight(bucket: str, proxy: FaultyProxy) -> None:
+    store = ObjectStore(ObjectUrl.parse(f"s3://{bucket}/raw"))
+    for n in range(20):
+        store.write(f"raw/{n}", b"x")
+    code = f"""
+from r3po.source.object_ahead import ObjectsAhead, Wanted
+from r3po.storage.object_urls import ObjectUrl
+from r3po.storage.objects import ObjectStore
+ahead = ObjectsAhead(ObjectStore(ObjectUrl.parse("s3://{bucket}/raw")))
+objects = ahead.fetch(Wanted(str(n), 1, "") for n in range(20))
+print(next(objects).data)
+"""
+    proxy.choose = lambda method, path: None if path.endswith("/0") else Delay(30)
+    for _ in range(4):
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "b'x'\n", "")
