@@ -64,6 +64,8 @@ for name, command in _COMMANDS.items():
 def main() -> NoReturn:
     """Run the command line and end the process with the exit code of the table in docs/commands.md."""
     code = run_command()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the exit code is decided, and would only be replaced
     if not sys.modules.keys().isdisjoint(("ray", "r3po.source.parallel")):
         _leave_at_once(code)
     sys.exit(code)
@@ -85,10 +87,8 @@ def _leave_at_once(code: int) -> NoReturn:
     """End the process without what Python does at its end.
 
     A Ray that was cut off while it started may crash there, and helpers that a disk does not answer are waited for.
-    Nothing of the run is open any more, and the exit code is decided: a signal would only replace it.
+    Nothing of the run is open any more.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
