@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -128,19 +128,13 @@ class Config(Keys):
                 raise ConfigError("function is empty", hint="name it as file.py:name or package.module:name")
             changed["function"] = function
         if max_errors is not None:
-            try:
-                changed["max_errors"] = parse_max_errors(max_errors)
-            except ValueError as error:
-                raise ConfigError(f"max_errors is {max_errors}", hint=f"it {error}") from None
+            changed["max_errors"] = _given("max_errors", max_errors, parse_max_errors)
         if engine is not None:
             if engine not in ENGINES:
                 raise ConfigError(f"unknown engine {engine!r}", hint=f"engines: {', '.join(ENGINES)}")
             changed["engine"] = engine
         if address is not None:
-            try:
-                changed["ray_address"] = check_address(address)
-            except ValueError as error:
-                raise ConfigError(f"address is {address}", hint=f"it {error}") from None
+            changed["ray_address"] = _given("address", address, check_address)
         return self.model_copy(update=changed)
 
 
@@ -211,6 +205,14 @@ def _check_source_folder(source: Path, place: str) -> None:
     if not stat.S_ISDIR(mode):
         hint = f'name the folder that holds it: "{source.parent}"'
         raise SourceError(f"source_path is no folder: {source}   {place}", hint=hint)
+
+
+def _given(name: str, value: Any, parse: Callable[[Any], Any]) -> Any:
+    """Return what a command line gave for one run. Raises ConfigError if it is none of what that may be."""
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ConfigError(f"{name} is {value}", hint=f"it {error}") from None
 
 
 # Private: from the entries to what is wrong with them

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class Machines:
 
     Args:
         setup: of the workers at home.
-        visit: for the agents.
+        visit: makes what agents get; called once the first is invited.
         n_workers: how many workers in all, if there is room; None: as many as there is room for.
         each: what a worker needs; empty: a CPU.
         find: returns the machines that there are.
@@ -105,7 +106,7 @@ class Machines:
     def __init__(
         self,
         setup: WorkerSetup,
-        visit: Visit,
+        visit: Callable[[], Visit],
         n_workers: int | None,
         each: Amounts,
         home_id: str,
@@ -113,7 +114,7 @@ class Machines:
         observer: Observer,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._setup, self._visit, self._n_workers, self._each = setup, visit, n_workers, each
+        self._setup, self._visit, self._n_workers, self._each = setup, cache(visit), n_workers, each
         self._home_id, self._find, self._observer, self._clock = home_id, find, observer, clock
         self._machines: dict[str, Machine] = {}
         self._refused: dict[str, str] = {}
@@ -341,7 +342,7 @@ class Machines:
         actor: Any = ray.remote(Agent)
         machine.agent = actor.options(num_cpus=0, **on_machine(machine), **NO_RETRIES).remote()
         machine.heard_at = self._clock()
-        self._refs[machine.agent.arrive.remote(self._visit)] = (machine, -1)
+        self._refs[machine.agent.arrive.remote(self._visit())] = (machine, -1)
 
     def _join(self, machine: Machine, arrival: Arrival) -> None:
         if arrival.trouble or arrival.function is None:

@@ -18,9 +18,6 @@ import time
 DONE = b"done\n"
 """What a maker says that has removed the folder itself."""
 
-APART = "apart"
-"""Second argument of a guard that is to be nobody's child: Ray ends the children of an actor that it ends."""
-
 TEMPORARY_PREFIX = "r3po-ray-"
 """Begins the name of every temporary folder that a private Ray of ours has."""
 
@@ -68,7 +65,7 @@ class Guard:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         # A session of its own: what kills this process's group or terminal must leave it alive.
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, os.fspath(folder), APART],
+            [sys.executable, "-I", "-S", __file__, os.fspath(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -82,10 +79,10 @@ class Guard:
             self._process.communicate(DONE, timeout=5)
 
 
-def main(folder: str, *, is_apart: bool = False) -> None:
+def main(folder: str) -> None:
     """Wait for the maker's end, then end the rest and remove the folder."""
     maker = os.getppid()  # it may go on
-    if is_apart and os.fork():
+    if os.fork():  # it is to be nobody's child: Ray ends the children of an actor that it ends
         os._exit(0)
     if sys.stdin.buffer.readline() == DONE:
         return
@@ -111,4 +108,4 @@ def _has_open(pid: int, inside: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], is_apart=sys.argv[2:] == [APART])
+    main(sys.argv[1])

@@ -114,9 +114,12 @@ class RayPool:
         self._pickled = to_bytes(function.value) if function.kind == "value" else None
         setup = dataclasses.replace(setup, function=dataclasses.replace(function, value=None))
         self._processes = WorkerProcesses(setup.workers_folder)
-        visit = Visit(setup.function, pack(function), self._probes, versions())
         find = (lambda: nodes) if self._is_local else find_nodes
         home = ray.get_runtime_context().get_node_id()
+
+        def visit() -> Visit:
+            return Visit(setup.function, pack(function), self._probes, versions())
+
         most = None if self._needs.is_auto and not self._is_local else n_workers
         self._machines = Machines(setup, visit, most, self._needs.each, home, find, self._observer)
         # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.

@@ -28,10 +28,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import soak
 from cluster_jobs import ClusterJob, ClusterLab
 from jobs import comes_true
 from machines import GONE_S, Machine, Machines, Program, why_not
-from soak import compare
 
 RUN_LIMIT_S = 600.0
 """No run lasts so long, whatever hits it: it hangs."""
@@ -54,18 +54,10 @@ Fault = Callable[["Round"], bool]
 
 
 @dataclass
-class Report:
-    """What the soak came to."""
+class Report(soak.Report):
+    """What the soak came to, with what the machines did."""
 
-    seed: int
-    minutes: float = 0.0
-    counts: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-    exit_codes: Counter[int] = field(default_factory=Counter)
     files_by_machine: Counter[str] = field(default_factory=Counter)
-    longest_s: dict[str, float] = field(default_factory=dict)
-    findings: list[str] = field(default_factory=list)
-    ended: str = "time is up"
 
     def note(self, what: str, seconds: float) -> None:
         self.longest_s[what] = round(max(self.longest_s.get(what, 0.0), seconds), 1)
@@ -174,7 +166,7 @@ class Round:
         self.report.note("until nothing was left", time.monotonic() - started)
 
     def _compare(self) -> None:
-        findings, counts = compare(self.job, self.lab.reference)
+        findings, counts = soak.compare(self.job, self.lab.reference)
         calls = self.job.calls_by_machine()
         done = set().union(*calls.values())
         never = [path for path in self.job.inputs.paths if path not in done]

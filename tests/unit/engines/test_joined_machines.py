@@ -89,7 +89,7 @@ class Cluster:
         setup = WorkerSetup(folders, "/in", SPEC, "path", "stat", 1.0, self.folder / "stop", self.folder)
         visit = Visit(SPEC, Baggage(), (), {})
         self.machines = Machines(
-            setup, visit, self.n_workers, {}, "home", lambda: self.nodes, self._tell, lambda: self.now
+            setup, lambda: visit, self.n_workers, {}, "home", lambda: self.nodes, self._tell, lambda: self.now
         )
         self.machines.begin()
         if self.is_listening:
