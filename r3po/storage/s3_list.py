@@ -94,7 +94,7 @@ def checked(pages: Iterable[Page], url: ObjectUrl) -> Iterator[Page]:
                     "the store lists its keys out of order",
                     where=str(url),
                     evidence=f"{url.url_of(info.key)} comes behind a later one",
-                    hint="name the server in storage_options: {endpoint: ...}; then r3po sorts the keys",
+                    hint="name the server in storage_options: {endpoint: ...}; its keys are then sorted here",
                 )
             last = order
         yield page
