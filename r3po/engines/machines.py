@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,8 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from r3po.engines.agent import Agent, Arrival, Autopsy, Look, Visit, stop_file, workers_folder
-from r3po.engines.needs import Amounts, room_for
+from r3po.engines.needs import Amounts
+from r3po.engines.nodes import NodeInfo, name_of, room_on
 from r3po.engines.pool import WorkerLost
 from r3po.errors import RunStoppedError
 from r3po.events import Notice, Observer
@@ -80,17 +81,6 @@ class Machine:
     """When it is to be looked at next; None: a look is on its way."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeInfo:
-    """What Ray says of a machine."""
-
-    node_id: str
-    host: str
-    address: str
-    amounts: Amounts
-    """What it has, whoever uses it now."""
-
-
 class Machines:
     """Keeps the machines of a joined Ray, their agents, and which worker is where.
 
@@ -130,7 +120,6 @@ class Machines:
         self._ticked_at = clock()
         self._calling_at = clock()
         """When a machine was last there that calls f."""
-        self._n_cpus = 1.0
 
     # What workers there are
 
@@ -307,30 +296,17 @@ class Machines:
 
     # Private methods
 
-    def _room(self, amounts: Amounts) -> int:
-        """Return for how many workers that call f a machine has room."""
-        if any(self._each.values()):
-            return int(room_for(self._each, amounts))
-        n_cpus = amounts.get("CPU", 0)
-        if self._n_workers is None or self._n_workers <= self._n_cpus:
-            return int(n_cpus)
-        return math.ceil(n_cpus * self._n_workers / self._n_cpus)  # each has a part of a CPU
-
     def _find_machines(self, *, is_inviting: bool = True) -> None:
         nodes = {node.node_id: node for node in self._find()}
-        self._n_cpus = max(1.0, sum(node.amounts.get("CPU", 0) for node in nodes.values()))
         for machine in list(self._machines.values()):
             if machine.node_id not in nodes and not machine.is_home:
                 self._lose(machine, "it has left the cluster")
-        hosts = [node.host for node in nodes.values()]
         for node in nodes.values():
             if node.node_id in self._machines or node.node_id in self._refused:
                 continue
             is_home = node.node_id == self._home_id
-            name = node.host if hosts.count(node.host) == 1 else node.address
-            if any(name == machine.name for machine in self._machines.values()):
-                name = f"{name} ({node.node_id[:6]})"
-            n_calling = self._room(node.amounts)
+            name = name_of(node, nodes.values(), {machine.name for machine in self._machines.values()})
+            n_calling = room_on(node, nodes.values(), self._each, self._n_workers)
             machine = Machine(node.node_id, name, is_home, self._setup if is_home else None, n_calling)
             if is_home:
                 self._machines[node.node_id] = machine
@@ -406,17 +382,6 @@ class Machines:
 def on_machine(machine: Machine) -> dict[str, Any]:
     """Return the options of an actor that is to be on a machine and nowhere else."""
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(machine.node_id, soft=False)}
-
-
-def find_nodes() -> list[NodeInfo]:
-    """Return the machines of the Ray that this process is joined to."""
-    asked: Any = ray.nodes
-    nodes: list[Mapping[str, Any]] = asked()
-    return [
-        NodeInfo(node["NodeID"], node["NodeManagerHostname"], node["NodeManagerAddress"], node["Resources"])
-        for node in nodes
-        if node["Alive"]
-    ]
 
 
 # Private functions

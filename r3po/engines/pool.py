@@ -73,12 +73,16 @@ class OneMachine:
 class Pool(Protocol):
     """Workers with numbers, which are never used again; the calls to one worker are carried out in order."""
 
-    description: str
-    """`Ray, local`, `Ray, joined`, `processes` or `serial`, for people."""
     can_replace: bool
     """Whether workers can be ended and added."""
-    is_gone: bool
-    """Whatever runs the workers has ended by itself; maybe by what one of them did."""
+
+    @property
+    def description(self) -> str:
+        """`Ray, local`, `Ray, joined`, `processes` or `serial`, for people."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether what runs the workers has ended by itself; maybe by what one of them did."""
 
     def start(self, setup: WorkerSetup, n_workers: int) -> int:
         """Start the workers 0 to n_workers - 1 and send each the call `load`; it is answered like any other.

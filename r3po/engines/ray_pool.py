@@ -20,16 +20,16 @@ import ray.exceptions
 
 from r3po.engines.agent import Visit, versions
 from r3po.engines.by_value import to_bytes
-from r3po.engines.machines import NO_RETRIES, Machine, Machines, find_nodes, on_machine
+from r3po.engines.machines import NO_RETRIES, Machine, Machines, on_machine
 from r3po.engines.needs import Needs, options_of
+from r3po.engines.nodes import find_nodes
 from r3po.engines.pool import Answer, Call, Role, WorkerLost
 from r3po.engines.private_ray import PrivateRay
-from r3po.engines.ray_join import JoinedRay
-from r3po.engines.ray_keeper import VITAL
-from r3po.engines.ray_node import answers, find_dead, global_node, resources
+from r3po.engines.ray_connection import RayConnection
+from r3po.engines.ray_node import resources
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.engines.worker_shell import WorkerShell
-from r3po.errors import FunctionError, RunStoppedError
+from r3po.errors import FunctionError
 from r3po.events import Observer
 from r3po.function.travel import pack
 from r3po.work import Death
@@ -37,15 +37,6 @@ from r3po.worker.beacon import Sighting
 from r3po.worker.messages import WorkerSetup
 
 log = logging.getLogger(__name__)
-
-CHECK_S = 1.0
-"""Seconds between two looks whether the processes of our Ray are alive; it says so itself only after many seconds."""
-
-GONE_S = 20.0
-"""Seconds for which a Ray on another machine may be silent during a run: a network may fail for a moment."""
-
-CONNECT_S = 5.0
-"""Seconds between two looks whether a Ray on another machine is there, by a connection to it."""
 
 
 class RayPool:
@@ -72,22 +63,25 @@ class RayPool:
         probes: tuple[str, ...] = (),
         source: PrivateRay | str | None = None,
     ) -> None:
-        self._log_file, self._note_file, self._needs = log_file, note_file, needs
-        self._observer, self._probes = observer, probes
+        self._needs, self._observer, self._probes = needs, observer, probes
+        self._ray = RayConnection(log_file, note_file, needs, source)
         self._actors: dict[int, Any] = {}
         self._next: dict[Any, int] = {}
         """Workers by the call that each is to answer next: a large answer may be overtaken by one that comes after."""
         self._open: dict[int, deque[Any]] = {}
         """All calls of each worker that are not answered, in order."""
-        self._private = source if isinstance(source, PrivateRay) else None
-        self._joined = JoinedRay(source, log_file) if isinstance(source, str) else None
         self._machines: Machines | None = None
         self._processes: WorkerProcesses | None = None
         self._pickled: bytes | None = None
         self._actor_class: Any = None
-        self._checked_at = 0.0
-        self.is_gone = False
-        self.description = "Ray, local"
+
+    @property
+    def is_gone(self) -> bool:
+        return self._ray.is_gone
+
+    @property
+    def description(self) -> str:
+        return self._ray.description
 
     def start(self, setup: WorkerSetup, n_workers: int) -> int:
         """Start Ray and the actors.
@@ -96,35 +90,24 @@ class RayPool:
             RunStoppedError: Ray does not start.
             ConfigError: it has no room for the workers.
         """
-        if self._private is None and (self._joined is not None or ray.is_initialized()):
-            self.description = "Ray, joined"
-            if self._joined is not None:
-                self.description = f"Ray, joined at {self._joined.start()}"
-            self._check(is_due=True)  # what is sent to a Ray that is gone waits for ever
-            nodes = find_nodes()
-            n_workers = self._needs.fit_cluster(n_workers, [node.amounts for node in nodes])
-        else:
-            n_workers = self._needs.fit_cores(n_workers)
-            self._private = self._private or PrivateRay(self._log_file, self._note_file, self._needs)
-            self._private.start(n_workers)
-            nodes = find_nodes()
-            n_workers = self._needs.fit(n_workers, [node.amounts for node in nodes], "on this machine")
+        n_workers, nodes = self._ray.start(n_workers)
         # By value where it has no module to import it from. In memory only: no pickle on disk.
         function = setup.function
         self._pickled = to_bytes(function.value) if function.kind == "value" else None
         setup = dataclasses.replace(setup, function=dataclasses.replace(function, value=None))
         self._processes = WorkerProcesses(setup.workers_folder)
-        find = (lambda: nodes) if self._is_local else find_nodes
+        find = (lambda: nodes) if self._ray.is_private else find_nodes
         home = ray.get_runtime_context().get_node_id()
 
         def visit() -> Visit:
             return Visit(setup.function, pack(function), self._probes, versions())
 
-        most = None if self._needs.is_auto and not self._is_local else n_workers
+        most = None if self._needs.is_auto and not self._ray.is_private else n_workers
         self._machines = Machines(setup, visit, most, self._needs.each, home, find, self._observer)
         # Once: Ray writes a class into its GCS when it is first used, and waits for a GCS that is gone.
         # CPUs are left to the tasks that f itself may start, for which it would wait for ever: in a Ray of our own all.
-        num_cpus = 0.0 if self._is_local else _cpus_each(n_workers, resources("available_resources").get("CPU", 0.0))
+        n_free = 0.0 if self._ray.is_private else resources("available_resources").get("CPU", 0.0)
+        num_cpus = 0.0 if self._ray.is_private else _cpus_each(n_workers, n_free)
         self._options = options_of({"CPU": num_cpus} | dict(self._needs.each))
         self._actor_class = ray.remote(WorkerShell)
         self._machines.begin()
@@ -136,7 +119,7 @@ class RayPool:
         machine = self._known_machines.place(worker)
         # One that only stages needs nothing of what f does, and must fit where there is none of it.
         own = self._options if machine.n_calling else {"num_cpus": 0}
-        options = {**own, **({} if self._is_local else on_machine(machine)), **NO_RETRIES}
+        options = {**own, **({} if self._ray.is_private else on_machine(machine)), **NO_RETRIES}
         self._actors[worker] = self._actor_class.options(**options).remote(machine.setup, worker, self._pickled)
         self.submit(worker, Call("load"))
 
@@ -152,7 +135,7 @@ class RayPool:
 
     def role_of(self, worker: int) -> Role:
         machine = self._machine_of(worker)
-        return Role(machine.is_home, bool(machine.n_calling), "" if self._is_local else machine.name)
+        return Role(machine.is_home, bool(machine.n_calling), "" if self._ray.is_private else machine.name)
 
     def sighting(self, worker: int) -> Sighting | None:
         source = self._known_processes if self._is_home(worker) else self._known_machines
@@ -183,7 +166,7 @@ class RayPool:
         return self._known_processes.death_of(lost.worker, is_memory=lost.is_memory)
 
     def wait(self, timeout_s: float) -> list[Answer | WorkerLost]:
-        self._check()
+        self._ray.check()
         machines = self._known_machines
         machines.tick()
         messages: list[Answer | WorkerLost] = self._take_losses()
@@ -205,30 +188,18 @@ class RayPool:
 
     def shortage(self) -> str:
         with contextlib.suppress(ray.exceptions.RayError):
-            if self._is_local:
+            if self._ray.is_private:
                 return ""  # its CPUs are the workers' own
             return self._needs.shortage(resources("available_resources"), resources("cluster_resources"))
         return ""
 
     def close(self) -> None:
         self._next.clear()
-        if self._private is None:
-            workers = list(self._actors)
-            for worker in workers:
-                self._kill(worker)  # first, so that a Ray that others watch knows that this is no accident
-            if self._machines is not None and not self.is_gone:
-                self._machines.close()
-            if workers:
-                self._known_processes.await_end()
-            for worker in workers:
-                if self._is_home(worker):
-                    self._known_processes.end(worker)  # what f started there
-            if self._joined is not None:
-                self._joined.end()
-            return
-        self._actors.clear()
-        self._private.end(is_gone=self.is_gone)
-        self._private = None
+        if self._ray.is_private:
+            self._actors.clear()  # they end with it
+        else:
+            self._leave()
+        self._ray.end()
 
     # Private methods
 
@@ -260,6 +231,19 @@ class RayPool:
         if actor is not None:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(actor)
+
+    def _leave(self) -> None:
+        """End the workers and the agents, and nothing else, of a Ray that others use, too."""
+        workers = list(self._actors)
+        for worker in workers:
+            self._kill(worker)  # first, so that a Ray that others watch knows that this is no accident
+        if self._machines is not None and not self.is_gone:
+            self._machines.close()
+        if workers:
+            self._known_processes.await_end()
+        for worker in workers:
+            if self._is_home(worker):
+                self._known_processes.end(worker)  # what f started there
 
     def _take_losses(self) -> list[Answer | WorkerLost]:
         losses = self._known_machines.take_losses()
@@ -304,8 +288,8 @@ class RayPool:
     def _lose(self, worker: int, error: ray.exceptions.RayError) -> WorkerLost | None:
         log.info("worker %d: %s", worker, error)
         if isinstance(error, ray.exceptions.ActorDiedError) and "owner has died" in str(error):
-            raise self._gone("its raylet ended") from error  # the owner is this process, which has not
-        self._check(is_due=True)
+            raise self._ray.gone("its raylet ended") from error  # the owner is this process, which has not
+        self._ray.check(is_due=True)
         is_memory = isinstance(error, ray.exceptions.OutOfMemoryError)
         is_new = worker in self._actors
         self._kill(worker)  # whatever is left of it must not go on beside its replacement
@@ -315,42 +299,6 @@ class RayPool:
             is_unreachable = isinstance(error, ray.exceptions.ActorUnavailableError)
             self._known_machines.ask("autopsy", worker, is_memory=is_memory, is_unreachable=is_unreachable)
         return None
-
-    @property
-    def _is_local(self) -> bool:
-        return self._private is not None
-
-    def _check(self, *, is_due: bool = False) -> None:
-        """Raise RunStoppedError if there is no Ray any more."""
-        node = global_node()
-        is_elsewhere = not self._is_local and (node is None or not node.all_processes)
-        now = time.monotonic()
-        if not is_due and now - self._checked_at < (CONNECT_S if is_elsewhere else CHECK_S):
-            return
-        self._checked_at = now
-        if self._private is not None:
-            if what := self._private.find_end():
-                raise self._gone(what)
-            return
-        if is_elsewhere:
-            until = time.monotonic() + (0.0 if self._machines is None else GONE_S)
-            while not answers():
-                if time.monotonic() >= until:
-                    raise self._gone("its head does not answer")
-                time.sleep(CHECK_S)
-            return
-        dead = [kind for kind in find_dead() or [] if kind in VITAL]
-        if dead:
-            raise self._gone(f"its {' and '.join(sorted(dead))} ended")
-
-    def _gone(self, what: str) -> RunStoppedError:
-        self.is_gone = True
-        if self._private is not None:
-            self._private.note_end(what)
-        hint = "your state is safe; run again to go on"
-        if not self._is_local and self._joined is None:
-            hint = "your state is safe; connect to a Ray that is there (ray.shutdown(), ray.init(...)), then run again"
-        return RunStoppedError(f"Ray is gone: {what}", hint=hint)
 
 
 # Private functions

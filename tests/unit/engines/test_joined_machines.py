@@ -15,7 +15,8 @@ import ray.exceptions
 from r3po import events
 from r3po.engines import machines
 from r3po.engines.agent import Arrival, Autopsy, Look, Visit
-from r3po.engines.machines import LOST_S, NOBODY_S, Machines, NodeInfo
+from r3po.engines.machines import LOST_S, NOBODY_S, Machines
+from r3po.engines.nodes import NodeInfo
 from r3po.errors import RunStoppedError
 from r3po.function.find import FunctionSpec
 from r3po.function.travel import Baggage

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import ray.exceptions
 
-from r3po.engines import machines, ray_pool
+from r3po.engines import machines, ray_connection, ray_pool
 from r3po.engines.agent import Agent, Arrival, Autopsy, Look
-from r3po.engines.machines import NOBODY_S, NodeInfo
+from r3po.engines.machines import NOBODY_S
 from r3po.engines.needs import Needs
+from r3po.engines.nodes import NodeInfo
 from r3po.engines.pool import Answer, Call
 from r3po.engines.ray_pool import RayPool
 from r3po.engines.worker_processes import WorkerProcesses
@@ -93,13 +94,14 @@ class Cluster:
     def __init__(self, patch: pytest.MonkeyPatch, folder: Path, *nodes: NodeInfo) -> None:
         self.ray, self.now, self.nodes, self.told = FakeRay(), 1000.0, list(nodes), []  # type: ignore[var-annotated]
         patch.setattr(machines, "ray", self.ray)
-        patch.setattr(ray_pool, "ray", self.ray)
+        for module in (ray_connection, ray_pool):
+            patch.setattr(module, "ray", self.ray)
+            patch.setattr(module, "find_nodes", lambda: list(self.nodes))
         for module in (machines, ray_pool):
             patch.setattr(module, "on_machine", lambda one: {"scheduling_strategy": one})
-        patch.setattr(ray_pool, "find_nodes", lambda: list(self.nodes))
         patch.setattr(ray_pool, "resources", lambda name: {"CPU": 4.0})
         patch.setattr(ray_pool, "pack", lambda spec: Baggage())
-        patch.setattr(ray_pool, "answers", lambda: True)
+        patch.setattr(ray_connection, "answers", lambda: True)
         made = ray_pool.Machines
         patch.setattr(ray_pool, "Machines", lambda *arguments: made(*arguments, clock=lambda: self.now))
         setup = WorkerSetup(JobFolders(folder, folder), "/in", SPEC, "path", "stat", 1.0, folder / "stop", folder)
