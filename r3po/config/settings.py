@@ -135,6 +135,8 @@ class Config(Keys):
             changed["engine"] = engine
         if address is not None:
             changed["ray_address"] = _given("address", address, check_address)
+            if (name := changed.get("engine", self.engine)) != "ray":
+                raise ConfigError(f"address names a Ray, and the engine is {name}", hint="--engine ray uses it")
         return self.model_copy(update=changed)
 
 

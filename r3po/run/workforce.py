@@ -122,9 +122,13 @@ class Workforce:
 
     def _choose_ray(self) -> ray_address.Choice:
         """Return which Ray is to be used, and say so where somebody may have meant another."""
-        if self._config.engine != "ray" or _has_ray():
+        config = self._config
+        if config.engine != "ray" and config.ray_address not in (None, "local"):
+            text = f"ray_address is {config.ray_address}, and is not used: the engine is {config.engine}"
+            self._observer(events.Notice(text))
+        if config.engine != "ray" or _has_ray():
             return ray_address.Choice(None)
-        choice = ray_address.choose(self._config.ray_address, os.environ)
+        choice = ray_address.choose(config.ray_address, os.environ)
         if choice.notice:
             self._observer(events.Notice(choice.notice))
         return choice

@@ -505,3 +505,11 @@ def test_two_threads_cannot_run_one_job_at_once(job: Job) -> None:
         go_on.set()
         thread.join(60)
     assert job.rows() == doubled(*range(6))
+
+
+def test_a_ray_that_the_config_names_and_the_engine_does_not_use_is_told(job: Job) -> None:
+    job.write_config(ray_address="10.0.0.1:6379")
+    with redirect_stderr(io.StringIO()) as shown:
+        assert run(job, progress=True).pending == 0
+    text = "ray_address is 10.0.0.1:6379, and is not used: the engine is serial"
+    assert " ".join(shown.getvalue().split()).count(text) == 1

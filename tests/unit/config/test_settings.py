@@ -194,6 +194,7 @@ def test_a_command_line_replaces_what_the_file_says_within_the_same_limits(tmp_p
         ({"processes": 0}, "processes is 0", "give a whole number from 1 to 4096"),
         ({"function": " "}, "function is empty", ""),
         ({"max_errors": "many"}, "max_errors is many", "it must be a number of files such as 100, a share such as 1%"),
+        ({"address": "auto", "engine": "serial"}, "address names a Ray, and the engine is serial", 'engine="ray" uses'),
     ):
         with pytest.raises(ConfigError) as caught:
             config.with_overrides(**given)
