@@ -79,6 +79,8 @@ class Machine:
     """When its agent last said something."""
     look_due: float | None = 0.0
     """When it is to be looked at next; None: a look is on its way."""
+    is_late: bool = False
+    """Whether it was invited long ago, did not come, and that was told."""
 
 
 class Machines:
@@ -249,8 +251,8 @@ class Machines:
             if machine.setup is not None and machine.look_due is not None and machine.look_due <= now:
                 machine.look_due = None
                 self._refs[machine.agent.look.remote(is_stopping=is_stopping)] = (machine, -1)
-            if machine.setup is not None and now - machine.heard_at > LOST_S:
-                self._lose(machine, f"no word from it for {LOST_S:.0f} s")
+            if now - machine.heard_at > LOST_S:
+                self._note_silence(machine)
 
     def take(self, ref: Any) -> None:
         """Take what an agent answered."""
@@ -355,6 +357,15 @@ class Machines:
                 self.refuse(machine, text.strip().rpartition("\n")[2], "see the logs of Ray on that machine")
                 return
         self._lose(machine, "its agent ended")
+
+    def _note_silence(self, machine: Machine) -> None:
+        if machine.setup is not None:
+            self._lose(machine, f"no word from it for {LOST_S:.0f} s")
+        elif not machine.is_late:  # Ray may still be about to start a process there
+            machine.is_late = True
+            hint = "it joins once it answers; if it never does, see the logs of Ray on that machine"
+            text = f"{machine.name} has not answered for {LOST_S:.0f} s, and has no workers yet"
+            self._observer(Notice(text, hint=hint, is_warning=True))
 
     def _lose(self, machine: Machine, why: str) -> None:
         if machine.setup is not None:

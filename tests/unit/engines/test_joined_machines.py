@@ -231,6 +231,16 @@ def test_a_machine_that_cannot_be_used_is_named_once_and_left_alone(cluster: Clu
     assert cluster.n_asked("one", "arrive") == 1
 
 
+def test_a_machine_that_was_invited_and_does_not_answer_is_told_once_and_joins_when_it_does(cluster: Cluster) -> None:
+    cluster.pass_time(2 * LOST_S)
+    assert [text for text in cluster.told if text.startswith("one")] == [
+        "one has not answered for 30 s, and has no workers yet"
+    ]
+    cluster.join("one")
+    assert cluster.machines.capacity == 4
+    assert cluster.n_asked("one", "arrive") == 1
+
+
 def test_a_worker_that_dies_elsewhere_is_told_with_what_its_agent_knows(cluster: Cluster) -> None:
     cluster.join("one")
     worker = next(n for n in range(4) if cluster.machines.place(n).name == "one")
