@@ -17,13 +17,14 @@ import argparse
 import shutil
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bare_walk import bare_walk
-from contest import Contest, ContestError, time_ray, timed, told_errors
+from contest import RAY_ALONE, Contest, ContestError, running_ray, time_ray, timed, told_errors
 from contestants import BENCHMARKS, COLD, CONTENT, EVERYBODY, MILLIONS, POOL, PYTHON, R3PO, STAT, Contestant, r3po
 from memory import MemoryWatch
 from processes import kill_tree
@@ -179,16 +180,27 @@ def bench_start(rounds: int) -> None:
     """Time what a user waits for at the least: help, and the sample on each engine beside Ray alone."""
     folder = _afresh("start")
     shutil.copytree(BENCHMARKS.parent / "sample", folder / "sample")
-    figures: dict[str, list[float]] = {"help": [], "ray alone": []} | {f"sample, {engine}": [] for engine in ENGINES}
+    figures: dict[str, list[float]] = defaultdict(list)
+
+    def time_sample(label: str, *options: str) -> None:
+        for name in ("working_dir", "output_dir"):
+            shutil.rmtree(folder / "sample" / name, ignore_errors=True)
+        command = [R3PO, "run", "config.yaml", *options]
+        figures[f"sample, {label}"].append(timed(command, folder / "sample", "the sample"))
+
     for _ in range(rounds):
         figures["help"].append(timed([R3PO, "--help"], folder, "--help"))
-        figures["ray alone"].append(time_ray(folder, 2))
+        figures["ray alone: init and shutdown"].append(time_ray(folder, 2))
+        figures["ray alone: the whole process"].append(timed([PYTHON, str(RAY_ALONE), "2"], folder, "ray alone"))
         for engine in ENGINES:
-            for name in ("working_dir", "output_dir"):
-                shutil.rmtree(folder / "sample" / name, ignore_errors=True)
-            command = [R3PO, "run", "config.yaml", "--engine", engine]
-            figures[f"sample, {engine}"].append(timed(command, folder / "sample", "the sample"))
-    lines = [f"- {name}: {median(seconds):.2f} s" for name, seconds in figures.items()]
+            time_sample(engine, "--engine", engine)
+    with running_ray(folder, 2) as address:
+        for _ in range(rounds):
+            time_sample("joined to a Ray that runs", "--address", address)
+    lines = [
+        f"- {name}: {median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+        for name, seconds in figures.items()
+    ]
     write_figures("start", "The least that a user waits for", {"seconds": figures}, lines)
     _say("\n".join(lines))
 

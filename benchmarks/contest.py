@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +26,11 @@ import pyarrow.parquet
 
 from contestants import BENCHMARKS, PYTHON, Contestant
 from plain_loop import iter_files
-from processes import StillAliveError
+from processes import StillAliveError, kill_tree
 from warm import warm_tree
+
+RAY = Path(PYTHON).with_name("ray")
+RAY_ALONE = BENCHMARKS / "ray_alone.py"
 
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
@@ -137,10 +142,35 @@ def timed(command: Sequence[str], folder: Path, label: str) -> float:
 def time_ray(folder: Path, processes: int) -> float:
     """Return the seconds of `ray.init` and `ray.shutdown` alone, in a process of their own."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [PYTHON, str(BENCHMARKS / "ray_alone.py"), str(processes)]
+    command = [PYTHON, str(RAY_ALONE), str(processes)]
     said = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True).stdout
     answer = json.loads(said)
     return float(answer["init_s"] + answer["shutdown_s"])
+
+
+@contextmanager
+def running_ray(folder: Path, processes: int) -> Iterator[str]:
+    """Give the address of a Ray of this machine, as people start one, that has done nothing yet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
+    command += ["--include-dashboard=false", "--disable-usage-stats", f"--num-cpus={processes}"]
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-joined-", dir="/tmp") as temporary,
+        open(folder / "ray.txt", "wb") as log,
+    ):
+        ray = subprocess.Popen([*command, f"--temp-dir={temporary}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            until = time.monotonic() + 60
+            while subprocess.run([RAY, "health-check", "--address", address], capture_output=True).returncode:
+                if time.monotonic() > until or ray.poll() is not None:
+                    raise ContestError(f"no Ray at {address}: see {log.name}")
+            yield address
+        finally:
+            kill_tree(ray.pid)
+            ray.wait()
 
 
 def read_csv_files(folder: Path, pattern: str) -> pa.Table:

@@ -58,7 +58,7 @@ class Watch:
             return
         self._looked_at = now
         self.show_output()
-        shard, place, seconds = self._manager.longest() or (-1, -1, 0.0)
+        shard, place, seconds = self._manager.beacons.longest() or (-1, -1, 0.0)
         path = self.path_of(shard, place) if seconds >= events.LONG_S else ""
         self._observer(events.LongestRunning(path, seconds))
         if not has_loaded and not self._has_told_shortage and now - self._started_at > SHORTAGE_S:

@@ -1,7 +1,7 @@
 """The workers as the driver sees them: who is ready, what each has in hand, who died, and of what.
 
-It watches what they do, lets the pool end those that overran or do not answer, and replaces those that died, at a
-bounded rate. What becomes of the files is the scheduler's; what a call meant is the run loop's.
+It replaces those that died, at a bounded rate; who is late is found by its `BeaconWatch`. What becomes of the files is
+the scheduler's; what a call meant is the run loop's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from r3po.engines.pool import Answer, Call, Pool, WorkerLost
+from r3po.run.beacon_watch import BeaconWatch
 from r3po.run.leavers import Leavers
 from r3po.run.roster import Roster, Standing, WorkerHandle
 from r3po.work import Batch, Death, Span, Work
@@ -20,20 +21,8 @@ from r3po.worker.beacon import Phase, Sighting
 
 log = logging.getLogger(__name__)
 
-WATCH_S = 0.5
-"""Seconds between two looks at the beacon of a worker. The looks at all are spread over this time."""
-
-GAP_S = 5.0
-"""Seconds without a look after which the driver itself was stopped, or a machine slept: deadlines begin again."""
-
 START_S = 30.0
 """Seconds after which no trial waits for a worker that has not loaded f."""
-
-GRACE_S = 3.0
-"""Seconds after `timeout_seconds` at which the driver ends a worker that has not ended f itself."""
-
-SILENT_S = 60.0
-"""Seconds of idleness after which a worker that has calls does not hear them any more, and is ended."""
 
 RECOVER_S = 300.0
 """Seconds for which there is one worker fewer after one died for want of memory."""
@@ -95,7 +84,7 @@ class WorkerManager:
         clock: Callable[[], float] = time.monotonic,
         leavers: Leavers | None = None,
     ) -> None:
-        self._pool, self._timeout_s, self._clock, self._leavers = pool, timeout_s, clock, leavers
+        self._pool, self._clock, self._leavers = pool, clock, leavers
         self.n_wanted = self._n_workers = n_workers
         self._memory_lost_at = 0.0
         self._roster = Roster()
@@ -109,11 +98,7 @@ class WorkerManager:
         self.n_lost = 0
         """Workers that died or were ended; not those that were dismissed."""
         self._n_lost_in_a_row = 0
-        self._watched_at = self._turn_began = clock()
-        self._turn = list(self.handles)
-        """Whose beacons are looked at in this stretch of `WATCH_S`, in order."""
-        self._n_looked = 0
-        """How many of them have been."""
+        self.beacons = BeaconWatch(pool, self.handles, timeout_s, clock)
 
     @property
     def is_gone(self) -> bool:
@@ -167,7 +152,6 @@ class WorkerManager:
         """Say what workers that do not start are waiting for; empty where nothing is known."""
         return self._pool.shortage()
 
-    # Complex by count: what came in is sorted into answers and deaths, each for a worker that is still known.
     def wait(self, timeout_s: float) -> list[Answer | Lost]:
         """Return what came in, answers before deaths; replace who is due, and look at the beacons now and then.
 
@@ -177,22 +161,16 @@ class WorkerManager:
         self._start_due()
         messages = [*self._held, *self._pool.wait(0 if self._held else timeout_s)]
         self._follow_capacity()  # before those of a machine that was lost are replaced
-        answered = {message.worker for message in messages if isinstance(message, Answer)}
+        answers = [m for m in messages if isinstance(m, Answer)]
+        deaths = [m for m in messages if isinstance(m, WorkerLost)]
+        answered = {answer.worker for answer in answers}
         # Who died after an answer is told of next time: the answer finds its worker as it was.
-        self._held = [m for m in messages if isinstance(m, WorkerLost) and m.worker in answered]
-        found: list[Answer | Lost] = [m for m in messages if isinstance(m, Answer) and m.worker in self.handles]
-        for answer in found:
-            assert isinstance(answer, Answer)
-            if answer.call.method != "load":
-                self._n_lost_in_a_row = 0
-        lost = [m for m in messages if isinstance(m, WorkerLost) and m not in self._held]
-        company = self._company_of({m.worker for m in lost})  # before any of them is gone
-        for message in lost:
-            if message.worker in self.handles:
-                found.append(self._lose(message, was_alone=not company[message.worker]))
+        self._held = [death for death in deaths if death.worker in answered]
+        found: list[Answer | Lost] = [*self._known(answers)]
+        found += self._lose_all([death for death in deaths if death.worker not in answered])
         for _ in range(self._leavers.take(messages) if self._leavers is not None else 0):
             self._replace(0.0)
-        self._watch(answered)
+        self.beacons.look(answered)
         return found
 
     def dismiss(self, handle: WorkerHandle) -> None:
@@ -229,14 +207,6 @@ class WorkerManager:
             if handle is not trial and handle.is_ready and not handle.is_fresh and not handle.in_hand:
                 self.dismiss(handle)
 
-    def longest(self) -> tuple[int, int, float] | None:
-        """Return shard, place and seconds of the file that has been running for longest."""
-        running = [(m.seen_at, m.seen) for m in self.handles.values() if m.seen is not None and m.seen.is_in_file]
-        if not running:
-            return None
-        since, seen = min(running, key=lambda item: item[0])
-        return seen.shard, seen.place, self._clock() - since
-
     # Private methods
 
     def _new_handle(self, number: int) -> WorkerHandle:
@@ -256,6 +226,19 @@ class WorkerManager:
             for worker in lost
             if worker in handles
         }
+
+    def _known(self, answers: list[Answer]) -> list[Answer]:
+        """Return the answers of workers that are still there; one to more than `load` shows that workers can live."""
+        known = [answer for answer in answers if answer.worker in self.handles]
+        if any(answer.call.method != "load" for answer in known):
+            self._n_lost_in_a_row = 0
+        return known
+
+    def _lose_all(self, deaths: list[WorkerLost]) -> list[Lost]:
+        company = self._company_of({death.worker for death in deaths})  # before any of them is gone
+        return [
+            self._lose(death, was_alone=not company[death.worker]) for death in deaths if death.worker in self.handles
+        ]
 
     def _lose(self, message: WorkerLost, *, was_alone: bool) -> Lost:
         handle = self._roster.remove(message.worker)
@@ -306,43 +289,3 @@ class WorkerManager:
             self._pool.add_worker(self._next_number)
             self._roster.add(self._new_handle(self._next_number))
             self._next_number += 1
-
-    def _watch(self, answered: set[int]) -> None:
-        """Look at the beacons whose turn it is: a few at each wait, and each once in `WATCH_S`."""
-        now = self._clock()
-        if now - self._watched_at > GAP_S:
-            for handle in self.handles.values():
-                handle.seen_at = now
-        self._watched_at = now
-        is_over = now - self._turn_began >= WATCH_S
-        n_due = len(self._turn) if is_over else int(len(self._turn) * (now - self._turn_began) / WATCH_S)
-        for worker in self._turn[self._n_looked : n_due]:
-            if worker in self.handles:
-                # Who has answered just now is not late.
-                self._look(self.handles[worker], now, may_be_late=worker not in answered)
-        self._n_looked = n_due
-        if is_over:
-            self._turn, self._turn_began, self._n_looked = list(self.handles), now, 0
-
-    def _look(self, handle: WorkerHandle, now: float, *, may_be_late: bool) -> None:
-        seen = self._pool.sighting(handle.number)
-        if seen is None:
-            return
-        silence_s = self._pool.silence_of(handle.number)
-        if handle.seen is None or seen.counter != handle.seen.counter:
-            handle.seen, handle.seen_at = seen, now
-        elif silence_s > GAP_S:
-            handle.seen_at = now  # nobody knows what it does, or whether its machine runs at all
-        elif may_be_late and not handle.ended_for:
-            self._end_if_late(handle, seen, now - handle.seen_at - silence_s)
-
-    def _end_if_late(self, handle: WorkerHandle, seen: Sighting, seconds: float) -> None:
-        waited = self._clock() - handle.given_at
-        if self._timeout_s is not None and seen.phase is Phase.CALLING and seconds > self._timeout_s + GRACE_S:
-            handle.ended_for = "time"
-        elif seen.phase is Phase.IDLE and handle.in_hand and min(seconds, waited) > SILENT_S:
-            handle.ended_for = "silence"
-        else:
-            return
-        log.info("worker %d is ended for %s: %s", handle.number, handle.ended_for, seen)
-        self._pool.end(handle.number)

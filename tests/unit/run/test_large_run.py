@@ -12,10 +12,10 @@ import pytest
 from large_run import SHARD_SIZE, LargeRun, new_state
 from r3po.engines.pool import Role
 from r3po.run import loop, suspects, trials, watch
+from r3po.run.beacon_watch import WATCH_S
 from r3po.run.roster import Roster, WorkerHandle
 from r3po.run.scheduler import Scheduler
 from r3po.run.suspect_list import Suspect
-from r3po.run.workers import WATCH_S
 from r3po.run.workforce import pace
 from r3po.work import Batch, Stage, Work
 from roster_check import check_roster

@@ -12,15 +12,12 @@ import pytest
 from r3po.engines import worker_processes
 from r3po.engines.pool import Answer, Call, OneMachine, WorkerLost
 from r3po.engines.worker_processes import OOM_S, WorkerProcesses
+from r3po.run.beacon_watch import GAP_S, GRACE_S, SILENT_S, WATCH_S
 from r3po.run.roster import Standing, WorkerHandle
 from r3po.run.workers import (
-    GAP_S,
-    GRACE_S,
     PAUSES_S,
     RECOVER_S,
-    SILENT_S,
     START_S,
-    WATCH_S,
     Lost,
     WorkerManager,
 )
@@ -628,17 +625,17 @@ def test_a_worker_without_calls_or_without_a_beacon_may_be_silent_for_ever(stage
 
 
 def test_the_file_that_has_been_running_for_longest_is_known(stage: Scene) -> None:
-    assert stage.manager.longest() is None
+    assert stage.manager.beacons.longest() is None
     for worker, place in ((0, 10), (1, 11)):
         stage.give(worker)
         stage.mark(worker, Phase.READING, place)
         stage.pass_time(4)
-    assert stage.manager.longest() == (2, 10, 7.5)
+    assert stage.manager.beacons.longest() == (2, 10, 7.5)
     stage.mark(0, Phase.RECORDING, -1)
     stage.pass_time(1)
-    assert stage.manager.longest() == (2, 11, 4.5)
+    assert stage.manager.beacons.longest() == (2, 11, 4.5)
     stage.lose(1)
-    assert stage.manager.longest() is None
+    assert stage.manager.beacons.longest() is None
 
 
 def test_whether_there_can_be_workers_and_what_they_wait_for_is_the_pool_s_to_say(stage: Scene) -> None:
