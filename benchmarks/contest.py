@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -151,12 +151,8 @@ def time_ray(folder: Path, processes: int) -> float:
 @contextmanager
 def running_ray(folder: Path, processes: int) -> Iterator[str]:
     """Give the address of a Ray of this machine, as people start one, that has done nothing yet."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"127.0.0.1:{port}"
-    command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
-    command += ["--include-dashboard=false", "--disable-usage-stats", f"--num-cpus={processes}"]
+    command = [RAY, "start", "--head", "--block", "--port=0", f"--num-cpus={processes}"]
+    command += ["--include-dashboard=false", "--disable-usage-stats"]
     with (
         tempfile.TemporaryDirectory(prefix="ray-joined-", dir="/tmp") as temporary,
         open(folder / "ray.txt", "wb") as log,
@@ -164,10 +160,11 @@ def running_ray(folder: Path, processes: int) -> Iterator[str]:
         ray = subprocess.Popen([*command, f"--temp-dir={temporary}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             until = time.monotonic() + 60
-            while subprocess.run([RAY, "health-check", "--address", address], capture_output=True).returncode:
+            while (told := re.search(r"ray start --address='([^']+)'", Path(log.name).read_text())) is None:
                 if time.monotonic() > until or ray.poll() is not None:
-                    raise ContestError(f"no Ray at {address}: see {log.name}")
-            yield address
+                    raise ContestError(f"no Ray was started: see {log.name}")
+                time.sleep(0.1)
+            yield told[1]
         finally:
             kill_tree(ray.pid)
             ray.wait()
