@@ -101,7 +101,7 @@ def summarize(times: list[Time], ray_seconds: list[float], n_files: int) -> list
         }
         if limit_of:
             row["ratio"] = round(median(time.seconds / limit_of[time.round] for time in own), 2)
-            if name.startswith("r3po_") and name != "r3po_first":
+            if name.startswith("r3po_") and not name.startswith(("r3po_first", "r3po_processes")):
                 less = (max(0.0, time.seconds - ray_s) / limit_of[time.round] for time in own)
                 row["less_ray"] = round(median(less), 2)
         rows.append(row)

@@ -120,7 +120,31 @@ def join_private(address: str, variables: Mapping[str, str], log_file: Path, lim
 def leave() -> None:
     """Leave Ray; if that takes for ever, it is left to the end of this process."""
     with contextlib.suppress(JoinTimeout):
-        _within(LEAVE_S, ray.shutdown)
+        within(LEAVE_S, ray.shutdown)
+
+
+def within(limit_s: float, act: Callable[[], Any]) -> None:
+    """Do something of Ray's in a thread of its own: what waits in C++ cannot be interrupted, only left behind.
+
+    Raises:
+        JoinTimeout: it takes longer than `limit_s` seconds.
+        BaseException: what it raises.
+    """
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            act()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work, name="r3po-ray-join", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if thread.is_alive():
+        raise JoinTimeout(f"nothing has come of it for {limit_s:.0f} s")
+    if raised:
+        raise raised[0]
 
 
 @contextlib.contextmanager
@@ -177,7 +201,7 @@ def _ask(address: str) -> tuple[dict[str, str], list[Any]]:
         )
 
     try:
-        _within(ASK_S, ask)
+        within(ASK_S, ask)
     except Exception as error:
         raise _refusal(address, error, None) from error
     return answer[0], answer[1]
@@ -223,7 +247,7 @@ def _fitting_token(address: str) -> Iterator[None]:
 
 def _wants_token(address: str) -> bool:
     try:
-        _within(ASK_S, lambda: _gcs_client(address))
+        within(ASK_S, lambda: _gcs_client(address))
     except ray.exceptions.AuthenticationError:
         return True
     except Exception as error:
@@ -271,27 +295,8 @@ def _join(address: str, log_file: Path, limit_s: float) -> None:
         )
 
     with ray_lines_to(log_file):
-        _within(limit_s, init)
+        within(limit_s, init)
     hide_messages()
-
-
-def _within(limit_s: float, act: Callable[[], Any]) -> None:
-    """Do something of Ray's in a thread of its own: what waits in C++ cannot be interrupted, only left behind."""
-    raised: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            act()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=work, name="r3po-ray-join", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if thread.is_alive():
-        raise JoinTimeout(f"nothing has come of it for {limit_s:.0f} s")
-    if raised:
-        raise raised[0]
 
 
 def _read_environment() -> None:

@@ -26,6 +26,7 @@ from r3po.engines.nodes import find_nodes
 from r3po.engines.pool import Answer, Call, Role, WorkerLost
 from r3po.engines.private_ray import PrivateRay
 from r3po.engines.ray_connection import RayConnection
+from r3po.engines.ray_join import JoinTimeout, within
 from r3po.engines.ray_node import resources
 from r3po.engines.worker_processes import WorkerProcesses
 from r3po.engines.worker_shell import WorkerShell
@@ -37,6 +38,9 @@ from r3po.worker.beacon import Sighting
 from r3po.worker.messages import WorkerSetup
 
 log = logging.getLogger(__name__)
+
+CLOSE_S = 8.0
+"""Seconds that the agents have at the end to hear of it and to tidy up; who did not hear of it finds out by itself."""
 
 
 class RayPool:
@@ -237,8 +241,10 @@ class RayPool:
         workers = list(self._actors)
         for worker in workers:
             self._kill(worker)  # first, so that a Ray that others watch knows that this is no accident
-        if self._machines is not None and not self.is_gone:
-            self._machines.close()
+        if self._machines is not None and ray.is_initialized():  # else a call would start a Ray
+            # Agents hear it even where the head is gone: they are called without it. But Ray may wait for ever then.
+            with contextlib.suppress(JoinTimeout, ray.exceptions.RayError):
+                within(CLOSE_S, self._machines.close)
         if workers:
             self._known_processes.await_end()
         for worker in workers:

@@ -638,7 +638,8 @@ class Machines:
 
     def assert_nothing_left(self, files_before: dict[str, set[str]], within_s: float = GONE_S) -> None:
         comes_true(lambda: not self.left(files_before), within_s, 0.25)
-        assert self.left(files_before) == {}
+        left = self.left(files_before)
+        assert left == {}, f"left after {within_s:.0f} s: {left}"
 
 
 def sweep() -> None:

@@ -680,17 +680,15 @@ def test_rows_of_older_code_are_told_and_stay(job: Job) -> None:
     assert job.parts() == before
 
 
-@pytest.mark.parametrize(("code", "with_ray"), [(143, True), (3, False)])
-def test_after_a_run_on_ray_the_process_leaves_at_once(tmp_path: Path, code: int, with_ray: bool) -> None:
+def test_a_command_leaves_at_once_with_all_that_it_said(tmp_path: Path) -> None:
     """A Ray that was cut off while it started can crash at Python's end: the exit code would be that of SIGSEGV."""
     script = (
-        "import atexit, sys, types, r3po.cli.app\n"
-        f"if {with_ray}: sys.modules['ray'] = types.ModuleType('ray')\n"
+        "import atexit, r3po.cli.app\n"
         "atexit.register(print, 'the end of Python')\n"
         "print('said before')\n"
-        f"r3po.cli.app.run_command = lambda: {code}\n"
+        "r3po.cli.app.run_command = lambda: 143\n"
         "r3po.cli.app.main()\n"
     )
     ended = run_python("-c", script, cwd=tmp_path)
-    assert ended.code == code
-    assert ended.out.splitlines() == ["said before", *([] if with_ray else ["the end of Python"])]
+    assert ended.code == 143
+    assert ended.out.splitlines() == ["said before"]

@@ -141,7 +141,10 @@ def test_a_config_that_appears_meanwhile_is_not_written_over(tmp_path: Path, mon
 
 # For a folder of files
 
-PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452")
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000003000000020800000000b81f39c6"
+    "0000000b49444154789c636080000000080001b75873950000000049454e44ae426082"
+)
 FILES: dict[str, tuple[bytes, dict[str, str]]] = {
     "a.json": (
         b'{"id": 7, "tags": ["x", "y"], "by": {"name": "Ann"}, "odd \\"key\\"": "it\'s", "": 1, "n": null}',
@@ -161,7 +164,7 @@ FILES: dict[str, tuple[bytes, dict[str, str]]] = {
     "a.csv.bz2": (bz2.compress(b"a,b\n"), {"n_rows": "0", "n_columns": "2", "columns": "a, b"}),
     "a.txt": ("zwölf Boxkämpfer\njagen".encode(), {"n_lines": "2", "n_words": "3", "n_characters": "22"}),
     "a.py": (b"x = 1\n", {"n_lines": "1", "n_words": "3", "n_characters": "6"}),
-    "a.bin": (PNG, {"size_bytes": "16"}),
+    "a.bin": (PNG, {"size_bytes": "68"}),
     "a.dat.gz": (
         gzip.compress(b"\0"),
         {"size_bytes": "1"},
@@ -449,13 +452,11 @@ def test_the_shell_completes_commands_and_options_and_leaves_files_to_itself(tmp
     }
     code = (
         "import os, sys; sys.argv[0] = 'r3po'\n"
-        "from r3po.cli.app import main\n"
+        "from r3po.cli.app import run_command\n"
         f"for typed in {list(proposed)}:\n"
         "    os.environ |= {'COMP_WORDS': typed, 'COMP_CWORD': str(len(typed.split(' ')) - 1)}\n"
-        "    try:\n"
-        "        main()\n"
-        "    except SystemExit:\n"
-        "        print('.', flush=True)\n"
+        "    run_command()\n"
+        "    print('.', flush=True)\n"
     )
     ended = run_program(sys.executable, "-c", code, cwd=tmp_path, _R3PO_COMPLETE="complete_bash")
     assert [text.split() for text in ended.out.split(".")[:-1]] == list(proposed.values()), ended.err
