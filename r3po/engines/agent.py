@@ -33,6 +33,9 @@ from r3po.worker.printed import Outputs
 LEASE_S = 120.0
 """Seconds without a word from the driver after which an agent ends its workers and itself."""
 
+LEFT_S = 2.0
+"""Seconds for which an agent that has tidied up still answers."""
+
 FOLDER_PREFIX = "r3po-agent-"
 """Begins the name of the temporary folder of every agent."""
 
@@ -109,21 +112,13 @@ class Agent:
         threading.Thread(target=self._wait_for_words, name="r3po-lease", daemon=True).start()
 
     def arrive(self, visit: Visit) -> Arrival:
-        """Compare versions, look at the source, and put the function's files down."""
+        """Compare versions, look at the source, and put the function's files down; with trouble, nothing is left."""
         self._heard_at = time.monotonic()
-        name = socket.gethostname()
-        own = versions()
-        different = [
-            f"{what} {own[what]} (here {wanted})" for what, wanted in visit.wanted.items() if own[what] != wanted
-        ]
-        if different:
-            return Arrival(name, f"it has {', '.join(different)}", "install the same there")
-        unseen = next((path for path in visit.probes if not os.path.lexists(path)), None)
-        if unseen is not None:
-            hint = "mount the source there under the same path"
-            return Arrival(name, f"it does not see the source: there is no {show_name(unseen)}", hint)
-        function = unpack(visit.function, visit.baggage, self._folder / "code")
-        return Arrival(name, folder=str(self._folder), function=function)
+        arrival = self._arrive(visit, socket.gethostname())
+        if arrival.trouble:
+            self._clear()
+            self._guard.release()
+        return arrival
 
     def look(self, *, is_stopping: bool) -> Look:
         """Return what the workers do. Args: is_stopping: the run is to stop, which they are told."""
@@ -162,9 +157,27 @@ class Agent:
         printed = list(self._outputs.look())
         self._clear()
         self._guard.release()
+        # The driver has Ray end this process; where Ray's head is gone nobody does.
+        end = threading.Timer(LEFT_S, os._exit, (0,))
+        end.daemon = True
+        end.start()
         return printed
 
     # Private methods
+
+    def _arrive(self, visit: Visit, name: str) -> Arrival:
+        own = versions()
+        different = [
+            f"{what} {own[what]} (here {wanted})" for what, wanted in visit.wanted.items() if own[what] != wanted
+        ]
+        if different:
+            return Arrival(name, f"it has {', '.join(different)}", "install the same there")
+        unseen = next((path for path in visit.probes if not os.path.lexists(path)), None)
+        if unseen is not None:
+            hint = "mount the source there under the same path"
+            return Arrival(name, f"it does not see the source: there is no {show_name(unseen)}", hint)
+        function = unpack(visit.function, visit.baggage, self._folder / "code")
+        return Arrival(name, folder=str(self._folder), function=function)
 
     @property
     def _workers(self) -> Path:

@@ -196,7 +196,7 @@ def test_parquet_and_images_are_read_by_what_is_installed(tmp_path: Path, monkey
     (tmp_path / "images" / "i.PNG").write_bytes(PNG)
     monkeypatch.setattr("r3po.begin.templates.find_spec", lambda name: None)
     begin(tmp_path, "i", "--from", "images")
-    assert rows_of(tmp_path / "i")[0]["size_bytes"] == "16"
+    assert rows_of(tmp_path / "i")[0]["size_bytes"] == "68"
     monkeypatch.setattr("r3po.begin.templates.find_spec", lambda name: object())
     begin(tmp_path, "p", "--from", "images")
     text = (tmp_path / "p" / "function.py").read_text()
