@@ -88,7 +88,7 @@ class WorkerManager:
         self.n_wanted = self._n_workers = n_workers
         self._memory_lost_at = 0.0
         self._roster = Roster()
-        self.handles = self._roster.handles
+        self.handles, self.free = self._roster.handles, self._roster.free
         for number in range(n_workers):
             self._roster.add(self._new_handle(number))
         self._next_number = n_workers
@@ -220,7 +220,7 @@ class WorkerManager:
     def _company_of(self, lost: set[int]) -> dict[int, bool]:
         """Return of each worker whether another one of its machine has something in hand: memory is a machine's."""
         handles = self.handles
-        busy = Counter(handles[worker].role.machine for worker in self._roster.busy) if lost else Counter[str]()
+        busy = Counter(handles[worker].role.machine for worker in self._roster.busy)
         return {
             worker: busy[handles[worker].role.machine] > (worker in self._roster.busy)
             for worker in lost
@@ -235,6 +235,8 @@ class WorkerManager:
         return known
 
     def _lose_all(self, deaths: list[WorkerLost]) -> list[Lost]:
+        if not deaths:
+            return []
         company = self._company_of({death.worker for death in deaths})  # before any of them is gone
         return [
             self._lose(death, was_alone=not company[death.worker]) for death in deaths if death.worker in self.handles
