@@ -8,6 +8,8 @@ is cut off keeps nothing of ours, and what its workers may still do counts nowhe
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import platform
 import shutil
@@ -15,10 +17,12 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import filelock
 
 from r3po.engines.ray_guard import Guard, end_users_of
 from r3po.engines.worker_processes import WorkerProcesses
@@ -38,6 +42,8 @@ LEFT_S = 2.0
 
 FOLDER_PREFIX = "r3po-agent-"
 """Begins the name of the temporary folder of every agent."""
+
+_LOCK = "lock"
 
 _COMPARED = ("r3po", "ray", "pyarrow")
 """Packages that must have the same version on all machines."""
@@ -103,7 +109,7 @@ class Agent:
     """The actor: one a machine, and one for each time that the machine joins."""
 
     def __init__(self) -> None:
-        self._folder = _make_folder()
+        self._folder, self._lock = take_folder((tempfile.gettempdir(), "/dev/shm", os.getcwd()))
         self._workers.mkdir()
         self._guard = Guard(self._folder)  # for whatever way this process ends
         self._processes = WorkerProcesses(self._workers)
@@ -200,6 +206,28 @@ class Agent:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def take_folder(places: Iterable[str]) -> tuple[Path, filelock.BaseFileLock]:
+    """Return a new folder in the first of these places that takes one, and its lock, which is held.
+
+    In a container the usual place may be read-only. What agents left there that did not end by themselves is removed.
+
+    Raises:
+        OSError: none of them takes one.
+    """
+    refused: OSError | None = None
+    for place in places:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=place))
+            lock = _lock_of(folder)
+            lock.acquire()
+        except OSError as error:
+            refused = error
+            continue
+        _sweep(Path(place))
+        return folder, lock
+    raise refused or FileNotFoundError(errno.ENOENT, "no place for temporary files")
+
+
 def workers_folder(folder: Path) -> Path:
     """Return where the workers of a machine have their beacons."""
     return folder / "workers"
@@ -213,11 +241,15 @@ def stop_file(folder: Path) -> Path:
 # Private functions
 
 
-def _make_folder() -> Path:
-    """Return a new folder: in a container the usual place may be read-only."""
-    for place in (None, "/dev/shm", os.getcwd()):
-        try:
-            return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=place))
-        except OSError as error:
-            reason = error
-    raise reason
+def _sweep(place: Path) -> None:
+    """Remove what agents left whose machine was switched off, or whose processes were killed all at once."""
+    for left in place.glob(f"{FOLDER_PREFIX}*"):
+        if (left / _LOCK).exists():
+            with contextlib.suppress(OSError, filelock.Timeout), _lock_of(left):
+                end_users_of(str(left))
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _lock_of(folder: Path) -> filelock.BaseFileLock:
+    """Return the lock that an agent holds as long as it lives."""
+    return filelock.FileLock(folder / _LOCK, timeout=0, fallback_to_soft=False)

@@ -163,10 +163,7 @@ class RunLoop:
             return  # the first row comes before everything else
         self.trials.end_caution()
         self.scheduler.set_workers(self.manager.n_wanted)
-        free = self.manager.free
         for standing in STANDINGS:
-            if not free.get(standing):
-                continue  # as of most: this is asked many times for each answer
             n_in_hand, is_fresh, can_stage, can_call = standing
             while (handle := self.manager.next_free(standing)) is not None:
                 work = self.scheduler.next_work(

@@ -70,8 +70,7 @@ class Roster:
         self.starting: Group = OrderedDict()
         self.leaving: Group = OrderedDict()
         self._on_trial: Group = OrderedDict()
-        self.free: dict[Standing, Group] = {}
-        """Those that may be given work, by how they stand; a group may be empty."""
+        self._free: dict[Standing, Group] = {}
         self._group_of: dict[int, Group] = {}
 
     def add(self, handle: WorkerHandle) -> None:
@@ -113,17 +112,19 @@ class Roster:
 
     def first(self, standing: Standing) -> WorkerHandle | None:
         """Return the worker that has stood so for longest, or None."""
-        group = self.free.get(standing)
+        group = self._free.get(standing)
         return next(iter(group.values())) if group else None
 
     def least_busy(self) -> WorkerHandle | None:
         """Return one that has as little in hand as any of those that may call f now; None: there are none."""
-        standing = min((standing for standing, group in self.free.items() if group and standing.can_call), default=None)
+        standing = min(
+            (standing for standing, group in self._free.items() if group and standing.can_call), default=None
+        )
         return None if standing is None else self.first(standing)
 
     def has_fresh(self) -> bool:
         """Whether there is a worker that may hold a trial."""
-        return any(group for standing, group in self.free.items() if standing.is_fresh and standing.can_call)
+        return any(group for standing, group in self._free.items() if standing.is_fresh and standing.can_call)
 
     # Private methods
 
@@ -148,7 +149,7 @@ class Roster:
         n_in_hand = len(handle.in_hand)
         role = handle.role
         standing = Standing(n_in_hand, handle.is_fresh and not n_in_hand, role.can_stage, role.can_call)
-        group = self.free.get(standing)
+        group = self._free.get(standing)
         if group is None:
-            group = self.free[standing] = OrderedDict()
+            group = self._free[standing] = OrderedDict()
         return group

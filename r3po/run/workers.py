@@ -88,7 +88,7 @@ class WorkerManager:
         self.n_wanted = self._n_workers = n_workers
         self._memory_lost_at = 0.0
         self._roster = Roster()
-        self.handles, self.free = self._roster.handles, self._roster.free
+        self.handles = self._roster.handles
         for number in range(n_workers):
             self._roster.add(self._new_handle(number))
         self._next_number = n_workers

@@ -348,6 +348,8 @@ class Machine:
         if self.is_on:
             self.kill_everything()
             shutil.rmtree(self.disk / "ray", ignore_errors=True)
+            for left in (self.disk / "tmp").glob("r3po-agent-*"):  # as at boot: nobody is there who could do it
+                shutil.rmtree(left, ignore_errors=True)
         else:
             self.switch_on()
         self.start_ray()

@@ -9,7 +9,7 @@ def check_roster(roster: Roster) -> None:
     """Raise AssertionError where a group of a roster has a worker that does not belong there, or lacks one."""
     handles = roster.handles
     assert roster.busy == {number for number, handle in handles.items() if handle.in_hand}
-    groups = {("free", *standing): set(group) for standing, group in roster.free.items() if group}
+    groups = {("free", *standing): set(group) for standing, group in roster._free.items() if group}
     named = {"leaving": roster.leaving, "starting": roster.starting, "on trial": roster._on_trial}
     groups |= {(name,): set(group) for name, group in named.items() if group}
     expected: dict[tuple[object, ...], set[int]] = {}

@@ -128,11 +128,11 @@ class Scene:
 
     def is_fresh(self, worker: int) -> bool:
         """Whether a trial may be held on it."""
-        return worker in self.manager._roster.free.get(Standing(0, True, True), ())
+        return worker in self.manager._roster._free.get(Standing(0, True, True), ())
 
     def free(self, depth: int) -> list[int]:
         """Return the workers that may be given work while they have fewer than `depth` pieces in hand."""
-        groups = self.manager._roster.free.items()
+        groups = self.manager._roster._free.items()
         return sorted(worker for standing, group in groups if standing.n_in_hand < depth for worker in group)
 
     def leaving(self) -> list[int]:
