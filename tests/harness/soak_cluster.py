@@ -42,6 +42,9 @@ MAX_RUNS = 30
 CUT_OFF_S = 150.0
 """So long after its link was cut a machine has nothing of r3po any more."""
 
+MENDED_S = 30.0
+"""Seconds after which nothing tells any more that a link was cut."""
+
 AWAY_S = (10, 40)
 """Seconds after which a machine that was lost is started again."""
 
@@ -344,6 +347,3 @@ def _keep(round_: Round, machines: Machines) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-MENDED_S = 30.0
-"""Seconds after which nothing tells that a link was cut."""
