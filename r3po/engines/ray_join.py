@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -296,7 +297,16 @@ def _join(address: str, log_file: Path, limit_s: float) -> None:
 
     with ray_lines_to(log_file):
         within(limit_s, init)
+    _take_signals_back()
     hide_messages()
+
+
+def _take_signals_back() -> None:
+    """Have Python's handler of SIGTERM called alone: Ray's C++ puts its own before it, which prints a stack."""
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGTERM)
+        if handler is not None:  # it is not Python's
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _read_environment() -> None:

@@ -13,8 +13,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-_RAY_LINE = re.compile(rb"^(\[\d{4}-\d\d-\d\d [\d:,.]+ [A-Z] \d+ \d+\]|[WIEF]\d{4} [\d:.]+ +\d+ ).*\n?", re.MULTILINE)
-"""`[2026-11-28 12:22:28,413 W 21261 21261] rpc_client.h:153: ...`, and gRPC's `E1128 12:22:28.413  21261 ...`."""
+_RAY_LINE = re.compile(
+    rb"^(\[\d{4}-\d\d-\d\d [\d:,.]+ [A-Z] \d+ \d+\]|[WIEF]\d{4} [\d:.]+ +\d+ "
+    rb"|\*\*\* SIG[A-Z]+ received |PC: @ +0x|    @ +0x).*\n?",
+    re.MULTILINE,
+)
+"""`[2026-11-28 12:22:28,413 W 21261 21261] rpc_client.h:153: ...`, gRPC's `E1128 12:22:28.413  21261 ...`, and the
+stack that a signal prints while it is Ray's."""
 
 END_S = 2.0
 """Seconds for which what is still on its way to the screen is waited for."""

@@ -447,7 +447,7 @@ class Run:
         found = []
         if code not in self.allowed_codes():
             found.append(f"exit code {code} after {kinds or 'no fault'}")
-        for chatter in ("Traceback (most recent call last)", "(raylet)"):
+        for chatter in ("Traceback (most recent call last)", "(raylet)", "*** SIGTERM received"):
             if chatter in self.stderr:
                 found.append(f"stderr has {chatter!r}")
         if self.died_at_start:

@@ -21,6 +21,10 @@ from r3po.worker.import_trial import ImportTrial
 from r3po.worker.messages import WorkerSetup
 
 RAYS = b"[2026-11-28 12:22:28,413 W 21261 21261] rpc_client.h:153: Failed to connect to GCS within 5 seconds.\n"
+STACK = (
+    b"*** SIGTERM received at time=1795913934 on cpu 0 ***\nPC: @     0x7f9129c9af16  (unknown)  (unknown)\n"
+    b"    @     0x7f9129c51050  (unknown)  (unknown)\n"
+)
 GRPCS = b"E1128 12:22:28.413000  21261 chttp2_server.cc:40] address in use\n"
 
 
@@ -29,6 +33,7 @@ GRPCS = b"E1128 12:22:28.413000  21261 chttp2_server.cc:40] address in use\n"
     [
         (RAYS, b""),
         (b"mine\n" + RAYS + GRPCS + b"mine, too", b"mine\nmine, too"),
+        (STACK + b"mine\n", b"mine\n"),
         (b"\r\x1b[2KRay  starting ...", b"\r\x1b[2KRay  starting ..."),
         (b"[2026-11-28] a line of the user's\n", b"[2026-11-28] a line of the user's\n"),
     ],
