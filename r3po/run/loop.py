@@ -163,7 +163,7 @@ class RunLoop:
             return  # the first row comes before everything else
         self.trials.end_caution()
         self.scheduler.set_workers(self.manager.n_wanted)
-        for standing in STANDINGS:
+        for standing in self.manager.iter_free(STANDINGS):
             n_in_hand, is_fresh, can_stage, can_call = standing
             while (handle := self.manager.next_free(standing)) is not None:
                 work = self.scheduler.next_work(

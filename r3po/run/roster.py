@@ -7,6 +7,7 @@ through the roster, which moves it from one group to another.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -109,6 +110,13 @@ class Roster:
         work = handle.in_hand.pop(0)
         self._place(handle)
         return work
+
+    def iter_free(self, standings: Iterable[Standing]) -> Iterator[Standing]:
+        """Yield those of these standings in which there is a worker when their turn comes."""
+        free = self._free
+        for standing in standings:
+            if free.get(standing):
+                yield standing
 
     def first(self, standing: Standing) -> WorkerHandle | None:
         """Return the worker that has stood so for longest, or None."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from r3po.engines.pool import Answer, Call, Pool, WorkerLost
@@ -114,6 +114,10 @@ class WorkerManager:
     @property
     def is_busy(self) -> bool:
         return bool(self._roster.busy)
+
+    def iter_free(self, standings: Iterable[Standing]) -> Iterator[Standing]:
+        """Yield those of these standings in which there is a worker when their turn comes."""
+        return self._roster.iter_free(standings)
 
     def next_free(self, standing: Standing) -> WorkerHandle | None:
         """Return a worker that may be given work and stands so, or None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -238,6 +238,9 @@ class FakeCrew:
     @property
     def is_busy(self) -> bool:
         return any(handle.in_hand for handle in self.handles.values())
+
+    def iter_free(self, standings: Iterable[Standing]) -> Iterator[Standing]:
+        return iter(())
 
     def next_free(self, standing: Standing) -> None:
         pass
