@@ -295,18 +295,29 @@ def _join(address: str, log_file: Path, limit_s: float) -> None:
             logging_level=logging.ERROR,
         )
 
-    with ray_lines_to(log_file):
+    with ray_lines_to(log_file), _own_sigterm():
         within(limit_s, init)
-    _take_signals_back()
     hide_messages()
 
 
-def _take_signals_back() -> None:
-    """Have Python's handler of SIGTERM called alone: Ray's C++ puts its own before it, which prints a stack."""
-    if threading.current_thread() is threading.main_thread():
-        handler = signal.getsignal(signal.SIGTERM)
-        if handler is not None:  # it is not Python's
-            signal.signal(signal.SIGTERM, handler)
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Have Python's handler of SIGTERM called alone after this block, in which Ray's C++ puts one of its own before it.
+
+    That one prints a stack, and sets an alarm that aborts the process 3 s later: a stop takes longer than that.
+    Source: `absl::InstallFailureSignalHandler`, which Ray calls when it joins.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    has_alarm = signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGALRM) if is_main else ():
+            handler = signal.getsignal(number)
+            if handler is not None:  # else it is not Python's
+                signal.signal(number, handler)
+        if is_main and not has_alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _read_environment() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import soak
-from jobs import HAS_PROC, run_process
+from jobs import HAS_PROC, make_job, run_process, running
 from soak import GONE_S, SIGKILL_S, SIGNAL_S, Run, SoakJob
 
 if TYPE_CHECKING:
@@ -300,3 +300,20 @@ def test_two_jobs_at_once_both_finish_and_a_second_run_of_one_is_refused(lab: La
             assert_ended(run, 1, 0)
     for job in jobs:
         lab.assert_finished(job)
+
+
+@pytest.mark.ray
+def test_a_stop_that_takes_longer_than_three_seconds_is_a_clean_one_on_ray(tmp_path: Path) -> None:
+    """Ray's own handler of SIGTERM would abort the process by then, and print a stack before."""
+    text = (
+        "import time\n\ndef double(filepath):\n    open('began', 'w').close()\n    time.sleep(6)\n    return {'n': 1}\n"
+    )
+    job = make_job(tmp_path, n_files=4, function=text, processes=1)
+    with running("run", "config.yaml", cwd=tmp_path) as program:
+        program.wait_until((tmp_path / "began").exists, "f is called", 120)
+        os.kill(program.pid, signal.SIGTERM)
+        ended = program.end(60)
+    assert ended.code == 143, ended.err
+    assert ended.err.splitlines()[-1] == "Continue with: r3po run"
+    assert "SIGTERM received" not in ended.err
+    assert job.status()["pending"] in (2, 3)
