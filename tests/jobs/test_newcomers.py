@@ -78,13 +78,10 @@ def test_a_current_folder_that_is_gone_is_told_at_once(tmp_path: Path) -> None:
     gone.mkdir()
     program = (
         f"import os, sys; os.rmdir({str(gone)!r})\n"
-        "from r3po.cli.app import main\n"
+        "from r3po.cli.app import run_command\n"
         "for command in ('run', 'build', 'status', 'verify'):\n"
         f"    sys.argv = ['r3po', command, {str(config)!r}]\n"
-        "    try:\n"
-        "        main()\n"
-        "    except SystemExit as ended:\n"
-        "        print(command, ended.code, flush=True)\n"
+        "    print(command, run_command(), flush=True)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=gone, capture_output=True, text=True, check=False)
     assert ended.stdout.splitlines() == ["run 2", "build 2", "status 2", "verify 2"]

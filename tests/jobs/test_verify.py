@@ -818,9 +818,8 @@ def test_the_command_ends_with_2_where_there_is_no_job(new_job: NewJob, tmp_path
 def test_verify_loads_neither_ray_nor_pandas(job: Job) -> None:
     code = (
         "import sys; sys.argv = ['r3po', 'verify']\n"
-        "from r3po.cli.app import main\n"
-        "try:\n    main()\n"
-        "except SystemExit as end:\n"
-        "    assert end.code == 0 and not {'ray', 'pandas'} & set(sys.modules)\n"
+        "from r3po.cli.app import run_command\n"
+        "assert run_command() == 0 and not {'ray', 'pandas'} & set(sys.modules)\n"
+        "assert 'pyarrow' in sys.modules\n"
     )
     assert run_python("-c", code, cwd=job.root).code == 0
