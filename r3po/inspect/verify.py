@@ -159,6 +159,7 @@ class _Verify:
 
     def _read_job(self, found: Findings) -> None:
         self.seen = self._look()
+        self.folders.output.look_again()
         self.damaged_commits.clear()
         manifest = self._read_manifest(found)
         if manifest is None:
@@ -234,7 +235,8 @@ class _Verify:
 
         def check(found: Findings) -> None:
             ref = self.job.built.shards[number]
-            report = check_shard(self.job, ref, segments.get(ref.shard, ()), shown_columns(self.job))
+            columns, reads_parts = shown_columns(self.job), self.source or isinstance(self.config.output_path, Path)
+            report = check_shard(self.job, ref, segments.get(ref.shard, ()), columns, reads_parts=reads_parts)
             if f"{ref.shard:05d}.json" in self.damaged_commits:
                 report.n_pending = 0  # nobody knows
             found.extend(report.findings)

@@ -72,7 +72,7 @@ class JobCheck:
         self._check_types()
         self._check_state_folders()
         if self.job.built.output_path != str(self.folders.output_path):
-            where, old = self.folders.output_path, show_name(self.job.built.output_path)
+            where, old = self.folders.output.where, show_name(self.job.built.output_path)
             self.found.add("settings", where, f"the parts are in another folder so far: {old}", RUN)
             return
         self._check_claim()
@@ -204,7 +204,7 @@ class JobCheck:
         path = self.folders.output.claim
         hint = "move the folders csv and parquet elsewhere, then: r3po run"
         try:
-            claim = read_json(path, kind="claim", newest_format=FORMAT)
+            claim = self.folders.output.read_claim()
         except FileNotFoundError:
             self.found.add("claim", path, "is missing: nothing says whose the output folder is", hint)
         except DamagedStateError as error:
@@ -223,45 +223,48 @@ class JobCheck:
         on_disk = {int(name) for name in names if name.isdecimal()}
         if not self.is_running:
             on_disk -= self.job.commits.keys()
-        for kind in KINDS:
-            named = {part.name for part, _ in parts if part.kind == kind} | {"_SUCCESS"}
-            # The part of a commit that cannot be read is no stranger, nor is one that a run published just now.
-            for name in list_names(self.folders.output.data(kind)):
-                if name not in named and shard_of(name) not in on_disk:
-                    self.found.add("foreign", self.folders.output.data(kind) / name, "no commit names it", MOVE)
+        output = self.folders.output
+        named = {(part.kind, part.name) for part, _ in parts} | {(kind, "_SUCCESS") for kind in KINDS}
+        # The part of a commit that cannot be read is no stranger, nor is one that a run published just now.
+        for kind, name in output.list_files():
+            if (kind, name) not in named and shard_of(name) not in on_disk:
+                self.found.add("foreign", output.where_of(kind, name), "no commit names it", MOVE)
         staged = {part.staged.name for part, _ in parts if part.staged}
-        self._note_unnamed(self.folders.output.staging, staged)
-        failures = self.folders.output.failures
-        for name in list_names(failures.parent):
+        self._note_unnamed(output.staging, staged)
+        for name in output.list_failures():
+            where = output.where_of("failures", name)
             if is_temporary(name):
-                self.found.note(f"{failures.parent / name}: a temporary file; the next run removes it")
-            elif name != failures.name:
-                self.found.add("foreign", failures.parent / name, "r3po did not write it", "move it elsewhere")
+                self.found.note(f"{where}: a temporary file; the next run removes it")
+            elif where != output.failures:
+                self.found.add("foreign", where, "r3po did not write it", "move it elsewhere")
 
     def _check_end(self) -> None:
         if self.damaged_commits or self.is_running:
             return  # nobody knows whether the job is finished
         for kind in KINDS:
-            path = self.folders.output.success(kind)
-            if path.exists() and path.stat().st_size:
-                self.found.add("success", path, "is not empty", REMOVE)
-            if path.exists() and not self.job.part_settings[kind]:
-                self.found.add("success", path, f"is there, but the config makes no {kind}", "remove it")
-            elif path.exists() and not self._is_finished:
-                self.found.add("success", path, "is there, but the job is not finished", RUN)
-            elif not path.exists() and self.job.part_settings[kind] and self._is_finished:
-                self.found.add("success", path, "is missing, but every file has its outcome", RUN)
+            where, size = self.folders.output.where_of(kind, "_SUCCESS"), self.folders.output.success_size(kind)
+            is_due = bool(self.job.part_settings[kind])
+            if size:
+                self.found.add("success", where, "is not empty", REMOVE)
+            if size is not None and not is_due:
+                self.found.add("success", where, f"is there, but the config makes no {kind}", "remove it")
+            elif size is not None and not self._is_finished:
+                self.found.add("success", where, "is there, but the job is not finished", RUN)
+            elif size is None and is_due and self._is_finished:
+                self.found.add("success", where, "is missing, but every file has its outcome", RUN)
         if self._is_finished:
             self._check_failures()
 
     def _check_failures(self) -> None:
         """Compare failures.csv, line by line, with what the outcomes say."""
         path = self.folders.output.failures
-        if not path.exists():
+        try:
+            opened = self.folders.output.open_failures()
+        except FileNotFoundError:
             self.found.add("failures", path, "is missing", RUN)
             return
         try:
-            with open(path, "rb") as file:
+            with opened as file:
                 for number, line in enumerate(iter_failure_lines(self.job)):
                     if file.read(len(line)) != line:
                         what = f"the failure number {number:,} in it" if number else "its header"

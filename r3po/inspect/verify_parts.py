@@ -19,15 +19,15 @@ from r3po.text import count_of
 
 
 def differing_parts(
-    published: dict[Path, Part], commit: Commit, job_name: str, shown: parts.ShownRows
-) -> list[tuple[Path, str]]:
-    """Return the parts of one shard that do not hold what the outcomes give, each with what differs.
+    published: dict[Part, Path], commit: Commit, job_name: str, shown: parts.ShownRows
+) -> list[tuple[str, str, str]]:
+    """Return kind and name of the parts of one shard that do not hold what the outcomes give, and what differs.
 
     Args:
-        published: the parts that are there, by path.
+        published: the parts that are there, each with where it can be read.
         shown: the rows of those outcomes that count.
     """
-    parquet = next((path for path, part in published.items() if part.kind == "parquet"), None)
+    parquet = next((path for part, path in published.items() if part.kind == "parquet"), None)
     origin = None if parquet is None else parts.read_origin(parquet)
     version = "" if origin is None else origin.metadata.get("r3po.version", "")
     metadata = parts.part_metadata(job_name, commit.shard, version, commit.tally.done_by_fingerprint)
@@ -35,7 +35,7 @@ def differing_parts(
     cuts = parts.part_groups(shown, commit.schema, commit.part_settings)
     groups = {
         name: cut
-        for kind in {part.kind for part in published.values()}
+        for kind in {part.kind for part in published}
         for name, cut in zip(part_names(commit.shard, kind, len(cuts)), cuts, strict=True)
     }
 
@@ -44,7 +44,7 @@ def differing_parts(
         parts.write_parts({part.kind: sink}, shown, commit.schema, metadata, settings, groups[part.name])
 
     found = []
-    for path, part in published.items():
+    for part, path in published.items():
         kind = part.kind
         if part.name not in groups:
             what = f"its shard has {count_of(len(cuts), 'part')} of a kind, and this is none of them"
@@ -61,11 +61,10 @@ def differing_parts(
         else:
             what = ""  # its digest is checked already, and that is all that can be said of it
         if what:
-            found.append((path, what))
-    folders = {part.kind: path.parent for path, part in published.items()}
+            found.append((kind, part.name, what))
     for name in sorted(groups.keys() - {part.name for part in commit.parts}):
-        path = folders[name.rpartition(".")[2]] / name
-        found.append((path, "the outcomes make such a part, but its commit does not name it"))
+        kind = name.rpartition(".")[2]
+        found.append((kind, name, "the outcomes make such a part, but its commit does not name it"))
     return found
 
 

@@ -6,6 +6,7 @@ It reads and never writes. What has to have an outcome, and which outcomes are p
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from r3po.state.output_folder import KINDS, Part, shard_of
 from r3po.state.segments import Segment
 from r3po.state.shard_files import Entries, read_shard_file, ref_of
 from r3po.state.shards import Shard, ShardState, newer_segments
-from r3po.storage.durable import digest_file, has_size
 from r3po.storage.names import show_name
 from r3po.table import predicate
 from r3po.table.added import added_names
@@ -59,22 +59,26 @@ class ShardReport:
     """Whether a commit says all there is to say."""
 
 
-def check_shard(job: Job, ref: ShardRef, segments: Sequence[Segment], columns: Columns | None) -> ShardReport:
+def check_shard(
+    job: Job, ref: ShardRef, segments: Sequence[Segment], columns: Columns | None, *, reads_parts: bool = True
+) -> ShardReport:
     """Return how a shard stands, and all that is wrong with it.
 
     Args:
         columns: of the parts, as the config has them by now; None: they are not known.
+        reads_parts: compare what is in the parts with the outcomes, too.
     """
-    check = _ShardCheck(job, ref, job.commits.get(ref.shard), segments, columns)
+    check = _ShardCheck(job, ref, segments, columns, reads_parts=reads_parts)
     check.run()
     return check.report
 
 
 class _ShardCheck:
     def __init__(
-        self, job: Job, ref: ShardRef, commit: Commit | None, segments: Sequence[Segment], columns: Columns | None
+        self, job: Job, ref: ShardRef, segments: Sequence[Segment], columns: Columns | None, *, reads_parts: bool
     ) -> None:
-        self.job, self.ref, self.commit, self.segments, self.columns = job, ref, commit, segments, columns
+        self.job, self.ref, self.segments, self.columns, self.reads_parts = job, ref, segments, columns, reads_parts
+        self.commit = job.commits.get(ref.shard)
         self.folders = job.folders
         self.findings = Findings()
         self.report = ShardReport(self.findings)
@@ -214,22 +218,25 @@ class _ShardCheck:
     # Private methods: the parts
 
     def _check_parts(self, commit: Commit, published: tuple[Outcomes, Indices] | None) -> None:
-        readable: dict[Path, Part] = {}
-        hints: dict[Path, str] = {}
+        output = self.folders.output
+        there: list[Part] = []
+        hints: dict[str, str] = {}
         for part in commit.parts:
-            path = self.folders.output.data(part.kind) / part.name
-            problem = self._part_problem(part, path)
-            if problem is not None:
-                self.findings.add("part", path, *problem)
-                hints[path] = problem[1]
-            if part.staged is not None and path.is_file():
-                readable[path] = part
-        self.report.n_parts = len(readable)
-        shown = None if published is None or not readable else self._shown(commit, *published)
+            look = output.look_at(part)
+            if look.problem:
+                hints[part.name] = REMOVE if look.is_damaged else RUN
+                self.findings.add("part", output.where_of(part.kind, part.name), look.problem, hints[part.name])
+            if part.staged is not None and look.size_bytes is not None:
+                there.append(part)
+                self.report.size_bytes += look.size_bytes
+        self.report.n_parts = len(there)
+        shown = None if published is None or not there or not self.reads_parts else self._shown(commit, *published)
         if shown is None:
             return
-        for path, what in differing_parts(readable, commit, self.job.built.job_name, shown):
-            self.findings.add("values", path, what, hints.get(path, REMOVE))
+        with tempfile.TemporaryDirectory(prefix="r3po-verify-") as folder:
+            readable = {part: output.read_part(part, Path(folder)) for part in there}
+            for kind, name, what in differing_parts(readable, commit, self.job.built.job_name, shown):
+                self.findings.add("values", output.where_of(kind, name), what, hints.get(name, REMOVE))
 
     def _shown(self, commit: Commit, outcomes: Outcomes, indices: Indices) -> parts.ShownRows | None:
         """Return the rows as the parts have to show them; None where the config says something else by now."""
@@ -243,23 +250,6 @@ class _ShardCheck:
             except UNREADABLE:
                 return None  # which is told already
         return parts.ShownRows(outcomes.choose_rows(indices), columns, paths)
-
-    def _part_problem(self, part: Part, path: Path) -> tuple[str, str] | None:
-        """Return what is wrong with the file of a part, and what fixes it."""
-        if part.staged is None:
-            return ("is there, but the shard has no such part", RUN) if path.exists() else None
-        if has_size(self.folders.output.staging / part.staged.name, part.staged.size_bytes):
-            return f"is decided, but not published yet: it lies in {self.folders.output.staging.name}", RUN
-        try:
-            size_bytes, sha256 = digest_file(path)
-        except OSError as error:
-            return ("is missing", RUN) if isinstance(error, FileNotFoundError) else (f"{error.strerror}", REMOVE)
-        self.report.size_bytes += size_bytes
-        if size_bytes != part.staged.size_bytes:
-            return f"has {size_bytes:,} bytes, its commit says {part.staged.size_bytes:,}", RUN
-        if sha256 != part.staged.sha256:
-            return "is not the file that was written: its sha256 is not the one that its commit names", REMOVE
-        return None
 
     # Private methods: where
 

@@ -189,6 +189,7 @@ class _Run:
         self.job.folders.output.set_success(())  # a finished job may have got new files
         if self._loop is not None and self._loop.manager.n_lost:
             self.job.sweep()
+        self.job.folders.output.settle()
         text = f"a part is written when all files of its shard are done (shard_size: {self.config.shard_size:,})"
         self.emit(events.Notice(text, hint="r3po try shows rows at once"))
 

@@ -135,6 +135,7 @@ def roll_forward(folders: JobFolders, commits: dict[int, Commit], kept: Set[str]
     """
     folders.output.refuse_strangers(all_parts(commits))
     broken = {commit.shard for commit in commits.values() if not _publish_parts(folders, commit)}
+    folders.output.settle()
     sweep_leftovers(folders, commits, kept)
     return broken
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from r3po.state.output_folder import OutputFolder
+from r3po.state.output_store import OutputStore
 from r3po.storage.durable import make_folder
+from r3po.storage.object_urls import ObjectUrl, StoreOptions
 
 
 class _Below:
@@ -19,12 +22,13 @@ class _Below:
         return folders.working_dir / self._name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class JobFolders:
     """Where a job keeps what; FORMAT.md draws the tree."""
 
     working_dir: Path
-    output_path: Path
+    output_path: Path | ObjectUrl
+    store_options: StoreOptions = field(default_factory=StoreOptions)
 
     manifest = _Below("manifest.json")
     shards = _Below("shards")
@@ -37,8 +41,11 @@ class JobFolders:
     former = _Below("former.json")
     undo_marker = _Below("undo")
 
-    @property
-    def output(self) -> OutputFolder:
+    @cached_property
+    def output(self) -> OutputFolder | OutputStore:
+        """Where the table is, on a disk or in a bucket. One for all who share these folders: it knows what is there."""
+        if isinstance(self.output_path, ObjectUrl):
+            return OutputStore(self.output_path, self.working_dir, self.store_options)
         return OutputFolder(self.output_path, self.working_dir)
 
     def make(self) -> None:

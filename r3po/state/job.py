@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from r3po.state.folders import JobFolders
 from r3po.state.forget import complete_reset
 from r3po.state.former import complete_undo, names_to_keep, set_aside
 from r3po.state.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
-from r3po.state.output_folder import KINDS
+from r3po.state.output_folder import KINDS, OutputFolder
 from r3po.state.segments import list_segments, remove_segments, remove_segments_of
 from r3po.state.shard_files import Entries
 from r3po.state.shards import Shard, ShardState, newer_segments
@@ -261,7 +261,7 @@ def read_job(config: Config) -> Job:
         StateError: manifest or commits are damaged or too new.
         FolderError: working_dir holds another job.
     """
-    job = _read_job(config)
+    job = _read_job(config, job_folders(config))
     if job.manifest is not None:
         now = read_manifest(job.folders.manifest)
         if now is not None and now.layout_since != job.manifest.layout_since:
@@ -292,11 +292,11 @@ def open_job(config: Config) -> Iterator[Job]:
     folders = job_folders(config)
     _refuse_nesting(folders)
     make_folder(folders.working_dir)
-    with JobLock(folders.working_dir), disk_errors_told():
+    with JobLock(folders.working_dir), disk_errors_told(), closing(folders.output):
         complete_reset(folders)
         complete_undo(folders)
         folders.make()
-        job = _read_job(config)
+        job = _read_job(config, folders)
         if job.manifest is None:
             _refuse_orphans(folders)
         folders.output.check_claim(None if job.manifest is None else job.manifest.job_id, all_parts(job.commits))
@@ -335,8 +335,7 @@ def disk_error(error: OSError, working_dir: Path | None = None) -> RunStoppedErr
 # Private functions
 
 
-def _read_job(config: Config) -> Job:
-    folders = job_folders(config)
+def _read_job(config: Config, folders: JobFolders) -> Job:
     # A running job replaces files while we read; a commit is only ever newer than the manifest that we have.
     manifest = read_manifest(folders.manifest)
     if manifest is None:
@@ -387,11 +386,14 @@ def check_identity(config: Config, manifest: Manifest) -> None:
 
 def _refuse_nesting(folders: JobFolders) -> None:
     """Neither folder may lie in a subfolder that the other one keeps for itself."""
+    output = folders.output
+    if not isinstance(output, OutputFolder):
+        return
     state = {folder.name for folder in (folders.shards, folders.segments, folders.commits, folders.outcomes)}
-    data = {*KINDS, folders.output.failures.parent.name, folders.output.staging.name}
+    data = {*KINDS, output.failures.parent.name, output.staging.name}
     for inner, outer, names, keys in (
-        (folders.working_dir, folders.output_path, data, ("working_dir", "output_path")),
-        (folders.output_path, folders.working_dir, {*state, folders.runs.name}, ("output_path", "working_dir")),
+        (folders.working_dir, output.path, data, ("working_dir", "output_path")),
+        (output.path, folders.working_dir, {*state, folders.runs.name}, ("output_path", "working_dir")),
     ):
         if inner.is_relative_to(outer) and inner != outer and inner.relative_to(outer).parts[0] in names:
             raise FolderError(

@@ -11,9 +11,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from r3po.errors import DamagedStateError, FolderError
+from r3po.errors import FolderError
+from r3po.state.claim import Claimed, claim_content
 from r3po.state.manifest import FORMAT
 from r3po.storage.durable import (
     FileRecord,
@@ -32,7 +33,6 @@ from r3po.storage.durable import (
     sync_folder,
 )
 from r3po.storage.json_files import read_json, write_json
-from r3po.storage.names import name_from_json, name_to_json
 
 KINDS = ("csv", "parquet")
 """The kinds of parts, which are the names of the data folders."""
@@ -50,6 +50,26 @@ class Part:
     part's."""
     staged: FileRecord | None
     """The durable file in `.staging` that becomes the part; None: the shard has no part of this kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartLook:
+    """How a part stands."""
+
+    size_bytes: int | None
+    """None: there is none."""
+    problem: str = ""
+    """What is wrong; empty: nothing."""
+    is_damaged: bool = False
+    """It has to be removed before a run makes it again; else a run sees by itself that it must."""
+
+
+NO_SUCH_PART = "is there, but the shard has no such part"
+
+
+def other_size(size_bytes: int, committed: int) -> str:
+    """Say that a part has another size."""
+    return f"has {size_bytes:,} bytes, its commit says {committed:,}"
 
 
 def part_name(shard: int, kind: str, number: int | None = None) -> str:
@@ -76,13 +96,17 @@ _PART_NAME = re.compile(r"part-(\d{5,})(?:-\d{5,})?\.(?:csv|parquet)")
 
 
 @dataclass(frozen=True, slots=True)
-class OutputFolder:
+class OutputFolder(Claimed):
     """The output folder of the job whose state is in `working_dir`."""
 
     path: Path
     working_dir: Path
 
     # Names, for those who only read
+
+    @property
+    def where(self) -> Path:
+        return self.path
 
     @property
     def claim(self) -> Path:
@@ -103,6 +127,10 @@ class OutputFolder:
     def success(self, kind: str) -> Path:
         return self.data(kind) / _SUCCESS
 
+    def where_of(self, kind: str, name: str) -> Path:
+        """Return where a part, or what else is beside it, lies."""
+        return self.data(kind) / name
+
     def list_files(self) -> Iterator[tuple[str, str]]:
         """Yield the kind and name of everything in the data folders, `_SUCCESS` included."""
         for kind in KINDS:
@@ -114,6 +142,47 @@ class OutputFolder:
         found = (shard_of(name) for _, name in self.list_files())
         return {shard for shard in found if shard is not None}
 
+    def list_failures(self) -> Iterator[str]:
+        """Yield the names of what lies beside failures.csv, and its own."""
+        return list_names(self.failures.parent)
+
+    def success_size(self, kind: str) -> int | None:
+        """Return the bytes of `_SUCCESS`, which has to have none; None: there is none."""
+        path = self.success(kind)
+        return path.stat().st_size if path.exists() else None
+
+    def open_failures(self) -> BinaryIO:
+        """Return failures.csv for reading. Raises FileNotFoundError."""
+        return open(self.failures, "rb")
+
+    def look_at(self, part: Part) -> PartLook:
+        """Return how a part stands: whether the file is there that was written."""
+        path, record = self.data(part.kind) / part.name, part.staged
+        if record is None:
+            return PartLook(None, NO_SUCH_PART if path.exists() else "")
+        there = path.stat().st_size if path.is_file() else None
+        if has_size(self.staging / record.name, record.size_bytes):
+            return PartLook(there, f"is decided, but not published yet: it lies in {self.staging.name}")
+        try:
+            size_bytes, sha256 = digest_file(path)
+        except FileNotFoundError:
+            return PartLook(None, "is missing")
+        except OSError as error:
+            return PartLook(there, str(error.strerror), is_damaged=True)
+        if size_bytes != record.size_bytes:
+            return PartLook(size_bytes, other_size(size_bytes, record.size_bytes))
+        if sha256 != record.sha256:
+            what = "is not the file that was written: its sha256 is not the one that its commit names"
+            return PartLook(size_bytes, what, is_damaged=True)
+        return PartLook(size_bytes)
+
+    def read_part(self, part: Part, folder: Path) -> Path:
+        """Return the file of a part that is there; no copy in `folder` is needed."""
+        return self.data(part.kind) / part.name
+
+    def look_again(self) -> None:
+        """Do nothing: a disk is looked at each time."""
+
     # The claim
 
     def make(self) -> None:
@@ -124,50 +193,21 @@ class OutputFolder:
     def write_claim(self, job_id: str, job_name: str) -> None:
         """Say durably that the folder is this job's, unless it is claimed already."""
         if not self.claim.exists():
-            content = {"format": FORMAT, "kind": "claim", "job_id": job_id, "job_name": job_name}
-            write_json(self.claim, {**content, "working_dir": name_to_json(str(self.working_dir))})
+            write_json(self.claim, claim_content(job_id, job_name, self.working_dir))
 
-    def claimed_by(self, *, from_here: bool = False) -> str | None:
-        """Return the id of the job that claims the folder, or None if no claim can be read.
+    def read_claim(self) -> dict[str, Any]:
+        return read_json(self.claim, kind="claim", newest_format=FORMAT)
 
-        Args:
-            from_here: return only the id of a job in this very working folder.
-        """
-        try:
-            claim = self._read_claim()
-        except (FileNotFoundError, NotADirectoryError, DamagedStateError):
-            return None
-        job_id: str = claim["job_id"]
-        return None if from_here and not self._is_from_here(claim) else job_id
-
-    def check_claim(self, job_id: str | None, parts: Iterable[Part] = ()) -> None:
-        """See that the folder is this job's, or nobody's yet (`job_id` None: any job's is a stranger).
-
-        Args:
-            parts: of this job. They are ours also where the claim is gone: a folder that was removed while a run
-                published into it holds the last part and nothing else.
-
-        Raises:
-            FolderError: another job writes there, or files lie there that r3po did not write.
-        """
-        try:
-            claim = self._read_claim()
-        except FileNotFoundError:
-            self._refuse_unclaimed(parts)
-            return
-        if job_id is None and self._is_from_here(claim):
-            raise FolderError(
-                f'holds the table of a job "{claim["job_name"]}" whose state is gone from {self.working_dir}',
-                where=self.path,
-                hint="put working_dir back, or remove this folder to begin again",
-            )
-        if claim["job_id"] != job_id:
-            raise FolderError(
-                f'output_path belongs to another job: "{claim["job_name"]}", '
-                f"working_dir {claim['working_dir']['path']}",
-                where=self.path,
-                hint="give this job another output_path, or remove that folder if you do not need its table any more",
-            )
+    def refuse_unclaimed(self, parts: Iterable[Part]) -> None:
+        ours = {(part.kind, part.name): part.staged for part in parts}
+        for kind, name in self.list_files():
+            record = ours.get((kind, name))
+            if record is None or digest_file(self.data(kind) / name) != (record.size_bytes, record.sha256):
+                raise FolderError(
+                    f"output_path already holds files that no job of r3po claims: {kind}/{name}",
+                    where=self.path,
+                    hint="give this job another output_path, or move them elsewhere",
+                )
 
     def refuse_strangers(self, parts: Iterable[Part]) -> None:
         """See that the data folders hold nothing but `parts`. Raises FolderError."""
@@ -214,6 +254,12 @@ class OutputFolder:
         """Remove durably what has the names of parts."""
         for part in parts:
             remove_durably(self.data(part.kind) / part.name)
+
+    def settle(self) -> None:
+        """Do nothing: what is published is there already."""
+
+    def close(self) -> None:
+        """Do nothing, for the same reason."""
 
     def unstage(self, parts: Iterable[Part]) -> None:
         """Remove parts that were staged and will not be published."""
@@ -283,20 +329,3 @@ class OutputFolder:
     def _filled(self) -> list[Path]:
         """The folders that are there of those that hold parts and failures."""
         return [folder for folder in (*map(self.data, KINDS), self.failures.parent) if folder.is_dir()]
-
-    def _read_claim(self) -> dict[str, Any]:
-        return read_json(self.claim, kind="claim", newest_format=FORMAT)
-
-    def _is_from_here(self, claim: dict[str, Any]) -> bool:
-        return name_from_json(claim["working_dir"]) == str(self.working_dir)
-
-    def _refuse_unclaimed(self, parts: Iterable[Part]) -> None:
-        ours = {(part.kind, part.name): part.staged for part in parts}
-        for kind, name in self.list_files():
-            record = ours.get((kind, name))
-            if record is None or digest_file(self.data(kind) / name) != (record.size_bytes, record.sha256):
-                raise FolderError(
-                    f"output_path already holds files that no job of r3po claims: {kind}/{name}",
-                    where=self.path,
-                    hint="give this job another output_path, or move them elsewhere",
-                )

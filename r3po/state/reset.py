@@ -55,7 +55,7 @@ def _refuse_unknown_parts(folders: JobFolders) -> None:
     if any(name.startswith("part-") for _, name in folders.output.list_files()):
         raise FolderError(
             "there are parts here, but the state that knows of them is gone",
-            where=folders.output_path,
+            where=folders.output.where,
             hint="remove this folder by hand, then reset again; or give the job another output_path",
         )
 

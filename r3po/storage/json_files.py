@@ -14,7 +14,12 @@ from r3po.storage.durable import FileRecord, write_whole
 
 def write_json(path: Path, content: dict[str, Any]) -> FileRecord:
     """Write `content` whole, with a digest of itself under the key `digest`."""
-    return write_whole(path, _dump({**content, "digest": _digest_of(content)}) + b"\n")
+    return write_whole(path, json_bytes(content))
+
+
+def json_bytes(content: dict[str, Any]) -> bytes:
+    """Return what `write_json` writes."""
+    return _dump({**content, "digest": _digest_of(content)}) + b"\n"
 
 
 def read_json(path: Path, *, kind: str, newest_format: int) -> dict[str, Any]:
@@ -27,12 +32,19 @@ def read_json(path: Path, *, kind: str, newest_format: int) -> dict[str, Any]:
         NewerFormatError: its `format` is newer than `newest_format`.
     """
     try:
-        content = orjson.loads(path.read_bytes())
+        data = path.read_bytes()
     except PermissionError as error:
         hint = "fix its permissions; nothing is known to be damaged"
         raise DamagedStateError(f"cannot be read: {error.strerror}", where=path, hint=hint) from error
     except IsADirectoryError as error:
         raise damaged(path, f"cannot be read: {error.strerror}") from error
+    return parse_json(data, path, kind=kind, newest_format=newest_format)
+
+
+def parse_json(data: bytes, path: Path | str, *, kind: str, newest_format: int) -> dict[str, Any]:
+    """Return what `json_bytes` gave, without the digest. Raises as `read_json`, which names `path`."""
+    try:
+        content = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise damaged(path, f"is damaged: no valid JSON ({error})") from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
@@ -65,7 +77,7 @@ def _digest_of(content: dict[str, Any]) -> str:
     return hashlib.sha256(_dump(content) + b"\n").hexdigest()
 
 
-def damaged(path: Path, what: str) -> DamagedStateError:
+def damaged(path: Path | str, what: str) -> DamagedStateError:
     """Return the error for a file of the job's state that cannot be trusted."""
     return DamagedStateError(
         what, where=path, hint="put the file back from a copy, or make the job again: r3po reset --all"

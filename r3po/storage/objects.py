@@ -166,7 +166,7 @@ class ObjectStore:
             self._check(key, only)
         options: dict[str, Any] = {"use_multipart": not is_whole}
         if is_whole and only is not None:
-            options["mode"] = "create" if only.tag is None else {"e_tag": only.tag}
+            options["mode"] = "create" if only.tag is None else self._version_of(key, only.tag)
         if not is_whole:
             options |= {"chunk_size": PIECE_BYTES, "max_concurrency": 4}
         try:
@@ -181,7 +181,7 @@ class ObjectStore:
             if tag is None:
                 raise TagDiffers(key) from None
             return tag
-        return str(result["e_tag"] or "")
+        return _tag(result)
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is none to remove."""
@@ -191,14 +191,16 @@ class ObjectStore:
         with contextlib.suppress(FileNotFoundError), self._words("delete", key):
             obstore_of(self.url).delete(self._client(), key)
 
-    def list_pages(self, start_after: str = "") -> Generator[list[ObjectInfo]]:
-        """Yield what obstore lists below the URL, in the store's order. Of S3 `s3_list` knows more."""
+    def list_pages(self, start_after: str = "", *, below: str = "") -> Generator[list[ObjectInfo]]:
+        """Yield what obstore lists below the URL, in the store's order. Of S3 `s3_list` knows more.
+
+        Args:
+            start_after: only keys behind this one.
+            below: a folder of the URL's, with a slash at its end.
+        """
+        prefix = self.url.key_of(below) or None
         with self._words("list"):
-            pages = iter(
-                obstore_of(self.url).list(
-                    self._client(), self.url.prefix or None, offset=start_after or None, chunk_size=1000
-                )
-            )
+            pages = iter(obstore_of(self.url).list(self._client(), prefix, offset=start_after or None, chunk_size=1000))
         while True:
             with self._words("list"):
                 page = next(pages, None)
@@ -260,6 +262,19 @@ class ObjectStore:
             tag = None
         if tag != only.tag:
             raise TagDiffers(key)
+
+    def _version_of(self, key: str, tag: str) -> dict[str, str]:
+        """Return what names the object that is replaced. Google's store takes no etag for it."""
+        if self.url.scheme != "gs" or self._given is not None:
+            return {"e_tag": tag}
+        try:
+            with self._words("read", key):
+                meta = obstore_of(self.url).head(self._client(), key)
+        except FileNotFoundError:
+            raise TagDiffers(key) from None
+        if _tag(meta) != tag:
+            raise TagDiffers(key)
+        return {"e_tag": tag, "version": meta["version"] or ""}
 
     def _own_tag(self, key: str, content: bytes | Path, size: int) -> str | None:
         """Return the tag of the object if it has this very content; else None."""
@@ -323,7 +338,13 @@ def _refusal(error: Exception) -> Refusal:
 
 
 def _info(key: str, meta: Any) -> ObjectInfo:
-    return ObjectInfo(key, meta["size"], meta["e_tag"] or meta["version"] or "", _nanoseconds(meta["last_modified"]))
+    return ObjectInfo(key, meta["size"], _tag(meta), _nanoseconds(meta["last_modified"]))
+
+
+def _tag(meta: Any) -> str:
+    """Return the etag, with quotes also where a listing has none (Azure's)."""
+    tag = str(meta["e_tag"] or meta["version"] or "")
+    return tag if not tag or tag.endswith('"') else f'"{tag}"'
 
 
 def _info_of_headers(key: str, headers: Any, size: int) -> ObjectInfo:

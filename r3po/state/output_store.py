@@ -1,0 +1,376 @@
+"""The table of a job in a bucket: parts, the mark of success, failures.csv, and the claim that says whose it is.
+
+It does what `output_folder` does on a disk, and nothing else in r3po writes or removes anything there. Parts are
+staged in `working_dir`; the commit decides, then a thread puts each under its final key.
+Source: FORMAT.md, "A table in a bucket".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import uuid
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from r3po.errors import FolderError, R3poError, RunStoppedError
+from r3po.state.claim import Claimed, claim_content
+from r3po.state.manifest import FORMAT
+from r3po.state.output_folder import KINDS, NO_SUCH_PART, Part, PartLook, other_size, shard_of
+from r3po.state.published import PublishedPart, PublishedParts
+from r3po.storage.durable import (
+    TEMPORARY_SUFFIX,
+    FileRecord,
+    NewFile,
+    has_size,
+    is_temporary,
+    list_names,
+    make_folder,
+    remove_if_there,
+    remove_temporaries,
+    remove_tree,
+)
+from r3po.storage.json_files import json_bytes, parse_json
+from r3po.storage.multipart import abort_uploads
+from r3po.storage.object_urls import ObjectUrl, StoreOptions
+from r3po.storage.objects import ObjectStore, Only
+from r3po.storage.own_objects import OwnObjects
+from r3po.storage.store_errors import TagDiffers
+
+_CLAIM = ".r3po.json"
+_FAILURES = "failures/failures.csv"
+_SUCCESS = "_SUCCESS"
+
+
+class OutputStore(Claimed):
+    """The table, in a bucket, of the job whose state is in `working_dir`. Pickled it takes no secret along.
+
+    Args:
+        url: where it is.
+        working_dir: of the job.
+        options: of the store.
+    """
+
+    def __init__(self, url: ObjectUrl, working_dir: Path, options: StoreOptions) -> None:
+        self.url, self.working_dir = url, working_dir
+        self._options = options
+        self._store = ObjectStore(url, options)
+        self._objects = OwnObjects(self._store, (*KINDS, "failures"))
+        self._published = PublishedParts(working_dir / "published", str(url))
+        self._in_hand: set[str] = set()
+        """Names of the staged files that wait to be put, or are being put."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.url, self.working_dir, self._options)
+
+    # Names, for those who only read
+
+    @property
+    def where(self) -> str:
+        return str(self.url)
+
+    @property
+    def claim(self) -> str:
+        return self._objects.url_of(_CLAIM)
+
+    @property
+    def failures(self) -> str:
+        return self._objects.url_of(_FAILURES)
+
+    def where_of(self, kind: str, name: str) -> str:
+        """Return where a part, or what else is beside it, lies."""
+        return self._objects.url_of(f"{kind}/{name}")
+
+    @property
+    def staging(self) -> Path:
+        return self.working_dir / ".staging"
+
+    def list_files(self) -> Iterator[tuple[str, str]]:
+        """Yield the kind and name of everything in the data folders, `_SUCCESS` included."""
+        for path in sorted(self._objects.known):
+            kind, _, name = path.partition("/")
+            if kind in KINDS:
+                yield kind, name
+
+    def part_numbers(self) -> set[int]:
+        """Return the numbers of all shards of which an object has the name of a part."""
+        found = (shard_of(name) for _, name in self.list_files())
+        return {shard for shard in found if shard is not None}
+
+    def list_failures(self) -> Iterator[str]:
+        """Yield the names of what lies beside failures.csv, and its own."""
+        for path in sorted(self._objects.known):
+            folder, _, name = path.partition("/")
+            if folder not in KINDS:
+                yield name
+
+    def success_size(self, kind: str) -> int | None:
+        """Return the bytes of `_SUCCESS`, which has to have none; None: there is none."""
+        found = self._objects.known.get(_success(kind))
+        return None if found is None else found.size
+
+    def open_failures(self) -> BinaryIO:
+        """Return failures.csv for reading. Raises FileNotFoundError."""
+        with self._objects.told(_FAILURES):
+            return io.BytesIO(self._store.read(self.url.key_of(_FAILURES))[0])
+
+    def look_at(self, part: Part) -> PartLook:
+        """Return how a part stands: whether the object is there that was put."""
+        path, record = f"{part.kind}/{part.name}", part.staged
+        found = self._objects.known.get(path)
+        if record is None:
+            return PartLook(None, "" if found is None else NO_SUCH_PART)
+        if has_size(self.staging / record.name, record.size_bytes):
+            return PartLook(found and found.size, f"is decided, but not published yet: it lies in {self.staging}")
+        if found is None:
+            return PartLook(None, "is missing")
+        if found.size != record.size_bytes:
+            return PartLook(found.size, other_size(found.size, record.size_bytes))
+        is_ours = self._is_published(path, record)
+        return PartLook(
+            found.size, "" if is_ours else "is not the object that was put: the store gave that another tag"
+        )
+
+    def read_part(self, part: Part, folder: Path) -> Path:
+        """Return a copy of a part that is there, made in `folder`."""
+        path = f"{part.kind}/{part.name}"
+        copy = folder / part.name
+        with self._objects.told(path):
+            self._store.read_into(self.url.key_of(path), copy)
+        return copy
+
+    def look_again(self) -> None:
+        """Forget how everything looked: a run may have changed it."""
+        self._objects.look_again()
+        self._published.look_again()
+
+    # The claim
+
+    def make(self) -> None:
+        """Make what a run needs at home, and see that the bucket can be listed and written.
+
+        Raises:
+            FolderError: there is no folder to stage in.
+            StoreError: what is wrong with the store, within 20 s.
+        """
+        for folder in (self.staging, self.working_dir / "published"):
+            make_folder(folder)
+        self._store.check_listing()
+        self._store.check_writing(self.url.key_of(f"failures/.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"))
+
+    def write_claim(self, job_id: str, job_name: str) -> None:
+        """Say that the table is this job's, unless it is claimed already. Raises FolderError: another job is first."""
+        if self.claimed_by() is not None:
+            return
+        # Its tag may be a digest: with the same content two writers would both be the first.
+        content = {**claim_content(job_id, job_name, self.working_dir), "nonce": uuid.uuid4().hex}
+        try:
+            with self._objects.told(_CLAIM):
+                self._store.write(self.url.key_of(_CLAIM), json_bytes(content), Only())
+        except TagDiffers:
+            self.check_claim(job_id)
+
+    def read_claim(self) -> dict[str, Any]:
+        with self._objects.told(_CLAIM):
+            data, _ = self._store.read(self.url.key_of(_CLAIM))
+        return parse_json(data, self._objects.url_of(_CLAIM), kind="claim", newest_format=FORMAT)
+
+    def refuse_unclaimed(self, parts: Iterable[Part]) -> None:
+        ours = {f"{part.kind}/{part.name}": part.staged for part in parts}
+        for kind, name in self.list_files():
+            path = f"{kind}/{name}"
+            record = ours.get(path)
+            if record is None or not self._is_published(path, record):
+                raise FolderError(
+                    f"output_path already holds files that no job of r3po claims: {path}",
+                    where=self.where,
+                    hint="give this job another output_path, or move them elsewhere",
+                )
+
+    def refuse_strangers(self, parts: Iterable[Part]) -> None:
+        """See that the data folders hold nothing but `parts`. Raises FolderError."""
+        ours = {(part.kind, part.name) for part in parts}
+        for kind, name in self.list_files():
+            if name != _SUCCESS and (kind, name) not in ours:
+                raise FolderError(
+                    "is not a part of this job; a data folder holds parts and nothing else",
+                    where=self.where_of(kind, name),
+                    hint="move it elsewhere, then run again",
+                )
+
+    # Parts
+
+    def new_part(self) -> NewFile:
+        """Return a sink for the content of a part, which `finish_part` makes durable."""
+        return NewFile(self.staging)
+
+    def finish_part(self, new: NewFile, name: str, kind: str, attempt: str) -> Part:
+        """Make a part durable under a staged name, which only its commit will say."""
+        return Part(kind, name, new.finish(f"{name}.{attempt}.tmp"))
+
+    def publish(self, part: Part) -> bool:
+        """Let a thread put a part under its final key, or remove what has that key if there is to be no part.
+
+        Returns:
+            Whether the part is as it has to be, once `settle` returns; False: it is neither staged nor published.
+
+        Raises:
+            RunStoppedError, OSError: this or an earlier part cannot be published.
+        """
+        path = f"{part.kind}/{part.name}"
+        if part.staged is None:
+            if self._objects.is_there(path):
+                self._objects.change(path, partial(self._remove, path))
+            return True
+        staged = self.staging / part.staged.name
+        # The staged file first: as long as it is there, the final key may hold the part of an older commit.
+        if not has_size(staged, part.staged.size_bytes):
+            return not staged.exists() and self._is_published(path, part.staged)
+        self._in_hand.add(staged.name)
+        self._objects.change(path, partial(self._put, path, part.staged))
+        return True
+
+    def remove_parts(self, parts: Iterable[Part]) -> None:
+        """Remove what has the names of parts."""
+        for part in parts:
+            self.publish(Part(part.kind, part.name, None))
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until everything is published that was to be. Raises like `publish`."""
+        self._objects.settle()
+
+    def close(self) -> None:
+        """Begin to publish nothing any more; the next run does what is left."""
+        self._objects.close()
+
+    def unstage(self, parts: Iterable[Part]) -> None:
+        """Remove parts that were staged and will not be published; what a thread has in hand goes with its end."""
+        for part in parts:
+            if part.staged is not None and part.staged.name not in self._in_hand:
+                remove_if_there(self.staging / part.staged.name)
+
+    def sweep(self, parts: Iterable[Part]) -> None:
+        """Remove what killed runs left, and what is staged but for `parts`; nobody may be staging."""
+        self.settle()
+        remove_temporaries(self.staging)
+        named = {part.staged.name for part in parts if part.staged}
+        for name in list_names(self.staging):
+            if name not in named:
+                remove_if_there(self.staging / name)
+        self._sweep_objects()
+        self._published.sweep(self._objects.known)
+
+    # The end of a run
+
+    def write_failures(self, lines: Iterable[bytes]) -> None:
+        """Make failures.csv of these lines, whole."""
+        with NewFile(self.staging) as new:
+            for line in lines:
+                new.write(line)
+            self._objects.put(_FAILURES, new.written())
+
+    def has_success(self, kinds: Iterable[str]) -> bool:
+        """Whether the proof of a complete end is there: `_SUCCESS` for each of these kinds, and failures.csv."""
+        return all(path in self._objects.known for path in (*map(_success, kinds), _FAILURES))
+
+    def set_success(self, kinds: Collection[str]) -> None:
+        """Say that everything is there in these kinds of parts, and that of other kinds it is not.
+
+        Raises:
+            RunStoppedError: the store does not let us, or holds something else than what was published.
+        """
+        if kinds:
+            self._check_all()
+        for kind in KINDS:
+            if kind in kinds:
+                self._objects.put(_success(kind), b"")
+            else:
+                self._objects.delete(_success(kind))  # whether it was listed or not: one may have come late
+
+    # Forgetting
+
+    def remove_table(self, shards: Iterable[int]) -> int:
+        """Remove `_SUCCESS`, failures.csv and the parts of these shards. Returns how many parts there were."""
+        for kind in KINDS:
+            self._objects.delete(_success(kind))
+        ours = set(shards)
+        names = [f"{kind}/{name}" for kind, name in self.list_files() if shard_of(name) in ours]
+        for path in names:
+            self._objects.change(path, partial(self._remove, path))
+        self.settle()
+        self._objects.delete(_FAILURES)
+        return len(names)
+
+    def forget(self, shards: Iterable[int]) -> int:
+        """Remove what `remove_table` removes, and what else r3po made here. Returns how many parts there were."""
+        n_parts = self.remove_table(shards)
+        self._sweep_objects()
+        forget_at_home(self.working_dir)
+        self._objects.delete(_CLAIM)
+        return n_parts
+
+    # Private methods
+
+    def _put(self, path: str, record: FileRecord) -> None:
+        """Put a staged file, unless it was put already. In a thread."""
+        staged = self.staging / record.name
+        if not self._is_published(path, record):
+            tag = self._objects.put(path, staged)
+            self._published.note(path, record, tag)
+        remove_if_there(staged)
+        self._in_hand.discard(record.name)
+
+    def _remove(self, path: str) -> None:
+        self._objects.delete(path)
+        self._published.forget(path)
+
+    def _is_published(self, path: str, record: FileRecord) -> bool:
+        part = self._published.parts.get(path)
+        return part is not None and part.is_of(record) and part.is_like(self._objects.known.get(path))
+
+    def _check_all(self) -> None:
+        """Look once more whether the parts that were published, and no others, are there."""
+        self.settle()
+        self._objects.look_again()
+        noted: dict[str, PublishedPart] = dict(self._published.parts)
+        listed = {
+            path: info
+            for path, info in self._objects.known.items()
+            if path.partition("/")[0] in KINDS and not path.endswith(f"/{_SUCCESS}")
+        }
+        wrong = [path for path, part in noted.items() if not part.is_like(listed.get(path))]
+        wrong += listed.keys() - noted.keys()
+        if wrong:
+            raise RunStoppedError(
+                "somebody else changed the table while the run went on",
+                where=self._objects.url_of(min(wrong)),
+                hint="run again: what is not as it was put is made again from the outcomes",
+            )
+
+    def _sweep_objects(self) -> None:
+        for path in [path for path in self._objects.known if is_temporary(path.removeprefix("failures/"))]:
+            self._objects.delete(path)
+        with contextlib.suppress(R3poError, OSError):  # not all who may write may list uploads
+            abort_uploads(self._store, _is_ours)
+
+
+def forget_at_home(working_dir: Path) -> None:
+    """Remove what a job with its table in a bucket has in `working_dir` for that."""
+    for name in ("published", ".staging"):
+        remove_tree(working_dir / name)
+
+
+# Private functions
+
+
+def _success(kind: str) -> str:
+    return f"{kind}/{_SUCCESS}"
+
+
+def _is_ours(path: str) -> bool:
+    """Whether r3po alone writes what has this path below the URL."""
+    kind, _, name = path.partition("/")
+    return path == _FAILURES or (kind in KINDS and shard_of(name) is not None)
