@@ -8,8 +8,6 @@ is cut off keeps nothing of ours, and what its workers may still do counts nowhe
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import platform
 import shutil
@@ -30,6 +28,7 @@ from r3po.function.find import FunctionSpec
 from r3po.function.travel import Baggage, unpack
 from r3po.storage.durable import make_empty
 from r3po.storage.names import show_name
+from r3po.storage.temporary import take_folder
 from r3po.work import Death
 from r3po.worker.beacon import Sighting, list_workers, read_beacon
 from r3po.worker.printed import Outputs
@@ -42,8 +41,6 @@ LEFT_S = 2.0
 
 FOLDER_PREFIX = "r3po-agent-"
 """Begins the name of the temporary folder of every agent."""
-
-_LOCK = "lock"
 
 _COMPARED = ("r3po", "ray", "pyarrow")
 """Packages that must have the same version on all machines."""
@@ -109,7 +106,7 @@ class Agent:
     """The actor: one a machine, and one for each time that the machine joins."""
 
     def __init__(self) -> None:
-        self._folder, self._lock = take_folder((tempfile.gettempdir(), "/dev/shm", os.getcwd()))
+        self._folder, self._lock = take_agent_folder((tempfile.gettempdir(), "/dev/shm", os.getcwd()))
         self._workers.mkdir()
         self._guard = Guard(self._folder)  # for whatever way this process ends
         self._processes = WorkerProcesses(self._workers)
@@ -206,26 +203,9 @@ class Agent:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def take_folder(places: Iterable[str]) -> tuple[Path, filelock.BaseFileLock]:
-    """Return a new folder in the first of these places that takes one, and its lock, which is held.
-
-    In a container the usual place may be read-only. What agents left there that did not end by themselves is removed.
-
-    Raises:
-        OSError: none of them takes one.
-    """
-    refused: OSError | None = None
-    for place in places:
-        try:
-            folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=place))
-            lock = _lock_of(folder)
-            lock.acquire()
-        except OSError as error:
-            refused = error
-            continue
-        _sweep(Path(place))
-        return folder, lock
-    raise refused or FileNotFoundError(errno.ENOENT, "no place for temporary files")
+def take_agent_folder(places: Iterable[str]) -> tuple[Path, filelock.BaseFileLock]:
+    """Return a folder for an agent and its lock. What agents left there that did not end by themselves is removed."""
+    return take_folder(FOLDER_PREFIX, places, lambda left: end_users_of(str(left)))
 
 
 def workers_folder(folder: Path) -> Path:
@@ -236,20 +216,3 @@ def workers_folder(folder: Path) -> Path:
 def stop_file(folder: Path) -> Path:
     """Return what exists once the workers of a machine are to stop."""
     return folder / "stop"
-
-
-# Private functions
-
-
-def _sweep(place: Path) -> None:
-    """Remove what agents left whose machine was switched off, or whose processes were killed all at once."""
-    for left in place.glob(f"{FOLDER_PREFIX}*"):
-        if (left / _LOCK).exists():
-            with contextlib.suppress(OSError, filelock.Timeout), _lock_of(left):
-                end_users_of(str(left))
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _lock_of(folder: Path) -> filelock.BaseFileLock:
-    """Return the lock that an agent holds as long as it lives."""
-    return filelock.FileLock(folder / _LOCK, timeout=0, fallback_to_soft=False)

@@ -6,20 +6,22 @@ the tag that was listed; one that was replaced meanwhile is looked at again, and
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from r3po.errors import StoreError
+from r3po.file_version import FileVersion
+from r3po.source.hashing import HASH_BYTES
 from r3po.storage.objects import ObjectInfo, ObjectStore
 from r3po.storage.store_errors import TagDiffers
 
@@ -45,45 +47,80 @@ class Wanted(NamedTuple):
     """Empty: whatever is there."""
 
 
-@dataclass(slots=True)
-class Fetched:
-    """An object for f.
+class ObjectInUse:
+    """An object that was read, from before f is called with it until f has returned; as `source.read.FileInUse`.
 
     Attributes:
-        path: as it was wanted.
-        info: what the object looked like that was read; None: it could not be read.
-        data: its content, unless a file has it.
-        file: with its content, until the next object is asked for; None: `data` has it.
-        error: why it could not be read: of the object, or of the environment.
+        path: what f is given: the object's URL, or the path of a file with its content.
+        size, mtime_ns, hash, tag: as in `FileVersion`, of what was read.
+        data: its content; None: the file has it.
     """
 
-    path: str
-    info: ObjectInfo | None = None
-    data: bytes | None = None
-    file: Path | None = None
-    error: Exception | None = None
+    __slots__ = ("_folder", "data", "hash", "mtime_ns", "path", "size", "tag")
+    is_racy = False
+
+    def __init__(
+        self, path: str, info: ObjectInfo, hash_: bytes | None, data: bytes | None = None, folder: Path | None = None
+    ) -> None:
+        self.path, self.data, self.hash, self._folder = path, data, hash_, folder
+        self.size, self.tag, self.mtime_ns = info.size, info.tag, info.mtime_ns
+
+    @property
+    def version(self) -> FileVersion:
+        """What was read."""
+        return FileVersion(self.size, self.mtime_ns, self.hash, tag=self.tag)
+
+    def still_holds(self) -> bool:
+        """Return True: what was read is what f sees, whatever becomes of the object."""
+        return True
+
+    def let_go(self) -> None:
+        """Do nothing: its file is needed until `close`."""
+
+    def close(self) -> None:
+        """Remove its file, with whatever f may have put beside it."""
+        if self._folder is not None:
+            _remove(self._folder, self.path)
 
 
 class ObjectsAhead:
     """Threads that read objects. Of one worker, from batch to batch."""
 
     def __init__(
-        self, store: ObjectStore, *, folder: Path | None = None, n_requests: int = N_REQUESTS, n_bytes: int = N_BYTES
+        self,
+        store: ObjectStore,
+        *,
+        folder_for: Callable[[int], Path] | None = None,
+        wants_hash: bool = True,
+        n_requests: int = N_REQUESTS,
+        n_bytes: int = N_BYTES,
     ) -> None:
         """Start nothing yet.
 
         Args:
             store: below whose URL the paths are.
-            folder: for files, where f wants paths; None: it wants bytes.
+            folder_for: where f wants paths: returns the folder for a file of so many bytes. None: f wants bytes.
+            wants_hash: take the content hash of what is read.
             n_requests: most requests in flight.
             n_bytes: most bytes of what is in flight or waits for f.
         """
-        self._store, self._folder = store, folder
+        self._store, self._folder_for, self._wants_hash = store, folder_for, wants_hash
         self._n_requests, self._n_bytes = n_requests, n_bytes
-        self._tasks: SimpleQueue[tuple[Wanted, int, Future[Fetched]] | None] = SimpleQueue()
+        self._most = n_requests if n_requests == 1 else n_requests * N_WAITING
+        self._tasks: SimpleQueue[tuple[Wanted, int, Future[ObjectInUse]] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._n_begun = 0
         self._is_closed = False
+        self._upcoming: Iterator[Wanted] = iter(())
+        self._next: Wanted | None = None
+        """The first of `_upcoming`, for which there was no room yet."""
+        self._running: deque[tuple[Wanted, Future[ObjectInUse]]] = deque()
+        """What is in flight or waits for f, in its order."""
+        self._n_bytes_running = 0
+        self._n_bytes_in_hand = 0
+        """Of the object that was taken last."""
+        self._left: dict[Wanted, Future[ObjectInUse]] = {}
+        """What the batch before did not come to; the next one may want it."""
         self.waited_s = 0.0
         """Seconds that whoever takes the objects has waited for them."""
 
@@ -93,45 +130,67 @@ class ObjectsAhead:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def fetch(self, wanted: Iterable[Wanted]) -> Iterator[Fetched]:
-        """Yield the objects in the order in which they are wanted.
+    def begin(self, upcoming: Iterable[Wanted]) -> None:
+        """Begin to read the objects of a batch, in the order in which they will be taken."""
+        self._left = dict(self._running)
+        self._running.clear()
+        self._n_bytes_running = self._n_bytes_in_hand = 0
+        self._upcoming = iter(upcoming)
+        self._next = next(self._upcoming, None)
+        self._fill()
+        self._drop(self._left.values())
+        self._left = {}
+
+    def take(self, wanted: Wanted) -> ObjectInUse:
+        """Return an object, which is the caller's until it closes it. Those before it in the batch are passed over.
 
         Raises:
+            OSError, MemoryError: it cannot be read: by its own fault, or by that of the environment.
             StoreError: the store cannot be used any more; it is no failure of the object.
         """
-        upcoming = iter(wanted)
-        following = next(upcoming, None)
-        running: deque[tuple[int, Wanted, Future[Fetched]]] = deque()
-        n_bytes = 0
-        most = self._n_requests if self._n_requests == 1 else self._n_requests * N_WAITING
+        if any(waiting == wanted for waiting, _ in self._running):
+            while (found := self._running.popleft())[0] != wanted:
+                self._n_bytes_running -= found[0].size
+                self._drop([found[1]])
+            self._n_bytes_running -= wanted.size
+            future = found[1]
+        else:
+            future = self._ask(wanted)
+        self._n_bytes_in_hand = wanted.size
+        self._fill()
+        began = time.perf_counter()
         try:
-            while following is not None or running:
-                while following is not None and len(running) < most:
-                    if running and n_bytes + following.size > self._n_bytes:
-                        break
-                    n_bytes += following.size
-                    running.append(self._begin(following))
-                    following = next(upcoming, None)
-                number, now, future = running[0]
-                yield self._take(future)
-                running.popleft()
-                self._remove(number, now.path)
-                n_bytes -= now.size
+            return future.result()
         finally:
-            for number, now, future in running:
-                future.cancel()
-                future.add_done_callback(lambda _, number=number, path=now.path: self._remove(number, path))  # type: ignore[misc]
+            self.waited_s += time.perf_counter() - began
 
     def close(self) -> None:
         """End the threads: each after the request that it waits for, for which nobody waits."""
         self._is_closed = True
+        self._drop(future for _, future in self._running)
+        self._running.clear()
         for _ in self._threads:
             self._tasks.put(None)
 
     # Private methods
 
-    def _begin(self, wanted: Wanted) -> tuple[int, Wanted, Future[Fetched]]:
-        future: Future[Fetched] = Future()
+    def _fill(self) -> None:
+        while self._next is not None and len(self._running) < self._most:
+            n_bytes = self._n_bytes_running + self._n_bytes_in_hand
+            if n_bytes and n_bytes + self._next.size > self._n_bytes:
+                return
+            self._n_bytes_running += self._next.size
+            future = self._left.pop(self._next) if self._next in self._left else self._ask(self._next)
+            self._running.append((self._next, future))
+            self._next = next(self._upcoming, None)
+
+    def _drop(self, futures: Iterable[Future[ObjectInUse]]) -> None:
+        for future in futures:
+            future.cancel()
+            future.add_done_callback(_close_unused)
+
+    def _ask(self, wanted: Wanted) -> Future[ObjectInUse]:
+        future: Future[ObjectInUse] = Future()
         self._n_begun += 1
         self._tasks.put((wanted, self._n_begun, future))
         if len(self._threads) < min(self._n_requests, self._n_begun):
@@ -139,14 +198,7 @@ class ObjectsAhead:
             thread = threading.Thread(target=self._work, name="r3po-ahead", daemon=True)
             self._threads.append(thread)
             thread.start()
-        return self._n_begun, wanted, future
-
-    def _take(self, future: Future[Fetched]) -> Fetched:
-        began = time.perf_counter()
-        try:
-            return future.result()
-        finally:
-            self.waited_s += time.perf_counter() - began
+        return future
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None and not self._is_closed:
@@ -159,55 +211,41 @@ class ObjectsAhead:
                 future.set_exception(error)
             del future, task
 
-    def _read(self, wanted: Wanted, number: int) -> Fetched:
-        fetched = Fetched(wanted.path)
+    def _read(self, wanted: Wanted, number: int) -> ObjectInUse:
         key = self._store.url.key_of(wanted.path)
         tag, size = wanted.tag or None, wanted.size if wanted.tag else None
-        for look in range(N_LOOKS):
+        for _ in range(N_LOOKS):
             try:
-                if self._folder is None:
-                    fetched.data, fetched.info = self._store.read(key, tag=tag, size=size)
-                else:
-                    file = self._new_file(number, wanted.path)
-                    fetched.info = self._store.read_into(key, file, tag=tag, size=size)
-                    fetched.file = file
-                fetched.error = None
-                return fetched
+                if self._folder_for is None:
+                    data, info = self._store.read(key, tag=tag, size=size)
+                    digest = hashlib.blake2b(data, digest_size=HASH_BYTES).digest() if self._wants_hash else None
+                    return ObjectInUse(self._store.url.url_of(key), info, digest, data)
+                return self._read_into(self._folder_for(wanted.size) / str(number), wanted.path, key, tag, size)
             except TagDiffers:
-                fetched.error = OSError(f"the object was replaced {look + 1} times while it was read")
-                try:
-                    info = self._store.look(key)
-                except OSError as error:
-                    fetched.error = error
-                    return fetched
+                info = self._store.look(key)
                 tag, size = info.tag, info.size
-            except StoreError:
-                raise
-            except (OSError, MemoryError) as error:
-                fetched.error = error
-                return fetched
-        return fetched
+        raise OSError(errno.EAGAIN, f"the object was replaced {N_LOOKS} times while it was read", wanted.path)
 
-    def _new_file(self, number: int, path: str) -> Path:
-        """Return where an object goes to: a file of its own name in folders of its own folders' names."""
-        assert self._folder is not None
-        file = os.path.join(self._folder, str(number), local_path(path))
+    def _read_into(self, folder: Path, path: str, key: str, tag: str | None, size: int | None) -> ObjectInUse:
+        """Read an object into a file of its own name, in folders of its own folders' names."""
+        file = os.path.join(folder, local_path(path))
         os.makedirs(os.path.dirname(file), exist_ok=True)
-        return Path(file)
-
-    def _remove(self, number: int, path: str) -> None:
-        """Remove an object's file, with whatever f may have put beside it."""
-        if self._folder is None:
-            return
-        top = self._folder / str(number)
+        digest = hashlib.blake2b(digest_size=HASH_BYTES) if self._wants_hash else None
         try:
-            file = os.path.join(top, local_path(path))
-            os.unlink(file)
-            while file != str(top):  # a tenth of what rmtree costs
-                file = os.path.dirname(file)
-                os.rmdir(file)
-        except OSError:
-            shutil.rmtree(top, ignore_errors=True)
+            with open(file, "xb", buffering=0) as target:  # a copy for f: nothing of it is synced
+
+                def take(block: Any) -> None:
+                    rest = memoryview(block)
+                    if digest is not None:
+                        digest.update(rest)
+                    while rest:  # one call of the system writes 2 GiB at the most
+                        rest = rest[target.write(rest) :]
+
+                info = self._store.stream(key, take, tag=tag, size=size)
+        except BaseException:
+            _remove(folder, file)
+            raise
+        return ObjectInUse(file, info, None if digest is None else digest.digest(), None, folder)
 
 
 def local_path(path: str) -> str:
@@ -222,6 +260,22 @@ def local_path(path: str) -> str:
 
 
 _LONGEST_NAME = 255
+
+
+def _close_unused(future: Future[ObjectInUse]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().close()
+
+
+def _remove(folder: Path, file: str) -> None:
+    """Remove a file and its folders up to this one, with whatever else is in it."""
+    try:
+        os.unlink(file)
+        while file != str(folder):  # a tenth of what rmtree costs
+            file = os.path.dirname(file)
+            os.rmdir(file)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _local_name(part: str) -> str:
