@@ -25,6 +25,7 @@ from r3po.events import Event
 from r3po.run.progress import Progress
 from r3po.state.progress import RunProgress
 from r3po.storage.names import show_name, show_text
+from r3po.storage.object_urls import is_url
 from r3po.text import count_of, counts_text, duration, failure_lines, shorten_path, size_text, wrap_lines
 
 PLAIN_EVERY_S = 30.0
@@ -379,6 +380,9 @@ def _base(path: str) -> str:
 
 
 def _relative(path: str) -> str:
+    """Return a path as it is shortest from here; a URL as it is."""
+    if is_url(path):
+        return path
     relative = os.path.relpath(path)
     shown = path if relative.startswith("..") else relative
     return show_name(shown)

@@ -19,7 +19,7 @@ from r3po.storage.object_urls import ObjectUrl, StoreOptions, is_url
 from r3po.text import is_control
 
 SOURCE_SCHEMES = ("s3", "gs", "az", "file")
-OUTPUT_SCHEMES = ("file",)
+OUTPUT_SCHEMES = ("s3", "gs", "az", "file")
 """Schemes of URLs that `source_path` and `output_path` take."""
 
 

@@ -219,7 +219,8 @@ class Keys(BaseModel):
         description="the folder for the job's state, from which a stopped run goes on", examples=["working_dir"]
     )
     output_path: Output = Field(
-        description="the folder for the table; may be the same as working_dir", examples=["output_dir"]
+        description="the folder for the table; may be the same as working_dir; or s3://bucket/folder, gs://, az://",
+        examples=["output_dir"],
     )
     storage_options: Stores = Field(
         None,

@@ -234,7 +234,7 @@ class _ShardCheck:
         if shown is None:
             return
         with tempfile.TemporaryDirectory(prefix="r3po-verify-") as folder:
-            readable = {part: output.read_part(part, Path(folder)) for part in there}
+            readable = {part: output.read_part(part.kind, part.name, Path(folder)) for part in there}
             for kind, name, what in differing_parts(readable, commit, self.job.built.job_name, shown):
                 self.findings.add("values", output.where_of(kind, name), what, hints.get(name, REMOVE))
 

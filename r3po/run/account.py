@@ -94,7 +94,7 @@ class Account:
             n_pending=counts.n_pending,
             seconds=round(time.monotonic() - self._started, 3),
             worked=worked,
-            output=str(self._job.config.output_path),
+            output=str(self._job.folders.output.where),
             parts=parts,
             n_rows=self._job.count_rows(),
             has_large_ints=any(has_inexact_ints(commit.own_schema) for commit in commits),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from r3po.config.settings import Config
 from r3po.events import MachineShare
-from r3po.storage.durable import list_names
 
 if TYPE_CHECKING:
     import pandas
@@ -62,11 +64,11 @@ class RunResult:
 
         from r3po.table.frames import to_frame
 
-        parts = self._parts()
-        if parts[0].suffix == ".parquet":
+        if self.config.parquet is not None:
             return to_frame(self.to_arrow(), dtype_backend)
         options: dict[str, Any] = {} if dtype_backend is None else {"dtype_backend": dtype_backend}
-        frames: list[pandas.DataFrame] = [pandas.read_csv(part, **options) for part in parts]
+        with self._parts() as parts:
+            frames: list[pandas.DataFrame] = [pandas.read_csv(part, **options) for part in parts]
         return pandas.concat(frames, ignore_index=True)
 
     def to_arrow(self) -> Table:
@@ -77,7 +79,8 @@ class RunResult:
         """
         from r3po.table.frames import read_parts
 
-        return read_parts(self._parts())
+        with self._parts() as parts:
+            return read_parts(parts)
 
     def to_polars(self) -> polars.DataFrame:
         """Return the table, in row order, as polars has it. Raises ImportError without polars, or like `to_arrow`."""
@@ -109,13 +112,18 @@ class RunResult:
             raise ValueError(f"by={by!r} is no way to group failures; there are {', '.join(WAYS)}")
         return group_failures(read_failures(self.config), by)
 
-    def _parts(self) -> list[Path]:
+    @contextlib.contextmanager
+    def _parts(self) -> Iterator[list[Path]]:
+        """Give the files of the parts, in their order; of a table in a bucket copies, which are there within the block."""
+        from r3po.state.job import job_folders
+
         kind = "parquet" if self.config.parquet is not None else "csv"
-        folder = self.config.output_folder / kind
-        parts = [folder / name for name in list_names(folder) if name.startswith("part-")]
-        if not parts:
-            raise FileNotFoundError(f"no part in {folder}")
-        return parts
+        output = job_folders(self.config).output
+        names = [name for of, name in output.list_files() if of == kind and name.startswith("part-")]
+        if not names:
+            raise FileNotFoundError(f"no part in {output.where_of(kind, '')}")
+        with tempfile.TemporaryDirectory(prefix="r3po-table-") as folder:
+            yield [output.read_part(kind, name, Path(folder)) for name in names]
 
 
 @dataclass(frozen=True, slots=True)

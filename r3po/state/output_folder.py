@@ -176,9 +176,9 @@ class OutputFolder(Claimed):
             return PartLook(size_bytes, what, is_damaged=True)
         return PartLook(size_bytes)
 
-    def read_part(self, part: Part, folder: Path) -> Path:
+    def read_part(self, kind: str, name: str, folder: Path) -> Path:
         """Return the file of a part that is there; no copy in `folder` is needed."""
-        return self.data(part.kind) / part.name
+        return self.data(kind) / name
 
     def look_again(self) -> None:
         """Do nothing: a disk is looked at each time."""

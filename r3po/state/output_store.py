@@ -69,7 +69,7 @@ class OutputStore(Claimed):
 
     @property
     def where(self) -> str:
-        return str(self.url)
+        return str(self.url).rstrip("/")
 
     @property
     def claim(self) -> str:
@@ -133,12 +133,11 @@ class OutputStore(Claimed):
             found.size, "" if is_ours else "is not the object that was put: the store gave that another tag"
         )
 
-    def read_part(self, part: Part, folder: Path) -> Path:
+    def read_part(self, kind: str, name: str, folder: Path) -> Path:
         """Return a copy of a part that is there, made in `folder`."""
-        path = f"{part.kind}/{part.name}"
-        copy = folder / part.name
-        with self._objects.told(path):
-            self._store.read_into(self.url.key_of(path), copy)
+        path, copy = f"{kind}/{name}", folder / name
+        with self._objects.told(path), copy.open("xb") as file:
+            self._store.stream(self.url.key_of(path), file.write)
         return copy
 
     def look_again(self) -> None:

@@ -55,7 +55,7 @@ class FakeObstore:
     def head(self, client: Any, key: str) -> dict[str, Any]:
         return _meta(key, self._find(key))
 
-    def list(self, client: Any, prefix: str | None, offset: str | None, chunk_size: int) -> list[list[dict[str, Any]]]:
+    def list(self, client: Any, prefix: str | None, **options: Any) -> list[list[dict[str, Any]]]:
         return [[_meta(key, self.content[key]) for key in sorted(self.content) if key.startswith(prefix or "")]]
 
     def put(self, client: Any, key: str, data: bytes | Path, mode: Any = None, **options: Any) -> dict[str, Any]:
