@@ -114,7 +114,7 @@ class RunResult:
 
     @contextlib.contextmanager
     def _parts(self) -> Iterator[list[Path]]:
-        """Give the files of the parts, in their order; of a table in a bucket copies, which are there within the block."""
+        """Give the files of the parts, in order; of a table in a bucket copies, gone after the block."""
         from r3po.state.job import job_folders
 
         kind = "parquet" if self.config.parquet is not None else "csv"

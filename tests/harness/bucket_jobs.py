@@ -9,22 +9,20 @@ from typing import Any
 from fake_obstore import FakeObstore
 from jobs import TinyJob
 
-PREFIX = "table/"
-
 
 class BucketJob(TinyJob):
-    """A job that writes below s3://bucket/table; `output` is a folder with the same files, made when it is looked at."""
+    """A job that writes below s3://bucket/table; `output` is a folder with the same files, made when looked at."""
 
-    def __init__(self, folder: Path, function: Path, store: FakeObstore) -> None:
-        self.store = store
+    def __init__(self, folder: Path, function: Path, store: FakeObstore, prefix: str = "table/") -> None:
+        self.store, self.prefix = store, prefix
         super().__init__(folder, function)
         self.output = folder / "mirror"
-        self.configure(output_path=f"s3://bucket/{PREFIX}")
+        self.configure(output_path=f"s3://bucket/{prefix}")
 
     def mirror(self) -> None:
         shutil.rmtree(self.output, ignore_errors=True)
         (self.output / ".staging").mkdir(parents=True)
-        self.store.mirror(PREFIX, self.output)
+        self.store.mirror(self.prefix, self.output)
 
     def rows(self) -> list[dict[str, str]]:
         self.mirror()
@@ -36,4 +34,4 @@ class BucketJob(TinyJob):
 
     def findings(self, **options: Any) -> list[str]:
         self.mirror()
-        return super().findings(**options)
+        return super().findings(in_bucket=True, **options)

@@ -35,7 +35,7 @@ def check_job(working_dir: Path, output_path: Path, **options: Any) -> list[str]
     """Return what is wrong with a job, one finding a line; an empty list is a good job.
 
     Args:
-        options: `is_finished`, `is_swept`, `path_column`, `has_many_rows` and `check_source` of `_Check`.
+        options: `is_finished`, `is_swept`, `path_column`, `has_many_rows`, `check_source` and `in_bucket` of `_Check`.
     """
     check = _Check(working_dir, output_path, **options)
     check.run()
@@ -56,6 +56,8 @@ class _Check:
     """A file may have any number of rows, which lie together: `path_column` says only whose they are."""
     check_source: bool = False
     """The source files still are what f read; compare them with the hashes of the manifest."""
+    in_bucket: bool = False
+    """The table is in a bucket, of which `output` is a copy: parts are staged in `state`, which notes what was put."""
     findings: list[str] = field(default_factory=list)
     manifest: dict[str, Any] = field(default_factory=dict)
     entries: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
@@ -280,15 +282,21 @@ class _Check:
             # The folders of segments go with their commits.
             is_in_use = not self.is_finished and path.parent.parent == self.state / "segments"
             self._expect(not _is_temporary(path) or is_in_use, path, "a temporary file is left")
-        for folder in (self.output / ".staging", *([self.state / "segments"] if self.is_finished else [])):
+        staging = (self.state if self.in_bucket else self.output) / ".staging"
+        for folder in (staging, *([self.state / "segments"] if self.is_finished else [])):
             for path in _files(folder):
                 self._expect(_is_temporary(path), path, "is left")
-        for root, names in ((self.state, STATE_NAMES), (self.output, OUTPUT_NAMES)):
+        state_names = STATE_NAMES | ({"published", ".staging"} if self.in_bucket else set())
+        for root, names in ((self.state, state_names), (self.output, OUTPUT_NAMES)):
             for path in _files(root):
                 is_columns = root == self.state and re.fullmatch(r"columns\.b\d+\.json", path.name)
                 is_former = root == self.state and path.name == "former.json" and self.manifest["is_redoing"]
                 is_known = path.name in names or is_former or is_columns or _is_temporary(path)
                 self._expect(bool(is_known), path, "does not belong here")
+        if self.in_bucket and self.is_finished:
+            parts = {part["name"] for commit in self.commits.values() for part in commit["parts"] if part["staged"]}
+            for name in {path.name.removesuffix(".json") for path in _files(self.state / "published")} ^ parts:
+                self._expect(False, self.state / "published" / name, "is noted or there, but not both")
         for path in _files(self.output / "failures"):
             self._expect(path.name == "failures.csv" or _is_temporary(path), path, "does not belong here")
         named = {ref["file"]["name"] for ref in self.manifest["shards"]}

@@ -595,6 +595,8 @@ class Arena:
         other: a job in another folder, where nothing is disturbed.
     """
 
+    new_world: type[World] = World
+
     def __init__(self, job: Job, other: Job, operation: Operation) -> None:
         self.operation, self.job = operation, job
         operation.prepare(job)
@@ -604,7 +606,7 @@ class Arena:
                 shutil.copytree(folder, self._base / folder.name)
         self.restore()
         self._rows_at_begin = rows_by_path(job)
-        with World(look=self._look) as world:
+        with self.new_world(look=self._look) as world:
             operation.act(job)
         self.steps, self._seen = world.steps, world.seen
         operation.finish(job)
@@ -628,7 +630,7 @@ class Arena:
             for is_after in (False, True):
                 if seen[is_after] != left:
                     left = seen[is_after]
-                    yield World(n, is_after=is_after)
+                    yield self.new_world(n, is_after=is_after)
 
     def problems(self, *worlds: World, is_power_cut: bool = False, is_idle_after: bool = False) -> Iterator[str]:
         """Kill the operation in the first world and the run after it in the second; yield what is wrong at the end."""

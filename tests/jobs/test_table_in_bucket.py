@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 import fake_obstore
 from bucket_jobs import BucketJob
 from fake_obstore import FakeObstore
-from jobs import NewJob, write_tiny_function
+from jobs import NewJob
 
 
 @pytest.fixture
@@ -33,4 +32,4 @@ def test_a_job_writes_the_same_table_as_on_a_disk(bucket_job: BucketJob, new_job
             job.add(f"{n}.json", **({"error": "bad"} if n == 1 else {"value": n}))
         job.run()
     assert bucket_job.published() == on_disk.published()
-    assert bucket_job.findings(check_source=True, is_swept=True) == []
+    assert bucket_job.findings(check_source=True) == []
