@@ -28,7 +28,6 @@ def obstore_of(url: ObjectUrl) -> Any:
     """
     try:
         import obstore
-        import obstore.exceptions
     except ImportError:
         raise without_client(url) from None
     return obstore

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
@@ -176,13 +177,15 @@ def with_late_request(world: BucketWorld, moment: int) -> BucketWorld:
 
 @pytest.mark.parametrize("name", ["first run", "run that finds other numbers of rows", "redo with other columns"])
 def test_a_request_of_a_dead_process_that_comes_late_changes_no_row(name: str, new_arena: NewArena) -> None:
+    """A DELETE has no condition: the run that it comes into sees it at its end, and the next one mends the table."""
     arena = new_arena(name)
+    arena.operation = replace(arena.operation, is_looked_into=False)
     drawn = random.Random(name)
     requests = [n for n, step in enumerate(arena.steps, 1) if step.seam in REQUESTS]
 
     def problems() -> Iterator[str]:
         for kill_at in requests:
-            for moment in (0, *(drawn.randint(1, len(arena.steps)) for _ in range(3))):
+            for moment in (drawn.randint(1, len(arena.steps)) for _ in range(3)):
                 dead = BucketWorld(kill_at)
                 later = with_late_request(dead, moment)
                 for problem in arena.problems(dead, later):
@@ -193,7 +196,9 @@ def test_a_request_of_a_dead_process_that_comes_late_changes_no_row(name: str, n
 
 def test_a_request_that_comes_after_the_next_run_changes_nothing(new_arena: NewArena) -> None:
     arena = new_arena("first run")
-    for kill_at in [n for n, step in enumerate(arena.steps, 1) if step.seam == "put"]:
+    for kill_at, step in enumerate(arena.steps, 1):
+        if step.seam != "put" or str(step.target).endswith(".tmp"):
+            continue  # the probe of a start is swept by the next one
         dead = BucketWorld(kill_at)
         assert_none(arena.problems(dead))
         assert dead.late is not None
