@@ -29,8 +29,8 @@ N_REQUESTS = 16
 """Requests in flight, at first."""
 
 MOST_REQUESTS = 128
-"""Requests in flight once f was seen to wait: a store that is far away gives more the more it is asked at once. With 30 ms
-of latency 16 gave 488 small objects a second, 64 gave 1,821, 256 gave 5,450."""
+"""Requests in flight once f was seen to wait: a store that is far away gives more the more it is asked at once. With
+30 ms of latency 16 gave 488 small objects a second, 64 gave 1,821, 256 gave 5,450."""
 
 GROWS_AT = 0.25
 """The share of its time that f must have waited, over `GROWS_AFTER_S`, for twice as many requests."""
