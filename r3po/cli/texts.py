@@ -72,10 +72,12 @@ def _run_lines(run: RunProgress | None, width: int) -> list[str]:
     """Say how fast a run is that is going on, and what it is at."""
     if run is None or run.files is None:
         return []
-    from r3po.cli.progress_text import rate_text, way_text
+    from r3po.cli.progress_text import rate_text, wait_text, way_text
 
     lines = [f"limit      {way_text(run)}"] if run.limit is not None else []
     lines.append(f"rate       {rate_text(run)}")
+    if run.store_wait is not None:
+        lines.append(f"store      {wait_text(run)}")
     if run.longest_running is not None:
         seconds = duration(run.longest_seconds or 0)
         path = shorten_path(run.longest_running, max(20, width - len(_INDENT) - len(seconds) - 2))

@@ -24,10 +24,12 @@ import filelock
 
 from r3po.engines.ray_guard import Guard, end_users_of
 from r3po.engines.worker_processes import WorkerProcesses
+from r3po.errors import R3poError
 from r3po.function.find import FunctionSpec
 from r3po.function.travel import Baggage, unpack
 from r3po.storage.durable import make_empty
 from r3po.storage.names import show_name
+from r3po.storage.objects import ObjectStore
 from r3po.storage.temporary import take_folder
 from r3po.work import Death
 from r3po.worker.beacon import Sighting, list_workers, read_beacon
@@ -57,6 +59,8 @@ class Visit:
     """Paths within the source, which the machine must see."""
     wanted: Mapping[str, str]
     """The driver's `versions`."""
+    store: ObjectStore | None = None
+    """Where the files are; None: on a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,11 @@ class Agent:
         if unseen is not None:
             hint = "mount the source there under the same path"
             return Arrival(name, f"it does not see the source: there is no {show_name(unseen)}", hint)
+        try:
+            if visit.store is not None:
+                visit.store.check_listing()
+        except R3poError as error:
+            return Arrival(name, f"it cannot use the store: {error.headline}", error.hint or "")
         function = unpack(visit.function, visit.baggage, self._folder / "code")
         return Arrival(name, folder=str(self._folder), function=function)
 

@@ -88,7 +88,7 @@ def test_without_hash_stat_no_hash_is_taken() -> None:
 def test_no_more_is_read_than_the_window_has_room_for() -> None:
     store = Watched({f"{n}": b"x" * 100 for n in range(50)})
     wanted = store.wanted(*(str(n) for n in range(50)))
-    with ObjectsAhead(store, n_requests=8, n_bytes=1000) as ahead:
+    with ObjectsAhead(store, n_requests=8, most_requests=8, n_bytes=1000) as ahead:
         ahead.begin(wanted)
         wait_until(lambda: store.n_now == 0 and store.n_begun == 10)
         ahead.take(wanted[0])  # which is held as long as f has it
@@ -103,6 +103,26 @@ def test_an_object_larger_than_the_window_comes_alone() -> None:
         found = take_all(ahead, store.wanted("a", "b", "c"))
     assert [each.data for each in found] == [b"x" * 10, b"y" * 5000, b"z"]
     assert store.n_most == 1
+
+
+def test_more_is_asked_for_at_once_where_f_waits_for_a_store_that_is_far_away() -> None:
+    store = Watched({f"{n:04}": b"x" for n in range(600)})
+    store.before = lambda key: time.sleep(0.05)
+    wanted = store.wanted(*(f"{n:04}" for n in range(600)))
+    with ObjectsAhead(store, n_requests=4, most_requests=32) as ahead:
+        take_all(ahead, wanted)
+    assert 16 <= store.n_most <= 32
+
+
+def test_where_f_takes_its_time_no_more_is_asked_for() -> None:
+    store = Watched({f"{n:04}": b"x" for n in range(60)})
+    wanted = store.wanted(*(f"{n:04}" for n in range(60)))
+    with ObjectsAhead(store, n_requests=4, most_requests=32) as ahead:
+        ahead.begin(wanted)
+        for each in wanted:
+            ahead.take(each)
+            time.sleep(0.01)
+    assert store.n_most <= 4
 
 
 def test_what_a_batch_did_not_come_to_is_not_read_again_by_the_next() -> None:
