@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +28,7 @@ from r3po.function.find import FunctionSpec, find_function, fingerprint_of_file,
 from r3po.run.account import Account
 from r3po.run.budgets import ErrorBudget
 from r3po.run.finish import make_end
-from r3po.run.loop import DRAIN_S, RunLoop
+from r3po.run.loop import DRAIN_S, WAIT_S, RunLoop
 from r3po.run.orders import Orders
 from r3po.run.plan import Plan, command_of, plan_run, undo_of
 from r3po.run.publisher import Publisher
@@ -59,6 +60,9 @@ log = logging.getLogger(__name__)
 
 FEW_SHARDS = 8
 """Most shards that the driver stages itself where no file is to be done: a start of Ray would take longer."""
+
+TOLD_S = 5.0
+"""Seconds of waiting for a bucket after which it is said."""
 
 
 def find_configured(config: Config) -> FunctionSpec:
@@ -192,7 +196,7 @@ class _Run:
         self.job.folders.output.set_success(())  # a finished job may have got new files
         if self._loop is not None and self._loop.manager.n_lost:
             self.job.sweep()
-        self.job.folders.output.settle()
+        self._await_parts()
         text = f"a part is written when all files of its shard are done (shard_size: {self.config.shard_size:,})"
         self.emit(events.Notice(text, hint="r3po try shows rows at once"))
 
@@ -237,6 +241,7 @@ class _Run:
 
     def _finish(self, *, is_needed: bool) -> bool:
         """Make one schema, failures.csv, the manifest with all hashes, _SUCCESS. Returns whether these were due."""
+        self._await_parts()
         ended = make_end(self._publisher, self._stage, self.emit, is_needed=is_needed)
         if self._loop is not None and self._loop.manager.n_lost:
             self.job.sweep()  # after the end, which may have lost workers, too
@@ -303,11 +308,22 @@ class _Run:
             self._process({})
         if self._loop is not None:
             self._loop.stage(shards)
-            return
-        for ref, segments in shards.items():
+        else:
+            for ref, segments in shards.items():
+                if self.stop.is_requested:
+                    raise StopNow
+                self._publisher.stage(ref, segments)
+        self._await_parts()
+
+    def _await_parts(self) -> None:
+        """Wait for the parts that are on their way into a bucket, and say so where it takes long."""
+        output, began, is_told = self.job.folders.output, time.monotonic(), False
+        while n_left := output.settle(WAIT_S):
             if self.stop.is_requested:
-                raise StopNow
-            self._publisher.stage(ref, segments)
+                raise StopNow  # the next run puts what is left
+            if not is_told and time.monotonic() - began > TOLD_S:
+                is_told = True
+                self.emit(events.Notice(f"{count_of(n_left, 'part')} on the way to {output.where}"))
 
     # Parts of the steps
 

@@ -352,8 +352,8 @@ def _complete(job: Job) -> None:
         # What this folder holds of the job is of an unknown past; all parts are made there again.
         job.folders.output.remove_table({*job.commits, *job.folders.output.part_numbers()})
         job.put_in_force(job.built.replace(output_path=str(job.folders.output_path)))
-    if isinstance(job.folders.output_path, Path):
-        forget_at_home(job.folders.working_dir)  # of a bucket that the table was in before
+    if isinstance(job.folders.output, OutputFolder):
+        forget_at_home(job.folders.working_dir, kept=job.folders.output.staging)
     if not job.built.is_redoing:
         remove_durably(job.folders.former)
     job.drop_former_layout()

@@ -255,11 +255,12 @@ class OutputFolder(Claimed):
         for part in parts:
             remove_durably(self.data(part.kind) / part.name)
 
-    def settle(self) -> None:
-        """Do nothing: what is published is there already."""
+    def settle(self, timeout_s: float | None = None) -> int:
+        """Return how many parts are still to be published: none, since that takes no time."""
+        return 0
 
     def close(self) -> None:
-        """Do nothing, for the same reason."""
+        """Do nothing: nothing is under way."""
 
     def unstage(self, parts: Iterable[Part]) -> None:
         """Remove parts that were staged and will not be published."""

@@ -8,18 +8,16 @@ Source: FORMAT.md, "A table in a bucket".
 from __future__ import annotations
 
 import contextlib
-import io
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from r3po.errors import FolderError, R3poError, RunStoppedError
-from r3po.state.claim import Claimed, claim_content
-from r3po.state.manifest import FORMAT
-from r3po.state.output_folder import KINDS, NO_SUCH_PART, Part, PartLook, other_size, shard_of
-from r3po.state.published import PublishedPart, PublishedParts
+from r3po.state.claim import claim_content
+from r3po.state.output_folder import KINDS, Part, shard_of
+from r3po.state.published import PublishedPart
+from r3po.state.store_reader import CLAIM, FAILURES, SUCCESS, StoreReader, success
 from r3po.storage.durable import (
     TEMPORARY_SUFFIX,
     FileRecord,
@@ -32,118 +30,20 @@ from r3po.storage.durable import (
     remove_temporaries,
     remove_tree,
 )
-from r3po.storage.json_files import json_bytes, parse_json
+from r3po.storage.json_files import json_bytes
 from r3po.storage.multipart import abort_uploads
 from r3po.storage.object_urls import ObjectUrl, StoreOptions
-from r3po.storage.objects import ObjectStore, Only
-from r3po.storage.own_objects import OwnObjects
+from r3po.storage.objects import Only
 from r3po.storage.store_errors import TagDiffers
 
-_CLAIM = ".r3po.json"
-_FAILURES = "failures/failures.csv"
-_SUCCESS = "_SUCCESS"
 
-
-class OutputStore(Claimed):
-    """The table, in a bucket, of the job whose state is in `working_dir`. Pickled it takes no secret along.
-
-    Args:
-        url: where it is.
-        working_dir: of the job.
-        options: of the store.
-    """
+class OutputStore(StoreReader):
+    """The table of a job in a bucket, for the one who writes it. See `StoreReader`."""
 
     def __init__(self, url: ObjectUrl, working_dir: Path, options: StoreOptions) -> None:
-        self.url, self.working_dir = url, working_dir
-        self._options = options
-        self._store = ObjectStore(url, options)
-        self._objects = OwnObjects(self._store, (*KINDS, "failures"))
-        self._published = PublishedParts(working_dir / "published", str(url))
+        super().__init__(url, working_dir, options)
         self._in_hand: set[str] = set()
         """Names of the staged files that wait to be put, or are being put."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.url, self.working_dir, self._options)
-
-    # Names, for those who only read
-
-    @property
-    def where(self) -> str:
-        return str(self.url).rstrip("/")
-
-    @property
-    def claim(self) -> str:
-        return self._objects.url_of(_CLAIM)
-
-    @property
-    def failures(self) -> str:
-        return self._objects.url_of(_FAILURES)
-
-    def where_of(self, kind: str, name: str) -> str:
-        """Return where a part, or what else is beside it, lies."""
-        return self._objects.url_of(f"{kind}/{name}")
-
-    @property
-    def staging(self) -> Path:
-        return self.working_dir / ".staging"
-
-    def list_files(self) -> Iterator[tuple[str, str]]:
-        """Yield the kind and name of everything in the data folders, `_SUCCESS` included."""
-        for path in sorted(self._objects.known):
-            kind, _, name = path.partition("/")
-            if kind in KINDS:
-                yield kind, name
-
-    def part_numbers(self) -> set[int]:
-        """Return the numbers of all shards of which an object has the name of a part."""
-        found = (shard_of(name) for _, name in self.list_files())
-        return {shard for shard in found if shard is not None}
-
-    def list_failures(self) -> Iterator[str]:
-        """Yield the names of what lies beside failures.csv, and its own."""
-        for path in sorted(self._objects.known):
-            folder, _, name = path.partition("/")
-            if folder not in KINDS:
-                yield name
-
-    def success_size(self, kind: str) -> int | None:
-        """Return the bytes of `_SUCCESS`, which has to have none; None: there is none."""
-        found = self._objects.known.get(_success(kind))
-        return None if found is None else found.size
-
-    def open_failures(self) -> BinaryIO:
-        """Return failures.csv for reading. Raises FileNotFoundError."""
-        with self._objects.told(_FAILURES):
-            return io.BytesIO(self._store.read(self.url.key_of(_FAILURES))[0])
-
-    def look_at(self, part: Part) -> PartLook:
-        """Return how a part stands: whether the object is there that was put."""
-        path, record = f"{part.kind}/{part.name}", part.staged
-        found = self._objects.known.get(path)
-        if record is None:
-            return PartLook(None, "" if found is None else NO_SUCH_PART)
-        if has_size(self.staging / record.name, record.size_bytes):
-            return PartLook(found and found.size, f"is decided, but not published yet: it lies in {self.staging}")
-        if found is None:
-            return PartLook(None, "is missing")
-        if found.size != record.size_bytes:
-            return PartLook(found.size, other_size(found.size, record.size_bytes))
-        is_ours = self._is_published(path, record)
-        return PartLook(
-            found.size, "" if is_ours else "is not the object that was put: the store gave that another tag"
-        )
-
-    def read_part(self, kind: str, name: str, folder: Path) -> Path:
-        """Return a copy of a part that is there, made in `folder`."""
-        path, copy = f"{kind}/{name}", folder / name
-        with self._objects.told(path), copy.open("xb") as file:
-            self._store.stream(self.url.key_of(path), file.write)
-        return copy
-
-    def look_again(self) -> None:
-        """Forget how everything looked: a run may have changed it."""
-        self._objects.look_again()
-        self._published.look_again()
 
     # The claim
 
@@ -166,33 +66,16 @@ class OutputStore(Claimed):
         # Its tag may be a digest: with the same content two writers would both be the first.
         content = {**claim_content(job_id, job_name, self.working_dir), "nonce": uuid.uuid4().hex}
         try:
-            with self._objects.told(_CLAIM):
-                self._store.write(self.url.key_of(_CLAIM), json_bytes(content), Only())
+            with self._objects.told(CLAIM):
+                self._store.write(self.url.key_of(CLAIM), json_bytes(content), Only())
         except TagDiffers:
             self.check_claim(job_id)
-
-    def read_claim(self) -> dict[str, Any]:
-        with self._objects.told(_CLAIM):
-            data, _ = self._store.read(self.url.key_of(_CLAIM))
-        return parse_json(data, self._objects.url_of(_CLAIM), kind="claim", newest_format=FORMAT)
-
-    def refuse_unclaimed(self, parts: Iterable[Part]) -> None:
-        ours = {f"{part.kind}/{part.name}": part.staged for part in parts}
-        for kind, name in self.list_files():
-            path = f"{kind}/{name}"
-            record = ours.get(path)
-            if record is None or not self._is_published(path, record):
-                raise FolderError(
-                    f"output_path already holds files that no job of r3po claims: {path}",
-                    where=self.where,
-                    hint="give this job another output_path, or move them elsewhere",
-                )
 
     def refuse_strangers(self, parts: Iterable[Part]) -> None:
         """See that the data folders hold nothing but `parts`. Raises FolderError."""
         ours = {(part.kind, part.name) for part in parts}
         for kind, name in self.list_files():
-            if name != _SUCCESS and (kind, name) not in ours:
+            if name != SUCCESS and (kind, name) not in ours:
                 raise FolderError(
                     "is not a part of this job; a data folder holds parts and nothing else",
                     where=self.where_of(kind, name),
@@ -237,9 +120,9 @@ class OutputStore(Claimed):
             self.publish(Part(part.kind, part.name, None))
         self.settle()
 
-    def settle(self) -> None:
-        """Wait until everything is published that was to be. Raises like `publish`."""
-        self._objects.settle()
+    def settle(self, timeout_s: float | None = None) -> int:
+        """Wait until everything is published that was to be; how many parts are left then. Raises like `publish`."""
+        return self._objects.settle(timeout_s)
 
     def close(self) -> None:
         """Begin to publish nothing any more; the next run does what is left."""
@@ -269,11 +152,11 @@ class OutputStore(Claimed):
         with NewFile(self.staging) as new:
             for line in lines:
                 new.write(line)
-            self._objects.put(_FAILURES, new.written())
+            self._objects.put(FAILURES, new.written())
 
     def has_success(self, kinds: Iterable[str]) -> bool:
         """Whether the proof of a complete end is there: `_SUCCESS` for each of these kinds, and failures.csv."""
-        return all(path in self._objects.known for path in (*map(_success, kinds), _FAILURES))
+        return all(path in self._objects.known for path in (*map(success, kinds), FAILURES))
 
     def set_success(self, kinds: Collection[str]) -> None:
         """Say that everything is there in these kinds of parts, and that of other kinds it is not.
@@ -285,22 +168,22 @@ class OutputStore(Claimed):
             self._check_all()
         for kind in KINDS:
             if kind in kinds:
-                self._objects.put(_success(kind), b"")
+                self._objects.put(success(kind), b"")
             else:
-                self._objects.delete(_success(kind))  # whether it was listed or not: one may have come late
+                self._objects.delete(success(kind))  # whether it was listed or not: one may have come late
 
     # Forgetting
 
     def remove_table(self, shards: Iterable[int]) -> int:
         """Remove `_SUCCESS`, failures.csv and the parts of these shards. Returns how many parts there were."""
         for kind in KINDS:
-            self._objects.delete(_success(kind))
+            self._objects.delete(success(kind))
         ours = set(shards)
         names = [f"{kind}/{name}" for kind, name in self.list_files() if shard_of(name) in ours]
         for path in names:
             self._objects.change(path, partial(self._remove, path))
         self.settle()
-        self._objects.delete(_FAILURES)
+        self._objects.delete(FAILURES)
         return len(names)
 
     def forget(self, shards: Iterable[int]) -> int:
@@ -308,7 +191,7 @@ class OutputStore(Claimed):
         n_parts = self.remove_table(shards)
         self._sweep_objects()
         forget_at_home(self.working_dir)
-        self._objects.delete(_CLAIM)
+        self._objects.delete(CLAIM)
         return n_parts
 
     # Private methods
@@ -326,10 +209,6 @@ class OutputStore(Claimed):
         self._objects.delete(path)
         self._published.forget(path)
 
-    def _is_published(self, path: str, record: FileRecord) -> bool:
-        part = self._published.parts.get(path)
-        return part is not None and part.is_of(record) and part.is_like(self._objects.known.get(path))
-
     def _check_all(self) -> None:
         """Look once more whether the parts that were published, and no others, are there."""
         self.settle()
@@ -338,7 +217,7 @@ class OutputStore(Claimed):
         listed = {
             path: info
             for path, info in self._objects.known.items()
-            if path.partition("/")[0] in KINDS and not path.endswith(f"/{_SUCCESS}")
+            if path.partition("/")[0] in KINDS and not path.endswith(f"/{SUCCESS}")
         }
         wrong = [path for path, part in noted.items() if not part.is_like(listed.get(path))]
         wrong += listed.keys() - noted.keys()
@@ -356,20 +235,17 @@ class OutputStore(Claimed):
             abort_uploads(self._store, _is_ours)
 
 
-def forget_at_home(working_dir: Path) -> None:
-    """Remove what a job with its table in a bucket has in `working_dir` for that."""
-    for name in ("published", ".staging"):
-        remove_tree(working_dir / name)
+def forget_at_home(working_dir: Path, kept: Path | None = None) -> None:
+    """Remove what a job with its table in a bucket has in `working_dir` for that, but for a folder still in use."""
+    for folder in (working_dir / "published", working_dir / ".staging"):
+        if folder != kept:
+            remove_tree(folder)
 
 
 # Private functions
 
 
-def _success(kind: str) -> str:
-    return f"{kind}/{_SUCCESS}"
-
-
 def _is_ours(path: str) -> bool:
     """Whether r3po alone writes what has this path below the URL."""
     kind, _, name = path.partition("/")
-    return path == _FAILURES or (kind in KINDS and shard_of(name) is not None)
+    return path == FAILURES or (kind in KINDS and shard_of(name) is not None)

@@ -130,11 +130,16 @@ class OwnObjects:
             self._threads = ThreadPoolExecutor(N_THREADS, thread_name_prefix="r3po-publish")
         self._changes[path] = self._threads.submit(self._carry_out, work, self._changes.get(path))
 
-    def settle(self) -> None:
-        """Wait until all changes are made. Raises like `change`."""
-        wait(self._changes.values())
-        self._changes.clear()
+    def settle(self, timeout_s: float | None = None) -> int:
+        """Wait until all changes are made, or some time is over. Raises like `change`.
+
+        Returns:
+            How many are still to be made.
+        """
+        wait(self._changes.values(), timeout_s)
+        self._drop_ended()
         self._raise_error()
+        return len(self._changes)
 
     def close(self) -> None:
         """Begin no change any more, and wait for those that were begun."""

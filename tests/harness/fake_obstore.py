@@ -15,7 +15,7 @@ from typing import Any
 import obstore.exceptions
 import pytest
 
-from r3po.state import output_store
+from r3po.state import store_reader
 from r3po.storage import objects, own_objects
 from r3po.storage.object_urls import ObjectUrl, StoreOptions
 from r3po.storage.objects import ObjectStore
@@ -109,6 +109,6 @@ def use(fake: FakeObstore, patch: pytest.MonkeyPatch, *, inline: bool = True) ->
         return ObjectStore(url, options, client=fake)
 
     patch.setattr(objects, "obstore_of", lambda url: fake)
-    patch.setattr(output_store, "ObjectStore", make)
+    patch.setattr(store_reader, "ObjectStore", make)
     if inline:
         patch.setattr(own_objects, "ThreadPoolExecutor", _Inline)
