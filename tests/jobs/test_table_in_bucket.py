@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fake_obstore
+import r3po
 from bucket_jobs import BucketJob
 from fake_obstore import FakeObstore
 from jobs import NewJob
+from r3po import events
+from r3po.config.settings import load_config
+from r3po.run import session
+from r3po.run.result import RunOptions
+from r3po.state import former
+from r3po.storage import own_objects
 
 
 @pytest.fixture
@@ -33,3 +44,83 @@ def test_a_job_writes_the_same_table_as_on_a_disk(bucket_job: BucketJob, new_job
         job.run()
     assert bucket_job.published() == on_disk.published()
     assert bucket_job.findings(check_source=True) == []
+
+
+def test_a_redo_is_given_up_in_the_bucket_where_it_was_begun(
+    bucket_job: BucketJob, store: FakeObstore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reset is killed, and the config names a folder of a disk when it is completed."""
+    job = bucket_job
+    job.configure(shard_size=1, storage_options={"region": "eu-north-1"})
+    for n in range(2):
+        job.add(f"{n}.json", value=n)
+    job.run()
+    before = job.published()
+    commits = job.state / "commits"
+    job.run_until(
+        lambda path: path.parent == commits and b'"build": 2' in (commits / "00000.json").read_bytes(),
+        redo=True,
+        function=job.mended_function,
+    )
+
+    class Died(BaseException):
+        pass
+
+    def die(*args: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(former, "_bring_back", die)
+        r3po.reset_redo(job.config)
+    undo = json.loads((job.state / "undo").read_bytes())
+    assert (undo["output"]["path"], undo["store"]) == (job.settings["output_path"], {"region": "eu-north-1"})
+
+    job.forget_calls()
+    job.configure(output_path="output")
+    job.run()
+    assert not job.calls()
+    # The bucket keeps what the redo had not touched; the parts that it had replaced are gone.
+    assert sorted(key for key in store.content if "part-" in key) == [
+        "table/csv/part-00001.csv",
+        "table/parquet/part-00001.parquet",
+    ]
+    on_disk = {name: (job.folder / "output" / name).read_bytes() for name in before}
+    assert on_disk == before
+    assert not (job.state / "published").exists() and not (job.state / ".staging").exists()
+
+
+def test_a_table_beside_the_state_comes_from_a_bucket(bucket_job: BucketJob) -> None:
+    """Its parts are staged where those for a bucket were."""
+    job = bucket_job
+    job.add("0.json", value=0)
+    job.run()
+    before = job.published()
+    job.configure(output_path="state")
+    job.run()
+    assert {name: (job.state / name).read_bytes() for name in before} == before
+    assert not (job.state / "published").exists()
+
+
+def test_the_run_waits_for_the_bucket_and_says_so(
+    bucket_job: BucketJob, store: FakeObstore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_objects, "ThreadPoolExecutor", concurrent.futures.ThreadPoolExecutor)
+    monkeypatch.setattr(session, "TOLD_S", 0)
+    put, is_told = store.put, threading.Event()
+
+    def wait_for_the_notice(client: Any, key: str, *content: Any, **options: Any) -> Any:
+        assert "part-" not in key or is_told.wait(30)
+        return put(client, key, *content, **options)
+
+    def observe(event: events.Event) -> None:
+        if isinstance(event, events.Notice) and "on the way" in event.words:
+            is_told.set()
+
+    monkeypatch.setattr(store, "put", wait_for_the_notice)
+    bucket_job.add("0.json", value=0)
+    config = load_config(bucket_job.config)
+    config = config.with_overrides(engine="serial")
+    result = session.run_job(config, session.find_configured(config), RunOptions(), observe)
+    assert is_told.is_set()
+    assert result.rows == 1
+    assert bucket_job.findings() == []
