@@ -1,6 +1,6 @@
 """Uploads in pieces that nobody will complete: a process that was killed leaves them in a bucket, where they cost.
 
-Of S3 alone. Azure drops such pieces after a week; of Google's store a rule of the bucket does (docs/buckets.md).
+Of S3 alone. Azure drops such pieces after a week; of Google's store a rule of the bucket does (docs/buckets_output.md).
 """
 
 from __future__ import annotations

@@ -749,10 +749,10 @@ def test_what_a_run_decides_in_the_middle_is_looked_at_again(
         assert verify(job).pending == 2
     real, calls = jobverify.check_shard, iter(range(100))
 
-    def check_shard(*args: Any) -> Any:
+    def check_shard(*args: Any, **options: Any) -> Any:
         if next(calls) == n_checked:
             job.run(retry_failed=True)
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(jobverify, "check_shard", check_shard)
     result = verify_jobs(job.config)
