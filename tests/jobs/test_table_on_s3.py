@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import time
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import pyarrow.dataset
 import pyarrow.fs
 import pytest
 
-from jobs import PICKY, Job, make_job, r3po
+from jobs import PICKY, Job, kill_tree, make_job, r3po, run_process, running
 from r3po import run_jobs
 from r3po.config.settings import load_config
 from r3po.state.job import job_folders
+from r3po.storage import objects
 from r3po.storage.object_urls import ObjectUrl
 from r3po.storage.objects import ObjectStore
-from seaweed import USERS, Fault, FaultyProxy, Seaweed, Status
+from seaweed import USERS, Cut, Fault, FaultyProxy, Lost, Seaweed, Status
 
 pytestmark = pytest.mark.long
 
@@ -219,3 +221,45 @@ def test_no_secret_is_in_any_file(job: Job) -> None:
     folders = job_folders(load_config(job.config))
     assert list(folders.output.list_files())  # its client has the secret
     assert secret not in pickle.dumps(folders)
+
+
+def test_large_parts_are_put_in_pieces(job: Job, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "ONE_PUT_BYTES", 10)
+    job.run()
+    ended = job.run()
+    assert "Nothing to do" in ended.err and "Repair" not in ended.err
+    assert content_of(store)["csv/part-00000.csv"] == b"n,twice\n0,0\n1,2\n2,4\n"
+    job.write_function(FUNCTION.replace("2 * n", "3 * n"))
+    job.run("--redo")
+    assert content_of(store)["csv/part-00000.csv"] == b"n,twice\n0,0\n1,3\n2,6\n"
+    assert r3po("verify", "--source", cwd=job.folder).code == 0
+
+
+@pytest.mark.slow
+def test_kills_and_failing_requests_lose_and_double_nothing(
+    tmp_path: Path, store: ObjectStore, job: Job, proxy: FaultyProxy
+) -> None:
+    """Two of a hundred requests fail, and the tree is killed three times while parts are put."""
+    drawn = random.Random(16)
+    faults: list[Fault] = [Status(503, b"<Error><Code>SlowDown</Code></Error>"), Cut(), Lost()]
+    proxy.choose = lambda method, path: drawn.choice(faults) if drawn.random() < 0.02 else None
+    job.add_files(*range(600))
+    job.write_config(shard_size=10)
+    arguments = ("run", "--engine", "processes")
+    notes = job.working_dir / "published"
+    for n_parts in (10, 40, 80):
+        with running(*arguments, cwd=job.folder) as run:
+            run.wait_until(lambda n=n_parts: notes.is_dir() and len(list(notes.iterdir())) >= n, f"{n_parts} parts")
+            kill_tree(run.pid)
+    ended = run_process(*arguments, cwd=job.folder)
+    assert ended.code == 1, ended.err
+    proxy.choose = lambda method, path: None
+    verified = r3po("verify", "--source", cwd=job.folder)
+    assert verified.code == 0, verified.said
+    found = content_of(store)
+    job.write_config(shard_size=10, output_path="on_disk", working_dir="work_on_disk")
+    job.output = tmp_path / "on_disk"
+    job.run()
+    assert found.keys() == job.published().keys()
+    on_disk = job.published("csv", "parquet")
+    assert {name: found[name] for name in on_disk} == on_disk
