@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from r3po.state.output_folder import OutputFolder
-from r3po.state.output_store import OutputStore
-from r3po.storage.durable import make_folder
+from r3po.storage.durable import make_folder, remove_tree
 from r3po.storage.object_urls import ObjectUrl, StoreOptions
+
+if TYPE_CHECKING:
+    from r3po.state.output_store import OutputStore
 
 
 class _Below:
@@ -40,11 +43,14 @@ class JobFolders:
     reset_marker = _Below("reset")
     former = _Below("former.json")
     undo_marker = _Below("undo")
+    published = _Below("published")
 
     @cached_property
     def output(self) -> OutputFolder | OutputStore:
         """Where the table is, on a disk or in a bucket. One for all who share these folders: it knows what is there."""
         if isinstance(self.output_path, ObjectUrl):
+            from r3po.state.output_store import OutputStore  # what it imports takes time, and few need it
+
             return OutputStore(self.output_path, self.working_dir, self.store_options)
         return OutputFolder(self.output_path, self.working_dir)
 
@@ -54,3 +60,9 @@ class JobFolders:
         self.output.make()
         for folder in (self.shards, self.segments, self.commits, self.outcomes, self.runs):
             make_folder(folder)
+
+    def forget_bucket(self) -> None:
+        """Remove what `working_dir` has of a bucket that the table is not in any more."""
+        for folder in (self.published, self.working_dir / ".staging"):
+            if folder != self.output.staging:
+                remove_tree(folder)

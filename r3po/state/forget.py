@@ -38,6 +38,7 @@ def _remove_all(folders: JobFolders, *, spare_output: bool = False) -> int:
     # The output first, since the commits name its parts; and durably, before the state that knows of it goes.
     names = [name.removesuffix(".json") for name in list_names(folders.commits)]
     n_parts = 0 if spare_output else folders.output.forget(int(name) for name in names if name.isdecimal())
+    folders.forget_bucket()
     remove_if_there(folders.manifest)
     remove_if_there(folders.suspects)
     for name in list_names(folders.working_dir):

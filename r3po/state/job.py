@@ -28,7 +28,6 @@ from r3po.state.forget import complete_reset
 from r3po.state.former import complete_undo, names_to_keep, set_aside
 from r3po.state.manifest import Manifest, ShardRef, columns_path, read_manifest, write_manifest
 from r3po.state.output_folder import KINDS, OutputFolder
-from r3po.state.output_store import forget_at_home
 from r3po.state.segments import list_segments, remove_segments, remove_segments_of
 from r3po.state.shard_files import Entries
 from r3po.state.shards import Shard, ShardState, newer_segments
@@ -353,7 +352,7 @@ def _complete(job: Job) -> None:
         job.folders.output.remove_table({*job.commits, *job.folders.output.part_numbers()})
         job.put_in_force(job.built.replace(output_path=str(job.folders.output_path)))
     if isinstance(job.folders.output, OutputFolder):
-        forget_at_home(job.folders.working_dir, kept=job.folders.output.staging)
+        job.folders.forget_bucket()
     if not job.built.is_redoing:
         remove_durably(job.folders.former)
     job.drop_former_layout()

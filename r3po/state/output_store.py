@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 
-from r3po.errors import FolderError, R3poError, RunStoppedError
+from r3po.errors import FolderError, R3poError, RunStoppedError, StoreError
 from r3po.state.claim import claim_content
 from r3po.state.output_folder import KINDS, Part, shard_of
 from r3po.state.published import PublishedPart
@@ -57,7 +57,11 @@ class OutputStore(StoreReader):
         for folder in (self.staging, self.working_dir / "published"):
             make_folder(folder)
         self._store.check_listing()
-        self._store.check_writing(self.url.key_of(f"failures/.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"))
+        try:
+            self._store.check_writing(self.url.key_of(f"failures/.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"))
+        except OSError as error:
+            hint = "try again later: the fault is the store's"
+            raise StoreError("the store fails", where=self.where, evidence=error.strerror, hint=hint) from error
 
     def write_claim(self, job_id: str, job_name: str) -> None:
         """Say that the table is this job's, unless it is claimed already. Raises FolderError: another job is first."""
@@ -190,7 +194,8 @@ class OutputStore(StoreReader):
         """Remove what `remove_table` removes, and what else r3po made here. Returns how many parts there were."""
         n_parts = self.remove_table(shards)
         self._sweep_objects()
-        forget_at_home(self.working_dir)
+        for folder in (self.staging, self.working_dir / "published"):
+            remove_tree(folder)
         self._objects.delete(CLAIM)
         return n_parts
 
@@ -233,13 +238,6 @@ class OutputStore(StoreReader):
             self._objects.delete(path)
         with contextlib.suppress(R3poError, OSError):  # not all who may write may list uploads
             abort_uploads(self._store, _is_ours)
-
-
-def forget_at_home(working_dir: Path, kept: Path | None = None) -> None:
-    """Remove what a job with its table in a bucket has in `working_dir` for that, but for a folder still in use."""
-    for folder in (working_dir / "published", working_dir / ".staging"):
-        if folder != kept:
-            remove_tree(folder)
 
 
 # Private functions

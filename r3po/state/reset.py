@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from r3po.config.settings import Config, ConfigSource
 from r3po.errors import DamagedStateError, FolderError
@@ -40,7 +40,8 @@ def reset_all_tracking(config: ConfigSource) -> int:
     _refuse_unknown_parts(folders)
     if not folders.working_dir.is_dir():
         return 0
-    with JobLock(folders.working_dir), disk_errors_told():
+    with JobLock(folders.working_dir), disk_errors_told(), closing(folders.output):
+        folders.output.look_again()  # a run may have ended in between
         job_id = _check_ours(loaded)
         return reset_job(folders, job_id)
 

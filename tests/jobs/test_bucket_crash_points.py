@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from itertools import count
@@ -15,12 +16,25 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pytest
-from test_crash_points import OPERATIONS, Arena, Operation, Step, World, assert_none
+from test_crash_points import (
+    OPERATIONS,
+    Arena,
+    Operation,
+    Step,
+    World,
+    assert_none,
+    both,
+    finish_few_files,
+    run,
+    wider_function,
+)
 
 import fake_obstore
 from bucket_jobs import BucketJob
 from fake_obstore import FakeObstore
 from jobs import NewJob
+from jobs import TinyJob as Job
+from r3po import StateError, reset_redo
 from r3po.run import loop as runloop
 from r3po.run import session
 from r3po.worker import many_rows, worker
@@ -39,6 +53,43 @@ CHOSEN = (
     "reset",
     "reset, twice",
 )
+
+
+def move_from(place: str) -> Callable[[Job], None]:
+    """Finish a job whose table is elsewhere, and name the bucket then."""
+
+    def prepare(job: Job) -> None:
+        here = job.settings["output_path"]
+        job.configure(output_path=place.format(job.folder.name))
+        finish_few_files(job)
+        job.configure(output_path=here)
+
+    return prepare
+
+
+def begin_redo(job: Job) -> None:
+    """Finish a job, and begin a redo that is killed once it has published its first shard."""
+    finish_few_files(job)
+    assert isinstance(job, BucketJob)
+    part = f"{job.prefix}csv/part-00000.csv"
+    before = job.store.content[part]
+    job.run_until(
+        lambda path: job.store.content.get(part) not in (before, None),
+        redo=True,
+        function=wider_function(job),
+    )
+
+
+def give_redo_up(job: Job) -> None:
+    with suppress(StateError):  # there is none under way any more
+        reset_redo(job.config)
+
+
+MOVES = {
+    "move from a disk": Operation(move_from("output"), run, run),
+    "move from another bucket": Operation(move_from("s3://bucket/before-{}"), run, run),
+    "redo that is given up": Operation(begin_redo, give_redo_up, both(give_redo_up, run), finish_few_files),
+}
 
 
 class BucketWorld(World):
@@ -131,12 +182,12 @@ def new_arena(
     def make(name: str) -> BucketArena:
         function = jobs_folder / "tiny_function.py"
         jobs = [BucketJob(jobs_folder / folder, function, store, f"{folder}/") for folder in ("arena", "undisturbed")]
-        return BucketArena(jobs[0], jobs[1], OPERATIONS[name])
+        return BucketArena(jobs[0], jobs[1], (OPERATIONS | MOVES)[name])
 
     return make
 
 
-@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("name", [*CHOSEN, *MOVES])
 def test_a_kill_at_any_request_is_healed_by_the_next_run(name: str, new_arena: NewArena) -> None:
     arena = new_arena(name)
     assert any(step.seam in REQUESTS for step in arena.steps)
@@ -151,7 +202,7 @@ def test_a_kill_at_any_request_is_healed_by_the_next_run(name: str, new_arena: N
     assert_none(problems())
 
 
-@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("name", [*CHOSEN, *MOVES])
 def test_a_power_cut_undoes_nothing_that_is_in_the_bucket(name: str, new_arena: NewArena) -> None:
     arena = new_arena(name)
     worlds = [BucketWorld(n, is_after=True) for n, step in enumerate(arena.steps, 1) if step.seam in REQUESTS]
