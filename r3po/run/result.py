@@ -37,7 +37,7 @@ class RunResult:
     """Rows in the published parts."""
     seconds: float
     output: str
-    """The output folder, absolute."""
+    """The output folder, absolute, or its URL."""
     notices: tuple[str, ...] = ()
     """What was said of the run, each once: what was found, what is odd, and what to do about it."""
     machines: tuple[MachineShare, ...] = field(default=(), repr=False)

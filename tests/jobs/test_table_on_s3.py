@@ -263,3 +263,16 @@ def test_kills_and_failing_requests_lose_and_double_nothing(
     assert found.keys() == job.published().keys()
     on_disk = job.published("csv", "parquet")
     assert {name: found[name] for name in on_disk} == on_disk
+
+
+def test_every_other_command_takes_a_url_for_a_folder(job: Job) -> None:
+    job.run()
+    url = job.settings["output_path"]
+    said = {}
+    for command in ("status", "errors", "slow", "config", "try"):
+        ended = r3po(command, cwd=job.folder)
+        assert ended.code in (0, 1), ended.err
+        said[command] = ended.said
+    assert f"output     {url}: csv, parquet" in said["status"]
+    assert url in said["config"]
+    assert r3po("status", "--json", cwd=job.folder).json()["files"] == 6
