@@ -182,7 +182,7 @@ class Keys(BaseModel):
     """Workers, at least 1; `auto` is already a number here."""
     source_path: Source = Field(
         description="the folder with your files, or a list of folders; subfolders are walked; or s3://bucket/folder, "
-        "gs://, az://",
+        "gs://, az://; or https://host/list.txt, a text file of URLs",
         examples=["produce_log"],
     )
     """Absolute, as the other two folders, with links left as they are. Of a list: the config's folder, which the paths

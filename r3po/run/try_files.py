@@ -29,11 +29,10 @@ from r3po.function.made import make_function
 from r3po.run.leavers import CLOSE_S
 from r3po.run.session import find_configured
 from r3po.source.sample import Sample, sample_files
-from r3po.source.sources import source_of
+from r3po.source.sources import source_of, store_of
 from r3po.state.job import Job, job_folders
 from r3po.state.manifest import read_columns, read_manifest
 from r3po.storage.names import show_name
-from r3po.storage.objects import ObjectStore
 from r3po.table.columns import Columns, RowCollector
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.preview import Blocks, Preview, preview_parts
@@ -201,9 +200,8 @@ class _Trial:
         self._caller_of_many = Caller(config.timeout_seconds, _NoMarks())  # what it raises is seen again, alone
         self._calling = self._caller
         """The caller of the call that is going on."""
-        store = None if config.source_url is None else ObjectStore(config.source_url, config.store_options)
         wants_data = config.input == "bytes"
-        self._files = files_of(str(config.source_path), store, wants_data=wants_data, wants_hash=False)
+        self._files = files_of(str(config.source_path), store_of(config), wants_data=wants_data, wants_hash=False)
         self._batch = OutcomeBatch()
         self._columns: Columns | None = None
         self._collector: RowCollector | None = None
@@ -364,13 +362,13 @@ def _find(config: Config, file: str) -> _File:
 
 def _find_object(config: Config, file: str) -> _File:
     """Return an object that is named by its URL, or from the source."""
-    url = config.source_url
-    assert url is not None
-    path = file.removeprefix(f"{url.root}/{url.prefix}")
+    store = store_of(config)
+    assert store is not None
+    path = file.removeprefix(store.where(""))
     try:
-        info = ObjectStore(url, config.store_options).look(url.key_of(path))
+        info = store.look(store.key_of(path))
     except FileNotFoundError:
-        raise _no_such_file(file, f"name it by its URL, or relative to {url}") from None
+        raise _no_such_file(file, f"name it by its URL, or relative to {store.url}") from None
     return path, path, _listed(info.size)
 
 

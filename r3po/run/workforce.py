@@ -21,9 +21,9 @@ from r3po.function.find import FunctionSpec
 from r3po.run.leavers import Leavers
 from r3po.run.run_log import RunLog
 from r3po.run.signals import StopSignals
+from r3po.source.sources import store_of
 from r3po.state.folders import JobFolders
 from r3po.storage.durable import check_space
-from r3po.storage.objects import ObjectStore
 from r3po.worker.import_trial import ImportTrial
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.time_limit import is_possible
@@ -108,7 +108,7 @@ class Workforce:
         return WorkerSetup(
             folders=folders,
             source_path=str(config.source_path),
-            store=None if config.source_url is None else ObjectStore(config.source_url, config.store_options),
+            store=store_of(config),
             function=self._spec,
             input=config.input,
             hash=config.hash,

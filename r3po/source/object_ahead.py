@@ -43,6 +43,9 @@ N_BYTES = 64 << 20
 N_WAITING = 4
 """Objects in flight or waiting for f, a request."""
 
+UNSEEN_BYTES = 1 << 40
+"""What an object is taken for whose size is not known, where it goes to a disk."""
+
 SMALL_BYTES = 1 << 20
 """An object up to this size becomes a file only when f is to have it, by the thread that calls f: sixteen threads that
 write small files wait for each other, at up to half of the speed."""
@@ -56,8 +59,13 @@ class Wanted(NamedTuple):
 
     path: str
     size: int
+    """`UNSEEN` where it is not known."""
     tag: str
     """Empty: whatever is there."""
+
+    @property
+    def n_bytes(self) -> int:
+        return max(0, self.size)
 
 
 class ObjectInUse:
@@ -167,13 +175,13 @@ class ObjectsAhead:
         """
         if any(waiting == wanted for waiting, _ in self._running):
             while (first := self._running.popleft())[0] != wanted:
-                self._n_bytes_running -= first[0].size
+                self._n_bytes_running -= first[0].n_bytes
                 self._drop([first[1]])
-            self._n_bytes_running -= wanted.size
+            self._n_bytes_running -= wanted.n_bytes
             future = first[1]
         else:
             future = self._ask(wanted)
-        self._n_bytes_in_hand = wanted.size
+        self._n_bytes_in_hand = wanted.n_bytes
         self._fill()
         began = time.perf_counter()
         try:
@@ -200,9 +208,9 @@ class ObjectsAhead:
     def _fill(self) -> None:
         while self._next is not None and len(self._running) < self._n_requests * N_WAITING:
             n_bytes = self._n_bytes_running + self._n_bytes_in_hand
-            if n_bytes and n_bytes + self._next.size > self._n_bytes:
+            if n_bytes and n_bytes + self._next.n_bytes > self._n_bytes:
                 return
-            self._n_bytes_running += self._next.size
+            self._n_bytes_running += self._next.n_bytes
             future = self._left.pop(self._next) if self._next in self._left else self._ask(self._next)
             self._running.append((self._next, future))
             self._next = next(self._upcoming, None)
@@ -241,15 +249,15 @@ class ObjectsAhead:
             del future, task
 
     def _read(self, wanted: Wanted, number: int) -> ObjectInUse:
-        key = self._store.url.key_of(wanted.path)
+        key = self._store.key_of(wanted.path)
         tag, size = wanted.tag or None, wanted.size if wanted.tag else None
         for _ in range(N_LOOKS):
             try:
-                if self._folder_for is None or wanted.size <= SMALL_BYTES:
+                if self._folder_for is None or 0 <= wanted.size <= SMALL_BYTES:
                     data, info = self._store.read(key, tag=tag, size=size)
                     digest = hashlib.blake2b(data, digest_size=HASH_BYTES).digest() if self._wants_hash else None
-                    return ObjectInUse(self._store.url.url_of(key), info, digest, data)
-                return self._read_into(self._folder_for(wanted.size), number, key, tag, size)
+                    return ObjectInUse(self._store.where(wanted.path), info, digest, data)
+                return self._read_into(number, wanted, tag, size)
             except TagDiffers:
                 info = self._store.look(key)
                 tag, size = info.tag, info.size
@@ -264,16 +272,18 @@ class ObjectsAhead:
         found.path, found.data, found.folder = new.path, None, new.top
         return found
 
-    def _read_into(self, folder: Path, number: int, key: str, tag: str | None, size: int | None) -> ObjectInUse:
+    def _read_into(self, number: int, wanted: Wanted, tag: str | None, size: int | None) -> ObjectInUse:
+        assert self._folder_for is not None
+        folder = self._folder_for(wanted.size if wanted.size >= 0 else UNSEEN_BYTES)
         digest = hashlib.blake2b(digest_size=HASH_BYTES) if self._wants_hash else None
-        with _NewFile(folder, str(number), key.removeprefix(self._store.url.prefix)) as new:
+        with _NewFile(folder, str(number), wanted.path) as new:
 
             def take(block: Any) -> None:
                 if digest is not None:
                     digest.update(block)
                 new.write(block)
 
-            info = self._store.stream(key, take, tag=tag, size=size)
+            info = self._store.stream(self._store.key_of(wanted.path), take, tag=tag, size=size)
         return ObjectInUse(new.path, info, None if digest is None else digest.digest(), None, new.top)
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from r3po.config.selection import Selection
 from r3po.config.settings import Config, check_source
 from r3po.errors import SourceError
 from r3po.file_version import FileVersion
@@ -21,10 +22,12 @@ from r3po.source.folders import WalkCounts
 from r3po.source.hashing import HASH_BYTES, hash_files
 from r3po.source.object_list import list_blocks, path_order
 from r3po.source.read import stat_file
+from r3po.source.url_list import url_blocks
 from r3po.source.walk import Block, count_suffixes, suffixes_of, walk_blocks, walk_key
 from r3po.storage.names import absolute_path, show_name
-from r3po.storage.object_urls import ObjectUrl, is_url
+from r3po.storage.object_urls import is_url
 from r3po.storage.objects import ObjectStore
+from r3po.storage.url_store import UrlStore
 
 HASH_REQUESTS = 32
 """Objects that are read at once to be hashed."""
@@ -65,9 +68,18 @@ class Source(Protocol):
 
 def source_of(config: Config) -> Source:
     """Return the source that a config names; nothing is asked of it yet."""
-    if config.source_url is not None:
-        return BucketSource(config.source_url, config, ObjectStore(config.source_url, config.store_options))
-    return DiskSource(config)
+    store = store_of(config)
+    if store is None:
+        return DiskSource(config)
+    return UrlListSource(config, store) if isinstance(store, UrlStore) else BucketSource(config, store)
+
+
+def store_of(config: Config) -> ObjectStore | None:
+    """Return where objects are read from; None: the files are on a disk."""
+    url = config.source_url
+    if url is None:
+        return None
+    return (ObjectStore if url.is_cloud else UrlStore)(url, config.store_options)
 
 
 def check_kind(known: str, config: Config) -> None:
@@ -130,14 +142,14 @@ class BucketSource:
 
     order = staticmethod(path_order)
 
-    def __init__(self, url: ObjectUrl, config: Config, store: ObjectStore) -> None:
-        self._url, self._config, self._store = url, config, store
+    def __init__(self, config: Config, store: ObjectStore) -> None:
+        self._config, self._store = config, store
 
     def check(self) -> None:
         self._store.check_listing()
 
     def blocks(self, counts: WalkCounts, *, processes: int = 0, stats_all: bool = True) -> Generator[Block]:
-        return list_blocks(self._store, self._config.selection, counts=counts, scratch=self._scratch)
+        return self._blocks(self._config.selection, counts, looks=stats_all)
 
     def hashes(self, files: Iterable[File], processes: int) -> Generator[FileVersion | OSError]:
         running = deque[Future[FileVersion | OSError]]()
@@ -154,20 +166,23 @@ class BucketSource:
 
     def version(self, path: str) -> FileVersion | None:
         try:
-            info = self._store.look(self._url.key_of(path))
+            info = self._store.look(self._store.key_of(path))
         except OSError:
             return None
         return FileVersion(info.size, info.mtime_ns, tag=info.tag)
 
     def where(self, path: str) -> str:
-        return self._url.url_of(self._url.key_of(path))
+        return self._store.where(path)
 
     def suffixes(self) -> dict[str, int]:
         which = replace(self._config.selection, endings=("",))
-        with closing(list_blocks(self._store, which)) as blocks:
+        with closing(self._blocks(which, WalkCounts(), looks=False)) as blocks:
             return suffixes_of(path for block in blocks for path, *_ in block)
 
     # Private methods
+
+    def _blocks(self, which: Selection, counts: WalkCounts, *, looks: bool) -> Generator[Block]:
+        return list_blocks(self._store, which, counts=counts, scratch=self._scratch)
 
     @property
     def _scratch(self) -> Path | None:
@@ -178,7 +193,28 @@ class BucketSource:
     def _hash(self, path: str) -> FileVersion | OSError:
         digest = hashlib.blake2b(digest_size=HASH_BYTES)
         try:
-            info = self._store.stream(self._url.key_of(path), digest.update)
+            info = self._store.stream(self._store.key_of(path), digest.update)
         except OSError as error:
             return error
         return FileVersion(info.size, info.mtime_ns, digest.digest(), tag=info.tag)
+
+
+class UrlListSource(BucketSource):
+    """The files that a list on a web server names."""
+
+    def __init__(self, config: Config, store: UrlStore) -> None:
+        super().__init__(config, store)
+        self._list = store
+
+    def check(self) -> None:
+        try:
+            self._list.check_listing()
+        except OSError as error:
+            hint = "source_path: https://... is a text file with a URL a line"
+            what = f"the list of URLs cannot be read: {error.strerror}"
+            raise SourceError(what, where=str(self._list.url), hint=hint) from None
+
+    # Private methods
+
+    def _blocks(self, which: Selection, counts: WalkCounts, *, looks: bool) -> Generator[Block]:
+        return url_blocks(self._list, which, counts, looks=looks)

@@ -75,6 +75,14 @@ class ObjectStore:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url, self.options)
 
+    def key_of(self, path: str) -> str:
+        """Return the key of an object that is known by its path below the URL."""
+        return self.url.key_of(path)
+
+    def where(self, path: str) -> str:
+        """Return the URL of an object that is known by its path, for people and for f."""
+        return self.url.url_of(self.key_of(path))
+
     @property
     def is_s3(self) -> bool:
         """Whether there is a client for what obstore cannot say."""
@@ -137,13 +145,17 @@ class ObjectStore:
         _check_size(key, n_bytes, info.size if size is None else size)
         return info
 
-    def look(self, key: str) -> ObjectInfo:
-        """Return what an object looks like. Raises as `read` does."""
+    def look(self, key: str, *, at_start: bool = False) -> ObjectInfo:
+        """Return what an object looks like. Raises as `read` does.
+
+        Args:
+            at_start: nothing was done yet: what is wrong with the store is told within 20 s.
+        """
         if self._is_odd(key):
             answer = self.s3.request("read", "HEAD", key)
             return _info_of_headers(key, answer.headers, int(answer.headers.get("Content-Length", 0)))
-        with self._words("read", key):
-            return _info(key, obstore_of(self.url).head(self._client(), key))
+        with self._words("read", key, at_start=at_start):
+            return _info(key, obstore_of(self.url).head(self._client("start" if at_start else "read"), key))
 
     def write(self, key: str, content: bytes | Path, only: Only | None = None) -> str:
         """Put an object there, whole or not at all, and return its tag.
