@@ -276,3 +276,19 @@ def test_every_other_command_takes_a_url_for_a_folder(job: Job) -> None:
     assert f"output     {url}: csv, parquet" in said["status"]
     assert url in said["config"]
     assert r3po("status", "--json", cwd=job.folder).json()["files"] == 6
+
+
+def test_a_job_goes_from_a_bucket_into_it(job: Job, store: ObjectStore, bucket: str) -> None:
+    job.run()
+    on_disk = content_of(store)
+    for file in job.source.iterdir():
+        store.write(f"raw/{file.name}", file.read_bytes())
+    url = f"s3://{bucket}/both"
+    job.write_config(source_path=f"s3://{bucket}/raw", output_path=url, working_dir="work_of_both")
+    ended = job.run()
+    assert ended.code == 1, ended.err
+    assert content_of(ObjectStore(ObjectUrl.parse(url))) == on_disk
+    verified = r3po("verify", "--source", cwd=job.folder)
+    assert verified.code == 0, verified.said
+    job.write_config(source_path=f"s3://{bucket}/both", output_path=f"{url}/inside", working_dir="work_inside")
+    assert "source_path" in job.run().err
