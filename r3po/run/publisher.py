@@ -74,6 +74,7 @@ class Publisher:
                 if not self._is_current(commit) and any(part.staged for part in commit.parts):
                     self._begin_publishing()
                     self.job.commits[shard] = withdraw_parts(self.job.folders, commit)
+            self.job.folders.output.settle()
         write_columns(self.job.config.working_dir, self.job.built, columns, path, self.fingerprint)
         self.columns = columns
 

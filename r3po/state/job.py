@@ -94,15 +94,20 @@ class Job:
     def drop_former_layout(self) -> None:
         """Remove commits whose places had other files, and their parts: a redo has put the files in row order since."""
         self.commits = _of_layout(self.commits, self.built)
+        output, former = self.folders.output, list[str]()
         for name in sorted(list_names(self.folders.commits)):
             number = name.removesuffix(".json")
             if not number.isdecimal() or int(number) in self.commits:
                 continue
             commit = read_commit(self.folders, name, self.built.job_id)
             if not self.built.is_of_now(commit.build):
-                self.folders.output.set_success(())
-                self.folders.output.remove_parts(commit.parts)
-                remove_durably(self.folders.commits / name)
+                if not former:
+                    output.set_success(())
+                output.remove_parts(commit.parts)
+                former.append(name)
+        output.settle()
+        for name in former:
+            remove_durably(self.folders.commits / name)
 
     def raise_build(self, *, retry: bool = False, redo: bool = False) -> None:
         """Put the next build in force; see `raised`."""

@@ -251,7 +251,7 @@ class OutputFolder(Claimed):
         return True
 
     def remove_parts(self, parts: Iterable[Part]) -> None:
-        """Remove durably what has the names of parts."""
+        """Remove durably what has the names of parts. Callers wait for it by `settle`, as a bucket needs."""
         for part in parts:
             remove_durably(self.data(part.kind) / part.name)
 

@@ -119,10 +119,9 @@ class OutputStore(StoreReader):
         return True
 
     def remove_parts(self, parts: Iterable[Part]) -> None:
-        """Remove what has the names of parts."""
+        """Remove what has the names of parts; it is gone once `settle` returns."""
         for part in parts:
             self.publish(Part(part.kind, part.name, None))
-        self.settle()
 
     def settle(self, timeout_s: float | None = None) -> int:
         """Wait until everything is published that was to be; how many parts are left then. Raises like `publish`."""
