@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 import pytest
 from test_crash_points import (
     OPERATIONS,
+    REDO,
     Arena,
     Operation,
     Step,
@@ -80,12 +81,20 @@ def begin_redo(job: Job) -> None:
     )
 
 
+def add_a_file_between(job: Job) -> None:
+    """A redo puts it in its place, so that all parts go."""
+    finish_few_files(job)
+    job.add("0-more.json", value=7)
+    job.run()
+
+
 def give_redo_up(job: Job) -> None:
     with suppress(StateError):  # there is none under way any more
         reset_redo(job.config)
 
 
 MOVES = {
+    "redo in another order": Operation(add_a_file_between, REDO, REDO, withdraws=True, is_looked_into=True),
     "move from a disk": Operation(move_from("output"), run, run),
     "move from another bucket": Operation(move_from("s3://bucket/before-{}"), run, run),
     "redo that is given up": Operation(begin_redo, give_redo_up, both(give_redo_up, run), finish_few_files),
