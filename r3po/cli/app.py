@@ -115,7 +115,9 @@ def _run() -> int:
 
 def _end_with_os_error(error: OSError) -> int:
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-    say_message(plain(f"error: {where}{error.strerror or error}\nhint:  fix the disk or the permissions"))
+    is_store = type(error).__name__ == "StoreUnavailable"  # by name: its module costs a start
+    hint = "try again once the store answers" if is_store else "fix the disk or the permissions"
+    say_message(plain(f"error: {where}{error.strerror or error}\nhint:  {hint}"))
     print_error_json(error, EXIT_USAGE)
     return EXIT_USAGE
 

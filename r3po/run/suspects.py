@@ -99,8 +99,7 @@ class SuspectBook:
             {
                 "shard": suspect.shard,
                 "place": suspect.place,
-                "size": self.version_of(suspect.key).size,
-                "mtime_ns": self.version_of(suspect.key).mtime_ns,
+                **_looks(self.version_of(suspect.key)),
                 "deaths": suspect.n_deaths,
                 "known": suspect.n_known,
                 "runs": suspect.n_runs,
@@ -154,7 +153,7 @@ class SuspectBook:
         found, counted = {}, set()
         for file in content["files"]:
             suspect = Suspect(file["shard"], file["place"], is_apart=file["is_apart"])
-            if is_same and FileVersion(file["size"], file["mtime_ns"]) == self.version_of(suspect.key):
+            if is_same and _looks(self.version_of(suspect.key)).items() <= file.items():
                 suspect.n_runs = file["runs"]
                 suspect.n_deaths, suspect.n_known = file["deaths"], file["known"]
                 suspect.death = Death(file["cause"], suspect.n_known > 0, is_memory=file["is_memory"])
@@ -162,6 +161,11 @@ class SuspectBook:
             found[suspect.key] = suspect
         alone = content["alone"] and tuple(content["alone"])
         return found, alone if alone in counted else None
+
+
+def _looks(version: FileVersion) -> dict[str, int | str]:
+    """Return what the book says of how a file looks."""
+    return {"size": version.size, "mtime_ns": version.mtime_ns, **({"tag": version.tag} if version.tag else {})}
 
 
 def _in_turn(suspects: Iterable[Suspect]) -> list[Suspect]:

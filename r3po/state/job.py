@@ -34,6 +34,7 @@ from r3po.state.shards import Shard, ShardState, newer_segments
 from r3po.storage.durable import list_names, make_folder, remove_durably, remove_if_there
 from r3po.storage.lock import JobLock
 from r3po.storage.names import show_name
+from r3po.storage.store_errors import StoreUnavailable
 from r3po.table.columns import PART_BYTES
 from r3po.table.predicate import CountingRules
 
@@ -323,12 +324,18 @@ def disk_errors_told() -> Iterator[None]:
 
 
 def disk_error(error: OSError, working_dir: Path | None = None) -> RunStoppedError:
-    """Return the error for a disk that refused: the run stops, and what is durable stays."""
+    """Return the error for a disk or a store that refused: the run stops, and what is durable stays."""
     if working_dir is not None and not working_dir.exists():
         return RunStoppedError(
             "working_dir is gone, and the job's state with it",
             where=working_dir,
             hint="bring it back (a disk that is mounted elsewhere?) and run again",
+        )
+    if isinstance(error, StoreUnavailable):
+        return RunStoppedError(
+            error.strerror or "the store fails",
+            where=show_name(str(error.filename)),
+            hint="what was done is saved; run again once the store answers",
         )
     return RunStoppedError(
         f"the disk refused: {error.strerror or error}",

@@ -22,6 +22,10 @@ class TagDiffers(Exception):
     """The object is not the one that the request is about: it has another tag, or one that must not be there is."""
 
 
+class StoreUnavailable(OSError):
+    """The store, or the way to it, fails for now: no fault of the object that was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a request came to nothing."""
@@ -232,7 +236,7 @@ def _passing(refusal: Refusal, verb: Verb, url: ObjectUrl, key: str | None, *, a
     if at_start:
         return _unreachable(refusal, url)
     number = errno.ETIMEDOUT if refusal.code == "timeout" else errno.EIO
-    return OSError(number, f"the store failed to {verb} it: {refusal.said}", key or str(url))
+    return StoreUnavailable(number, f"the store failed to {verb} it: {refusal.said}", key or str(url))
 
 
 def _unreachable(refusal: Refusal, url: ObjectUrl) -> StoreError:

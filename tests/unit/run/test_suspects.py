@@ -88,6 +88,17 @@ def test_what_was_written_is_recalled(runs: Path) -> None:
     assert recall(runs) == written, "to recall is not to forget"
 
 
+def test_deaths_in_an_object_count_as_long_as_it_has_its_tag(runs: Path) -> None:
+    def book_of(tag: str) -> SuspectBook:
+        return SuspectBook(
+            runs.parent / "suspects.json", JOB, CODE, lambda shard, place: FileVersion(3, 10**18, tag=tag)
+        )
+
+    book_of('"one"').write([suspect(0, 7, 1, 1)])
+    assert [one.n_deaths for one in book_of('"one"').recall(runs, OWN)] == [1]
+    assert [one.n_deaths for one in book_of('"two"').recall(runs, OWN)] == [0]
+
+
 def test_the_book_is_written_only_when_it_says_something_else(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes, write_json = [], suspects_module.write_json
     monkeypatch.setattr(suspects_module, "write_json", lambda *args: (writes.append(args), write_json(*args)))
