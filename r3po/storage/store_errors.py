@@ -85,7 +85,7 @@ def error_of(
         at_start: nothing was done yet, so that a store that fails for now is told at once, too.
     """
     status = refusal.status
-    if told := _of_code(refusal, url):
+    if told := _of_code(refusal, url, key):
         return told
     if status is None or status >= 500 or status in _PASSING:
         return _passing(refusal, verb, url, key, at_start=at_start)
@@ -198,10 +198,10 @@ _ACTIONS = {
 """What a policy has to allow."""
 
 
-def _of_code(refusal: Refusal, url: ObjectUrl) -> StoreError | None:
+def _of_code(refusal: Refusal, url: ObjectUrl, key: str | None) -> StoreError | None:
     """Return the error of a refusal that its code alone explains."""
     code = refusal.code
-    if code in _BUCKET or (refusal.status == 404 and code == "" and url.scheme == "az"):
+    if code in _BUCKET or (refusal.status == 404 and (code, key, url.scheme) == ("", None, "az")):
         return _store_error(
             url, "there is no such bucket", refusal, "look at the name, and at the endpoint and account"
         )

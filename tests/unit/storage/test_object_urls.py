@@ -127,6 +127,9 @@ def test_a_proxy_that_refuses_is_named() -> None:
 
 def test_of_one_object_errors_are_those_of_a_file_and_of_a_store_those_of_the_environment() -> None:
     assert isinstance(error_of(Refusal(404, "NoSuchKey"), "read", URL, "k"), FileNotFoundError)
+    azure = ObjectUrl.parse("az://container/raw")  # it says no code where there is no body
+    assert isinstance(error_of(Refusal(404), "read", azure, "k"), FileNotFoundError)
+    assert "no such bucket" in str(error_of(Refusal(404), "list", azure))
     assert isinstance(error_of(Refusal(403, "AccessDenied"), "read", URL, "k"), PermissionError)
     assert isinstance(error_of(Refusal(403, "AccessDenied"), "write", URL, "k"), StoreError)
     assert isinstance(error_of(Refusal(412), "read", URL, "k"), TagDiffers)
