@@ -18,7 +18,7 @@ from r3po.errors import StoreError
 from r3po.source.object_ahead import ObjectsAhead, Wanted, local_path
 from r3po.storage.object_urls import ObjectUrl
 from r3po.storage.objects import ObjectInfo, ObjectStore
-from seaweed import Cut, Delay, FaultyProxy, Status
+from store_proxy import Cut, Delay, FaultyProxy, Status
 
 URL = ObjectUrl("gs", "files", "raw/")
 
