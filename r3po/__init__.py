@@ -9,6 +9,7 @@
     reset_all_errors(config)    let the next run try every failed file again
     reset_redo(config)          give up a redo that is under way: the rows of before are back
     reset_all_tracking(config)  forget everything, as if the job had never run
+    current_file()              within f: the path of its file in the source
 
 Names are loaded when they are asked for, so that `import r3po` costs next to nothing.
 """
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from r3po.run.try_files import TryResult, try_files
     from r3po.run.undo_redo import reset_redo
     from r3po.state.reset import reset_all_errors, reset_all_tracking
+    from r3po.worker.current import current_file, current_files
 
 __all__ = [
     "ConfigError",
@@ -63,6 +65,8 @@ __all__ = [
     "VerifyResult",
     "__version__",
     "build_jobs",
+    "current_file",
+    "current_files",
     "job_status",
     "reset_all_errors",
     "reset_all_tracking",
@@ -88,6 +92,8 @@ _HOMES = {
     "reset_all_errors": "r3po.state.reset",
     "reset_all_tracking": "r3po.state.reset",
     "reset_redo": "r3po.run.undo_redo",
+    "current_file": "r3po.worker.current",
+    "current_files": "r3po.worker.current",
 }
 
 

@@ -105,6 +105,9 @@ class BatchFinished:
     n_failed: int
     last_failure: str
     """`path  error`, or empty."""
+    seconds: float = 0.0
+    waited: float = 0.0
+    """Of `seconds`, those that f waited for the store with its files."""
 
 
 @dataclass(frozen=True, slots=True)

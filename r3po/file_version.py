@@ -13,7 +13,7 @@ changed."""
 
 
 class FileVersion(NamedTuple):
-    """Size, mtime and content hash of a file. What an object store adds, such as an etag, gets its place here."""
+    """Size, mtime and content hash of a file, and the tag of an object."""
 
     size: int
     """Bytes; or `UNSEEN`, `UNKNOWN`."""
@@ -23,9 +23,13 @@ class FileVersion(NamedTuple):
     """blake2b-128 of the content; None: not hashed."""
     is_racy: bool = False
     """It was read so soon after its mtime that its content may have changed within the same mtime since."""
+    tag: str = ""
+    """Of an object: what the store tells it by from others of its key, such as its etag. Empty: of a file on a disk."""
 
     def is_like(self, other: FileVersion) -> bool:
-        """Whether both have the same size and mtime."""
+        """Whether both have the same size and tag; without tags, the same size and mtime."""
+        if self.tag or other.tag:
+            return self.size == other.size and self.tag == other.tag
         return self.size == other.size and self.mtime_ns == other.mtime_ns
 
 

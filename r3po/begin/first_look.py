@@ -106,7 +106,7 @@ def look_at(folder: Path, most_files: int = MOST_FILES, most_seconds: float = MO
             if not left or time.monotonic() > end:
                 look.stopped_at = f"{most_seconds:g} seconds" if left else f"{most_files:,} files"
                 break
-            for path, size, _ in block[:left]:
+            for path, size, *_ in block[:left]:
                 _note_file(path, size, look)
             if len(block) > left:
                 look.stopped_at = f"{most_files:,} files"

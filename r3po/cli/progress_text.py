@@ -56,7 +56,15 @@ def plain_line(run: RunProgress) -> str:
     line = f"{now} {n_finished}/{n_goal} {percent(run):.1f}% {rate} files/s failed={run.failed} left={left}"
     if run.longest_running is not None:
         line += f" longest={run.longest_seconds:.0f}s {run.longest_running}"
+    if run.store_wait is not None:
+        line += f" store-wait={run.store_wait:.0%}"
     return show_text(line)
+
+
+def wait_text(run: RunProgress) -> str:
+    """Say what a run on a store waits for: f, or the store."""
+    share = run.store_wait or 0.0
+    return f"workers wait for the store for {share:.0%} of their time"
 
 
 def lines_below_bar(
@@ -74,6 +82,8 @@ def lines_below_bar(
     elapsed_s = now - run.started if has_elapsed and run.started is not None else None
     failed = f"   {run.failed:,} failed" if run.failed else ""
     lines = wrap_words(f"{rate_text(run, elapsed_s)}{failed}", width, first=indent, rest=indent)
+    if run.store_wait is not None:
+        lines.append(f"{indent}{wait_text(run)}")
     if run.longest_running is not None and run.longest_seconds is not None:
         seconds = duration(run.longest_seconds + now - (now if run.updated is None else run.updated))
         title = f"{indent}longest running  "

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from r3po.inspect.verify import VerifyResult
     from r3po.state.failure_groups import FailureGroup
     from r3po.state.progress import RunProgress
+    from r3po.storage.object_urls import ObjectUrl
 
 
 MOST_SHOWN = 10
@@ -53,27 +54,30 @@ def status_text(config: Config, found: JobStatus, width: int) -> str:
         *(["redo       under way; r3po reset --redo brings the rows of before back"] if found.is_redoing else []),
         *_run_lines(found.run, width),
         f"shards     {found.committed_shards:,} of {found.shards:,} committed",
-        f"output     {_path_text(config.output_path, ': ' + ', '.join(kinds), width)}",
+        f"output     {_place_text(config.output_path, ': ' + ', '.join(kinds), width)}",
     ]
     if not found.build:
         lines = [lines[0], "Nothing was built yet: r3po run"]
     return plain("\n".join(lines))
 
 
-def _path_text(path: Path, end: str, width: int) -> str:
+def _place_text(place: Path | ObjectUrl, end: str, width: int) -> str:
     from r3po.state.job import tidy_path
 
-    return f"{shorten_path(tidy_path(path), max(20, width - len(_INDENT) - len(end)))}{end}"
+    shown = tidy_path(place) if isinstance(place, Path) else str(place).rstrip("/")
+    return f"{shorten_path(shown, max(20, width - len(_INDENT) - len(end)))}{end}"
 
 
 def _run_lines(run: RunProgress | None, width: int) -> list[str]:
     """Say how fast a run is that is going on, and what it is at."""
     if run is None or run.files is None:
         return []
-    from r3po.cli.progress_text import rate_text, way_text
+    from r3po.cli.progress_text import rate_text, wait_text, way_text
 
     lines = [f"limit      {way_text(run)}"] if run.limit is not None else []
     lines.append(f"rate       {rate_text(run)}")
+    if run.store_wait is not None:
+        lines.append(f"store      {wait_text(run)}")
     if run.longest_running is not None:
         seconds = duration(run.longest_seconds or 0)
         path = shorten_path(run.longest_running, max(20, width - len(_INDENT) - len(seconds) - 2))
@@ -86,7 +90,8 @@ def _run_lines(run: RunProgress | None, width: int) -> list[str]:
 def _source_text(config: Config, width: int) -> str:
     """Return which files the job is of, as a shell would have it; the folders of a list one a line."""
     ends = config.selection.shown_endings
-    lines = [_path_text(folder, f"/**{ends}", width) for folder in config.source_paths]
+    places: list[Path | ObjectUrl] = [*config.source_paths] or [config.source_path]
+    lines = [_place_text(place, f"/**{ends}", width) for place in places]
     for key, globs in (("include", config.include), ("exclude", config.exclude)):
         if globs:
             lines.append(f"{key}: {', '.join(globs)}")

@@ -6,7 +6,6 @@ Source: docs/keys.md.
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,13 @@ from pydantic import AfterValidator, PlainValidator, ValidationInfo, WithJsonSch
 from pydantic_core import PydanticCustomError
 
 from r3po.config.folders import expand
+from r3po.errors import ConfigError
+from r3po.storage.object_urls import ObjectUrl, StoreOptions, is_url
 from r3po.text import is_control
+
+SOURCE_SCHEMES = ("s3", "gs", "az", "file")
+OUTPUT_SCHEMES = ("file",)
+"""Schemes of URLs that `source_path` and `output_path` take."""
 
 
 def _check_text(value: str) -> str:
@@ -108,11 +113,15 @@ def split_address(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _to_source(value: Any, info: ValidationInfo) -> Path:
+def _to_source(value: Any, info: ValidationInfo) -> Path | ObjectUrl:
     """Return the source's folder, or what the paths of files of several folders are relative to."""
     if isinstance(value, str) or not isinstance(value, list | tuple):
-        return _to_folder(value, info)
+        return _to_place(value, info, SOURCE_SCHEMES)
     for folder in _texts(value, "folders"):
+        if is_url(folder):
+            raise ValueError(
+                "is a list: its folders are of a disk; a bucket is named alone, such as s3://bucket/folder"
+            )
         try:
             _to_folder(folder, info)
         except ValueError as error:
@@ -120,14 +129,43 @@ def _to_source(value: Any, info: ValidationInfo) -> Path:
     return Path(os.path.abspath(info.context["base"] if info.context else Path()))
 
 
+def _to_output(value: Any, info: ValidationInfo) -> Path | ObjectUrl:
+    return _to_place(value, info, OUTPUT_SCHEMES)
+
+
+def _to_place(value: Any, info: ValidationInfo, schemes: tuple[str, ...]) -> Path | ObjectUrl:
+    """Return a folder of a disk or of a store."""
+    if not isinstance(value, str) or not is_url(value):
+        return _to_folder(value, info)
+    try:
+        url = ObjectUrl.parse(expand(_check_text(value)))
+    except ConfigError as error:
+        raise ValueError("; ".join(filter(None, (str(error.args[0]), error.hint)))) from None
+    if url.scheme not in schemes:
+        known = ", ".join(f"{scheme}://" for scheme in schemes)
+        raise ValueError(f"is of {url.scheme}://, and takes a folder of a disk, or one of {known}")
+    return Path(os.path.abspath(url.prefix)) if url.scheme == "file" else url
+
+
 def _to_folder(value: Any, info: ValidationInfo) -> Path:
     """Return the folder as an absolute path; one that is relative in the file starts at the file's own folder."""
     if not isinstance(value, str):
         raise PydanticCustomError("text_type", "must be text")
-    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
-        raise ValueError(f"is no folder of this machine: r3po reads and writes no {scheme[0]} yet")
+    if is_url(value):
+        raise ValueError("must be a folder of a disk: a store has no locks, and cannot append")
     base = info.context["base"] if info.context else Path()
     return Path(os.path.abspath(base / expand(_check_text(value))))
+
+
+def _to_store_options(value: Any) -> StoreOptions | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise PydanticCustomError("dict_type", "must be a mapping")
+    try:
+        return StoreOptions.from_mapping(value)
+    except ConfigError as error:
+        raise ValueError("; ".join((error.evidence or "").replace("storage_options.", "").splitlines())) from None
 
 
 Text = Annotated[str, AfterValidator(_check_text)]
@@ -138,7 +176,30 @@ _TEXT_OR_TEXTS: dict[str, Any] = {
 }
 
 Folder = Annotated[Path, PlainValidator(_to_folder), WithJsonSchema({"type": "string", "minLength": 1})]
-Source = Annotated[Path, PlainValidator(_to_source), WithJsonSchema(_TEXT_OR_TEXTS)]
+Output = Annotated[Path | ObjectUrl, PlainValidator(_to_output), WithJsonSchema({"type": "string", "minLength": 1})]
+Source = Annotated[Path | ObjectUrl, PlainValidator(_to_source), WithJsonSchema(_TEXT_OR_TEXTS)]
+Stores = Annotated[
+    StoreOptions | None,
+    PlainValidator(_to_store_options),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {
+                        "endpoint": {"type": "string", "pattern": "^https?://"},
+                        "region": {"type": "string"},
+                        "anonymous": {"type": "boolean"},
+                        "profile": {"type": "string"},
+                        "account": {"type": "string"},
+                    },
+                    "additionalProperties": False,
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 FilePart = Annotated[str | tuple[str, ...], PlainValidator(_to_file_part), WithJsonSchema(_TEXT_OR_TEXTS)]
 Globs = Annotated[
     tuple[str, ...],

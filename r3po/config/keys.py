@@ -25,7 +25,7 @@ from pydantic import (
     field_validator,
 )
 
-from r3po.config.key_types import FilePart, Folder, Globs, Source, Text, check_address, check_column
+from r3po.config.key_types import FilePart, Folder, Globs, Output, Source, Stores, Text, check_address, check_column
 from r3po.config.worker_keys import SIZE_SCHEMA, WorkerResources, parse_size, to_arguments
 from r3po.table.column_types import PLAIN_TYPES, ColumnType, parse_column_type
 from r3po.table.columns import PART_BYTES
@@ -181,7 +181,9 @@ class Keys(BaseModel):
     )
     """Workers, at least 1; `auto` is already a number here."""
     source_path: Source = Field(
-        description="the folder with your files, or a list of folders; subfolders are walked", examples=["produce_log"]
+        description="the folder with your files, or a list of folders; subfolders are walked; or s3://bucket/folder, "
+        "gs://, az://",
+        examples=["produce_log"],
     )
     """Absolute, as the other two folders, with links left as they are. Of a list: the config's folder, which the paths
     of files are relative to; they begin with one of `Config.source_folders`."""
@@ -216,8 +218,14 @@ class Keys(BaseModel):
     working_dir: Folder = Field(
         description="the folder for the job's state, from which a stopped run goes on", examples=["working_dir"]
     )
-    output_path: Folder = Field(
+    output_path: Output = Field(
         description="the folder for the table; may be the same as working_dir", examples=["output_dir"]
+    )
+    storage_options: Stores = Field(
+        None,
+        description="of s3://, gs://, az://: {endpoint: https://host:9000, region: eu-west-1, profile: name, "
+        "account: name, anonymous: true}; secrets come from the environment or a profile, as for the cloud's own tools",
+        examples=["{region: eu-west-1}"],
     )
     function: Text | None = Field(
         None,

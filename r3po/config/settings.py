@@ -31,6 +31,7 @@ from r3po.config.worker_keys import WorkerResources
 from r3po.config.yaml_file import KEYS_HINT, Entry, Problem, entries_of, read_entries, read_text, short
 from r3po.errors import ConfigError, SourceError
 from r3po.storage.names import show_name
+from r3po.storage.object_urls import ObjectUrl, StoreOptions
 from r3po.table.columns import ColumnSettings
 from r3po.table.ragged import RowRules
 from r3po.text import count_of
@@ -79,13 +80,42 @@ class Config(Keys):
         return ColumnSettings(columns, self.source_column, rules, self.row_column)
 
     @property
+    def source_url(self) -> ObjectUrl | None:
+        """Where in a store the source is; None: on a disk."""
+        return self.source_path if isinstance(self.source_path, ObjectUrl) else None
+
+    @property
+    def source_folder(self) -> Path:
+        """The folder of a disk that files' paths are relative to. Of a source that is on a disk."""
+        assert isinstance(self.source_path, Path)
+        return self.source_path
+
+    @property
+    def output_folder(self) -> Path:
+        """The folder of a disk that the table is in. Of an output that is on a disk."""
+        assert isinstance(self.output_path, Path)
+        return self.output_path
+
+    @property
     def source_paths(self) -> list[Path]:
-        """The absolute paths of the folders of the source."""
-        return folder_paths(self.source_path, self.source_folders)
+        """The absolute paths of the folders of the source; none of one in a store."""
+        return [] if self.source_url else folder_paths(self.source_folder, self.source_folders)
+
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """The folders of a disk that r3po writes to: never a source."""
+        return self.working_dir, *([self.output_path] if isinstance(self.output_path, Path) else [])
+
+    @property
+    def store_options(self) -> StoreOptions:
+        """What there is to say of a store."""
+        return self.storage_options or StoreOptions()
 
     @property
     def shown_source(self) -> str:
         """The folders of the source in a few words, for messages."""
+        if self.source_url is not None:
+            return str(self.source_url)
         shown = [show_name(str(path)) for path in self.source_paths]
         if len(shown) > 3:
             return f"the {len(shown)} folders of source_path"
@@ -187,7 +217,7 @@ def load_config(source: ConfigSource, job_name: str | None = None) -> Config:
 
 
 def check_source(config: Config) -> None:
-    """Make sure that the folders of the source are there. Their files are not looked at, and they may be links.
+    """Make sure that the folders of a source on a disk are there. Their files are not looked at; they may be links.
 
     Raises:
         SourceError: one is missing, cannot be reached, or is no folder.
@@ -232,6 +262,7 @@ _TAKES = {
     "batch_files": "a whole number of files, or null",
     "missing_keys": "fail or null",
     "columns": "a mapping such as {fruits: int64, name: string}, or null",
+    "storage_options": "a mapping such as {region: eu-west-1}, or null",
     "worker": "a mapping such as {num_cpus: 2, num_gpus: 1, memory: 4 GiB}",
     "num_cpus": "a number",
     "num_gpus": "a number",
@@ -338,10 +369,11 @@ def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems:
     if "source_path" not in folders:
         return
     written = entries["source_path"].value
-    sources = [folders["source_path"]]
+    sources: list[Path | ObjectUrl] = [folders["source_path"]]
     if not isinstance(written, str):
-        sources = folder_paths(sources[0], tuple(map(expand, written)))
-        if nested := find_nested(sources):
+        paths = folder_paths(folders["source_path"], tuple(map(expand, written)))
+        sources = [*paths]
+        if nested := find_nested(paths):
             inner, outer = (f'"{written[at]}"' for at in nested)
             reason = f"{inner} is {outer}, or lies in it: each file must be of one folder; take {inner} out"
             problems.append(entries["source_path"].problem(reason))
@@ -352,9 +384,14 @@ def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems:
             problems.append(entries[key].problem(relation))
 
 
-def _relation(source: Path, folder: Path, named: str) -> str | None:
+def _relation(source: Path | ObjectUrl, folder: Path | ObjectUrl, named: str) -> str | None:
     """Say what is wrong with a folder of ours, if it lies in one of the source or around it."""
-    is_inside, is_around = holds(source, folder), holds(folder, source)
+    if isinstance(source, Path) and isinstance(folder, Path):
+        is_inside, is_around = holds(source, folder), holds(folder, source)
+    elif isinstance(source, ObjectUrl) and isinstance(folder, ObjectUrl):
+        is_inside, is_around = source.holds(folder), folder.holds(source)
+    else:
+        return None
     if not (is_inside or is_around):
         return None
     relation = "is" if is_inside and is_around else "lies inside" if is_inside else "holds"

@@ -8,8 +8,6 @@ is cut off keeps nothing of ours, and what its workers may still do counts nowhe
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import platform
 import shutil
@@ -26,10 +24,13 @@ import filelock
 
 from r3po.engines.ray_guard import Guard, end_users_of
 from r3po.engines.worker_processes import WorkerProcesses
+from r3po.errors import R3poError
 from r3po.function.find import FunctionSpec
 from r3po.function.travel import Baggage, unpack
 from r3po.storage.durable import make_empty
 from r3po.storage.names import show_name
+from r3po.storage.objects import ObjectStore
+from r3po.storage.temporary import take_folder
 from r3po.work import Death
 from r3po.worker.beacon import Sighting, list_workers, read_beacon
 from r3po.worker.printed import Outputs
@@ -42,8 +43,6 @@ LEFT_S = 2.0
 
 FOLDER_PREFIX = "r3po-agent-"
 """Begins the name of the temporary folder of every agent."""
-
-_LOCK = "lock"
 
 _COMPARED = ("r3po", "ray", "pyarrow")
 """Packages that must have the same version on all machines."""
@@ -60,6 +59,8 @@ class Visit:
     """Paths within the source, which the machine must see."""
     wanted: Mapping[str, str]
     """The driver's `versions`."""
+    store: ObjectStore | None = None
+    """Where the files are; None: on a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Agent:
     """The actor: one a machine, and one for each time that the machine joins."""
 
     def __init__(self) -> None:
-        self._folder, self._lock = take_folder((tempfile.gettempdir(), "/dev/shm", os.getcwd()))
+        self._folder, self._lock = take_agent_folder((tempfile.gettempdir(), "/dev/shm", os.getcwd()))
         self._workers.mkdir()
         self._guard = Guard(self._folder)  # for whatever way this process ends
         self._processes = WorkerProcesses(self._workers)
@@ -182,6 +183,11 @@ class Agent:
         if unseen is not None:
             hint = "mount the source there under the same path"
             return Arrival(name, f"it does not see the source: there is no {show_name(unseen)}", hint)
+        try:
+            if visit.store is not None:
+                visit.store.check_listing()
+        except R3poError as error:
+            return Arrival(name, f"it cannot use the store: {error.headline}", error.hint or "")
         function = unpack(visit.function, visit.baggage, self._folder / "code")
         return Arrival(name, folder=str(self._folder), function=function)
 
@@ -206,26 +212,9 @@ class Agent:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def take_folder(places: Iterable[str]) -> tuple[Path, filelock.BaseFileLock]:
-    """Return a new folder in the first of these places that takes one, and its lock, which is held.
-
-    In a container the usual place may be read-only. What agents left there that did not end by themselves is removed.
-
-    Raises:
-        OSError: none of them takes one.
-    """
-    refused: OSError | None = None
-    for place in places:
-        try:
-            folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=place))
-            lock = _lock_of(folder)
-            lock.acquire()
-        except OSError as error:
-            refused = error
-            continue
-        _sweep(Path(place))
-        return folder, lock
-    raise refused or FileNotFoundError(errno.ENOENT, "no place for temporary files")
+def take_agent_folder(places: Iterable[str]) -> tuple[Path, filelock.BaseFileLock]:
+    """Return a folder for an agent and its lock. What agents left there that did not end by themselves is removed."""
+    return take_folder(FOLDER_PREFIX, places, lambda left: end_users_of(str(left)))
 
 
 def workers_folder(folder: Path) -> Path:
@@ -236,20 +225,3 @@ def workers_folder(folder: Path) -> Path:
 def stop_file(folder: Path) -> Path:
     """Return what exists once the workers of a machine are to stop."""
     return folder / "stop"
-
-
-# Private functions
-
-
-def _sweep(place: Path) -> None:
-    """Remove what agents left whose machine was switched off, or whose processes were killed all at once."""
-    for left in place.glob(f"{FOLDER_PREFIX}*"):
-        if (left / _LOCK).exists():
-            with contextlib.suppress(OSError, filelock.Timeout), _lock_of(left):
-                end_users_of(str(left))
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _lock_of(folder: Path) -> filelock.BaseFileLock:
-    """Return the lock that an agent holds as long as it lives."""
-    return filelock.FileLock(folder / _LOCK, timeout=0, fallback_to_soft=False)

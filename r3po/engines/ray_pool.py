@@ -104,7 +104,7 @@ class RayPool:
         home = ray.get_runtime_context().get_node_id()
 
         def visit() -> Visit:
-            return Visit(setup.function, pack(function), self._probes, versions())
+            return Visit(setup.function, pack(function), self._probes, versions(), setup.store)
 
         most = None if self._needs.is_auto and not self._ray.is_private else n_workers
         self._machines = Machines(setup, visit, most, self._needs.each, home, find, self._observer)

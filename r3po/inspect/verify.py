@@ -252,7 +252,7 @@ class _Verify:
     def _check_source(self) -> None:
         if {"manifest", "shard_file"} & self.findings.counts.keys():
             what = "was not looked at: the manifest has to be fixed first"
-            self.findings.add("source", self.config.source_path, what, "see the other findings")
+            self.findings.add("source", str(self.config.source_path), what, "see the other findings")
             return
         self.source_files = check_source_files(self.job, self.findings)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,13 +12,12 @@ from r3po.errors import R3poError
 from r3po.file_version import FileVersion
 from r3po.inspect.findings import Findings
 from r3po.source.folders import WalkCounts, is_below
-from r3po.source.hashing import hash_files
+from r3po.source.sources import File, source_of
 from r3po.source.told import unreadable_words
-from r3po.source.walk import walk, walk_key
 from r3po.state.job import Job
 from r3po.state.manifest import ShardRef
 from r3po.state.shard_files import iter_entries
-from r3po.storage.names import absolute_path, show_name
+from r3po.storage.names import show_name
 from r3po.text import count_of
 
 RUN = "r3po run"
@@ -50,7 +48,7 @@ def check_source_files(job: Job, findings: Findings) -> int:
 class _SourceCheck:
     def __init__(self, job: Job, findings: Findings) -> None:
         self._job, self._findings = job, findings
-        self._absolute = partial(absolute_path, str(job.config.source_path))
+        self._source = source_of(job.config)
         self._counts = WalkCounts()
         self._n_unreadable = 0
         self._hashed: deque[_Known] = deque()
@@ -59,7 +57,7 @@ class _SourceCheck:
 
     def run(self) -> None:
         if self._job.built.hash == "content":
-            hashed = hash_files(self._paths_to_hash(), self._job.config.processes)
+            hashed = self._source.hashes(self._files_to_hash(), self._job.config.processes)
             for result in hashed:
                 known = self._hashed.popleft()
                 if isinstance(result, OSError):
@@ -77,22 +75,21 @@ class _SourceCheck:
 
     # Private methods
 
-    def _paths_to_hash(self) -> Iterator[str]:
+    def _files_to_hash(self) -> Iterator[File]:
         for known, _ in self._iter_both():
             if known.version.hash is not None:
                 self._hashed.append(known)
-                yield self._absolute(known.path)
+                yield known.path, known.version
 
     def _iter_both(self) -> Iterator[tuple[_Known, FileVersion]]:
         """Yield the files that manifest and source have; the others become findings."""
         config, counts = self._job.config, self._counts
-        known_files = _iter_known(self._job)
+        known_files = _iter_known(self._job, self._source.order)
         known = next(known_files, None)
-        skip = (config.working_dir, config.output_path)
-        skips = config.on_unreadable == "skip"
-        for path, found in walk(config.source_path, config.selection, skip=skip, counts=counts, skip_unreadable=skips):
+        order = self._source.order
+        for path, found in self._found(counts):
             self.n_files += 1
-            while known is not None and known.path != path and walk_key(known.path) < walk_key(path):
+            while known is not None and known.path != path and order(known.path) < order(path):
                 self._say_gone(known.path)
                 known = next(known_files, None)
             if known is None or known.path != path:
@@ -108,6 +105,12 @@ class _SourceCheck:
             folders = f"{unreadable_words(config, counts.unreadable)} (on_unreadable: skip)"
             self._findings.note(f"{folders}; {files} not looked at")
 
+    def _found(self, counts: WalkCounts) -> Iterator[File]:
+        """Yield the files of the source as they are now."""
+        for block in self._source.blocks(counts):
+            for path, size, mtime_ns, tag in block:
+                yield path, FileVersion(size, mtime_ns, tag=tag)
+
     def _say_gone(self, path: str) -> None:
         if is_below(path, self._counts.unreadable):
             self._n_unreadable += 1
@@ -115,18 +118,18 @@ class _SourceCheck:
             self._say(path, "is gone", RUN)
 
     def _say(self, path: str, what: str, hint: str) -> None:
-        where = show_name(self._absolute(path))
+        where = show_name(self._source.where(path))
         self._findings.add("source", where, what, hint)
 
 
 # Private functions
 
 
-def _iter_known(job: Job) -> Iterator[_Known]:
-    """Yield the manifest's files in walk order: each build appended one sorted stretch, so these are merged."""
+def _iter_known(job: Job, order: Callable[[str], Any]) -> Iterator[_Known]:
+    """Yield the manifest's files in the source's order: each build appended one sorted stretch, so these are merged."""
     spans = pairwise((*job.built.sorted_spans, job.built.n_places))
     stretches = [_iter_stretch(job, start, stop) for start, stop in spans]
-    return stretches[0] if len(stretches) == 1 else heapq.merge(*stretches, key=_key)
+    return stretches[0] if len(stretches) == 1 else heapq.merge(*stretches, key=lambda known: order(known.path))
 
 
 def _iter_stretch(job: Job, start: int, stop: int) -> Iterator[_Known]:
@@ -143,7 +146,3 @@ def _adopted(job: Job, ref: ShardRef) -> ShardRef:
     """Return the shard file with what f saw, also where the manifest has not adopted it yet."""
     commit = job.commits.get(ref.shard)
     return commit.entries if commit is not None and commit.is_for(ref) else ref
-
-
-def _key(known: _Known) -> Any:
-    return walk_key(known.path)

@@ -305,7 +305,7 @@ class RunLoop:
             self.orders.add_segment(done.segment)
         self.counts.add(done.n_done, done.n_failed)
         self.shares.add(machine, done.n_done + done.n_failed, done.seconds)
-        self.observer(events.BatchFinished(done.n_done, done.n_failed, done.last_failure))
+        self.observer(events.BatchFinished(done.n_done, done.n_failed, done.last_failure, done.seconds, done.waited_s))
         self.watch.tell_vanished(done.vanished)
         if not self._is_draining:
             self.budget.take(done)

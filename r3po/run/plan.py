@@ -17,6 +17,7 @@ from r3po.run.check_columns import check_columns
 from r3po.run.result import RunOptions
 from r3po.source.build import BuildResult
 from r3po.source.row_order import in_row_order, is_in_row_order
+from r3po.source.sources import source_of
 from r3po.state.job import Job, tidy_path
 from r3po.state.manifest import Manifest, read_columns
 from r3po.state.shards import ShardState
@@ -154,7 +155,7 @@ class _Draft:
         manifest, size = self.job.built, self._config.shard_size
         if is_in_row_order(manifest, size) or not manifest.count_job_files:
             return
-        self._take(in_row_order(self.job.folders.shards, manifest, size))
+        self._take(in_row_order(self.job.folders.shards, manifest, size, source_of(self._config).order))
         if self.has_rows:
             words = "files were added or deleted since the first run: "
             words += "this redo begins the table again, in the order of the files"

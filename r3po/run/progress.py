@@ -42,8 +42,10 @@ class Progress:
         self._planned: events.ProcessingPlanned | None = None
         self._n_done = self._n_failed = 0
         """Of this run."""
-        self._samples: deque[tuple[float, int]] = deque()
-        """Moments, and how many files this run had finished by then."""
+        self._seconds = self._waited = 0.0
+        """Of all batches, and what f waited of them for the store."""
+        self._samples: deque[tuple[float, int, float, float]] = deque()
+        """Moments, how many files this run had finished by then, and the two above."""
         self._last_failure: str | None = None
         self._longest = events.LongestRunning("", 0.0)
 
@@ -58,11 +60,13 @@ class Progress:
             case events.ProcessingPlanned():
                 self._planned, self._started = event, time.time()
                 self._begun = self._clock()
-                self._samples.append((self._begun, 0))
+                self._samples.append((self._begun, 0, 0.0, 0.0))
             case events.BatchFinished():
                 self._n_done += event.n_done
                 self._n_failed += event.n_failed
                 self._last_failure = event.last_failure or self._last_failure
+                self._seconds += event.seconds
+                self._waited += event.waited
                 self._sample()
             case events.LongestRunning():
                 self._longest = event
@@ -96,6 +100,7 @@ class Progress:
             longest_seconds=round(self._longest.seconds, 1) if is_long else None,
             limit=limit,
             finished=n_finished,
+            store_wait=self._store_wait(),
         )
 
     # Private methods
@@ -104,17 +109,25 @@ class Progress:
         now = self._clock()
         if not self._samples or now - self._samples[-1][0] < SAMPLE_EVERY_S:
             return
-        self._samples.append((now, self._n_done + self._n_failed))
+        self._samples.append((now, self._n_done + self._n_failed, self._seconds, self._waited))
         while len(self._samples) > 2 and self._samples[1][0] <= now - RATE_OVER_S:
             self._samples.popleft()
 
     def _rate(self, n_finished: int) -> float | None:
         """Return files a second; None: too early to say."""
         now = self._clock()
-        moment, n_before = self._samples[0]
+        moment, n_before, *_ = self._samples[0]
         if n_finished > n_before and now > moment:
             return (n_finished - n_before) / (now - moment)
         return n_finished / (now - self._begun) if n_finished and now > self._begun else None
+
+    def _store_wait(self) -> float | None:
+        if not self._waited:
+            return None
+        *_, seconds, waited = self._samples[0]
+        if self._seconds <= seconds:
+            seconds = waited = 0.0
+        return round(min(1.0, (self._waited - waited) / (self._seconds - seconds)), 3) if self._seconds else None
 
 
 class ProgressNote:

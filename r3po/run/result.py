@@ -111,7 +111,7 @@ class RunResult:
 
     def _parts(self) -> list[Path]:
         kind = "parquet" if self.config.parquet is not None else "csv"
-        folder = self.config.output_path / kind
+        folder = self.config.output_folder / kind
         parts = [folder / name for name in list_names(folder) if name.startswith("part-")]
         if not parts:
             raise FileNotFoundError(f"no part in {folder}")

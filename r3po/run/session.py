@@ -14,7 +14,7 @@ from itertools import count
 from typing import Self
 
 from r3po import events
-from r3po.config.settings import Config, check_source
+from r3po.config.settings import Config
 from r3po.engines.needs import needs_of
 from r3po.engines.ray_guard import sweep_temporary
 from r3po.engines.starter import Starter
@@ -42,7 +42,8 @@ from r3po.run.watch import Watch
 from r3po.run.workers import WorkerManager
 from r3po.run.workforce import Workforce
 from r3po.source.new_manifest import BuildStopped
-from r3po.source.read import stat_file
+from r3po.source.object_folders import sweep_object_folders
+from r3po.source.sources import source_of
 from r3po.state.job import Job, disk_error, open_job
 from r3po.state.manifest import ShardRef, columns_path
 from r3po.state.segments import Segment
@@ -50,7 +51,6 @@ from r3po.state.shard_files import read_shard_file
 from r3po.state.shards import ShardState
 from r3po.storage.durable import list_names
 from r3po.storage.json_files import damaged
-from r3po.storage.names import absolute_path
 from r3po.text import count_of
 from r3po.worker.printed import Outputs
 from r3po.worker.shard_lines import ShardLines
@@ -88,7 +88,7 @@ def run_job(
     if options.restart and not options.redo:
         raise ConfigError("--restart says how to redo", hint="r3po run --redo --restart")
     if options.build:
-        check_source(config)
+        source_of(config).check()
     spec = with_arguments(spec, config.function_args)
     check_arguments(spec, config.input)
     with open_job(config) as job, _Run(job, spec, options, observer, starter) as run:
@@ -108,6 +108,7 @@ class _Run:
         self._account = Account(job, self.log, observer)
         self.emit = self._account.emit
         self._code = fingerprint_of_file(spec)
+        self._source = source_of(self.config)
         self._loop: RunLoop | None = None
         self._read_shard_file = lru_cache(maxsize=1)(read_shard_file)  # suspects are looked at in order
         self._has_new_places = False
@@ -132,6 +133,8 @@ class _Run:
             if self._loop is not None:
                 self._loop.watch.show_output()
         finally:
+            if self.config.source_url is not None:
+                sweep_object_folders()
             if pool is None or not pool.is_gone:
                 forget_workers(self.log.workers)
             self.stop.restore()
@@ -312,7 +315,7 @@ class _Run:
         if shard in states and place < states[shard].ref.n_files:
             with contextlib.suppress(OSError, R3poError):
                 path = self._read_shard_file(self.job.folders.shards, states[shard].ref).paths[place]
-                return stat_file(absolute_path(str(self.config.source_path), path)) or UNKNOWN_VERSION
+                return self._source.version(path) or UNKNOWN_VERSION
         return UNKNOWN_VERSION
 
     # The end of it

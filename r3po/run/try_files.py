@@ -15,12 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from r3po.config.settings import Config, ConfigSource, check_source, load_config
+from r3po.config.settings import Config, ConfigSource, load_config
 from r3po.errors import R3poError, SourceError, StopNow
 from r3po.file_version import UNKNOWN_VERSION
 from r3po.function.arguments import check_arguments
@@ -29,11 +28,12 @@ from r3po.function.load import load_function
 from r3po.function.made import make_function
 from r3po.run.leavers import CLOSE_S
 from r3po.run.session import find_configured
-from r3po.source.read import FileInUse, read_file, use_file
 from r3po.source.sample import Sample, sample_files
+from r3po.source.sources import source_of
 from r3po.state.job import Job, job_folders
 from r3po.state.manifest import read_columns, read_manifest
-from r3po.storage.names import absolute_path, show_name
+from r3po.storage.names import show_name
+from r3po.storage.objects import ObjectStore
 from r3po.table.columns import Columns, RowCollector
 from r3po.table.outcomes import Failure, OutcomeBatch, Table
 from r3po.table.preview import Blocks, Preview, preview_parts
@@ -41,9 +41,12 @@ from r3po.table.ragged import told_dropped
 from r3po.worker.beacon import Phase
 from r3po.worker.call import Caller
 from r3po.worker.call_many import call_file, call_many, calls_of, smaller_calls
+from r3po.worker.current import set_current
 from r3po.worker.failures import failure_of
+from r3po.worker.files import InUse, files_of
 from r3po.worker.forks import shed_handlers_in_children
 from r3po.worker.many_rows import ManyRows
+from r3po.worker.messages import Listed
 from r3po.worker.rows import append_outcome, first_row, note_file, take_row
 
 if TYPE_CHECKING:
@@ -124,7 +127,7 @@ def try_files(
         config: the config file, or a mapping of its keys.
         f: the function; without it, the config's `function`.
         n: how many files to try: a sample over sizes and folders of the source.
-        files: try these instead: paths from the current folder, or relative to `source_path`.
+        files: try these instead: paths from the current folder, or relative to `source_path`; or URLs below that.
         seed: another one draws another sample.
 
     Raises:
@@ -154,17 +157,19 @@ def try_function(
     """
     spec = with_arguments(spec, config.function_args)
     check_arguments(spec, config.input)
+    source = source_of(config)
     if files:
-        paths, sample = [_find(config, os.fspath(file)) for file in files], None
+        find = _find if config.source_url is None else _find_object
+        found, sample = [find(config, os.fspath(file)) for file in files], None
     else:
-        check_source(config)
+        source.check()
         sample = sample_files(config, n, seed)
-        paths = [(path, absolute_path(str(config.source_path), path)) for path in sample.paths]
+        found = [(path, path, _listed(size)) for path, size in zip(sample.paths, sample.sizes, strict=True)]
     trial = _Trial(config, spec, debug)
     with _interruptible():
         trial.load()
         try:
-            trial.call_all(paths)
+            trial.call_all(found)
         finally:
             trial.close()
     return trial.result(sample, compares=compares)
@@ -172,6 +177,9 @@ def try_function(
 
 # Private
 
+
+_File = tuple[str, str, Listed]
+"""A file: its path for people, its path in the source or from the root of the disk, and what is known of it."""
 
 _Called = tuple[float, Any, Failure | None]
 """Seconds of a file, and what f returned for it, or why there is nothing."""
@@ -193,8 +201,9 @@ class _Trial:
         self._caller_of_many = Caller(config.timeout_seconds, _NoMarks())  # what it raises is seen again, alone
         self._calling = self._caller
         """The caller of the call that is going on."""
-        is_read = config.input == "bytes"
-        self._use = partial(read_file, wants_data=True, wants_hash=False) if is_read else use_file
+        store = None if config.source_url is None else ObjectStore(config.source_url, config.store_options)
+        wants_data = config.input == "bytes"
+        self._files = files_of(str(config.source_path), store, wants_data=wants_data, wants_hash=False)
         self._batch = OutcomeBatch()
         self._columns: Columns | None = None
         self._collector: RowCollector | None = None
@@ -213,32 +222,35 @@ class _Trial:
         self._caller_of_many.function = self._caller.function
 
     def close(self) -> None:
+        self._files.close()
         self._trouble = self._caller.finish(CLOSE_S)
 
-    def call_all(self, files: Sequence[tuple[str, str]]) -> None:
-        """Call f on files, given as the path for people and the absolute one: on one, or on many at a time."""
+    def call_all(self, files: Sequence[_File]) -> None:
+        """Call f on files: on one, or on many at a time."""
+        self._files.begin([path for _, path, _ in files], [listed for *_, listed in files])
         if self._config.batch_files is None:
-            for shown, path in files:
-                self._keep(shown, *self._call_on(path))
+            for file in files:
+                self._keep(file[0], *self._call_on(file))
             return
         waiting = calls_of(files, self._config.batch_files)
         while waiting:
             some = waiting.pop()
-            called = self._call_on_many([path for _, path in some])
+            called = self._call_on_many(some)
             if not called:  # as a run does, until it is seen who is to blame
                 waiting += smaller_calls(some)
-            for (shown, _), one in zip(some, called, strict=False):
+            for (shown, *_), one in zip(some, called, strict=False):
                 self._keep(shown, *one)
 
-    def _call_on(self, path: str) -> _Called:
+    def _call_on(self, one: _File) -> _Called:
         returned: Any = None
         self._calling = self._caller
         started = time.perf_counter()
         try:
-            file = self._use(path)
+            file = self._files.use(*one[1:])
             try:
                 takes_many = self._config.batch_files is not None
-                arguments = (path,) if file.data is None else (path, file.data)
+                arguments = (file.path,) if file.data is None else (file.path, file.data)
+                set_current(one[1])
                 returned, failure = call_file(self._caller, *arguments, rows=self._rows, takes_many=takes_many)
             finally:
                 file.close()
@@ -246,22 +258,28 @@ class _Trial:
             failure = failure_of(error, None)
         return time.perf_counter() - started, returned, failure
 
-    def _call_on_many(self, paths: list[str]) -> list[_Called]:
+    def _call_on_many(self, some: list[_File]) -> list[_Called]:
         """Return what came of one call; nothing if it failed, or a file cannot be read."""
-        if len(paths) == 1:
-            return [self._call_on(paths[0])]
+        if len(some) == 1:
+            return [self._call_on(some[0])]
         self._calling = self._caller_of_many
         started = time.perf_counter()
-        files: list[FileInUse] = []
+        files: list[InUse] = []
         try:
-            for path in paths:
-                files.append(self._use(path))
+            for one in some:
+                files.append(self._files.use(*one[1:]))
                 files[-1].let_go()
+            arguments: list[list[Any]] = [[file.path for file in files]]
+            if self._config.input == "bytes":
+                arguments.append([file.data for file in files])
+            set_current(*(path for _, path, _ in some))
+            items, failure = call_many(self._caller_of_many, *arguments, rows=self._rows)
         except (OSError, MemoryError):
             return []
-        arguments = [list(paths), [file.data for file in files]] if self._config.input == "bytes" else [list(paths)]
-        items, failure = call_many(self._caller_of_many, *arguments, rows=self._rows)
-        seconds = (time.perf_counter() - started) / len(paths)
+        finally:
+            for file in files:
+                file.close()
+        seconds = (time.perf_counter() - started) / len(some)
         return [(seconds, item, None) for item in items] if failure is None else []
 
     def _uninterrupted(self) -> AbstractContextManager[None]:
@@ -331,17 +349,33 @@ def _other_columns(config: Config, columns: Columns | None) -> Iterator[str]:
         yield f"the job's rows are {' and '.join(parts)}: such a file fails in a run, until r3po run --redo"
 
 
-def _find(config: Config, file: str) -> tuple[str, str]:
-    """Return a file's path for people, and its absolute one: from the current folder, or else from the source."""
-    for path in (Path(os.path.abspath(file)), config.source_path / file):
+def _listed(size: int) -> Listed:
+    return size, 0, None, False, ""
+
+
+def _find(config: Config, file: str) -> _File:
+    """Return a file that is named from the current folder, or else from the source."""
+    source = config.source_folder
+    for path in (Path(os.path.abspath(file)), source / file):
         if path.is_file():
-            inside = path.is_relative_to(config.source_path)
-            return str(path.relative_to(config.source_path)) if inside else file, str(path)
-    raise SourceError(
-        f"no such file: {show_name(file)}",
-        hint=f"name it from here, or relative to {show_name(str(config.source_path))}; "
-        "r3po try without a name takes a sample",
-    )
+            return str(path.relative_to(source)) if path.is_relative_to(source) else file, str(path), _listed(0)
+    raise _no_such_file(file, f"name it from here, or relative to {show_name(str(source))}")
+
+
+def _find_object(config: Config, file: str) -> _File:
+    """Return an object that is named by its URL, or from the source."""
+    url = config.source_url
+    assert url is not None
+    path = file.removeprefix(f"{url.root}/{url.prefix}")
+    try:
+        info = ObjectStore(url, config.store_options).look(url.key_of(path))
+    except FileNotFoundError:
+        raise _no_such_file(file, f"name it by its URL, or relative to {url}") from None
+    return path, path, _listed(info.size)
+
+
+def _no_such_file(file: str, hint: str) -> SourceError:
+    return SourceError(f"no such file: {show_name(file)}", hint=f"{hint}; r3po try without a name takes a sample")
 
 
 def _estimate(config: Config, seconds: Sequence[float], sample: Sample, preview: Preview) -> Estimate | None:

@@ -23,6 +23,7 @@ from r3po.run.run_log import RunLog
 from r3po.run.signals import StopSignals
 from r3po.state.folders import JobFolders
 from r3po.storage.durable import check_space
+from r3po.storage.objects import ObjectStore
 from r3po.worker.import_trial import ImportTrial
 from r3po.worker.messages import WorkerSetup
 from r3po.worker.time_limit import is_possible
@@ -72,7 +73,7 @@ class Workforce:
         if self.pool is not None:
             return self.pool
         began = time.monotonic()
-        for folder in (self._config.working_dir, self._config.output_path):
+        for folder in self._config.own_folders:
             check_space(folder)
         self._observer(events.WorkersStarting(self.n_workers, self._config.engine))
         if self._config.timeout_seconds is not None and self.is_serial and not is_possible():
@@ -107,6 +108,7 @@ class Workforce:
         return WorkerSetup(
             folders=folders,
             source_path=str(config.source_path),
+            store=None if config.source_url is None else ObjectStore(config.source_url, config.store_options),
             function=self._spec,
             input=config.input,
             hash=config.hash,

@@ -12,14 +12,15 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from r3po import events
-from r3po.config.settings import Config, check_source
+from r3po.config.settings import Config
 from r3po.errors import SourceError
 from r3po.events import Observer
 from r3po.source.compare import SHOWN, Comparison
 from r3po.source.folders import WalkCounts
 from r3po.source.new_manifest import BuildProgress, FileCounts, NextManifest
+from r3po.source.sources import Source, check_kind, source_of
 from r3po.source.told import changed_keys, no_file_error, tell_moved_source, tell_scan
-from r3po.source.walk import Block, walk_blocks
+from r3po.source.walk import Block
 from r3po.state.job import Job, open_job, read_again, read_job
 from r3po.state.manifest import Manifest
 from r3po.state.shard_files import read_shard_file
@@ -48,7 +49,7 @@ class BuildResult:
 def build_job(config: Config, observer: Observer, *, accept_deletions: bool = False) -> Manifest:
     """See `build_jobs`; tells `observer` what it finds."""
     progress = BuildProgress(tell=lambda n_files: observer(events.ScanProgressed(n_files)))
-    check_source(config)
+    source_of(config).check()
     with open_job(config) as job:
         observer(events.JobOpened(config.job_name, str(config.path), ""))
         for notice in config.notices:
@@ -80,7 +81,7 @@ def preview_build(config: Config, fingerprint: str | None, observer: Observer) -
         R3poError: what a build would raise, too.
     """
     progress = BuildProgress(tell=lambda n_files: observer(events.ScanProgressed(n_files)))
-    check_source(config)
+    source_of(config).check()
     job, result, standing, today = read_again(lambda: _preview(config, fingerprint, progress))
     tell_moved_source(job, observer)
     tell_found(job, result, observer)
@@ -127,21 +128,15 @@ def plan_build(
     config = job.config
     counts = WalkCounts()
     known = {} if job.manifest is None else job.entries_seen_since()
-    comparison = Comparison(job.folders.shards, job.manifest, known, counts.unreadable)
-    build = NextManifest(job, processes, progress, is_dry=is_dry)
-    with closing(
-        walk_blocks(
-            config.source_path,
-            config.selection,
-            skip=(config.working_dir, config.output_path),
-            counts=counts,
-            processes=walk_processes,
-            stats_all=stats_all or job.manifest is not None,
-            skip_unreadable=config.on_unreadable == "skip",
-        )
-    ) as blocks:
+    source = source_of(config)
+    if job.manifest is not None:
+        check_kind(job.manifest.source_path, config)
+    comparison = Comparison(job.folders.shards, job.manifest, known, counts.unreadable, source.order)
+    build = NextManifest(job, source, processes, progress, is_dry=is_dry)
+    stats_all = stats_all or job.manifest is not None
+    with closing(source.blocks(counts, processes=walk_processes, stats_all=stats_all)) as blocks:
         build.add_files(_announced(comparison.iter_new(_watched(blocks, progress, comparison)), progress))
-    _check_found(job, comparison, counts, accept_deletions)
+    _check_found(job, source, comparison, counts, accept_deletions)
     build.change_files(comparison)
     if not accept_deletions:
         _check_redo(job, build.manifest(0))
@@ -210,16 +205,18 @@ def _announced(new_files: Iterable[Block], progress: BuildProgress) -> Iterator[
 # Private: guards
 
 
-def _check_found(job: Job, comparison: Comparison, counts: WalkCounts, accept_deletions: bool) -> None:
+def _check_found(job: Job, source: Source, comparison: Comparison, counts: WalkCounts, accept_deletions: bool) -> None:
     """Refuse what looks like a disk that is not mounted rather than like files that were deleted."""
     n_files = job.manifest.count_job_files if job.manifest is not None else 0
     n_deleted = comparison.n_deleted
     if comparison.n_found == 0 and n_files == 0:
-        raise no_file_error(job.config, counts)
+        raise no_file_error(job.config, source, counts)
     if n_deleted * 2 > n_files and not accept_deletions:
         config = job.config
         changed = changed_keys(job.built, config)
-        likely = f"{' and '.join(changed)}; if that is meant," if changed else "is the disk mounted?"
+        likely = "is the disk mounted?" if config.source_url is None else "is it the right bucket?"
+        if changed:
+            likely = f"{' and '.join(changed)}; if that is meant,"
         dropped = "" if config.on_deleted == "keep" else ", and removes their rows"
         raise SourceError(
             f"{n_deleted:,} of {n_files:,} files of this job are gone from {config.shown_source}"

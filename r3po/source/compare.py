@@ -1,8 +1,8 @@
 """The walk compared with the manifest: which files are new or gone, or may have changed.
 
 Both are sorted alike, so they are merged as streams, in blocks: memory holds one block of the walk, one piece of each
-span of the manifest, and a byte for each file that the manifest knows. It compares names, sizes and mtimes; whether
-a file whose mtime moved has another content is found out by `new_manifest`.
+span of the manifest, and a byte for each file that the manifest knows. It compares names, sizes and mtimes, of objects
+their tags; whether a file whose mtime moved has another content is found out by `new_manifest`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -39,15 +39,21 @@ class ShardChanges:
     _versions: array[int] = field(default_factory=lambda: array("q"))
     """Size and mtime_ns of each place, of which those of MOVED files count; empty while there is none."""
 
-    def note_moved(self, place: int, size: int, mtime_ns: int) -> None:
+    _tags: dict[int, str] = field(default_factory=dict)
+    """Tags of MOVED objects, by place."""
+
+    def note_moved(self, place: int, found: FileVersion) -> None:
         if not self._versions:
             self._versions = array("q", bytes(16 * len(self.seen)))
         self.seen[place] = MOVED
-        self._versions[2 * place], self._versions[2 * place + 1] = size, mtime_ns
+        self._versions[2 * place], self._versions[2 * place + 1] = found.size, found.mtime_ns
+        if found.tag:
+            self._tags[place] = found.tag
 
     def version_at(self, place: int) -> FileVersion:
         """Return the version of a MOVED file that the walk saw."""
-        return FileVersion(self._versions[2 * place], self._versions[2 * place + 1])
+        size, mtime_ns = self._versions[2 * place], self._versions[2 * place + 1]
+        return FileVersion(size, mtime_ns, tag=self._tags.get(place, ""))
 
     def places(self, what: int) -> list[int]:
         """Return the places of which the walk said `what`."""
@@ -63,12 +69,14 @@ class Comparison:
         manifest: in force; None: everything is new.
         known: entries of shards that say more than their files.
         unreadable: folders that the walk passed over, as paths that end with a slash; it adds them on its way.
+        order: returns the sort key of a path: what the walk and each of the manifest's spans are sorted by.
     """
 
     folder: Path
     manifest: Manifest | None
     known: Mapping[int, Entries] = field(default_factory=dict)
     unreadable: Collection[str] = ()
+    order: Callable[[str], Any] = walk_key
     shards: dict[int, ShardChanges] = field(init=False)
     n_found: int = 0
     size_bytes: int = 0
@@ -95,10 +103,10 @@ class Comparison:
         Args:
             blocks: of `walk_blocks`.
         """
-        listed = _ListedFiles(self.folder, self.manifest, self.known)
+        listed = _ListedFiles(self.folder, self.manifest, self.known, self.order)
         for block in _larger(blocks):
             self.n_found += len(block)
-            sizes = [size for _, size, _ in block]
+            sizes = [size for _, size, *_ in block]
             n_unseen = sizes.count(UNSEEN)
             self.n_unseen += n_unseen
             self.size_bytes += sum(sizes) - UNSEEN * n_unseen
@@ -137,22 +145,22 @@ class Comparison:
             if where is None:
                 new_files.append(file)
             else:
-                self._note_found(*where, file[1], file[2])
+                self._note_found(*where, FileVersion(file[1], file[2], tag=file[3]))
         for piece, at in known.values():
             self._note_absent(piece, at)
         return new_files
 
-    def _note_found(self, piece: _Piece, at: int, size: int, mtime_ns: int) -> None:
+    def _note_found(self, piece: _Piece, at: int, found: FileVersion) -> None:
         entries, changes, place = piece.entries, self.shards[piece.shard], piece.first + at
         if entries.sizes[at] == UNSEEN and not entries.deleted[at]:
             changes.seen[place] = SAME  # there is no outcome that could be of another content
             return
-        is_same = (entries.sizes[at], entries.mtimes_ns[at]) == (size, mtime_ns)
+        is_same = entries.version_at(at).is_like(found)
         if is_same and not entries.racy[at] and not entries.deleted[at]:
             changes.seen[place] = SAME
             return
-        changes.note_moved(place, size, mtime_ns)
-        self.has_resized = self.has_resized or entries.sizes[at] != size
+        changes.note_moved(place, found)
+        self.has_resized = self.has_resized or entries.sizes[at] != found.size
 
     def _note_absent(self, piece: _Piece, at: int) -> None:
         if piece.entries.deleted[at]:
@@ -184,8 +192,8 @@ class _Piece:
         if any(entries.racy) or any(entries.deleted):
             return False
         if entries.sizes.count(UNSEEN) == len(entries):
-            return entries.paths == [path for path, _, _ in files]
-        return list(zip(entries.paths, entries.sizes, entries.mtimes_ns, strict=True)) == files
+            return entries.paths == [path for path, *_ in files]
+        return list(zip(entries.paths, entries.sizes, entries.mtimes_ns, entries.tags, strict=True)) == files
 
     def split(self, n: int) -> tuple[_Piece, _Piece]:
         """Return the first n entries, and the others."""
@@ -196,7 +204,10 @@ class _Piece:
 class _ListedFiles:
     """The manifest's files in walk order: each build appended one sorted span, and these are merged."""
 
-    def __init__(self, folder: Path, manifest: Manifest | None, known: Mapping[int, Entries]) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest | None, known: Mapping[int, Entries], order: Callable[[str], Any]
+    ) -> None:
+        self._order = order
         self._heads: list[tuple[Any, int, _Piece, Iterator[_Piece]]] = []
         """A heap: the key of the next file, a number that decides among equals, its piece, and what follows it."""
         if manifest is None:
@@ -207,15 +218,15 @@ class _ListedFiles:
 
     def take_until(self, path: str | None) -> list[_Piece]:
         """Take out and return all entries up to and including `path`, None: all there are; in no particular order."""
-        bound = None if path is None else walk_key(path)
+        bound = None if path is None else self._order(path)
         taken = []
         while self._heads and (bound is None or self._heads[0][0] <= bound):
             _, number, piece, rest = heapq.heappop(self._heads)
-            n = len(piece.entries) if bound is None else _count_until(piece.entries.paths, bound)
+            n = len(piece.entries) if bound is None else bisect_right(piece.entries.paths, bound, key=self._order)
             if n < len(piece.entries):
                 head, tail = piece.split(n)
                 taken.append(head)
-                heapq.heappush(self._heads, (walk_key(tail.entries.paths[0]), number, tail, rest))
+                heapq.heappush(self._heads, (self._order(tail.entries.paths[0]), number, tail, rest))
             else:
                 taken.append(piece)
                 self._push(number, rest)
@@ -224,7 +235,7 @@ class _ListedFiles:
     def _push(self, number: int, pieces: Iterator[_Piece]) -> None:
         piece = next(pieces, None)
         if piece is not None:
-            heapq.heappush(self._heads, (walk_key(piece.entries.paths[0]), number, piece, pieces))
+            heapq.heappush(self._heads, (self._order(piece.entries.paths[0]), number, piece, pieces))
 
 
 def _are_like(pieces: list[_Piece], block: Block) -> bool:
@@ -250,8 +261,3 @@ def _larger(blocks: Iterable[Block]) -> Iterator[Block]:
             collected = []
     if collected:
         yield collected
-
-
-def _count_until(paths: list[str], bound: Any) -> int:
-    """Return how many of these sorted paths come before `bound`, or are it."""
-    return bisect_right(paths, bound, key=walk_key)

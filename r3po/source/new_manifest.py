@@ -11,12 +11,11 @@ from threading import Event as Flag
 
 from r3po.file_version import FileVersion
 from r3po.source.compare import ABSENT, MOVED, Comparison, ShardChanges
-from r3po.source.hashing import hash_files
+from r3po.source.sources import File, Source
 from r3po.source.walk import BLOCK_FILES, Block
 from r3po.state.job import Job
 from r3po.state.manifest import Manifest, ShardRef, new_job_id
 from r3po.state.shard_files import Entries, iter_filled, read_shard_file, write_shard_file
-from r3po.storage.names import absolute_path
 
 FEW_FILES = 500
 """Up to this many files are hashed in this process; more are worth the start of others."""
@@ -59,11 +58,13 @@ class NextManifest:
     """Makes the shard files of the next build; names none of them until it is asked for the manifest.
 
     Args:
+        source: of the job.
         processes: new files and all that may have changed are hashed now, in so many processes; 0: only what has to be.
         is_dry: count only, and write nothing.
     """
 
-    def __init__(self, job: Job, processes: int, progress: BuildProgress, *, is_dry: bool) -> None:
+    def __init__(self, job: Job, source: Source, processes: int, progress: BuildProgress, *, is_dry: bool) -> None:
+        self._source = source
         self._job, self._config, self._progress, self._is_dry = job, job.config, progress, is_dry
         self._hashes = job.config.hash == "content"
         self._drops_deleted = job.config.on_deleted == "drop"
@@ -148,15 +149,16 @@ class NextManifest:
             for block in new_files:
                 yield Entries.listed(block, self._build)
             return
-        pending: deque[tuple[str, int, int]] = deque()
+        pending: deque[tuple[str, int, int, str]] = deque()
 
-        def paths() -> Iterator[str]:
+        def files() -> Iterator[File]:
             for block in new_files:
                 for file in block:
                     pending.append(file)
-                    yield self._absolute(file[0])
+                    path, size, mtime_ns, tag = file
+                    yield path, FileVersion(size, mtime_ns, tag=tag)
 
-        with closing(hash_files(paths(), self._processes)) as results:
+        with closing(self._source.hashes(files(), self._processes)) as results:
             while hashed := list(islice(results, BLOCK_FILES)):
                 entries = Entries.listed([pending.popleft() for _ in hashed], self._build)
                 for place, version in enumerate(hashed):
@@ -172,7 +174,7 @@ class NextManifest:
         n_moved = sum(comparison.shards[ref.shard].seen.count(MOVED) for ref in touched)
         processes = 0 if n_moved <= FEW_FILES else self._processes or self._config.processes
 
-        def paths() -> Iterator[str]:
+        def files() -> Iterator[File]:
             for ref in touched:
                 self._progress.end_if_stopped()
                 changes = comparison.shards[ref.shard]
@@ -180,9 +182,9 @@ class NextManifest:
                 entries = self._read_entries(ref, comparison) if places else Entries()
                 for place in places:
                     if self._needs_hash(entries, place, changes):
-                        yield self._absolute(entries.paths[place])
+                        yield entries.paths[place], changes.version_at(place)
 
-        return hash_files(paths(), processes)
+        return self._source.hashes(files(), processes)
 
     def _read_entries(self, ref: ShardRef, comparison: Comparison) -> Entries:
         """Return the entries that a shard was compared by; they may be changed."""
@@ -237,6 +239,3 @@ class NextManifest:
         if not is_same:
             entries.builds[place] = self._build
         return True
-
-    def _absolute(self, path: str) -> str:
-        return absolute_path(str(self._config.source_path), path)

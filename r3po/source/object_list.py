@@ -17,6 +17,7 @@ from r3po.source.folders import WalkCounts
 from r3po.source.globs import Globs, States
 from r3po.storage.listing import list_store
 from r3po.storage.objects import ObjectStore
+from r3po.storage.s3_list import key_order
 
 ObjectBlock = list[tuple[str, int, int, str]]
 """Objects of a listing: path, size in bytes, mtime_ns, tag."""
@@ -56,6 +57,11 @@ def list_blocks(
             if block:
                 yield block
     chooser.note_unmatched()
+
+
+def path_order(path: str) -> bytes:
+    """Return the sort key of a path: row order."""
+    return key_order(path)
 
 
 class KeyChooser:

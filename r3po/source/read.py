@@ -20,15 +20,17 @@ class FileInUse:
     """A file from before f is called with it until f has returned.
 
     Attributes:
+        path: what f is given.
         size, mtime_ns, hash, is_racy: as in `FileVersion`, of before f was called; kept here, since a tuple more costs
             0.3 us a file.
         data: its content, None if that is not wanted.
     """
 
-    __slots__ = ("_descriptor", "_path", "_status", "data", "hash", "is_racy", "mtime_ns", "size")
+    __slots__ = ("_descriptor", "_status", "data", "hash", "is_racy", "mtime_ns", "path", "size")
+    tag = ""
 
     def __init__(self, path: str, status: os.stat_result, descriptor: int = -1) -> None:
-        self._path = path
+        self.path = path
         self._status = status
         self._descriptor = descriptor
         self.size = status.st_size
@@ -50,7 +52,7 @@ class FileInUse:
         """
         if self._descriptor >= 0 and self._is_untouched():
             return True
-        now = _stat_regular(self._path)
+        now = _stat_regular(self.path)
         return now.st_size == self.size and now.st_mtime_ns == self._status.st_mtime_ns
 
     def let_go(self) -> None:

@@ -7,16 +7,20 @@ every file anyway, so it can begin with the files in the order of the walk, and 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from r3po.source.walk import BLOCK_FILES, walk_key
+from r3po.source.walk import BLOCK_FILES
 from r3po.state.manifest import Manifest
 from r3po.state.shard_files import Entries, iter_entries, iter_filled, write_shard_file
 
-_Keyed = tuple[tuple[tuple[bool, bytes], ...], Entries, int]
-"""A file: its key in the order of the walk, the entries that it is among, and where among them."""
+Order = Callable[[str], Any]
+"""Returns the sort key of a path."""
+
+_Keyed = tuple[Any, Entries, int]
+"""A file: its sort key, the entries that it is among, and where among them."""
 
 
 def is_in_row_order(manifest: Manifest, shard_size: int) -> bool:
@@ -26,7 +30,7 @@ def is_in_row_order(manifest: Manifest, shard_size: int) -> bool:
     return len(manifest.sorted_spans) == 1 and is_full and not any(ref.n_deleted for ref in manifest.shards)
 
 
-def in_row_order(folder: Path, manifest: Manifest, shard_size: int) -> Manifest:
+def in_row_order(folder: Path, manifest: Manifest, shard_size: int, order: Order) -> Manifest:
     """Return the manifest with its files in row order, those that were deleted left out.
 
     Its shard files are written; no outcome of a build before the manifest's counts for any of their places.
@@ -34,8 +38,9 @@ def in_row_order(folder: Path, manifest: Manifest, shard_size: int) -> Manifest:
     Args:
         folder: of the shard files.
         manifest: of which at least one file is in the source.
+        order: of the source.
     """
-    build, shards = manifest.build, iter_filled(_iter_sorted(folder, manifest), shard_size, shard_size)
+    build, shards = manifest.build, iter_filled(_iter_sorted(folder, manifest, order), shard_size, shard_size)
     refs = []
     for shard, entries in enumerate(shards):
         entries.builds = [build] * len(entries)
@@ -43,7 +48,7 @@ def in_row_order(folder: Path, manifest: Manifest, shard_size: int) -> Manifest:
     return manifest.replace(shards=tuple(refs), sorted_spans=(0,), layout_since=build)
 
 
-def _iter_sorted(folder: Path, manifest: Manifest) -> Iterator[Entries]:
+def _iter_sorted(folder: Path, manifest: Manifest, order: Order) -> Iterator[Entries]:
     """Yield the entries of all files that are in the source, in row order, in blocks. Each build's files are sorted."""
     spans = list(pairwise((*manifest.sorted_spans, manifest.n_places)))
     if len(spans) == 1:
@@ -51,7 +56,7 @@ def _iter_sorted(folder: Path, manifest: Manifest) -> Iterator[Entries]:
             yield piece.at([place for place, deleted in enumerate(piece.deleted) if not deleted])
         return
     block = Entries()
-    for _, piece, place in heapq.merge(*(_iter_keyed(folder, manifest, *span) for span in spans), key=_key):
+    for _, piece, place in heapq.merge(*(_iter_keyed(folder, manifest, *span, order) for span in spans), key=_key):
         block.extend(piece.between(place, place + 1))
         if len(block) >= BLOCK_FILES:
             yield block
@@ -59,12 +64,12 @@ def _iter_sorted(folder: Path, manifest: Manifest) -> Iterator[Entries]:
     yield block
 
 
-def _iter_keyed(folder: Path, manifest: Manifest, start: int, stop: int) -> Iterator[_Keyed]:
+def _iter_keyed(folder: Path, manifest: Manifest, start: int, stop: int, order: Order) -> Iterator[_Keyed]:
     for _, _, piece in iter_entries(folder, manifest.shards, start, stop):
         for place, path in enumerate(piece.paths):
             if not piece.deleted[place]:
-                yield walk_key(path), piece, place
+                yield order(path), piece, place
 
 
-def _key(file: _Keyed) -> tuple[tuple[bool, bytes], ...]:
+def _key(file: _Keyed) -> Any:
     return file[0]

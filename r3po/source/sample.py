@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from r3po.config.settings import Config
 from r3po.source.folders import WalkCounts
+from r3po.source.sources import source_of
 from r3po.source.told import no_file_error
-from r3po.source.walk import walk_blocks, walk_key
 
 KEPT = 2000
 """Files among which the sample is chosen; drawn evenly of all that the walk meets."""
@@ -26,6 +26,8 @@ Candidate = tuple[float, str, int]
 class Sample(NamedTuple):
     paths: list[str]
     """Relative to the source, in the order of the walk."""
+    sizes: list[int]
+    """Bytes of each."""
     n_files: int
     """Files that the walk met."""
     is_whole: bool
@@ -45,20 +47,11 @@ def sample_files(config: Config, n: int, seed: int = 0, limit_s: float = WALK_S)
     kept: list[Candidate] = []
     bound, n_files, is_whole = 1.0, 0, True
     deadline = time.monotonic() + limit_s
-    folders = (config.working_dir, config.output_path)
-    counts = WalkCounts()
-    with closing(
-        walk_blocks(
-            config.source_path,
-            config.selection,
-            skip=folders,
-            counts=counts,
-            skip_unreadable=config.on_unreadable == "skip",
-        )
-    ) as blocks:
+    counts, source = WalkCounts(), source_of(config)
+    with closing(source.blocks(counts)) as blocks:
         for block in blocks:
             n_files += len(block)
-            drawn = [(draw.random(), path, size) for path, size, _ in block]
+            drawn = [(draw.random(), path, size) for path, size, *_ in block]
             kept += [candidate for candidate in drawn if candidate[0] < bound]
             if len(kept) > 4 * KEPT:
                 kept = sorted(kept)[:KEPT]
@@ -67,15 +60,16 @@ def sample_files(config: Config, n: int, seed: int = 0, limit_s: float = WALK_S)
                 is_whole = next(blocks, None) is None
                 break
     if not n_files:
-        raise no_file_error(config, counts)
-    return Sample(sorted(_spread(sorted(kept)[:KEPT], n), key=walk_key), n_files, is_whole)
+        raise no_file_error(config, source, counts)
+    chosen = sorted(_spread(sorted(kept)[:KEPT], n), key=lambda one: source.order(one[1]))
+    return Sample([path for _, path, _ in chosen], [size for _, _, size in chosen], n_files, is_whole)
 
 
 # Private functions
 
 
-def _spread(candidates: list[Candidate], n: int) -> list[str]:
-    """Return `n` paths: one of each nth of the sizes, in folders that have given as few as possible.
+def _spread(candidates: list[Candidate], n: int) -> list[Candidate]:
+    """Return `n` files: one of each nth of the sizes, in folders that have given as few as possible.
 
     As each nth gives one, the mean over the sample is one over all files.
     """
@@ -85,9 +79,9 @@ def _spread(candidates: list[Candidate], n: int) -> list[str]:
     chosen = []
     for i in range(n):
         stratum = by_size[i * len(by_size) // n : (i + 1) * len(by_size) // n]
-        _, path, _ = min(stratum, key=lambda one: (used[_folder_of(one[1])], one[0]))
-        used[_folder_of(path)] += 1
-        chosen.append(path)
+        one = min(stratum, key=lambda one: (used[_folder_of(one[1])], one[0]))
+        used[_folder_of(one[1])] += 1
+        chosen.append(one)
     return chosen
 
 

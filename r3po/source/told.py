@@ -11,7 +11,7 @@ from r3po.errors import SourceError
 from r3po.events import Observer
 from r3po.source.folders import WalkCounts
 from r3po.source.new_manifest import FileCounts
-from r3po.source.walk import count_suffixes
+from r3po.source.sources import Source
 from r3po.state.job import Job
 from r3po.state.manifest import Manifest
 from r3po.storage.names import absolute_path, show_name
@@ -99,7 +99,7 @@ def unreadable_words(config: Config, unreadable: Mapping[str, str]) -> str:
     return f"{count_of(len(unreadable), 'folder')} cannot be listed, the first is {path}: {reason}"
 
 
-def no_file_error(config: Config, counts: WalkCounts) -> SourceError:
+def no_file_error(config: Config, source: Source, counts: WalkCounts) -> SourceError:
     """Return the error of a source without a file of the job, with what may have been meant."""
     which, hints = config.selection, []
     ends = " or ".join(f'"{ending}"' for ending in which.endings if ending)
@@ -116,7 +116,7 @@ def no_file_error(config: Config, counts: WalkCounts) -> SourceError:
         hints.append(f"{near_words(counts)}; ignore_case: true takes them")
     if counts.unreadable:
         hints.append(unreadable_words(config, counts.unreadable))
-    others = list(count_suffixes(config.source_path, which).items())[:3]
+    others = list(source.suffixes().items())[:3]
     if others and not hints:
         hints.append(", ".join(f'{count_of(n, "file ends", "files end")} with "{other}"' for other, n in others))
     return SourceError(what, hint="\n".join(hints) or "the folder is empty, but for hidden names and linked folders")

@@ -15,7 +15,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +29,9 @@ from r3po.storage.names import show_name
 BLOCK_FILES = 4096
 """Most files of one block of a walk."""
 
-Block = list[tuple[str, int, int]]
-"""Files of a walk: path, size in bytes, mtime_ns; the last two `UNSEEN` where the file was listed only."""
+Block = list[tuple[str, int, int, str]]
+"""Files of a walk: path, size in bytes, mtime_ns, and of objects the tag (else empty); size and mtime_ns are `UNSEEN`
+where the file was listed only."""
 
 LONG_WALK_FILES = 200_000
 """Files after which a walk has helpers, or only lists; a shorter one is over before Ray has started."""
@@ -58,7 +59,7 @@ def walk(
     They come in row order. See `walk_blocks`, which yields them in blocks.
     """
     for block in walk_blocks(source, which, skip=skip, counts=counts, skip_unreadable=skip_unreadable):
-        for path, size, mtime_ns in block:
+        for path, size, mtime_ns, _ in block:
             yield path, FileVersion(size, mtime_ns)
 
 
@@ -109,7 +110,7 @@ def walk_blocks(
             errors.take(prefix, error)
             continue
         if is_listed_only:
-            yield [(prefix + name, UNSEEN, UNSEEN) for name in names]
+            yield [(prefix + name, UNSEEN, UNSEEN, "") for name in names]
         else:
             yield from _block_of(prefix, names, stats, counts)
 
@@ -126,9 +127,14 @@ def count_suffixes(source: Path, which: Selection | str = "", limit: int = 100_0
     Args:
         which: the files that were looked for; how their names end counts here for nothing.
     """
-    found: dict[str, int] = {}
     which = which if isinstance(which, str) else replace(which, endings=("",))
-    for n, (path, _) in enumerate(walk(source, which, skip_unreadable=True)):
+    return suffixes_of((path for path, _ in walk(source, which, skip_unreadable=True)), limit)
+
+
+def suffixes_of(paths: Iterable[str], limit: int = 100_000) -> dict[str, int]:
+    """Return how many of the first paths end with which suffix, most first."""
+    found: dict[str, int] = {}
+    for n, path in enumerate(paths):
         suffix = os.path.splitext(path)[1] or os.path.basename(path)
         found[suffix] = found.get(suffix, 0) + 1
         if n >= limit:
@@ -233,7 +239,7 @@ def _block_of(prefix: str, names: list[str], stats: _Stats, counts: WalkCounts) 
     if stats.missing:
         names = [name for at, name in enumerate(names) if at not in stats.missing]
     if names:
-        yield list(zip([prefix + name for name in names], stats.sizes, stats.mtimes_ns, strict=True))
+        yield list(zip([prefix + name for name in names], stats.sizes, stats.mtimes_ns, repeat("")))
 
 
 def _grouped(listings: Iterable[Listing]) -> Iterator[list[Listing]]:

@@ -251,7 +251,7 @@ class Job:
 
 
 def job_folders(config: Config) -> JobFolders:
-    return JobFolders(config.working_dir, config.output_path)
+    return JobFolders(config.working_dir, config.output_folder)
 
 
 def read_job(config: Config) -> Job:

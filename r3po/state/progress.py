@@ -46,6 +46,9 @@ class RunProgress:
     """The most files that this run does; None: it does all that are pending."""
     finished: int | None = None
     """Files that this run has finished, whether they gave rows or failed."""
+    store_wait: float | None = None
+    """The share of the workers' time, from 0 to 1, that f waits for the store with its files, over the last minute;
+    None: they are on a disk."""
 
     @property
     def way(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Shard files: every file of a shard with its place, size, mtime and hash."""
+"""Shard files: every file of a shard with its place, size, mtime and hash, and of an object its tag."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ class Entries:
     """Looked at within two seconds of its mtime: size and mtime alone do not prove that it is unchanged."""
     deleted: list[bool] = field(default_factory=list)
     """Not in the source any more; the file keeps its place, and gets it back if it returns."""
+    tags: list[str] = field(default_factory=list)
+    """Of objects, by which the store tells one from another of its key; empty of files on a disk."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -56,6 +58,7 @@ class Entries:
         hash_: bytes | None = None,
         racy: bool = False,
         deleted: bool = False,
+        tag: str = "",
     ) -> None:
         self.paths.append(path)
         self.sizes.append(size)
@@ -64,13 +67,14 @@ class Entries:
         self.builds.append(build)
         self.racy.append(racy)
         self.deleted.append(deleted)
+        self.tags.append(tag)
 
     @classmethod
-    def listed(cls, files: Sequence[tuple[str, int, int]], build: int) -> Self:
-        """Return entries for files that were not read yet: of path, size and mtime_ns."""
+    def listed(cls, files: Sequence[tuple[str, int, int, str]], build: int) -> Self:
+        """Return entries for files that were not read yet: of path, size, mtime_ns and tag."""
         n = len(files)
-        paths, sizes, mtimes_ns = map(list, zip(*files, strict=True)) if n else ([], [], [])
-        return cls(paths, sizes, mtimes_ns, [None] * n, [build] * n, [False] * n, [False] * n)
+        paths, sizes, mtimes_ns, tags = map(list, zip(*files, strict=True)) if n else ([], [], [], [])
+        return cls(paths, sizes, mtimes_ns, [None] * n, [build] * n, [False] * n, [False] * n, tags)
 
     def extend(self, more: Entries) -> None:
         for own, others in zip(self._columns, more._columns, strict=True):
@@ -89,10 +93,11 @@ class Entries:
         return [getattr(self, column.name) for column in dataclasses.fields(self)]
 
     def version_at(self, place: int) -> FileVersion:
-        return FileVersion(self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place])
+        known = self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place], self.tags[place]
+        return FileVersion(*known)
 
     def set_version(self, place: int, version: FileVersion) -> None:
-        self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place] = version
+        self.sizes[place], self.mtimes_ns[place], self.hashes[place], self.racy[place], self.tags[place] = version
 
     def adopt_all(self, places: Sequence[int], seen: Sequence[FileVersion]) -> bool:
         """Take over what f saw of many files, as `adopt` does of one. Returns whether any entry says something else."""
@@ -186,6 +191,7 @@ def parse_entries(lines: Iterable[bytes]) -> Entries:
         builds=[data["build"] for data in found],
         racy=["racy" in data for data in found],
         deleted=["deleted" in data for data in found],
+        tags=[data.get("tag", "") for data in found],
     )
 
 
@@ -276,12 +282,14 @@ def _lines(entries: Entries) -> bytes:
         }
         for path, size, mtime_ns, hash_, build in known
     ]
-    if any(entries.racy) or any(entries.deleted):
-        for line, racy, deleted in zip(lines, entries.racy, entries.deleted, strict=True):
+    if any(entries.racy) or any(entries.deleted) or any(entries.tags):
+        for line, racy, deleted, tag in zip(lines, entries.racy, entries.deleted, entries.tags, strict=True):
             if racy:
                 line["racy"] = True
             if deleted:
                 line["deleted"] = True
+            if tag:
+                line["tag"] = tag
     # One call for all costs half of a call for each. But a path may hold what stands between two objects.
     try:
         content = orjson.dumps(lines)

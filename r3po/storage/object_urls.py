@@ -81,6 +81,10 @@ class ObjectUrl:
         """The URL of the bucket alone."""
         return f"{self.scheme}://{self.bucket}"
 
+    def holds(self, other: ObjectUrl) -> bool:
+        """Whether `other` is this folder or lies in it."""
+        return self.root == other.root and other.prefix.startswith(self.prefix)
+
     def key_of(self, path: str) -> str:
         """Return the key of an object that is known by its path below this URL."""
         return self.prefix + path

@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,27 +113,28 @@ class ObjectStore:
         _check_size(key, len(data), info.size if size is None else size)
         return data, info
 
-    def read_into(self, key: str, file: Path, *, tag: str | None = None, size: int | None = None) -> ObjectInfo:
-        """Read an object into a file, which is there afterwards whole or not at all. See `read`."""
+    def stream(
+        self, key: str, take: Callable[[Any], object], *, tag: str | None = None, size: int | None = None
+    ) -> ObjectInfo:
+        """Read an object of any size in blocks, each of which `take` is called with. See `read`."""
         is_small = size is not None and size <= BLOCK_BYTES  # one call in place of four
         if is_small or self._is_odd(key):
             data, info = self.read(key, tag=tag, size=size)
-            with _new_file(file) as target:
-                target.write(data)
+            take(data)
             return info
         n_bytes = 0
-        with _new_file(file) as target:
+        with self._words("read", key):
+            result = obstore_of(self.url).get(self._client(), key, options={"if_match": tag} if tag else None)
+            info = _info(key, result.meta)
+            blocks = iter(result.stream(min_chunk_size=BLOCK_BYTES))
+        while True:
             with self._words("read", key):
-                result = obstore_of(self.url).get(self._client(), key, options={"if_match": tag} if tag else None)
-                info = _info(key, result.meta)
-                blocks = iter(result.stream(min_chunk_size=BLOCK_BYTES))
-            while True:
-                with self._words("read", key):
-                    block = next(blocks, None)
-                if block is None:
-                    break
-                n_bytes += target.write(block)
-            _check_size(key, n_bytes, info.size if size is None else size)
+                block = next(blocks, None)
+            if block is None:
+                break
+            n_bytes += len(block)
+            take(block)
+        _check_size(key, n_bytes, info.size if size is None else size)
         return info
 
     def look(self, key: str) -> ObjectInfo:
@@ -343,14 +344,3 @@ def _nanoseconds(moment: Any) -> int:
 def _check_size(key: str, n_bytes: int, size: int) -> None:
     if n_bytes != size:
         raise OSError(errno.EIO, f"the store gave {n_bytes:,} of {size:,} bytes", key)
-
-
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[Any]:
-    """Give a new file to write to, which is gone if that fails. It is a copy for f, so nothing of it is synced."""
-    with path.open("xb", buffering=0) as target:
-        try:
-            yield target
-        except BaseException:
-            os.unlink(path)
-            raise

@@ -69,8 +69,10 @@ ROWS_OF_A_FILE = pa.schema([("first_row", pa.int64()), ("n_rows", pa.int64())])
 blocks, and how many they are."""
 DROPPED = "dropped"
 """The column of the keys that were left out of each file's rows, where there are any: JSON lists of names."""
+TAG = "tag"
+"""The column of the tags of objects, where there are any: files on a disk have none."""
 
-_FIXED = frozenset([*FIXED.names, *ROWS_OF_A_FILE.names, DROPPED])
+_FIXED = frozenset([*FIXED.names, *ROWS_OF_A_FILE.names, DROPPED, TAG])
 
 
 class Failure(NamedTuple):
@@ -113,10 +115,12 @@ class OutcomeBatch:
     """The values of the rows are elsewhere, in blocks."""
     failures: dict[int, Failure] = field(default_factory=dict)
     """By index in the lists."""
+    tags: list[str] = field(default_factory=list)
+    """Of objects, empty of files on a disk; a list as the others."""
 
     def forget_last(self) -> None:
         """Take back what is known of a file whose outcome is not added."""
-        for items in (self.places, self.sizes, self.mtimes_ns, self.hashes, self.racy, self.seconds):
+        for items in (self.places, self.sizes, self.mtimes_ns, self.hashes, self.racy, self.tags, self.seconds):
             items.pop()
 
 
@@ -168,6 +172,8 @@ def outcome_table(batch: OutcomeBatch, columns: Columns | None) -> Table:
             fixed[name] = pa.array([None if failure is None else failure[i] for failure in failures], pa.string())
     if columns is not None and columns.rules.extra == "drop":
         fixed |= _dropped_array(batch)
+    if any(batch.tags):
+        fixed[TAG] = pa.array(batch.tags, pa.string())
     return pa.table({**fixed, **values})
 
 
@@ -336,9 +342,12 @@ def tally(table: Table, indices: Indices) -> Tally:
 
 def seen_files(table: Table, indices: Indices | None = None) -> list[FileVersion]:
     """Return the version of its file that f saw, for each chosen outcome (all, without `indices`)."""
-    chosen = table.select(["size", "mtime_ns", "hash", "racy"])
+    has_tags = table.schema.get_field_index(TAG) >= 0
+    chosen = table.select(["size", "mtime_ns", "hash", "racy", *([TAG] if has_tags else [])])
     if indices is not None:
         chosen = chosen.take(indices)
+    if has_tags:
+        chosen = chosen.set_column(4, TAG, pc.fill_null(chosen[TAG], ""))
     return list(map(FileVersion, *(chosen[name].to_pylist() for name in chosen.column_names)))
 
 

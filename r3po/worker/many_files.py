@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from r3po.source.read import FileInUse
 from r3po.table.outcomes import Failure
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.call import Caller
 from r3po.worker.call_many import call_many, smaller_calls
+from r3po.worker.current import set_current
+from r3po.worker.files import Files, InUse
 from r3po.worker.open_batch import File, OpenBatch, read_clock
 from r3po.worker.processor import Processor
 from r3po.worker.rows import note_file
@@ -31,11 +32,13 @@ class ManyFiles:
 
     Args:
         batch_files: the most files of a call.
+        files: gets at the files.
         processor: calls f on a file that is alone.
     """
 
-    def __init__(self, batch_files: int, beacon: Beacon, caller: Caller, processor: Processor) -> None:
-        self._batch_files, self._beacon, self._caller, self._processor = batch_files, beacon, caller, processor
+    def __init__(self, batch_files: int, beacon: Beacon, caller: Caller, files: Files, processor: Processor) -> None:
+        self._batch_files, self._beacon, self._caller = batch_files, beacon, caller
+        self._files, self._processor = files, processor
 
     def next_files(self, opened: OpenBatch) -> list[File]:
         """Take the files of the next call out of the batch; an empty list: there are no more."""
@@ -55,10 +58,16 @@ class ManyFiles:
             return
         taken = self._read(opened, files)
         if len(taken) < 2:
-            opened.smaller_calls += [[file] for file, _ in taken]
+            for file, in_use in taken:
+                in_use.close()
+                opened.smaller_calls.append([file])
             return
         started = read_clock()
-        items, failure = self._call(opened, taken)
+        try:
+            items, failure = self._call(opened, taken)
+        finally:
+            for _, in_use in taken:
+                in_use.close()
         seconds = (read_clock() - started) / len(taken)
         if failure is not None:
             opened.smaller_calls += smaller_calls([file for file, _ in taken])
@@ -73,17 +82,17 @@ class ManyFiles:
 
     # Private methods
 
-    def _read(self, opened: OpenBatch, files: list[File]) -> list[tuple[File, FileInUse]]:
-        taken: list[tuple[File, FileInUse]] = []
+    def _read(self, opened: OpenBatch, files: list[File]) -> list[tuple[File, InUse]]:
+        taken: list[tuple[File, InUse]] = []
         n_bytes = 0
         for number, file in enumerate(files):
             if n_bytes >= CALL_BYTES:
                 opened.smaller_calls.append(files[number:])
                 break
-            place, name, _ = file
+            place, name, listed = file
             self._beacon.mark(Phase.READING, opened.shard.ref.shard, place)
             try:
-                in_use = self._processor.use_file(self._processor.absolute(name))
+                in_use = self._files.use(name, listed)
             except (OSError, MemoryError):
                 opened.smaller_calls.append([file])  # what is wrong with it is no failure of the others
                 continue
@@ -92,18 +101,19 @@ class ManyFiles:
             taken.append((file, in_use))
         return taken
 
-    def _call(self, opened: OpenBatch, taken: list[tuple[File, FileInUse]]) -> tuple[list[Any], Failure | None]:
+    def _call(self, opened: OpenBatch, taken: list[tuple[File, InUse]]) -> tuple[list[Any], Failure | None]:
         places = [file[0] for file, _ in taken]
         first = min(places)  # what came back from other batches may stand before them
         self._beacon.mark(Phase.READING, opened.shard.ref.shard, first, max(places) - first)
-        arguments: list[list[Any]] = [[self._processor.absolute(file[1]) for file, _ in taken]]
-        if self._processor.wants_data:
+        arguments: list[list[Any]] = [[in_use.path for _, in_use in taken]]
+        if taken[0][1].data is not None:
             arguments.append([in_use.data for _, in_use in taken])
+        set_current(*(file[1] for file, _ in taken))
         found = call_many(self._caller, *arguments, rows=opened.rows)
         opened.is_spent = self._caller.was_cut_off
         return found
 
-    def _holds(self, opened: OpenBatch, name: str, in_use: FileInUse) -> bool:
+    def _holds(self, opened: OpenBatch, name: str, in_use: InUse) -> bool:
         """Whether a file is still what f saw; if it is gone, f has seen it all the same."""
         try:
             return in_use.still_holds()

@@ -9,9 +9,13 @@ from r3po.function.find import FunctionSpec
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import ShardRef
 from r3po.state.segments import Segment
+from r3po.storage.objects import ObjectStore
 from r3po.table.columns import Columns, ColumnSettings
 from r3po.table.outcomes import Failure
 from r3po.work import Span
+
+Listed = tuple[int, int, None, bool, str]
+"""What the shard file says of a file that f is to see, as `FileVersion` takes it, but for the hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class WorkerSetup:
 
     folders: JobFolders
     source_path: str
-    """Absolute; f gets this, a slash and the file's path."""
+    """Absolute; f gets this, a slash and the file's path. Of a store the URL."""
     function: FunctionSpec
     input: str
     """`path`: f(filepath); `bytes`: f(filepath, data)."""
@@ -35,6 +39,8 @@ class WorkerSetup:
     """Seconds that one call of f may take; None: as long as it likes."""
     batch_files: int | None = None
     """f takes lists, of so many files at most; None: one file."""
+    store: ObjectStore | None = None
+    """Where the files are; None: on a disk."""
     column_settings: ColumnSettings = field(default_factory=ColumnSettings)
     """What the config says of the columns."""
     has_many_rows: bool = False
@@ -103,6 +109,8 @@ class BatchDone:
     """The most files of a call that is made of these."""
     content: bytes | None = None
     """Of the segment, which the driver is to store; None: it is durable."""
+    waited_s: float = 0.0
+    """Of `seconds`, those that f was kept waiting for the store."""
 
     @property
     def last_failure(self) -> str:

@@ -16,7 +16,7 @@ from r3po.table.outcomes import Failure, OutcomeBatch
 from r3po.work import Batch, Span, iter_places
 from r3po.worker.failures import EnvironmentalFailure
 from r3po.worker.many_rows import ManyRows
-from r3po.worker.messages import FAILURES_TOLD, BatchDone, ShardContext
+from r3po.worker.messages import FAILURES_TOLD, BatchDone, Listed, ShardContext
 from r3po.worker.rows import append_outcome, take_row
 
 read_clock = partial(time.perf_counter)
@@ -26,8 +26,8 @@ ENVIRONMENTAL_RUN = 50
 """Files in a row that fail by their environment and so end the batch; over all workers, the run."""
 
 
-File = tuple[int, str, tuple[int, int]]
-"""Place, path, and size and mtime in the shard file."""
+File = tuple[int, str, Listed]
+"""Place, path, and what the shard file says of it."""
 
 
 @dataclass(slots=True)
@@ -59,6 +59,8 @@ class OpenBatch:
     """f was ended in the middle of a file: the worker's process is not to be trusted any more."""
     vanished: str = ""
     """Path of the first file that was gone once f had returned; empty: none."""
+    waited_s: float = 0.0
+    """Seconds that f was kept waiting for the store."""
 
     def take(self, place: int, returned: Any, failure: Failure | None, collector: RowCollector | None) -> int:
         """Take what f returned for a file, which is in the batch without its row or failure.
@@ -145,6 +147,7 @@ class OpenBatch:
             vanished=show_name(self.vanished),
             doubted=tuple(_spans(doubted)),
             call_files=max(map(len, self.smaller_calls), default=0),
+            waited_s=self.waited_s,
         )
 
     def _names(self) -> dict[int, str]:

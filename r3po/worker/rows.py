@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from r3po.file_version import FileVersion
+from r3po.source.object_ahead import ObjectInUse
 from r3po.source.read import FileInUse
 from r3po.table.columns import Columns, ColumnSettings, RowCollector, is_row
 from r3po.table.outcomes import Failure, OutcomeBatch
@@ -13,13 +14,16 @@ from r3po.table.values import BadRowError
 from r3po.worker.failures import clean, failure_of
 
 
-def note_file(batch: OutcomeBatch, place: int, version: FileVersion | FileInUse, seconds: float = 0.0) -> None:
+def note_file(
+    batch: OutcomeBatch, place: int, version: FileVersion | FileInUse | ObjectInUse, seconds: float = 0.0
+) -> None:
     """Put a file into the batch, without its row or failure."""
     batch.places.append(place)
     batch.sizes.append(version.size)
     batch.mtimes_ns.append(version.mtime_ns)
     batch.hashes.append(version.hash)
     batch.racy.append(version.is_racy)
+    batch.tags.append(version.tag)
     batch.seconds.append(seconds)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 
 import r3po.table.outcomes as tables
 from r3po.file_version import UNKNOWN_VERSION, UNSEEN, FileVersion
 from r3po.function.find import fingerprint_of_file
 from r3po.function.load import extend_sys_path, load_function
 from r3po.function.made import make_function
-from r3po.source.read_ahead import LITTLE_BYTES, TOLD_BYTES, ReadAhead
 from r3po.state.segments import Segment, SegmentWriter
 from r3po.state.shard_files import parse_entries
 from r3po.table.columns import Columns, RowCollector
@@ -23,6 +23,7 @@ from r3po.table.outcomes import Failure
 from r3po.work import Batch, iter_places
 from r3po.worker.beacon import Beacon, Phase
 from r3po.worker.call import Caller
+from r3po.worker.files import files_of
 from r3po.worker.many_files import ManyFiles
 from r3po.worker.many_rows import ManyRows
 from r3po.worker.messages import BatchDone, Probed, ShardContext, WorkerSetup
@@ -55,13 +56,16 @@ class Worker:
         self._umask = os.umask(0o022)
         os.umask(self._umask)
         self._should_stop = should_stop or setup.stop_file.exists
-        self._processor = Processor(setup, self.beacon, self._caller)
+        self._files = files_of(
+            setup.source_path, setup.store, wants_data=setup.input == "bytes", wants_hash=setup.hash == "content"
+        )
+        takes_many = setup.batch_files is not None
+        self._processor = Processor(self.beacon, self._caller, self._files, takes_many=takes_many)
         self._many: ManyFiles | None = None
         """Of an f that takes many files at once."""
         if setup.batch_files is not None:
-            self._many = ManyFiles(setup.batch_files, self.beacon, self._caller, self._processor)
+            self._many = ManyFiles(setup.batch_files, self.beacon, self._caller, self._files, self._processor)
         self._lines = ShardLines(setup.folders.shards)
-        self._ahead = ReadAhead(TOLD_BYTES if self._processor.reads_whole else LITTLE_BYTES)
         self._probe: OpenBatch | None = None
 
     def load(self) -> str | None:
@@ -123,7 +127,7 @@ class Worker:
             version: of the file before f was called the last time; recorded if the file was only listed before.
         """
         with self._busy(Phase.RECORDING):
-            opened = self._open(batch, shard)
+            opened = self._open(batch, shard, calls=False)
             for place, _, listed in opened.files:
                 # As it is now, it may be another one than f failed on.
                 note_file(opened.outcomes, place, version if listed[0] == UNSEEN else FileVersion(*listed))
@@ -137,9 +141,10 @@ class Worker:
             return stage_shard(order, None if lines is None else parse_entries(lines))
 
     def close(self) -> None:
-        """Let the beacon go; what it says last is that nothing is going on."""
+        """Let the beacon go; what it says last is that nothing is going on. No copy of a file is left."""
         if self._probe is not None and self._probe.segment is not None:
             self._probe.segment.abandon()
+        self._files.close()
         self.beacon.mark(Phase.IDLE)
         self.beacon.close()
 
@@ -182,13 +187,16 @@ class Worker:
         probe.take(*file[:2], *self._processor.process(opened, *file))
         return True
 
-    def _open(self, batch: Batch, shard: ShardContext) -> OpenBatch:
+    def _open(self, batch: Batch, shard: ShardContext, *, calls: bool = True) -> OpenBatch:
+        """Begin a batch. Args: calls: f is called with its files, which may be read ahead."""
         started = read_clock()
         lines = self._lines.at(shard.ref, batch.places) if shard.lines is None else shard.lines
         entries = parse_entries(lines)
-        listed = zip(entries.sizes, entries.mtimes_ns, strict=True)
+        listed = list(zip(entries.sizes, entries.mtimes_ns, repeat(None), repeat(False), entries.tags))
         files = zip(iter_places(batch.places), entries.paths, listed, strict=True)
-        opened = OpenBatch(batch, shard, entries.paths, files, started)
+        opened = OpenBatch(batch, shard, entries.paths, files, started, waited_s=-self._files.waited_s)
+        if calls:
+            self._files.begin(entries.paths, listed)
         if self._setup.has_many_rows:
             opened.outcomes.has_blocks = True
             opened.segment = SegmentWriter(self._setup.segments, shard.ref.shard)
@@ -213,12 +221,11 @@ class Worker:
             self._fill(opened, collector)
         else:
             self._fill_with_many(self._many, opened, collector)
-        self._ahead.look(len(opened.outcomes.places) + len(opened.deferred))
+        self._files.look(len(opened.outcomes.places) + len(opened.deferred))
 
     def _fill(self, opened: OpenBatch, collector: RowCollector | None) -> None:
         """Call f on one file after the other until the batch is full, the time is up or the run is to stop."""
-        batch, ahead = opened.outcomes, self._ahead
-        ahead.begin(map(self._processor.absolute, opened.paths))
+        batch, files = opened.outcomes, self._files
         deadline = opened.started + self._setup.batch_seconds
         next_check = opened.started + STOP_CHECK_S
         failure_bytes = 0
@@ -227,9 +234,9 @@ class Worker:
             failure_bytes += opened.take(place, returned, failure, collector)
             if opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
                 return
-            if ahead.is_on:
+            if files.is_ahead:
                 self.beacon.mark(Phase.RECORDING)  # what may hang here is another file
-                ahead.advance()
+                files.advance()
             now = read_clock()
             if now >= next_check:
                 next_check = now + STOP_CHECK_S
@@ -237,14 +244,12 @@ class Worker:
                 if now >= deadline or self._should_stop():
                     return
                 self.beacon.mark(Phase.RECORDING)
-                ahead.look(len(batch.places) + len(opened.deferred))
+                files.look(len(batch.places) + len(opened.deferred))
             if failure_bytes + opened.size_bytes(collector) >= BATCH_BYTES:
                 return
 
     def _fill_with_many(self, many: ManyFiles, opened: OpenBatch, collector: RowCollector | None) -> None:
         """The same, with many files a call; to a call that was begun its end."""
-        ahead = self._ahead
-        ahead.begin(map(self._processor.absolute, opened.paths))
         deadline = opened.started + self._setup.batch_seconds
         failure_bytes = 0
         while files := many.next_files(opened):
@@ -252,9 +257,9 @@ class Worker:
                 failure_bytes += opened.take(place, returned, failure, collector)
             self._caller.leave_if_forked()
             self.beacon.mark(Phase.RECORDING)
-            for _ in files if ahead.is_on else ():
-                ahead.advance()
-            ahead.look(len(opened.outcomes.places) + len(opened.deferred))
+            for _ in files if self._files.is_ahead else ():
+                self._files.advance()
+            self._files.look(len(opened.outcomes.places) + len(opened.deferred))
             size_bytes = failure_bytes + opened.size_bytes(collector)
             is_over = read_clock() >= deadline or size_bytes >= BATCH_BYTES or self._should_stop()
             if is_over or opened.is_spent or opened.n_deferred_last >= ENVIRONMENTAL_RUN:
@@ -264,6 +269,7 @@ class Worker:
         self._caller.leave_if_forked()
         os.umask(self._umask)  # f may have changed it, and the driver must be able to read what is written here
         self.beacon.mark(Phase.RECORDING)
+        opened.waited_s += self._files.waited_s  # which began below zero
         if not opened.outcomes.places:
             return opened.done(None)
         segment, content = self._write(opened, columns)  # may turn rows into failures

@@ -30,7 +30,7 @@ from jobs import run_python
 from r3po.config.settings import load_config
 from r3po.run import loop as runloop
 from r3po.run import session
-from r3po.source import new_manifest
+from r3po.source import sources
 from r3po.source.hashing import hash_files
 from r3po.state.job import open_job
 from r3po.state.manifest import Manifest, read_manifest
@@ -271,7 +271,7 @@ class Operation:
 def build(job: Job) -> None:
     """`build_jobs`, which hashes, but in this process: the steps are the same, and a start of processes takes long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(new_manifest, "hash_files", lambda paths, processes: hash_files(paths, 0))
+        patch.setattr(sources, "hash_files", lambda paths, processes: hash_files(paths, 0))
         r3po.build_jobs(job.config)
 
 

@@ -419,7 +419,7 @@ def test_config_shows_each_key_with_its_value_where_it_is_from_and_its_meaning(t
         f"job_name: {tmp_path.name}   (line 5)",
         "    names the job in messages and in the Parquet metadata",
     ]
-    assert f"source_path: {tmp_path / 'files'}   (line 11: files)" in " ".join(out.split("\n      "))
+    assert f"source_path: {tmp_path / 'files'}   (line 12: files)" in " ".join(out.split("\n      "))
     assert "hash: content   (default)" in out
     told = r3po("config", "--json", cwd=tmp_path).json()
     assert told["config"] == str(tmp_path / "config.yaml")

@@ -110,12 +110,20 @@ def test_what_f_prints_is_shown_without_a_progress_display(tmp_path: Path, capfd
     assert "hello" in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("key", ["source_path", "working_dir", "output_path"])
-def test_a_url_is_no_folder(key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "url", "reason"),
+    [
+        ("source_path", "ftp://host/a", "ftp:// is no store that r3po knows"),
+        ("source_path", "s3://", "it names no bucket"),
+        ("working_dir", "s3://bucket/a", "must be a folder of a disk"),
+        ("output_path", "ftp://host/a", "ftp:// is no store that r3po knows"),
+    ],
+)
+def test_a_url_that_is_no_place_for_it_is_refused(key: str, url: str, reason: str, tmp_path: Path) -> None:
     config = make_job(tmp_path)
     lines = config.read_text().splitlines()
-    config.write_text("\n".join(f"{key}: s3://bucket/a" if line.startswith(key) else line for line in lines))
-    with pytest.raises(ConfigError, match=rf"{key}: s3://bucket/a +is no folder of this machine: .* no s3:// yet"):
+    config.write_text("\n".join(f"{key}: {url}" if line.startswith(key) else line for line in lines))
+    with pytest.raises(ConfigError, match=f"{key}: {url} .*{reason}"):
         run_jobs(config, engine="serial")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "f.py", "source"]
 

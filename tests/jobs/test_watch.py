@@ -166,6 +166,29 @@ def test_a_limit_is_what_percent_and_time_left_are_of_unless_all_that_is_pending
     assert (progress.now().limit, progress.now().way) == (None, (10, 2010))
 
 
+def test_what_f_waits_of_its_time_for_a_store_is_told_over_the_last_minute() -> None:
+    now = 0.0
+    progress = Progress(clock=lambda: now)
+    progress.take(planned(2000))
+    for second in range(1, 11):
+        now = float(second)
+        progress.take(events.BatchFinished(10, 0, "", seconds=1.0, waited=0.9))
+    assert progress.now().store_wait == 0.9
+    for second in range(11, 121):
+        now = float(second)
+        progress.take(events.BatchFinished(10, 0, "", seconds=1.0, waited=0.25))
+    run = progress.now()
+    assert run.store_wait == 0.25
+    words = "workers wait for the store for 25% of their time"
+    assert words in watch_text("count_produce", run, 80, now=run.updated or 0.0)
+    assert plain_line(run).endswith(" store-wait=25%")
+    on_disk = Progress(clock=lambda: now)
+    on_disk.take(planned(2000))
+    on_disk.take(events.BatchFinished(10, 0, "", seconds=1.0))
+    assert on_disk.now().store_wait is None
+    assert "store" not in plain_line(on_disk.now())
+
+
 def test_the_note_is_written_once_a_second_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, written = 0.0, []
     monkeypatch.setattr("r3po.run.progress.write_progress", lambda folder, progress: written.append(progress))

@@ -591,7 +591,7 @@ def test_several_folders_have_names_below_the_folder_of_the_config(tmp_path: Pat
         ("source_path", "[]", "is empty; take the key out, or name one"),
         ("source_path", "[a, 1]", 'must be a list of folders, each a text; quote it: "1"'),
         ("source_path", "{a: b}", "must be text"),
-        ("source_path", "[a, s3://b]", '"s3://b" is no folder of this machine: r3po reads and writes no s3:// yet'),
+        ("source_path", "[a, s3://b]", "is a list: its folders are of a disk; a bucket is named alone"),
         ("source_path", '[a, ""]', '"" must not be empty'),
         ("source_path", "[a, b, ./a]", '"./a" is "a", or lies in it: each file must be of one folder; take "./a" out'),
         (

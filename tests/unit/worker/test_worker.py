@@ -34,7 +34,7 @@ from r3po.table.predicate import CountingRules
 from r3po.work import Batch, Span
 from r3po.worker.beacon import Phase, read_beacon
 from r3po.worker.failures import TEXT_LIMIT, EnvironmentalFailure
-from r3po.worker.messages import BatchDone, ShardContext, WorkerSetup
+from r3po.worker.messages import BatchDone, Listed, ShardContext, WorkerSetup
 from r3po.worker.staging import StageOrder
 from r3po.worker.worker import Worker
 
@@ -242,7 +242,7 @@ def test_the_hash_is_blake2b_128_of_the_very_content_that_f_gets_whatever_its_si
 def test_an_outcome_has_a_look_although_nobody_had_looked_at_the_file(tmp_path: Path) -> None:
     """What has an outcome must be known for changed when it is there again, or another file."""
     job = Job(tmp_path, SIZE_OF, {"a": b"123"}, columns=SIZE_COLUMNS)
-    ref = write_shard_file(job.folders.shards, 3, 1, Entries.listed([("a", UNSEEN, UNSEEN)], 1))
+    ref = write_shard_file(job.folders.shards, 3, 1, Entries.listed([("a", UNSEEN, UNSEEN, "")], 1))
     path, worker, died = job.path("a"), job.worker, Failure("WorkerDied", "", "", "")
     done = [worker.record_failure(*job.offer(ref=ref), died, *known) for known in ((), (FileVersion(7, 8),))]
     path.unlink()
@@ -260,16 +260,17 @@ def test_a_look_that_nobody_had_is_taken_before_the_failure_that_is_recorded(
 ) -> None:
     """The file is replaced while it cannot be read: what is recorded must not be the new one's look."""
     job = Job(tmp_path, SIZE_OF, {"a": b"123"}, columns=SIZE_COLUMNS)
-    ref = write_shard_file(job.folders.shards, 3, 1, Entries.listed([("a", UNSEEN, UNSEEN)], 1))
+    ref = write_shard_file(job.folders.shards, 3, 1, Entries.listed([("a", UNSEEN, UNSEEN, "")], 1))
     sizes: list[int] = []
 
-    def cannot(path: str, **_: bool) -> reading.FileInUse:
-        sizes.append(os.stat(path).st_size)
+    def cannot(name: str, listed: Listed) -> reading.FileInUse:
+        path = job.source / name
+        sizes.append(path.stat().st_size)
         with open(path, "ab") as file:
             file.write(b"x")
         raise MemoryError
 
-    monkeypatch.setattr(job.worker._processor, "use_file", cannot)
+    monkeypatch.setattr(job.worker._files, "use", cannot)
     (line,) = job.outcomes(job.worker.run_batch(*job.offer(ref=ref)))
     assert sizes == [3, 4]
     assert (line["size"], line["error_type"]) == (4, "MemoryError")

@@ -1,0 +1,70 @@
+"""Where copies of objects lie while f has them: in memory (`/dev/shm`) where there is room, else in TMPDIR."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from r3po.storage.temporary import sweep_folders, take_folder
+
+FOLDER_PREFIX = "r3po-objects-"
+"""Begins the name of each such folder."""
+
+IN_MEMORY = "/dev/shm"
+
+IN_MEMORY_BYTES = 32 << 20
+"""Larger objects go to the disk."""
+
+FREE_BYTES = 512 << 20
+"""What must be free in memory for a worker's copies, of which 64 MiB are there at once."""
+
+
+class ObjectFolders:
+    """The folders of one worker. Threads may share it; each is made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._making = threading.Lock()
+        self._made: dict[bool, tuple[Path, Any]] = {}
+        """Folder and lock, of memory and of the disk."""
+
+    def folder_for(self, size: int) -> Path:
+        """Return where a file of so many bytes goes to.
+
+        Raises:
+            OSError: no place takes a folder.
+        """
+        is_small = size <= IN_MEMORY_BYTES
+        with self._making:
+            if is_small not in self._made:
+                places = [tempfile.gettempdir(), os.getcwd()]
+                if is_small and _has_room():
+                    places.insert(0, IN_MEMORY)
+                self._made[is_small] = take_folder(FOLDER_PREFIX, places)
+            return self._made[is_small][0]
+
+    def remove(self) -> None:
+        """Remove them."""
+        with self._making:
+            for folder, lock in self._made.values():
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.release()
+            self._made.clear()
+
+
+def sweep_object_folders() -> None:
+    """Remove what killed workers left on this machine."""
+    sweep_folders(FOLDER_PREFIX, (IN_MEMORY, tempfile.gettempdir()))
+
+
+# Private functions
+
+
+def _has_room() -> bool:
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(IN_MEMORY).free > FREE_BYTES
+    return False
