@@ -16,7 +16,7 @@ from trees import PER_FOLDER
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "harness"))
 
-from seaweed import Seaweed, credentials  # noqa: E402
+from seaweed import Seaweed, credentials
 
 BUCKET = "bench"
 LARGE_BYTES = 100_000

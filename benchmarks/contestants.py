@@ -1,7 +1,7 @@
 """Who takes part: r3po in its three ways, the limit, and the peers, each as one command that writes CSV files.
 
-A contestant gets an empty folder of its own and the tree, or the URL of a bucket; what counts is the time from the shell's start of the
-command to its end. Every peer is in its own idiom, with the chunk size that suits it: see peers/.
+A contestant gets an empty folder of its own and the tree, or the URL of a bucket; what counts is the time from the
+shell's start of the command to its end. Every peer is in its own idiom, with the chunk size that suits it: see peers/.
 """
 
 from __future__ import annotations

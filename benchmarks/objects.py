@@ -5,7 +5,7 @@
     large    the same on 10,000 objects of 100 KB
     trial    each peer with several numbers of processes and of requests, so that it takes part at its best
 
-Writes results/objects-CASE.json, .md and .svg. `make bench-objects` calls this with the first three. See README.md here.
+Writes results/objects-CASE.json, .md and .svg. `make bench-objects` calls it with the first three. See README.md here.
 """
 
 from __future__ import annotations
