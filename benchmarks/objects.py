@@ -91,7 +91,7 @@ LIMITS = [
 ]
 PEERS = [
     peer("ray_data", "Ray Data of 4, read_binary_files", 4),
-    peer("s3fs", "s3fs in a Pool of 2, cat, 64 in flight", 2, 64),
+    peer("s3fs", "s3fs in a Pool of 2, cat, 8 in flight", 2, 8),
     peer("smart_open", "smart_open in a Pool of 4", 4),
 ]
 LISTERS = [

@@ -81,7 +81,7 @@ def write_contest(
         "",
         where,
         "",
-        *_table(summary),
+        *_table(summary, "files" if isinstance(contest.source, Path) else "objects"),
     ]
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _write_chart(name, title, summary)
@@ -137,9 +137,9 @@ def describe(said: dict[str, Any]) -> str:
 # Private functions
 
 
-def _table(summary: list[dict[str, Any]]) -> list[str]:
+def _table(summary: list[dict[str, Any]], what: str) -> list[str]:
     lines = [
-        "| contestant | seconds (median) | least - most | files/s | x limit | x limit, less Ray alone |",
+        f"| contestant | seconds (median) | least - most | {what}/s | x limit | x limit, less Ray alone |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in summary:
