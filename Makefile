@@ -9,7 +9,7 @@ SMALL  := -name __pycache__ -o -name '*.egg-info'
 
 .DEFAULT_GOAL := help
 .PHONY: help sample test faults cluster soak-cluster check shape format real real-synthetic soak clean
-.PHONY: bench bench-millions bench-cold bench-resume bench-scale bench-workers bench-start bench-pieces
+.PHONY: bench bench-millions bench-cold bench-resume bench-scale bench-workers bench-start bench-objects bench-pieces
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ bench-workers: $(VENV)/.installed-bench  ## a function that waits for 20 ms, 1 t
 
 bench-start: $(VENV)/.installed-bench  ## what a user waits for at the least: the sample, --help
 	@$(BIN)/python benchmarks/bench.py start
+
+bench-objects: $(VENV)/.installed-bench  ## 100,000 objects of a bucket: listing them, r3po, a bare loop, its peers
+	@$(BIN)/python benchmarks/objects.py keys small large
 
 bench-pieces: $(VENV)/.installed-bench  ## the hot pieces one by one, compared with the newest saved baseline
 	@$(BIN)/python -m pytest -q -W default benchmarks/pieces.py --benchmark-storage=file://benchmarks/results/pieces \

@@ -1,4 +1,4 @@
-"""One contest: contestants on one tree, in turn, the page cache put right before each, their tables compared.
+"""One contest: contestants on one tree or bucket, in turn, the page cache put right before each, their tables compared.
 
 Nobody's time counts before its rows are those of the first contestant (in any order). The order of the contestants
 moves on by one each round, so that nobody always runs after the same one.
@@ -52,11 +52,16 @@ class Time:
 
 @dataclass
 class Contest:
-    tree: Path
+    source: Path | str
+    """A tree of files, or the URL of objects."""
     folder: Path
     """Emptied; one folder a contestant, kept until its next run."""
     processes: int = 2
     is_cold: bool = False
+    limit: str = "limit"
+    """The contestant that all are compared with."""
+    has_ray: bool = True
+    """Whether Ray alone is timed, too."""
     say: Callable[[str], None] = print
 
     def __post_init__(self) -> None:
@@ -75,11 +80,21 @@ class Contest:
         limits = rounds_of or {}
         self._prove(contestants[0])
         for number in range(rounds):
-            self.ray_seconds.append(time_ray(self.folder, self.processes))
+            if self.has_ray:
+                self.ray_seconds.append(time_ray(self.folder, self.processes))
             turn = number % len(contestants)
             for contestant in [*contestants[turn:], *contestants[:turn]]:
                 if number < limits.get(contestant.name, rounds):
                     self._run(contestant, number)
+
+    def seconds_of(self, name: str) -> list[float]:
+        """Return the times of one contestant."""
+        return [time.seconds for time in self.times if time.contestant == name]
+
+    @property
+    def cache(self) -> str:
+        """What is done to the page cache before each run."""
+        return "dropped" if self.is_cold else "warmed" if isinstance(self.source, Path) else "left alone"
 
     # Private methods
 
@@ -94,8 +109,8 @@ class Contest:
         if self.is_cold:
             os.sync()
             DROP_CACHES.write_text("3\n")
-        else:
-            warm_tree(self.tree)
+        elif isinstance(self.source, Path):  # the server of a bucket has read everything in the run before the first
+            warm_tree(self.source)
         seconds = self._call(contestant, folder)
         self._compare(contestant, folder)
         self.times.append(Time(contestant.name, contestant.label, number, round(seconds, 3)))
@@ -109,7 +124,7 @@ class Contest:
         return folder
 
     def _call(self, contestant: Contestant, folder: Path) -> float:
-        command = contestant.prepare(self.tree, folder, self.processes)
+        command = contestant.prepare(self.source, folder, self.processes)
         return timed(command, folder, contestant.label)
 
     def _compare(self, contestant: Contestant, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Who takes part: r3po in its three ways, the limit, and the peers, each as one command that writes CSV files.
 
-A contestant gets an empty folder of its own and the tree; what counts is the time from the shell's start of the
-command to its end. Every peer is in its own idiom, with the chunk size that suits it: see peers/.
+A contestant gets an empty folder of its own and the tree, or the URL of a bucket; what counts is the time from the
+shell's start of the command to its end. Every peer is in its own idiom, with the chunk size that suits it: see peers/.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ FUNCTIONS = BENCHMARKS / "functions.py"
 class Contestant:
     name: str
     label: str
-    prepare: Callable[[Path, Path, int], list[str]]
-    """(tree, own folder, processes) -> command; run in the folder."""
+    prepare: Callable[[Path | str, Path, int], list[str]]
+    """(source, own folder, processes) -> command; run in the folder."""
     csv_files: str
     """Where its rows are: a pattern below its folder."""
     is_r3po: bool = False
@@ -33,11 +33,11 @@ class Contestant:
 def r3po(name: str, label: str, function: str = "count_produce", **keys: object) -> Contestant:
     """Return `r3po run` on a fresh job: CSV, Parquet and the whole state, durable."""
 
-    def prepare(tree: Path, folder: Path, processes: int) -> list[str]:
+    def prepare(source: Path | str, folder: Path, processes: int) -> list[str]:
         config = {
             "job_name": name,
             "processes": processes,
-            "source_path": str(tree),
+            "source_path": str(source),
             "source_file_part": ".json",
             "working_dir": "working_dir",
             "output_path": "output_dir",
@@ -54,10 +54,10 @@ def r3po(name: str, label: str, function: str = "count_produce", **keys: object)
 def limit(name: str, label: str, function: str) -> Contestant:
     """Return the loop: as many bare processes, each with its half of the sorted list, CSV, nothing else."""
 
-    def prepare(tree: Path, folder: Path, processes: int) -> list[str]:
+    def prepare(source: Path | str, folder: Path, processes: int) -> list[str]:
         script = str(BENCHMARKS / "plain_loop.py")
         spec = f"{FUNCTIONS}:{function}"
-        return [PYTHON, script, str(tree), "--function", spec, "--out", "rows.csv", "--processes", str(processes)]
+        return [PYTHON, script, str(source), "--function", spec, "--out", "rows.csv", "--processes", str(processes)]
 
     return Contestant(name, label, prepare, "rows*.csv", is_limit=True)
 
@@ -65,10 +65,10 @@ def limit(name: str, label: str, function: str) -> Contestant:
 def peer(script: str, label: str, function: str = "count_produce") -> Contestant:
     """Return one of the scripts in peers/."""
 
-    def prepare(tree: Path, folder: Path, processes: int) -> list[str]:
+    def prepare(source: Path | str, folder: Path, processes: int) -> list[str]:
         (folder / "out").mkdir()
         path = str(BENCHMARKS / "peers" / f"{script}.py")
-        return [PYTHON, path, str(tree), "out", "--function", function, "--processes", str(processes)]
+        return [PYTHON, path, str(source), "out", "--function", function, "--processes", str(processes)]
 
     return Contestant(script, label, prepare, "out/*.csv")
 

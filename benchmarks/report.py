@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,10 +19,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("r3po", "ray", "pyarrow", "orjson", "joblib", "mpire", "dask", "pandas")
 
 
-def machine() -> dict[str, Any]:
+def machine(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """Return where and with what the figures were made."""
     versions = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -37,33 +38,50 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_contest(name: str, title: str, contest: Contest, n_files: int) -> None:
-    """Write results/NAME.json, .md and .svg."""
-    said = machine()
-    summary = summarize(contest.times, contest.ray_seconds, n_files)
+def write_contest(
+    name: str,
+    title: str,
+    contest: Contest,
+    n_files: int,
+    where: str = "",
+    packages: Sequence[str] = PACKAGES,
+) -> None:
+    """Write results/NAME.json, .md and .svg.
+
+    Args:
+        name: of the files.
+        title: of table and chart.
+        contest: it is over.
+        n_files: how many it had, or how many objects.
+        where: a sentence on them; without one that of a tree.
+        packages: whose versions are named.
+    """
+    said = machine(packages)
+    summary = summarize(contest.times, contest.ray_seconds, n_files, contest.limit)
     _write_json(
         name,
         {
             "title": title,
             "machine": said,
             "files": n_files,
-            "cache": "dropped" if contest.is_cold else "warmed",
+            "cache": contest.cache,
             "processes": contest.processes,
             "ray_start_and_stop_s": contest.ray_seconds,
             "summary": summary,
             "times": [dataclasses.asdict(time) for time in contest.times],
         },
     )
-    ray_s = median(contest.ray_seconds)
+    where = where or f"{n_files:,} files, {contest.processes} processes, page cache {contest.cache} before each run."
+    if contest.ray_seconds:
+        where += f" Ray alone takes {median(contest.ray_seconds):.1f} s to start and to stop."
     lines = [
         f"# {title}",
         "",
         describe(said),
         "",
-        f"{n_files:,} files, {contest.processes} processes, page cache {'dropped' if contest.is_cold else 'warmed'} "
-        f"before each run. Ray alone takes {ray_s:.1f} s to start and to stop.",
+        where,
         "",
-        *_table(summary),
+        *_table(summary, "files" if isinstance(contest.source, Path) else "objects"),
     ]
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     _write_chart(name, title, summary)
@@ -77,16 +95,16 @@ def write_figures(name: str, title: str, figures: dict[str, Any], lines: list[st
     (RESULTS / f"{name}.md").write_text(text + "\n", encoding="utf-8")
 
 
-def summarize(times: list[Time], ray_seconds: list[float], n_files: int) -> list[dict[str, Any]]:
+def summarize(times: list[Time], ray_seconds: list[float], n_files: int, limit: str = "limit") -> list[dict[str, Any]]:
     """Return one row a contestant, fastest first: median, range, rate, and the ratio to the limit of the same rounds.
 
     `less_ray` is that ratio without the seconds that Ray alone takes; only where r3po started one.
     """
-    ray_s = median(ray_seconds)
+    ray_s = median(ray_seconds or [0.0])
     by_name: dict[str, list[Time]] = {}
     for time in times:
         by_name.setdefault(time.contestant, []).append(time)
-    limit_of = {time.round: time.seconds for time in by_name.get("limit", [])}
+    limit_of = {time.round: time.seconds for time in by_name.get(limit, [])}
     rows = []
     for name, own in by_name.items():
         seconds = median(time.seconds for time in own)
@@ -119,9 +137,9 @@ def describe(said: dict[str, Any]) -> str:
 # Private functions
 
 
-def _table(summary: list[dict[str, Any]]) -> list[str]:
+def _table(summary: list[dict[str, Any]], what: str) -> list[str]:
     lines = [
-        "| contestant | seconds (median) | least - most | files/s | x limit | x limit, less Ray alone |",
+        f"| contestant | seconds (median) | least - most | {what}/s | x limit | x limit, less Ray alone |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in summary:
@@ -147,7 +165,7 @@ def _write_chart(name: str, title: str, summary: list[dict[str, Any]]) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 9})
     figure, axes = pyplot.subplots(figsize=(8, 0.34 * len(summary) + 1.1), layout="constrained")
     rows = summary[::-1]
-    colors = ["#c0392b" if row["contestant"] in OURS else "#8fa3b3" for row in rows]
+    colors = ["#c0392b" if _is_ours(row["contestant"]) else "#8fa3b3" for row in rows]
     bars = axes.barh([row["label"] for row in rows], [row["seconds"] for row in rows], color=colors)
     axes.bar_label(bars, [f"{row['seconds']:.1f} s" for row in rows], padding=3)
     axes.set(title=title, xlabel="seconds (median), from the shell's start to the end; less is better")
@@ -157,7 +175,8 @@ def _write_chart(name: str, title: str, summary: list[dict[str, Any]]) -> None:
     pyplot.close(figure)
 
 
-OURS = ("r3po_content", "r3po_stat", "r3po_bytes")
+def _is_ours(contestant: str) -> bool:
+    return contestant.startswith("r3po_") and contestant != "r3po_first"
 
 
 def _cpu_name() -> str:

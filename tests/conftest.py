@@ -14,7 +14,8 @@ import pytest
 from away import TwoMachines
 from jobs import NewJob, TinyJob, short_folder, write_tiny_function
 from r3po.run.workforce import Workforce
-from seaweed import FaultyProxy, Seaweed, credentials, weed_program
+from seaweed import Seaweed, credentials, weed_program
+from store_proxy import FaultyProxy
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 
 from r3po.config.folders import expand, variables_in
 from r3po.config.keys import Keys, MaxErrors, ParquetOptions
-from r3po.config.settings import FOLDERS, load_config
+from r3po.config.places import FOLDERS
+from r3po.config.settings import load_config
 from r3po.config.worker_keys import WorkerResources
 from r3po.config.yaml_file import read_entries, read_text
 

@@ -23,9 +23,10 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from r3po.config.folders import check_current_folder, expand, find_nested, hint_of_missing, holds
+from r3po.config.folders import check_current_folder, hint_of_missing
 from r3po.config.key_types import check_address
 from r3po.config.keys import ENGINES, MAX_PROCESSES, Keys, ParquetOptions, parse_max_errors
+from r3po.config.places import check_places
 from r3po.config.selection import ONE_FOLDER, Selection, folder_names, folder_paths
 from r3po.config.worker_keys import WorkerResources
 from r3po.config.yaml_file import KEYS_HINT, Entry, Problem, entries_of, read_entries, read_text, short
@@ -39,8 +40,6 @@ from r3po.text import count_of
 # r3po 0.2.0 wrote these two into the user's file. They are read past, whatever they hold.
 IGNORED = ("count_all_files", "count_job_files")
 """Keys that are read past, with a notice."""
-FOLDERS = ("source_path", "working_dir", "output_path")
-"""Keys that name folders."""
 
 MAPPING = "the config"
 """What messages call a mapping of keys, which has no file's name."""
@@ -338,7 +337,7 @@ def _required() -> dict[str, str]:
 
 def _check_together(checked: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:
     """Note what is wrong with keys that are right by themselves."""
-    _check_folders(checked, entries, problems)
+    check_places(checked, entries, problems)
     if checked.get("csv") is False and checked.get("parquet", True) is None:
         last = max(entries["csv"], entries["parquet"], key=lambda entry: entry.line or 0)
         problems.append(last.problem("csv and parquet are both off, nothing would be written; set one to true"))
@@ -363,40 +362,6 @@ def _check_own_columns(checked: dict[str, Any], entries: dict[str, Entry], probl
         problems.append(entries["row_column"].problem(reason))
     if checked.get("row_column") is not None and checked.get("rows", "one") == "one":
         problems.append(entries["row_column"].problem("numbers the rows of a file; it needs rows: many"))
-
-
-def _check_folders(folders: dict[str, Any], entries: dict[str, Entry], problems: list[Problem]) -> None:
-    if "source_path" not in folders:
-        return
-    written = entries["source_path"].value
-    sources: list[Path | ObjectUrl] = [folders["source_path"]]
-    if not isinstance(written, str):
-        paths = folder_paths(folders["source_path"], tuple(map(expand, written)))
-        sources = [*paths]
-        if nested := find_nested(paths):
-            inner, outer = (f'"{written[at]}"' for at in nested)
-            reason = f"{inner} is {outer}, or lies in it: each file must be of one folder; take {inner} out"
-            problems.append(entries["source_path"].problem(reason))
-    named = f"source_path{entries['source_path'].place}"
-    for key in [key for key in FOLDERS[1:] if key in folders]:
-        relations = (_relation(source, folders[key], named) for source in sources)
-        if relation := next(filter(None, relations), None):
-            problems.append(entries[key].problem(relation))
-
-
-def _relation(source: Path | ObjectUrl, folder: Path | ObjectUrl, named: str) -> str | None:
-    """Say what is wrong with a folder of ours, if it lies in one of the source or around it."""
-    if isinstance(source, Path) and isinstance(folder, Path):
-        is_inside, is_around = holds(source, folder), holds(folder, source)
-    elif isinstance(source, ObjectUrl) and isinstance(folder, ObjectUrl):
-        is_inside, is_around = source.holds(folder), folder.holds(source)
-    else:
-        return None
-    if not (is_inside or is_around):
-        return None
-    relation = "is" if is_inside and is_around else "lies inside" if is_inside else "holds"
-    why = "its files would be taken for input" if is_inside else "r3po would write beside your data"
-    return f"{relation} {named}: {why}; choose a folder outside"
 
 
 def _check_required(entries: dict[str, Entry], problems: list[Problem]) -> None:

@@ -20,7 +20,7 @@ from r3po.file_version import FileVersion
 from r3po.source.object_ahead import ObjectInUse, ObjectsAhead, Wanted, local_path
 from r3po.storage.object_urls import ObjectUrl
 from r3po.storage.objects import ObjectInfo, ObjectStore
-from seaweed import Cut, Delay, FaultyProxy, Status
+from store_proxy import Cut, Delay, FaultyProxy, Status
 
 URL = ObjectUrl("gs", "files", "raw/")
 

@@ -18,7 +18,8 @@ from r3po.storage.object_urls import ObjectUrl, StoreOptions
 from r3po.storage.objects import ObjectInfo, ObjectStore, Only
 from r3po.storage.s3_client import Patience
 from r3po.storage.store_errors import TagDiffers
-from seaweed import USERS, Cut, Delay, FaultyProxy, Lost, Seaweed, Short, Status, credentials
+from seaweed import USERS, Seaweed, credentials
+from store_proxy import Cut, Delay, FaultyProxy, Lost, Short, Status
 
 pytestmark = pytest.mark.long
 

@@ -15,7 +15,8 @@ from r3po.storage.objects import ObjectInfo, ObjectStore
 from r3po.storage.s3_client import Answer, S3Access, S3Client
 from r3po.storage.s3_list import key_order, list_objects
 from r3po.storage.sorted_runs import SortedRuns
-from seaweed import Cut, FaultyProxy, Seaweed, Short, Status
+from seaweed import Seaweed
+from store_proxy import Cut, FaultyProxy, Short, Status
 
 ODD = [
     "a",
