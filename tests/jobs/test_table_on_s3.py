@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import random
 import time
 from pathlib import Path
 
@@ -21,7 +20,8 @@ from r3po.state.job import job_folders
 from r3po.storage import objects
 from r3po.storage.object_urls import ObjectUrl
 from r3po.storage.objects import ObjectStore
-from seaweed import USERS, Cut, Fault, FaultyProxy, Lost, Seaweed, Status
+from seaweed import USERS, Seaweed
+from store_proxy import SLOW_DOWN, Cut, FaultyProxy, Lost, Rule, Rules, s3_error
 
 pytestmark = pytest.mark.long
 
@@ -201,10 +201,7 @@ def test_a_bucket_that_cannot_be_written_is_one_error_before_a_file_is_charged(
 
 
 def test_a_store_that_fails_stops_the_run_and_the_next_one_goes_on(job: Job, proxy: FaultyProxy) -> None:
-    def refuse(method: str, path: str) -> Fault | None:
-        return Status(403, b"<Error><Code>AccessDenied</Code></Error>") if "part-00001" in path else None
-
-    proxy.choose = refuse
+    proxy.choose = Rules(Rule(s3_error(403, "AccessDenied"), where=lambda path: "part-00001" in path))
     ended = job.run()
     assert ended.code == 3
     assert "the credentials do not allow to write" in ended.err and "what was done is saved" in ended.err
@@ -240,9 +237,7 @@ def test_kills_and_failing_requests_lose_and_double_nothing(
     tmp_path: Path, store: ObjectStore, job: Job, proxy: FaultyProxy
 ) -> None:
     """Two of a hundred requests fail, and the tree is killed three times while parts are put."""
-    drawn = random.Random(16)
-    faults: list[Fault] = [Status(503, b"<Error><Code>SlowDown</Code></Error>"), Cut(), Lost()]
-    proxy.choose = lambda method, path: drawn.choice(faults) if drawn.random() < 0.02 else None
+    proxy.choose = Rules(*(Rule(fault, share=0.007) for fault in (SLOW_DOWN, Cut(), Lost())))
     job.add_files(*range(600))
     job.write_config(shard_size=10)
     arguments = ("run", "--engine", "processes")
