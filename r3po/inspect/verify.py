@@ -81,7 +81,7 @@ def verify_jobs(config: ConfigSource, source: bool = False) -> VerifyResult:
     Equal to `r3po verify CONFIG`. No Ray is started, f is not needed, and nothing is changed; a run may be going on.
 
     Args:
-        source: walk the source, too, and hash every file again.
+        source: walk the source, too, and hash every file again; read the parts of a table in a bucket.
 
     Raises:
         R3poError: of the kinds ConfigError, SourceError, FolderError (no job, or another one) or NewerFormatError.

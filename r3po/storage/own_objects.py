@@ -126,7 +126,7 @@ class OwnObjects:
             wait(self._changes.values(), return_when=FIRST_COMPLETED)
             self._drop_ended()
         if self._threads is None:
-            _ = self.known  # no two threads list
+            _ = self.known  # listed here, and not by two threads at once
             self._threads = ThreadPoolExecutor(N_THREADS, thread_name_prefix="r3po-publish")
         self._changes[path] = self._threads.submit(self._carry_out, work, self._changes.get(path))
 

@@ -13,6 +13,7 @@ from fake_obstore import FakeObstore
 from r3po.errors import FolderError, RunStoppedError, StoreError
 from r3po.state.output_folder import KINDS, Part, part_name
 from r3po.state.output_store import OutputStore
+from r3po.storage import own_objects
 from r3po.storage.object_urls import ObjectUrl, StoreOptions
 
 JOB_ID = "0123456789abcdef0123456789abcdef"
@@ -224,3 +225,15 @@ def test_a_store_without_conditions_is_refused(
     with pytest.raises(StoreError, match="does not keep conditions"):
         new_output(tmp_path / "work")
     assert not store.content
+
+
+def test_whoever_publishes_waits_while_many_parts_wait(output: OutputStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_objects, "MOST_WAITING", 3)
+    monkeypatch.setattr(own_objects, "N_THREADS", 1)
+    for shard in range(20):
+        with output.new_part() as new:
+            part = output.finish_part(new, part_name(shard, "csv"), "csv", "run-000001")
+        output.publish(part)
+        assert output.settle(timeout_s=0) <= 3
+    assert output.settle() == 0
+    assert len(list(output.list_files())) == 20
