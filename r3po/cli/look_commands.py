@@ -112,7 +112,9 @@ def slow(
 
 def verify(
     config: ConfigArgument = CONFIG,
-    source: Annotated[bool, typer.Option("--source", help="Hash every file of the source again, and read the parts of a bucket.")] = False,
+    source: Annotated[
+        bool, typer.Option("--source", help="Hash every file of the source again, and read the parts of a bucket.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check all that is on disk, and say what fixes what is wrong.
