@@ -8,7 +8,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadfile  # the tests of a file shar
 SMALL  := -name __pycache__ -o -name '*.egg-info'
 
 .DEFAULT_GOAL := help
-.PHONY: help sample test faults cluster soak-cluster check shape format real real-synthetic soak clean
+.PHONY: help sample test faults cluster soak-cluster check shape format real real-synthetic real-bucket soak clean
 .PHONY: bench bench-millions bench-cold bench-resume bench-scale bench-workers bench-start bench-objects bench-pieces
 
 help:  ## list the targets
@@ -49,6 +49,9 @@ real: $(VENV)/.installed  ## real input: the Unicode CLDR (npm), row by row equa
 
 real-synthetic: $(VENV)/.installed  ## 300,000 synthetic files, undisturbed and with three SIGKILLs: equal bytes
 	@$(BIN)/python benchmarks/real.py synthetic
+
+real-bucket: $(VENV)/.installed-dev  ## 30,000 objects from a bucket to a bucket, killed and with failing requests: equal bytes
+	@$(BIN)/python benchmarks/real_bucket.py
 
 soak: $(VENV)/.installed-dev  ## kill r3po for MINUTES (60), drawn from SEED: every file has one outcome, in equal bytes
 	@$(BIN)/python tests/harness/soak.py --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED))

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from compare import DifferenceError, compare_output
 from plain_loop import out_paths, run_plain_loop
@@ -46,9 +47,10 @@ class Job:
     """One job in a folder of its own, which is emptied first."""
 
     folder: Path
-    source: Path
+    source: Path | str  # a folder, or a URL
     function: str  # of benchmarks/functions.py
     shard_size: int
+    keys: dict[str, Any] = field(default_factory=dict)  # further keys of the config
 
     @property
     def output(self) -> Path:
@@ -78,9 +80,15 @@ class Job:
             "output_path": "output_dir",
             "function": self.function_spec,
             "shard_size": self.shard_size,
+            **self.keys,
         }
         lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in config.items()]
         (self.folder / "config.yaml").write_text("".join(lines), encoding="utf-8")
+
+    def warm(self) -> None:
+        """Have the page cache hold the source, where it is on this machine."""
+        if isinstance(self.source, Path):
+            warm_tree(self.source)
 
     def start(self) -> subprocess.Popen[str]:
         """Start a plain `r3po run`; its stderr goes to the end of the log."""
@@ -121,27 +129,27 @@ def check_cldr() -> None:
     source = _fetch_cldr()
     job = Job(DATA / "real" / "cldr", source, "describe_json", shard_size=1_000)  # several parts
     plain, seconds = _compare_with_plain_loop(job)
-    _say(f"  {plain['files']:,.0f} files of {source.name}, equal row by row in CSV and Parquet")
+    say(f"  {plain['files']:,.0f} files of {source.name}, equal row by row in CSV and Parquet")
     _say_times(plain, seconds)
 
 
 def check_synthetic(n_files: int) -> None:
     """Count produce logs: equal to a plain loop, and byte-identical after three kills of the whole process tree."""
-    source = made_tree(n_files, _say)
+    source = made_tree(n_files, say)
     shard_size = max(1, min(10_000, n_files // N_SHARDS))
     n_shards = -(-n_files // shard_size)
     undisturbed = Job(DATA / "real" / "synthetic", source, "count_produce", shard_size)
     plain, seconds = _compare_with_plain_loop(undisturbed)
-    _say(f"  {plain['files']:,.0f} files, equal row by row in CSV and Parquet")
+    say(f"  {plain['files']:,.0f} files, equal row by row in CSV and Parquet")
     _say_times(plain, seconds)
 
     killed = Job(DATA / "real" / "synthetic-killed", source, "count_produce", shard_size)
     killed.write_afresh()
-    for moment in _moments(n_shards):
-        _kill_one_run(killed, moment)
-    _say(f"  the last run ended after {_run_to_end(killed, n_files):.1f} s")
-    n_parts = _require_equal_bytes(undisturbed.output, killed.output)
-    _say(f"  {n_parts} parts, byte-identical to those of the undisturbed run")
+    for moment in moments_of(n_shards):
+        kill_one_run(killed, moment)
+    say(f"  the last run ended after {run_to_end(killed, n_files):.1f} s")
+    n_parts = require_equal(digests_of(undisturbed.output), digests_of(killed.output))
+    say(f"  {n_parts} parts, byte-identical to those of the undisturbed run")
 
 
 # Private functions: input
@@ -156,7 +164,7 @@ def _fetch_cldr() -> Path:
                 f"npm is not installed; it fetches {CLDR_PACKAGE}, once\n"
                 f"hint:  install Node.js, or put {CLDR_PACKAGE}-<version>.tgz into {DATA}"
             )
-        _say(f"npm pack {CLDR_PACKAGE}")
+        say(f"npm pack {CLDR_PACKAGE}")
         with tempfile.TemporaryDirectory(dir=DATA) as folder:
             _call([npm, "pack", CLDR_PACKAGE, "--loglevel=error"], cwd=folder)
             tarballs = [tarball.rename(DATA / tarball.name) for tarball in Path(folder).glob("*.tgz")]
@@ -184,16 +192,17 @@ def _compare_with_plain_loop(job: Job) -> tuple[dict[str, float], float]:
     """
     job.write_afresh()
     plain_files = out_paths(job.folder / "plain.csv", PROCESSES)
-    warm_tree(job.source)
+    job.warm()
+    assert isinstance(job.source, Path)
     plain = run_plain_loop(job.source, job.function_spec, plain_files)
-    warm_tree(job.source)
-    seconds = _run_to_end(job, int(plain["files"]))
+    job.warm()
+    seconds = run_to_end(job, int(plain["files"]))
     if (n_rows := compare_output(job.output, plain_files, parquet=True)) != plain["files"]:
         raise DifferenceError(f"{n_rows} rows, but {plain['files']} files")
     return plain, seconds
 
 
-def _run_to_end(job: Job, n_files: int) -> float:
+def run_to_end(job: Job, n_files: int) -> float:
     """Return the seconds of one whole `r3po run`, after which every file has its row."""
     start = time.perf_counter()
     process = job.start()
@@ -208,7 +217,7 @@ def _run_to_end(job: Job, n_files: int) -> float:
     return seconds
 
 
-def _moments(n_shards: int) -> list[Moment]:
+def moments_of(n_shards: int) -> list[Moment]:
     third, two_thirds = -(-n_shards // 3), -(-2 * n_shards // 3)
     return [
         Moment("at the first segment", lambda now: now.new_segments > 0),
@@ -217,14 +226,14 @@ def _moments(n_shards: int) -> list[Moment]:
     ]
 
 
-def _kill_one_run(job: Job, moment: Moment) -> None:
+def kill_one_run(job: Job, moment: Moment) -> None:
     """Start a run and kill its whole process tree at `moment`.
 
     Raises:
         RunError: the run ended before.
     """
     progress = Progress(job.state)
-    warm_tree(job.source)
+    job.warm()
     start = time.perf_counter()
     process = job.start()
     while not moment.reached(progress.look()):
@@ -236,7 +245,7 @@ def _kill_one_run(job: Job, moment: Moment) -> None:
     n_killed = kill_tree(process.pid)
     process.communicate()
     left = progress.look()
-    _say(
+    say(
         f"  killed {moment.name}, after {seconds:.1f} s: {n_killed} processes; "
         f"{sum(1 for _ in _names(job.state / 'segments'))} segments and {left.commits} commits are left"
     )
@@ -256,20 +265,23 @@ def _names(folder: Path) -> Iterator[str]:
         yield from names
 
 
-def _require_equal_bytes(expected: Path, found: Path) -> int:
+def require_equal(expected: dict[str, str], found: dict[str, str]) -> int:
     """Return the number of parts.
 
+    Args:
+        expected: digests of the files of a table by their paths there, as `digests_of` returns them.
+        found: of another table.
+
     Raises:
-        DifferenceError: the folders hold different files, or a file has other bytes.
+        DifferenceError: they hold different files, or a file has other bytes.
     """
-    theirs, ours = _digests(expected), _digests(found)
-    if different := sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)):
+    if different := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         shown = "\n".join(f"  {name}" for name in different[:10])
-        raise DifferenceError(f"{len(different)} files of {found} differ from those of {expected}:\n{shown}")
-    return sum("/part-" in name for name in theirs)
+        raise DifferenceError(f"{len(different)} files differ from those of the undisturbed run:\n{shown}")
+    return sum("/part-" in name for name in expected)
 
 
-def _digests(output: Path) -> dict[str, str]:
+def digests_of(output: Path) -> dict[str, str]:
     """Return the sha256 of every file in the data folders, by its path there."""
     files = [file for folder in ("csv", "parquet", "failures") for file in (output / folder).iterdir()]
     return {str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
@@ -277,11 +289,11 @@ def _digests(output: Path) -> dict[str, str]:
 
 def _say_times(plain: dict[str, float], run_s: float) -> None:
     n_files, plain_s = plain["files"], plain["seconds"]
-    _say(f"  {PROCESSES} bare processes   {plain_s:6.1f} s   {n_files / plain_s:8,.0f} files/s")
-    _say(f"  r3po run           {run_s:6.1f} s   {n_files / run_s:8,.0f} files/s   {run_s / plain_s:.1f} times as long")
+    say(f"  {PROCESSES} bare processes   {plain_s:6.1f} s   {n_files / plain_s:8,.0f} files/s")
+    say(f"  r3po run           {run_s:6.1f} s   {n_files / run_s:8,.0f} files/s   {run_s / plain_s:.1f} times as long")
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     print(line, flush=True)
 
 

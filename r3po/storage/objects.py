@@ -20,12 +20,23 @@ from r3po.errors import StoreError
 from r3po.storage.object_urls import ObjectUrl, StoreOptions
 from r3po.storage.obstore_clients import Use, make_client, obstore_of, says_key
 from r3po.storage.s3_client import AT_START, S3Access, S3Client
-from r3po.storage.store_errors import Refusal, TagDiffers, Verb, error_of, refusal_of_obstore, without_conditions
+from r3po.storage.store_errors import (
+    Refusal,
+    StoreUnavailable,
+    TagDiffers,
+    Verb,
+    error_of,
+    refusal_of_obstore,
+    without_conditions,
+)
 
 ONE_PUT_BYTES = 64 << 20
 """Most bytes of an object that is written by one request; a larger one is put together of pieces."""
 
 PIECE_BYTES = 16 << 20
+
+_READS = 3
+"""How often an object is read at most whose answers have another size than it."""
 
 BLOCK_BYTES = 1 << 20
 """Bytes of an object in memory while it is read into a file."""
@@ -109,15 +120,10 @@ class ObjectStore:
             OSError: the store fails for now, or gave another number of bytes.
             StoreError: the store cannot be used as it is.
         """
-        if self._is_odd(key):
-            answer = self.s3.request("read", "GET", key, headers={"If-Match": tag} if tag else None)
-            data = answer.body
-            info = _info_of_headers(key, answer.headers, len(data))
-        else:
-            with self._words("read", key):
-                result = obstore_of(self.url).get(self._client(), key, options={"if_match": tag} if tag else None)
-                data = bytes(result.bytes())
-                info = _info(key, result.meta)
+        for _ in range(_READS):
+            data, info = self._read(key, tag)
+            if len(data) == (info.size if size is None else size):
+                break  # else an answer that is whole by its own words, and too short: no client notices
         _check_size(key, len(data), info.size if size is None else size)
         return data, info
 
@@ -254,6 +260,14 @@ class ObjectStore:
 
     # Private methods
 
+    def _read(self, key: str, tag: str | None) -> tuple[bytes, ObjectInfo]:
+        if self._is_odd(key):
+            answer = self.s3.request("read", "GET", key, headers={"If-Match": tag} if tag else None)
+            return answer.body, _info_of_headers(key, answer.headers, len(answer.body))
+        with self._words("read", key):
+            result = obstore_of(self.url).get(self._client(), key, options={"if_match": tag} if tag else None)
+            return bytes(result.bytes()), _info(key, result.meta)
+
     def _is_odd(self, key: str) -> bool:
         """Whether obstore would refuse the key, or take it for another one, but another client knows it.
 
@@ -376,4 +390,4 @@ def _nanoseconds(moment: Any) -> int:
 
 def _check_size(key: str, n_bytes: int, size: int) -> None:
     if n_bytes != size:
-        raise OSError(errno.EIO, f"the store gave {n_bytes:,} of {size:,} bytes", key)
+        raise StoreUnavailable(errno.EIO, f"the store gave {n_bytes:,} of {size:,} bytes", key)
