@@ -177,7 +177,8 @@ class Display:
             "returned": event.n_returned,
         }
         found = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n) or "nothing new"
-        where = f"{_base(event.source)}/**{event.suffix}"
+        source = event.source.rstrip("/") if is_url(event.source) else _base(event.source)
+        where = f"{source}/**{event.suffix}"
         size = "" if event.size_bytes is None else f", {size_text(event.size_bytes)}"
         self._line(f"Scan      {where}       {count_of(event.n_files, 'file')}{size}: {found}")
         if event.passed_over:

@@ -119,7 +119,10 @@ def no_file_error(config: Config, source: Source, counts: WalkCounts) -> SourceE
     others = list(source.suffixes().items())[:3]
     if others and not hints:
         hints.append(", ".join(f'{count_of(n, "file ends", "files end")} with "{other}"' for other, n in others))
-    return SourceError(what, hint="\n".join(hints) or "the folder is empty, but for hidden names and linked folders")
+    empty = "the folder is empty, but for hidden names and linked folders"
+    if config.source_url is not None:
+        empty = "nothing is there, but for hidden names; look at the URL"
+    return SourceError(what, hint="\n".join(hints) or empty)
 
 
 # Private functions
