@@ -40,7 +40,7 @@ from r3po.function.find import FunctionSpec, find_function
 from r3po.inspect import verify as jobverify
 from r3po.inspect.status import read_status
 from r3po.run import session, undo_redo, walk_and_start
-from r3po.source import new_manifest
+from r3po.source import sources
 from r3po.source import walk as scan
 from r3po.source.hashing import hash_file
 from r3po.state import reset as jobreset
@@ -1074,7 +1074,7 @@ def test_every_history_gives_the_table_of_a_fresh_run(
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
     monkeypatch.setattr(storage, "_fsync", lambda descriptor: None)
     # `r3po build` hashes in this process, and the walk is not waited for beside a start that takes no time.
-    monkeypatch.setattr(new_manifest, "hash_files", hash_here)
+    monkeypatch.setattr(sources, "hash_files", hash_here)
     monkeypatch.setattr(walk_and_start, "threading", SimpleNamespace(Thread=Here, Event=threading.Event))
     monkeypatch.setattr(sys, "path", sys.path[:])
     # Reading a config and finding f in its file would take more than half of the time.
