@@ -1,4 +1,4 @@
-"""Jobs whose files are in a bucket, here one in memory: what is new, changed, gone and back, and what is read for it."""
+"""Jobs whose files are in a bucket, here in memory: what is new, changed, gone and back, and what is read for it."""
 
 from __future__ import annotations
 
