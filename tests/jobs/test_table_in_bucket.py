@@ -124,3 +124,28 @@ def test_the_run_waits_for_the_bucket_and_says_so(
     assert is_told.is_set()
     assert result.rows == 1
     assert bucket_job.findings() == []
+
+
+@pytest.mark.parametrize("place", ["bucket", "disk"])
+def test_a_redo_that_cut_its_rows_into_other_parts_is_given_up(
+    place: str, bucket_job: BucketJob, new_job: NewJob
+) -> None:
+    job = bucket_job if place == "bucket" else new_job("on-disk")
+    job.configure(shard_size=2)
+    for n in range(4):
+        job.add(f"{n}.json", value=n)
+    job.run()
+    before = job.published()
+    commits = job.state / "commits"
+    job.configure(part_rows=1)
+    job.run_until(
+        lambda path: path.parent == commits and b'"build": 2' in (commits / "00000.json").read_bytes(),
+        redo=True,
+        function=job.mended_function,
+    )
+    assert "csv/part-00000-00001.csv" in job.published()
+    r3po.reset_redo(job.config)
+    assert "csv/part-00000-00001.csv" not in job.published()
+    job.configure(part_rows=None)
+    job.run()
+    assert job.published() == before
