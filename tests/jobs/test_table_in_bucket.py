@@ -20,6 +20,8 @@ from r3po.config.settings import load_config
 from r3po.run import session
 from r3po.run.result import RunOptions
 from r3po.state import former
+from r3po.state.job import Job
+from r3po.state.manifest import Manifest
 from r3po.storage import own_objects
 
 
@@ -149,3 +151,29 @@ def test_a_redo_that_cut_its_rows_into_other_parts_is_given_up(
     job.configure(part_rows=None)
     job.run()
     assert job.published() == before
+
+
+@pytest.mark.parametrize("output_path", ["s3://bucket/table/", "../table"])
+def test_of_two_jobs_that_begin_at_once_the_first_one_has_the_table(
+    output_path: str, bucket_job: BucketJob, jobs_folder: Path, store: FakeObstore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find that nobody has it, and the second one looks through its source for longer."""
+    second, first = bucket_job, BucketJob(jobs_folder / "first", jobs_folder / "tiny_function.py", store)
+    for job in (first, second):
+        job.configure(output_path=output_path, job_name=job.folder.name)
+        job.add("0.json", value=0)
+
+    def run_the_first_one(self: Job, manifest: Manifest) -> None:
+        monkeypatch.undo()
+        fake_obstore.use(store, monkeypatch)
+        first.run()
+        self.put_in_force(manifest)
+
+    monkeypatch.setattr(Job, "put_in_force", run_the_first_one)
+    with pytest.raises(r3po.FolderError, match="belongs to another job"):
+        second.run()
+    second.configure(output_path="s3://bucket/mine/")
+    assert second.run().rows == 1
+    first.configure()
+    first.forget_calls()
+    assert first.run().rows == 1 and not first.calls()
