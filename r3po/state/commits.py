@@ -9,7 +9,7 @@ Source: FORMAT.md, "Commits".
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,14 @@ def write_commit(folders: JobFolders, commit: Commit) -> None:
     write_json(folders.commits / f"{commit.shard:05d}.json", content)
 
 
-def withdraw_parts(folders: JobFolders, commit: Commit) -> Commit:
-    """Take a shard's parts out of the data folders, and return its new commit: the outcomes stay as they are."""
-    parts = tuple(Part(part.kind, part.name, None) for part in commit.parts)
+def withdraw_parts(folders: JobFolders, commit: Commit, others: Iterable[Part] = ()) -> Commit:
+    """Take a shard's parts out of the data folders, and return its new commit: the outcomes stay as they are.
+
+    Args:
+        others: parts of another commit of the shard, which go, too.
+    """
+    names = dict.fromkeys((part.kind, part.name) for part in (*commit.parts, *others))
+    parts = tuple(Part(kind, name, None) for kind, name in names)
     withdrawn = replace(commit, parts=parts, part_settings=dict.fromkeys(KINDS, False))
     write_commit(folders, withdrawn)
     _publish_parts(folders, withdrawn)

@@ -122,16 +122,19 @@ def _folders_of(working_dir: Path, marker: dict[str, Any]) -> JobFolders:
 def _bring_back(folders: JobFolders, former: Former, build: int) -> None:
     folders.output.set_success(())
     names = [name for name in sorted(list_names(folders.commits)) if name.removesuffix(".json").isdecimal()]
-    in_force = [read_commit(folders, name, former.manifest.job_id) for name in names]
-    of_redo = [commit for commit in in_force if commit.shard not in former.commits]
+    read = (read_commit(folders, name, former.manifest.job_id) for name in names)
+    in_force = {commit.shard: commit for commit in read}
+    of_redo = [commit for commit in in_force.values() if commit.shard not in former.commits]
     for commit in of_redo:
         folders.output.remove_parts(commit.parts)
     folders.output.settle()
     for commit in of_redo:
         remove_durably(folders.commits / f"{commit.shard:05d}.json")
     for commit in former.commits.values():
-        if commit not in in_force:
-            withdraw_parts(folders, commit)
+        present = in_force.get(commit.shard)
+        if present != commit:
+            # The redo may have cut the rows of the shard into parts of other names.
+            withdraw_parts(folders, commit, () if present is None else present.parts)
     folders.output.settle()
     remove_segments_of(folders.segments, lambda segment: segment.build > former.manifest.build, temporaries=True)
     remove_durably(folders.suspects)  # they are named by places of the redo

@@ -191,8 +191,10 @@ class OutputFolder(Claimed):
             make_folder(folder)
 
     def write_claim(self, job_id: str, job_name: str) -> None:
-        """Say durably that the folder is this job's, unless it is claimed already."""
-        if not self.claim.exists():
+        """Say durably that the folder is this job's, unless it says so already. Raises FolderError: another is first."""
+        if self.claim.exists():
+            self.check_claim(job_id)  # another job may have come in since the start looked
+        else:
             write_json(self.claim, claim_content(job_id, job_name, self.working_dir))
 
     def read_claim(self) -> dict[str, Any]:

@@ -64,16 +64,17 @@ class OutputStore(StoreReader):
             raise StoreError("the store fails", where=self.where, evidence=error.strerror, hint=hint) from error
 
     def write_claim(self, job_id: str, job_name: str) -> None:
-        """Say that the table is this job's, unless it is claimed already. Raises FolderError: another job is first."""
-        if self.claimed_by() is not None:
+        """Say that the table is this job's, unless it says so already. Raises FolderError: another job is first."""
+        claimed_by = self.claimed_by()
+        if claimed_by == job_id:
             return
-        # Its tag may be a digest: with the same content two writers would both be the first.
-        content = {**claim_content(job_id, job_name, self.working_dir), "nonce": uuid.uuid4().hex}
-        try:
-            with self._objects.told(CLAIM):
+        if claimed_by is None:
+            # Its tag may be a digest: with the same content two writers would both be the first.
+            content = {**claim_content(job_id, job_name, self.working_dir), "nonce": uuid.uuid4().hex}
+            with contextlib.suppress(TagDiffers), self._objects.told(CLAIM):
                 self._store.write(self.url.key_of(CLAIM), json_bytes(content), Only())
-        except TagDiffers:
-            self.check_claim(job_id)
+                return
+        self.check_claim(job_id)  # another job may have come in since the start looked
 
     def refuse_strangers(self, parts: Iterable[Part]) -> None:
         """See that the data folders hold nothing but `parts`. Raises FolderError."""

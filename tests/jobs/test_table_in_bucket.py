@@ -20,6 +20,8 @@ from r3po.config.settings import load_config
 from r3po.run import session
 from r3po.run.result import RunOptions
 from r3po.state import former
+from r3po.state.job import Job
+from r3po.state.manifest import Manifest
 from r3po.storage import own_objects
 
 
@@ -124,3 +126,54 @@ def test_the_run_waits_for_the_bucket_and_says_so(
     assert is_told.is_set()
     assert result.rows == 1
     assert bucket_job.findings() == []
+
+
+@pytest.mark.parametrize("place", ["bucket", "disk"])
+def test_a_redo_that_cut_its_rows_into_other_parts_is_given_up(
+    place: str, bucket_job: BucketJob, new_job: NewJob
+) -> None:
+    job = bucket_job if place == "bucket" else new_job("on-disk")
+    job.configure(shard_size=2)
+    for n in range(4):
+        job.add(f"{n}.json", value=n)
+    job.run()
+    before = job.published()
+    commits = job.state / "commits"
+    job.configure(part_rows=1)
+    job.run_until(
+        lambda path: path.parent == commits and b'"build": 2' in (commits / "00000.json").read_bytes(),
+        redo=True,
+        function=job.mended_function,
+    )
+    assert "csv/part-00000-00001.csv" in job.published()
+    r3po.reset_redo(job.config)
+    assert "csv/part-00000-00001.csv" not in job.published()
+    job.configure(part_rows=None)
+    job.run()
+    assert job.published() == before
+
+
+@pytest.mark.parametrize("output_path", ["s3://bucket/table/", "../table"])
+def test_of_two_jobs_that_begin_at_once_the_first_one_has_the_table(
+    output_path: str, bucket_job: BucketJob, jobs_folder: Path, store: FakeObstore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find that nobody has it, and the second one looks through its source for longer."""
+    second, first = bucket_job, BucketJob(jobs_folder / "first", jobs_folder / "tiny_function.py", store)
+    for job in (first, second):
+        job.configure(output_path=output_path, job_name=job.folder.name)
+        job.add("0.json", value=0)
+
+    def run_the_first_one(self: Job, manifest: Manifest) -> None:
+        monkeypatch.undo()
+        fake_obstore.use(store, monkeypatch)
+        first.run()
+        self.put_in_force(manifest)
+
+    monkeypatch.setattr(Job, "put_in_force", run_the_first_one)
+    with pytest.raises(r3po.FolderError, match="belongs to another job"):
+        second.run()
+    second.configure(output_path="s3://bucket/mine/")
+    assert second.run().rows == 1
+    first.configure()
+    first.forget_calls()
+    assert first.run().rows == 1 and not first.calls()
