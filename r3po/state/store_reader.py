@@ -130,8 +130,8 @@ class StoreReader(Claimed):
 
     def refuse_unclaimed(self, parts: Iterable[Part]) -> None:
         ours = {f"{part.kind}/{part.name}": part.staged for part in parts}
-        for kind, name in self.list_files():
-            path = f"{kind}/{name}"
+        there = [f"{kind}/{name}" for kind, name in self.list_files()]
+        for path in (*there, FAILURES) if FAILURES in self._objects.known else there:
             record = ours.get(path)
             if record is None or not self._is_published(path, record):
                 raise FolderError(

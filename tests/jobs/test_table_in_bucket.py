@@ -232,3 +232,11 @@ def test_failures_of_a_killed_run_that_come_late_are_replaced(
     job.run()
     assert job.findings(check_source=True) == []
     assert job.failed() == {}
+
+
+def test_failures_that_nobody_claims_are_not_written_over(bucket_job: BucketJob, store: FakeObstore) -> None:
+    store.content["table/failures/failures.csv"] = b"theirs"
+    bucket_job.add("0.json", value=0)
+    with pytest.raises(r3po.FolderError, match=r"no job of r3po claims: failures/failures\.csv"):
+        bucket_job.run()
+    assert store.content == {"table/failures/failures.csv": b"theirs"}
