@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -240,3 +241,31 @@ def test_failures_that_nobody_claims_are_not_written_over(bucket_job: BucketJob,
     with pytest.raises(r3po.FolderError, match=r"no job of r3po claims: failures/failures\.csv"):
         bucket_job.run()
     assert store.content == {"table/failures/failures.csv": b"theirs"}
+
+
+@pytest.mark.parametrize("n_deleted", [0, 3])
+def test_a_reset_is_completed_in_the_bucket_where_it_was_begun(
+    n_deleted: int, bucket_job: BucketJob, store: FakeObstore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed, and the config names a folder by then where others have the same names."""
+    job, real, calls = bucket_job, store.delete, itertools.count()
+    job.add("0.json", value=0)
+    job.run()
+
+    def die(client: Any, key: str) -> None:
+        if next(calls) == n_deleted:
+            raise Died
+        real(client, key)
+
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(store, "delete", die)
+        r3po.reset_all_tracking(job.config)
+    theirs = {"theirs/csv/part-00000.csv": b"n", "theirs/csv/_SUCCESS": b"", "theirs/failures/failures.csv": b"path"}
+    store.content.update(theirs)
+    job.configure(output_path="s3://bucket/theirs/")
+    with pytest.raises(r3po.FolderError, match="no job of r3po claims"):
+        job.run()
+    assert store.content == theirs
+    job.configure(output_path="s3://bucket/table/")
+    assert job.run().rows == 1
+    assert job.findings() == []
