@@ -161,13 +161,14 @@ class OutputStore(StoreReader):
         self._published.note(FAILURES, record, self._objects.put(FAILURES, staged))
         remove_if_there(staged)
 
-    def has_success(self, kinds: Iterable[str]) -> bool:
-        """Whether the proof of a complete end is there: `_SUCCESS` for each of these kinds, and our failures.csv.
+    def has_success(self, kinds: Collection[str]) -> bool:
+        """Whether the proof of a complete end is there: `_SUCCESS` for these kinds and no others, and our failures.csv.
 
         A `_SUCCESS` that a killed run had put may come late: only with the note of failures.csv it is that of today.
         """
         known, note = self._objects.known, self._published.parts.get(FAILURES)
-        return all(success(kind) in known for kind in kinds) and note is not None and note.is_like(known.get(FAILURES))
+        is_marked = all((success(kind) in known) == (kind in kinds) for kind in KINDS)
+        return is_marked and note is not None and note.is_like(known.get(FAILURES))
 
     def set_success(self, kinds: Collection[str]) -> None:
         """Say that everything is there in these kinds of parts, and that of other kinds it is not.

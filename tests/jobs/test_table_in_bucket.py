@@ -217,6 +217,20 @@ def test_a_success_of_a_killed_run_that_comes_late_is_no_proof_for_the_run_after
     assert job.failed() == {"1.json": 1}
 
 
+def test_a_success_that_comes_late_is_removed_if_there_are_no_such_parts_any_more(
+    bucket_job: BucketJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bucket_job
+    job.add("0.json", value=0)
+    late = run_until_put(job, "csv/_SUCCESS", monkeypatch)
+    job.configure(csv=False)
+    job.run()
+    late()
+    job.run()
+    assert job.findings() == []
+    assert "table/csv/_SUCCESS" not in job.store.content
+
+
 def test_failures_of_a_killed_run_that_come_late_are_replaced(
     bucket_job: BucketJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
