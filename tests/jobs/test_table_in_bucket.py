@@ -283,3 +283,16 @@ def test_a_reset_is_completed_in_the_bucket_where_it_was_begun(
     job.configure(output_path="s3://bucket/table/")
     assert job.run().rows == 1
     assert job.findings() == []
+
+
+def test_a_claim_that_has_expired_is_made_again(bucket_job: BucketJob, store: FakeObstore) -> None:
+    """It is the oldest object of a table: a rule of the bucket that removes old ones begins with it."""
+    bucket_job.add("0.json", value=0)
+    bucket_job.run()
+    del store.content["table/.r3po.json"]
+    bucket_job.run()
+    assert bucket_job.findings() == []
+    del store.content["table/.r3po.json"]
+    store.content["table/csv/part-00001.csv"] = b"theirs"
+    with pytest.raises(r3po.FolderError, match="no job of r3po claims"):
+        bucket_job.run()
