@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from r3po.state.output_folder import OutputFolder
 from r3po.storage.durable import make_folder, remove_tree
-from r3po.storage.object_urls import ObjectUrl, StoreOptions
+from r3po.storage.names import name_from_json, name_to_json
+from r3po.storage.object_urls import ObjectUrl, StoreOptions, is_url
 
 if TYPE_CHECKING:
     from r3po.state.output_store import OutputStore
@@ -53,6 +54,17 @@ class JobFolders:
 
             return OutputStore(self.output_path, self.working_dir, self.store_options)
         return OutputFolder(self.output_path, self.working_dir)
+
+    def output_to_json(self) -> dict[str, Any]:
+        """Return what names the output in a marker, which may have to be found when the config names another one."""
+        store = {name: value for name, value in asdict(self.store_options).items() if value}
+        return {"output": name_to_json(str(self.output_path)), **({"store": store} if store else {})}
+
+    def at_output(self, marker: dict[str, Any]) -> JobFolders:
+        """Return the same folders with the output that a marker names."""
+        output = name_from_json(marker["output"])
+        place = ObjectUrl.parse(output) if is_url(output) else Path(output)
+        return JobFolders(self.working_dir, place, StoreOptions.from_mapping(marker.get("store", {})))
 
     def make(self) -> None:
         """Make all folders that a run writes to. Raises FolderError."""

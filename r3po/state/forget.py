@@ -5,6 +5,8 @@ A marker is made first and removed last, so that a reset that was killed is comp
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from r3po.state.folders import JobFolders
 from r3po.state.manifest import FORMAT
 from r3po.storage.durable import list_names, remove_durably, remove_if_there, remove_tree, sync_folder
@@ -17,18 +19,22 @@ def reset_job(folders: JobFolders, job_id: str | None) -> int:
     Args:
         job_id: whose output may be removed; None: that of a job of which the id is lost.
     """
-    write_json(folders.reset_marker, {"format": FORMAT, "kind": "reset", "job_id": job_id})
+    content = {"format": FORMAT, "kind": "reset", "job_id": job_id, **folders.output_to_json()}
+    write_json(folders.reset_marker, content)
     return _remove_all(folders)
 
 
 def complete_reset(folders: JobFolders) -> None:
     """Complete a reset that was killed; without one do nothing. The caller holds the lock."""
     try:
-        job_id = read_json(folders.reset_marker, kind="reset", newest_format=FORMAT)["job_id"]
+        marker = read_json(folders.reset_marker, kind="reset", newest_format=FORMAT)
     except FileNotFoundError:
         return
-    # If the config names another folder by now, which another job claims, that folder stays.
-    _remove_all(folders, spare_output=folders.output.claimed_by() not in (None, job_id))
+    # The config may name another output by now; earlier versions did not say which one it was.
+    at_the_time = folders.at_output(marker) if "output" in marker else folders
+    with closing(at_the_time.output):
+        # Another job may have claimed it since.
+        _remove_all(at_the_time, spare_output=at_the_time.output.claimed_by() not in (None, marker["job_id"]))
 
 
 # Private functions

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 from r3po.errors import DamagedStateError
 from r3po.state.commits import Commit, commit_from_json, commit_to_json, read_commit, withdraw_parts
@@ -19,8 +17,6 @@ from r3po.state.manifest import FORMAT, Manifest, manifest_from_json, manifest_t
 from r3po.state.segments import remove_segments_of
 from r3po.storage.durable import list_names, remove_durably
 from r3po.storage.json_files import read_json, write_json
-from r3po.storage.names import name_from_json, name_to_json
-from r3po.storage.object_urls import ObjectUrl, StoreOptions, is_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +82,8 @@ def bring_back(folders: JobFolders, former: Former, build: int) -> None:
     Args:
         build: higher than that of everything that the redo has recorded.
     """
-    content = {"build": build, "output": name_to_json(str(folders.output_path))}
-    store = {name: value for name, value in asdict(folders.store_options).items() if value}
-    write_json(
-        folders.undo_marker, {"format": FORMAT, "kind": "undo", **content, **({"store": store} if store else {})}
-    )
+    content = {"format": FORMAT, "kind": "undo", "build": build, **folders.output_to_json()}
+    write_json(folders.undo_marker, content)
     _bring_back(folders, former, build)
 
 
@@ -103,20 +96,13 @@ def complete_undo(folders: JobFolders) -> None:
     former = read_former(folders)
     if former is not None:
         # The config may name another output folder by now, which may be another job's.
-        at_the_time = _folders_of(folders.working_dir, marker)
+        at_the_time = folders.at_output(marker)
         with closing(at_the_time.output):
             _bring_back(at_the_time, former, marker["build"])
     remove_durably(folders.undo_marker)
 
 
 # Private functions
-
-
-def _folders_of(working_dir: Path, marker: dict[str, Any]) -> JobFolders:
-    """Return the folders with the output that the marker names."""
-    output = name_from_json(marker["output"])
-    place = ObjectUrl.parse(output) if is_url(output) else Path(output)
-    return JobFolders(working_dir, place, StoreOptions.from_mapping(marker.get("store", {})))
 
 
 def _bring_back(folders: JobFolders, former: Former, build: int) -> None:

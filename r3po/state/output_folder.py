@@ -191,7 +191,7 @@ class OutputFolder(Claimed):
             make_folder(folder)
 
     def write_claim(self, job_id: str, job_name: str) -> None:
-        """Say durably that the folder is this job's, unless it says so already. Raises FolderError: another is first."""
+        """Say durably that the folder is this job's, unless it says so already. Raises FolderError: another's."""
         if self.claim.exists():
             self.check_claim(job_id)  # another job may have come in since the start looked
         else:

@@ -156,11 +156,19 @@ class OutputStore(StoreReader):
         with NewFile(self.staging) as new:
             for line in lines:
                 new.write(line)
-            self._objects.put(FAILURES, new.written())
+            record = new.finish("failures.csv")
+        staged = self.staging / record.name
+        self._published.note(FAILURES, record, self._objects.put(FAILURES, staged))
+        remove_if_there(staged)
 
-    def has_success(self, kinds: Iterable[str]) -> bool:
-        """Whether the proof of a complete end is there: `_SUCCESS` for each of these kinds, and failures.csv."""
-        return all(path in self._objects.known for path in (*map(success, kinds), FAILURES))
+    def has_success(self, kinds: Collection[str]) -> bool:
+        """Whether the proof of a complete end is there: `_SUCCESS` for these kinds and no others, and our failures.csv.
+
+        A `_SUCCESS` that a killed run had put may come late: only with the note of failures.csv it is that of today.
+        """
+        known, note = self._objects.known, self._published.parts.get(FAILURES)
+        is_marked = all((success(kind) in known) == (kind in kinds) for kind in KINDS)
+        return is_marked and note is not None and note.is_like(known.get(FAILURES))
 
     def set_success(self, kinds: Collection[str]) -> None:
         """Say that everything is there in these kinds of parts, and that of other kinds it is not.
@@ -170,6 +178,8 @@ class OutputStore(StoreReader):
         """
         if kinds:
             self._check_all()
+        else:
+            self._published.forget(FAILURES)
         for kind in KINDS:
             if kind in kinds:
                 self._objects.put(success(kind), b"")
@@ -187,7 +197,7 @@ class OutputStore(StoreReader):
         for path in names:
             self._objects.change(path, partial(self._remove, path))
         self.settle()
-        self._objects.delete(FAILURES)
+        self._remove(FAILURES)
         return len(names)
 
     def forget(self, shards: Iterable[int]) -> int:
@@ -222,7 +232,7 @@ class OutputStore(StoreReader):
         listed = {
             path: info
             for path, info in self._objects.known.items()
-            if path.partition("/")[0] in KINDS and not path.endswith(f"/{SUCCESS}")
+            if path == FAILURES or (path.partition("/")[0] in KINDS and not path.endswith(f"/{SUCCESS}"))
         }
         wrong = [path for path, part in noted.items() if not part.is_like(listed.get(path))]
         wrong += listed.keys() - noted.keys()

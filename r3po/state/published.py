@@ -1,7 +1,7 @@
 """What was put into a bucket for each part, and the tags that the store gave back: `working_dir/published`.
 
 A part is as it was published if the store lists it with this tag. So a start finds with one listing what is to be put
-again. Source: FORMAT.md, "A table in a bucket".
+again. failures.csv has such a note, too. Source: FORMAT.md, "A table in a bucket".
 """
 
 from __future__ import annotations

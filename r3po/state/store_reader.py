@@ -129,16 +129,17 @@ class StoreReader(Claimed):
         return parse_json(data, self._objects.url_of(CLAIM), kind="claim", newest_format=FORMAT)
 
     def refuse_unclaimed(self, parts: Iterable[Part]) -> None:
-        ours = {f"{part.kind}/{part.name}": part.staged for part in parts}
-        for kind, name in self.list_files():
-            path = f"{kind}/{name}"
-            record = ours.get(path)
-            if record is None or not self._is_published(path, record):
-                raise FolderError(
-                    f"output_path already holds files that no job of r3po claims: {path}",
-                    where=self.where,
-                    hint="give this job another output_path, or move them elsewhere",
-                )
+        records = {f"{part.kind}/{part.name}": part.staged for part in parts}
+        ours = {path for path, record in records.items() if record is not None and self._is_published(path, record)}
+        if ours:
+            ours |= {*map(success, KINDS), FAILURES}  # they go with the parts
+        there = {f"{kind}/{name}" for kind, name in self.list_files()} | ({FAILURES} & self._objects.known.keys())
+        if strangers := there - ours:
+            raise FolderError(
+                f"output_path already holds files that no job of r3po claims: {min(strangers)}",
+                where=self.where,
+                hint="give this job another output_path, or move them elsewhere",
+            )
 
     # For those who write, too
 

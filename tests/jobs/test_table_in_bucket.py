@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import json
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,10 @@ from r3po.state import former
 from r3po.state.job import Job
 from r3po.state.manifest import Manifest
 from r3po.storage import own_objects
+
+
+class Died(BaseException):
+    """The process is killed."""
 
 
 @pytest.fixture
@@ -64,9 +71,6 @@ def test_a_redo_is_given_up_in_the_bucket_where_it_was_begun(
         redo=True,
         function=job.mended_function,
     )
-
-    class Died(BaseException):
-        pass
 
     def die(*args: object) -> None:
         raise Died
@@ -177,3 +181,118 @@ def test_of_two_jobs_that_begin_at_once_the_first_one_has_the_table(
     first.configure()
     first.forget_calls()
     assert first.run().rows == 1 and not first.calls()
+
+
+def run_until_put(job: BucketJob, name: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+    """Run until an object of this name is to be put, and return the request, which may still come."""
+    put, late = job.store.put, list[Callable[[], object]]()
+
+    def die(client: Any, key: str, *content: Any, **options: Any) -> Any:
+        if not key.endswith(f"/{name}"):
+            return put(client, key, *content, **options)
+        data = content[0].read_bytes() if isinstance(content[0], Path) else content[0]
+        late.append(partial(put, client, key, data, **options))
+        raise Died
+
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(job.store, "put", die)
+        job.run()
+    (request,) = late
+    return request
+
+
+def test_a_success_of_a_killed_run_that_comes_late_is_no_proof_for_the_run_after_it(
+    bucket_job: BucketJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bucket_job
+    job.configure(parquet=False)
+    job.add("0.json", value=0)
+    job.add("1.json", value=1)
+    late = run_until_put(job, "_SUCCESS", monkeypatch)
+    job.add("1.json", error="bad")
+    run_until_put(job, "failures.csv", monkeypatch)
+    late()
+    job.run()
+    assert job.findings(check_source=True) == []
+    assert job.failed() == {"1.json": 1}
+
+
+def test_a_success_that_comes_late_is_removed_if_there_are_no_such_parts_any_more(
+    bucket_job: BucketJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bucket_job
+    job.add("0.json", value=0)
+    late = run_until_put(job, "csv/_SUCCESS", monkeypatch)
+    job.configure(csv=False)
+    job.run()
+    late()
+    job.run()
+    assert job.findings() == []
+    assert "table/csv/_SUCCESS" not in job.store.content
+
+
+def test_failures_of_a_killed_run_that_come_late_are_replaced(
+    bucket_job: BucketJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its condition holds again: the tag is a digest, and failures.csv is the one of before."""
+    job = bucket_job
+    job.add("0.json", value=0)
+    job.add("1.json", value=1)
+    job.run()
+    job.add("1.json", error="bad")
+    late = run_until_put(job, "failures.csv", monkeypatch)
+    job.add("1.json", value=1)
+    job.run()
+    late()
+    job.run()
+    assert job.findings(check_source=True) == []
+    assert job.failed() == {}
+
+
+def test_failures_that_nobody_claims_are_not_written_over(bucket_job: BucketJob, store: FakeObstore) -> None:
+    store.content["table/failures/failures.csv"] = b"theirs"
+    bucket_job.add("0.json", value=0)
+    with pytest.raises(r3po.FolderError, match=r"no job of r3po claims: failures/failures\.csv"):
+        bucket_job.run()
+    assert store.content == {"table/failures/failures.csv": b"theirs"}
+
+
+@pytest.mark.parametrize("n_deleted", [0, 3])
+def test_a_reset_is_completed_in_the_bucket_where_it_was_begun(
+    n_deleted: int, bucket_job: BucketJob, store: FakeObstore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed, and the config names a folder by then where others have the same names."""
+    job, real, calls = bucket_job, store.delete, itertools.count()
+    job.add("0.json", value=0)
+    job.run()
+
+    def die(client: Any, key: str) -> None:
+        if next(calls) == n_deleted:
+            raise Died
+        real(client, key)
+
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(store, "delete", die)
+        r3po.reset_all_tracking(job.config)
+    theirs = {"theirs/csv/part-00000.csv": b"n", "theirs/csv/_SUCCESS": b"", "theirs/failures/failures.csv": b"path"}
+    store.content.update(theirs)
+    job.configure(output_path="s3://bucket/theirs/")
+    with pytest.raises(r3po.FolderError, match="no job of r3po claims"):
+        job.run()
+    assert store.content == theirs
+    job.configure(output_path="s3://bucket/table/")
+    assert job.run().rows == 1
+    assert job.findings() == []
+
+
+def test_a_claim_that_has_expired_is_made_again(bucket_job: BucketJob, store: FakeObstore) -> None:
+    """It is the oldest object of a table: a rule of the bucket that removes old ones begins with it."""
+    bucket_job.add("0.json", value=0)
+    bucket_job.run()
+    del store.content["table/.r3po.json"]
+    bucket_job.run()
+    assert bucket_job.findings() == []
+    del store.content["table/.r3po.json"]
+    store.content["table/csv/part-00001.csv"] = b"theirs"
+    with pytest.raises(r3po.FolderError, match="no job of r3po claims"):
+        bucket_job.run()
