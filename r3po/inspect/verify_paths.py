@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from r3po.inspect.findings import UNREADABLE
-from r3po.source.walk import walk_key
+from r3po.source.sources import order_of
 from r3po.state.job import Job
 from r3po.state.manifest import Manifest
 from r3po.state.shard_files import Entries, read_shard_file
@@ -22,6 +22,7 @@ class WalkOrder:
     """Sees that each stretch of the manifest is in walk order, and remembers a hash of each path: 8 bytes a file."""
 
     def __init__(self, manifest: Manifest) -> None:
+        self._order = order_of(manifest.source_path)
         self._starts = set(manifest.sorted_spans)
         self._is_sound = _are_starts(manifest.sorted_spans, manifest.n_places)
         self._n_files = 0
@@ -38,7 +39,7 @@ class WalkOrder:
             self._last = None
             return
         for number, path in enumerate(entries.paths, self._n_files):
-            key = walk_key(path)
+            key = self._order(path)
             if self._last is not None and number not in self._starts and key <= self._last:
                 self._n_unsorted += 1
                 self._unsorted += [path] if self._n_unsorted <= _SHOWN else []

@@ -82,6 +82,11 @@ def store_of(config: Config) -> ObjectStore | None:
     return (ObjectStore if url.is_cloud else UrlStore)(url, config.store_options)
 
 
+def order_of(source_path: str) -> Callable[[str], Any]:
+    """Return the sort key of the paths of a source, as the manifest names it."""
+    return path_order if is_url(source_path) else walk_key
+
+
 def check_kind(known: str, config: Config) -> None:
     """Refuse that a job moves from a disk to a store, or back: their files come in different orders.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -176,9 +177,10 @@ class OutputFolder(Claimed):
             return PartLook(size_bytes, what, is_damaged=True)
         return PartLook(size_bytes)
 
-    def read_part(self, kind: str, name: str, folder: Path) -> Path:
-        """Return the file of a part that is there; no copy in `folder` is needed."""
-        return self.data(kind) / name
+    @contextmanager
+    def readable(self, parts: Iterable[tuple[str, str]]) -> Iterator[list[Path]]:
+        """Give the files of parts that are there, of which kind and name are given."""
+        yield [self.data(kind) / name for kind, name in parts]
 
     def look_again(self) -> None:
         """Do nothing: a disk is looked at each time."""

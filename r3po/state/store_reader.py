@@ -6,7 +6,9 @@ Source: FORMAT.md, "A table in a bucket".
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -111,12 +113,11 @@ class StoreReader(Claimed):
             found.size, "" if is_ours else "is not the object that was put: the store gave that another tag"
         )
 
-    def read_part(self, kind: str, name: str, folder: Path) -> Path:
-        """Return a copy of a part that is there, made in `folder`."""
-        path, copy = f"{kind}/{name}", folder / name
-        with self._objects.told(path), copy.open("xb") as file:
-            self._store.stream(self.url.key_of(path), file.write)
-        return copy
+    @contextmanager
+    def readable(self, parts: Iterable[tuple[str, str]]) -> Iterator[list[Path]]:
+        """Give copies of parts that are there, of which kind and name are given; they are gone after the block."""
+        with tempfile.TemporaryDirectory(prefix="r3po-parts-") as folder:
+            yield [self._copy_of(kind, name, Path(folder)) for kind, name in parts]
 
     def look_again(self) -> None:
         """Forget how everything looked: a run may have changed it."""

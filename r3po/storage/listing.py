@@ -11,6 +11,7 @@ from r3po.storage.s3_list import Page, checked, key_order, list_objects
 from r3po.storage.sorted_runs import SortedRuns
 
 _ORDERED = ("gs", "az")
+"""Schemes whose own clouds list in the order of keys; another server may not."""
 
 
 def list_store(store: ObjectStore, *, start_after: str = "", scratch: Path | None = None) -> Generator[Page]:
@@ -31,7 +32,7 @@ def list_store(store: ObjectStore, *, start_after: str = "", scratch: Path | Non
         yield from list_objects(store.s3, store.url, start_after=start_after, scratch=scratch)
         return
     pages = store.list_pages(start_after)
-    if store.url.scheme in _ORDERED:
+    if store.url.scheme in _ORDERED and not store.options.endpoint:
         with closing(pages):
             yield from checked(pages, store.url)
     else:
