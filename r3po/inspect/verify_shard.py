@@ -6,7 +6,6 @@ It reads and never writes. What has to have an outcome, and which outcomes are p
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,8 +232,8 @@ class _ShardCheck:
         shown = None if published is None or not there or not self.reads_parts else self._shown(commit, *published)
         if shown is None:
             return
-        with tempfile.TemporaryDirectory(prefix="r3po-verify-") as folder:
-            readable = {part: output.read_part(part.kind, part.name, Path(folder)) for part in there}
+        with output.readable((part.kind, part.name) for part in there) as paths:
+            readable = dict(zip(there, paths, strict=True))
             for kind, name, what in differing_parts(readable, commit, self.job.built.job_name, shown):
                 self.findings.add("values", output.where_of(kind, name), what, hints.get(name, REMOVE))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,8 +121,8 @@ class RunResult:
         names = [name for of, name in output.list_files() if of == kind and name.startswith("part-")]
         if not names:
             raise FileNotFoundError(f"no part in {output.where_of(kind, '')}")
-        with tempfile.TemporaryDirectory(prefix="r3po-table-") as folder:
-            yield [output.read_part(kind, name, Path(folder)) for name in names]
+        with output.readable((kind, name) for name in names) as paths:
+            yield paths
 
 
 @dataclass(frozen=True, slots=True)
