@@ -144,15 +144,17 @@ class StoreReader(Claimed):
 
     # For those who write, too
 
+    def _is_published(self, path: str, record: FileRecord) -> bool:
+        part = self._published.parts.get(path)
+        return part is not None and part.is_of(record) and part.is_like(self._objects.known.get(path))
+
+    # Private methods
+
     def _copy_of(self, kind: str, name: str, folder: Path) -> Path:
         path, copy = f"{kind}/{name}", folder / name
         with self._objects.told(path), copy.open("xb") as file:
             self._store.stream(self.url.key_of(path), file.write)
         return copy
-
-    def _is_published(self, path: str, record: FileRecord) -> bool:
-        part = self._published.parts.get(path)
-        return part is not None and part.is_of(record) and part.is_like(self._objects.known.get(path))
 
 
 def success(kind: str) -> str:

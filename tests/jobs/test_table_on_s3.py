@@ -64,7 +64,7 @@ def test_the_table_is_the_same_as_on_a_disk(job: Job, store: ObjectStore, tmp_pa
     }
     assert found == on_disk
     assert not list((job.working_dir / ".staging").iterdir())
-    assert len(list((job.working_dir / "published").iterdir())) == 4
+    assert len(list((job.working_dir / "published").iterdir())) == 5  # of the parts, and of failures.csv
 
 
 def test_what_others_read_by_the_url_that_the_summary_prints(job: Job, bucket: str, seaweed: Seaweed) -> None:

@@ -86,10 +86,13 @@ def test_an_output_folder_is_claimed_once_and_refused_to_another_job(tmp_path: P
     output = OutputFolder(tmp_path / "out", tmp_path / os.fsdecode(b"caf\xe9"))
     output.make()
     output.check_claim(JOB_ID)
-    for job in ((JOB_ID, "count_produce"), (OTHER_JOB, "other")):
-        output.write_claim(*job)
+    for _ in range(2):
+        output.write_claim(JOB_ID, "count_produce")
         output.check_claim(JOB_ID)
         assert output.claimed_by() == JOB_ID
+    with pytest.raises(FolderError, match="belongs to another job"):
+        output.write_claim(OTHER_JOB, "other")
+    assert output.claimed_by() == JOB_ID
     with pytest.raises(FolderError) as caught:
         output.check_claim(OTHER_JOB)
     assert str(caught.value).splitlines()[0] == (

@@ -144,6 +144,7 @@ def test_success_is_refused_where_somebody_else_changed_the_table(output: Output
     assert output.has_success(KINDS)
     output.set_success(())
     assert not output.has_success(["csv"])
+    output.write_failures([b"path\n"])
     for key, content in (("csv/part-00042.csv", b"other"), ("csv/part-00043.csv", b"rows"), ("csv/mine", b"")):
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(store.content, f"table/{key}", content)
