@@ -33,6 +33,7 @@ from store_proxy import (
     Rules,
     Short,
     key_of,
+    s3_error,
 )
 
 pytestmark = [pytest.mark.long, pytest.mark.faults]
@@ -314,6 +315,21 @@ def test_what_is_wrong_is_one_error_within_20_s_before_a_file_is_charged(
     assert message in ended.err and "hint:" in ended.err
     assert "Traceback" not in ended.err and "recognisable" not in ended.said
     assert not list((job.folder / "work").glob("segments/*"))
+
+
+def test_objects_that_may_be_listed_and_not_read_stop_the_run_before_one_is_charged(
+    job: Job, proxy: FaultyProxy
+) -> None:
+    is_object = lambda path: key_of(path).endswith(".json")  # noqa: E731
+    proxy.choose = Rules(Rule(s3_error(403, "AccessDenied"), method="GET", where=is_object))
+    ended = r3po("run", "--engine", "serial", cwd=job.folder)
+    assert ended.code == 3, ended.err
+    assert "the store does not allow to read it" in ended.err
+    told = job.status()
+    assert (told["done"], told["failed"], told["pending"]) == (0, 0, N_FILES)
+    proxy.choose = lambda method, path: None
+    assert job.run().code == 1
+    assert len(job.rows()) == N_FILES - 1
 
 
 def test_no_secret_is_in_any_file_answer_or_pickle(job: Job, bucket: str, proxy: FaultyProxy) -> None:
