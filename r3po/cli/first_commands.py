@@ -27,7 +27,7 @@ MOST_SUFFIXES = 10
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The job's folder; it is made if missing.")] = Path(),
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--from", metavar="FOLDER", help="The folder with your files: the job is made for it."),
     ] = None,
     as_json: JsonOption = False,
@@ -37,8 +37,14 @@ def init(
     Nothing that is there is written over. Without --from, a few small files to begin with are made, too.
     """
     from r3po.begin.init import make_job
+    from r3po.storage.object_urls import is_url
 
-    made = make_job(folder, source)
+    if source is not None and is_url(source):
+        fail(
+            f"--from looks at a folder of a disk, and {source} is none",
+            f"r3po init DIR, then write into its config.yaml:  source_path: {source}",
+        )
+    made = make_job(folder, None if source is None else Path(source))
     if as_json:
         print_json(_init_json(made))
     else:

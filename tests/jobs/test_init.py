@@ -407,6 +407,13 @@ def test_a_name_that_a_config_takes_for_a_variable_is_refused(tmp_path: Path) ->
     assert "${...} stands for a variable there" in refused(tmp_path, "--from", "${HOME}")
 
 
+def test_a_url_is_told_what_to_do_with(tmp_path: Path) -> None:
+    told = refused(tmp_path, "--from", "s3://files/raw")
+    assert "--from looks at a folder of a disk" in told
+    assert "source_path: s3://files/raw" in told
+    assert list(tmp_path.iterdir()) == []
+
+
 # r3po config on the terminal
 
 
