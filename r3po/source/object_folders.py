@@ -21,7 +21,7 @@ IN_MEMORY_BYTES = 32 << 20
 """Larger objects go to the disk."""
 
 FREE_BYTES = 512 << 20
-"""What must be free in memory for a worker's copies, of which 64 MiB are there at once."""
+"""What must be free in memory for one more copy."""
 
 
 class ObjectFolders:
@@ -38,14 +38,14 @@ class ObjectFolders:
         Raises:
             OSError: no place takes a folder.
         """
-        is_small = size <= IN_MEMORY_BYTES
+        is_in_memory = size <= IN_MEMORY_BYTES and _has_room()  # each time: other workers fill it, too
         with self._making:
-            if is_small not in self._made:
+            if is_in_memory not in self._made:
                 places = [tempfile.gettempdir(), os.getcwd()]
-                if is_small and _has_room():
+                if is_in_memory:
                     places.insert(0, IN_MEMORY)
-                self._made[is_small] = take_folder(FOLDER_PREFIX, places)
-            return self._made[is_small][0]
+                self._made[is_in_memory] = take_folder(FOLDER_PREFIX, places)
+            return self._made[is_in_memory][0]
 
     def remove(self) -> None:
         """Remove them."""
@@ -66,5 +66,6 @@ def sweep_object_folders() -> None:
 
 def _has_room() -> bool:
     with contextlib.suppress(OSError):
-        return shutil.disk_usage(IN_MEMORY).free > FREE_BYTES
+        found = os.statvfs(IN_MEMORY)
+        return found.f_bavail * found.f_frsize > FREE_BYTES
     return False

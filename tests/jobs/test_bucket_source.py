@@ -14,7 +14,9 @@ import pytest
 from obstore.store import MemoryStore
 
 import r3po
-from r3po.errors import SourceError
+from r3po.config.settings import load_config
+from r3po.errors import ConfigError, SourceError
+from r3po.file_version import FileVersion
 from r3po.source import object_folders
 from r3po.source.object_folders import ObjectFolders, sweep_object_folders
 from r3po.storage import objects
@@ -200,6 +202,28 @@ def test_a_job_does_not_move_between_a_bucket_and_a_disk(config: dict[str, Any],
     with pytest.raises(SourceError, match="are on a store, and source_path is on a disk now"):
         table({**config, "source_path": str(tmp_path / "files")}, accept_deletions=True)
     assert list(table(config)) == PATHS
+    other = {"working_dir": str(tmp_path / "work-2"), "output_path": str(tmp_path / "out-2")}
+    table({**config, "source_path": str(tmp_path / "files"), **other})
+    with pytest.raises(SourceError, match="are on a disk, and source_path is on a store now"):
+        table({**config, **other}, accept_deletions=True)
+
+
+def test_an_object_that_is_back_with_its_tag_has_its_row_again(
+    config: dict[str, Any], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_tag", lambda meta: f'"{meta["size"]}"')  # of the content, as S3's are
+    counted = ObjectStore._read
+    monkeypatch.setattr(ObjectStore, "_read", lambda self, key, tag: counted(self, key, None))  # it knows its own only
+    for kept, n_read in (("keep", 0), ("drop", 1)):
+        keys = {**config, "on_deleted": kept}
+        table(keys)
+        bucket.delete("1/3.json")
+        assert ("1/3.json" in table(keys)) == (kept == "keep")
+        bucket.read.clear()
+        bucket.put("1/3.json", '{"n": 3}')
+        assert table(keys)["1/3.json"] == 3
+        assert len(bucket.read) >= n_read
+        assert r3po.verify_jobs(keys, source=True).findings == ()
 
 
 def test_try_slow_and_errors_name_objects_by_their_path(config: dict[str, Any], bucket: Bucket) -> None:
@@ -254,6 +278,53 @@ def test_what_a_killed_worker_left_is_swept_and_what_is_in_use_is_not(
     assert set(tmp_path.glob("r3po-objects-*")) == {mine}
     used.remove()
     assert not list(tmp_path.glob("r3po-objects-*"))
+
+
+def test_where_memory_fills_up_copies_go_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, disk = tmp_path / "memory", tmp_path / "disk"
+    memory.mkdir()
+    disk.mkdir()
+    monkeypatch.setattr(object_folders, "IN_MEMORY", str(memory))
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
+    folders = ObjectFolders()
+    assert folders.folder_for(1000).parent == memory
+    assert folders.folder_for(1 << 30).parent == disk
+    monkeypatch.setattr(object_folders, "FREE_BYTES", 1 << 60)
+    assert folders.folder_for(1000).parent == disk
+    folders.remove()
+    assert not [*memory.iterdir(), *disk.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_like"),
+    [
+        (FileVersion(3, 1), FileVersion(3, 1), True),
+        (FileVersion(3, 1), FileVersion(3, 2), False),
+        (FileVersion(3, 1, tag="a"), FileVersion(3, 2, tag="a"), True),
+        (FileVersion(3, 1, tag="a"), FileVersion(3, 1, tag="b"), False),
+        (FileVersion(3, 1, tag="a"), FileVersion(4, 1, tag="a"), False),
+        (FileVersion(3, 1, tag="a"), FileVersion(3, 1), False),
+    ],
+)
+def test_objects_are_alike_by_size_and_tag(one: FileVersion, other: FileVersion, is_like: bool) -> None:
+    assert one.is_like(other) == other.is_like(one) == is_like
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "reason"),
+    [
+        ("s3://b/raw", "s3://b/raw/out", "lies inside source_path"),
+        ("s3://b/raw", "s3://b/raw", "is source_path"),
+        ("s3://b/raw/2024", "s3://b/raw", "holds source_path"),
+        ("s3://b", "s3://b/out", "lies inside source_path"),
+    ],
+)
+def test_a_table_inside_its_source_or_around_it_is_refused(source: str, output: str, reason: str) -> None:
+    keys = {"source_file_part": ".json", "working_dir": "work"}
+    with pytest.raises(ConfigError, match=reason):
+        load_config({**keys, "source_path": source, "output_path": output}, "x")
+    for apart in ("s3://b/raw-2", "s3://other/raw", "gs://b/raw"):
+        load_config({**keys, "source_path": "s3://b/raw", "output_path": apart}, "x")
 
 
 def test_nobody_is_told_of_a_file_outside_of_f() -> None:
