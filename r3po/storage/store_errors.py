@@ -69,7 +69,8 @@ def refusal_of_obstore(error: Exception) -> Refusal:
         return refusal_of_answer(int(match[1]), match[2])
     if "incorrectly configured region" in text[0]:
         return Refusal(301, "PermanentRedirect", "the store sends on to another region")
-    return refusal_of_way(text[2] + text[0])
+    # Without URLs: a bucket or a key may be called proxy or certificates.
+    return refusal_of_way(re.sub(r"https?://\S+", "", text[2] + text[0]))
 
 
 def error_of(
