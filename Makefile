@@ -22,7 +22,8 @@ test: $(VENV)/.installed-dev  ## run the tests, without those that inject faults
 	@$(BIN)/python -m pytest -q $(PARALLEL) -m 'not faults and not long and not cluster'
 
 faults: $(VENV)/.installed-dev  ## kill, hang, fill, damage: what must hold for every change (docs/faults.md)
-	@$(BIN)/python -m pytest -q -m '(faults or long) and not cluster'
+	@$(BIN)/python -m pytest -q -m '(faults or long) and not cluster' tests/faults tests/ray
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m '(faults or long) and not cluster' tests/jobs tests/unit
 
 cluster: $(VENV)/.installed-dev  ## three machines, made of namespaces: killed, cut off, added (as root, on Linux)
 	@PATH="$$PATH:/usr/sbin:/sbin"; command -v ip nsenter setpriv >/dev/null || \
