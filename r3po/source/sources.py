@@ -6,9 +6,7 @@ How a worker reads files for f is said in `worker.files`.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from r3po.errors import SourceError
 from r3po.file_version import FileVersion
 from r3po.source.folders import WalkCounts
 from r3po.source.hashing import HASH_BYTES, hash_files
+from r3po.source.in_threads import map_in_threads
 from r3po.source.object_list import list_blocks, path_order
 from r3po.source.read import stat_file
 from r3po.source.url_list import url_blocks
@@ -157,17 +156,7 @@ class BucketSource:
         return self._blocks(self._config.selection, counts, looks=stats_all)
 
     def hashes(self, files: Iterable[File], processes: int) -> Generator[FileVersion | OSError]:
-        running = deque[Future[FileVersion | OSError]]()
-        threads = ThreadPoolExecutor(HASH_REQUESTS, thread_name_prefix="r3po-hash")
-        try:
-            for path, _ in files:
-                running.append(threads.submit(self._hash, path))
-                if len(running) >= 2 * HASH_REQUESTS:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+        return map_in_threads(self._hash, (path for path, _ in files), HASH_REQUESTS, "r3po-hash")
 
     def version(self, path: str) -> FileVersion | None:
         try:

@@ -7,10 +7,9 @@ secrets would be in the manifest and in the table.
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ from r3po.config.selection import Selection
 from r3po.errors import SourceError
 from r3po.file_version import UNSEEN
 from r3po.source.folders import WalkCounts
+from r3po.source.in_threads import map_in_threads
 from r3po.source.object_list import KeyChooser, ObjectBlock, path_order
 from r3po.storage.names import show_text
 from r3po.storage.sorted_runs import SortedRuns
@@ -47,7 +47,11 @@ def url_blocks(store: UrlStore, which: Selection, counts: WalkCounts, *, looks: 
     """
     chooser = KeyChooser(which, counts)
     chosen = (url for url in _sorted(_urls(store)) if chooser.takes(url, 0))
-    files = _looked_at(store, chosen) if looks else ((url, UNSEEN, UNSEEN, "") for url in chosen)
+    files = (
+        map_in_threads(partial(_look, store), chosen, N_REQUESTS, "r3po-look")
+        if looks
+        else ((url, UNSEEN, UNSEEN, "") for url in chosen)
+    )
     with closing(files):
         while block := list(islice(files, BLOCK_FILES)):
             yield block
@@ -97,20 +101,6 @@ def _sorted(urls: Iterable[str]) -> Iterator[str]:
             runs.add(items)
         for block in runs.blocks():
             yield from (url for (url,) in block)
-
-
-def _looked_at(store: UrlStore, urls: Iterable[str]) -> Generator[File]:
-    running = deque[Future[File]]()
-    threads = ThreadPoolExecutor(N_REQUESTS, thread_name_prefix="r3po-look")
-    try:
-        for url in urls:
-            running.append(threads.submit(_look, store, url))
-            if len(running) >= 2 * N_REQUESTS:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _look(store: UrlStore, url: str) -> File:
