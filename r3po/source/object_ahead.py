@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple, Self
 
 from r3po.file_version import FileVersion
 from r3po.source.hashing import HASH_BYTES
+from r3po.source.object_file import ObjectFile, ObjectFiles
 from r3po.storage.objects import ObjectInfo, ObjectStore
 from r3po.storage.store_errors import TagDiffers
 
@@ -75,22 +75,24 @@ class ObjectInUse:
         path: what f is given: the object's URL, or the path of a file with its content.
         size, mtime_ns, hash, tag: as in `FileVersion`, of what was read.
         data: its content; None: the file has it.
-        folder: what goes with the file; None: there is none.
     """
 
-    __slots__ = ("data", "folder", "hash", "mtime_ns", "path", "size", "tag")
+    __slots__ = ("_close", "data", "hash", "mtime_ns", "path", "size", "tag")
     is_racy = False
 
-    def __init__(
-        self, path: str, info: ObjectInfo, hash_: bytes | None, data: bytes | None = None, folder: str | None = None
-    ) -> None:
-        self.path, self.data, self.hash, self.folder = path, data, hash_, folder
+    def __init__(self, path: str, info: ObjectInfo, hash_: bytes | None, data: bytes | None = None) -> None:
+        self.path, self.data, self.hash = path, data, hash_
         self.size, self.tag, self.mtime_ns = info.size, info.tag, info.mtime_ns
+        self._close: Callable[[], None] | None = None
 
     @property
     def version(self) -> FileVersion:
         """What was read."""
         return FileVersion(self.size, self.mtime_ns, self.hash, tag=self.tag)
+
+    def move_to(self, file: ObjectFile, close: Callable[[], None]) -> None:
+        """Let a file have the content, which `close` removes."""
+        self.path, self.data, self._close = file.path, None, close
 
     def still_holds(self) -> bool:
         """Return True: what was read is what f sees, whatever becomes of the object."""
@@ -101,8 +103,8 @@ class ObjectInUse:
 
     def close(self) -> None:
         """Remove its file, with whatever f may have put beside it."""
-        if self.folder is not None:
-            _remove(self.folder, self.path)
+        if self._close is not None:
+            self._close()
 
 
 class ObjectsAhead:
@@ -128,12 +130,13 @@ class ObjectsAhead:
             most_requests: as many, once f was seen to wait.
             n_bytes: most bytes of what is in flight or waits for f.
         """
-        self._store, self._folder_for, self._wants_hash = store, folder_for, wants_hash
+        self._store, self._wants_hash = store, wants_hash
+        self._files = None if folder_for is None else ObjectFiles(folder_for)
         self._n_requests, self._most_requests, self._n_bytes = n_requests, most_requests, n_bytes
         self._looked_at, self._waited_then = time.perf_counter(), 0.0
-        self._tasks: SimpleQueue[tuple[Wanted, int, Future[ObjectInUse]] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Wanted, Future[ObjectInUse]] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._n_begun = self._n_files = 0
+        self._n_begun = 0
         self._is_closed = False
         self._upcoming: Iterator[Wanted] = iter(())
         self._next: Wanted | None = None
@@ -191,8 +194,10 @@ class ObjectsAhead:
             self.waited_s += now - began
         if now - self._looked_at >= GROWS_AFTER_S:
             self._grow(now)
-        if self._folder_for is not None and found.data is not None:
-            return self._as_file(found, self._folder_for(found.size), wanted.path)
+        if self._files is not None and found.data is not None:
+            with self._files.make_next(wanted.path, found.size) as file:
+                file.write(found.data)
+            found.move_to(file, partial(self._files.give_back, file))
         return found
 
     def close(self) -> None:
@@ -202,6 +207,8 @@ class ObjectsAhead:
         self._running.clear()
         for _ in self._threads:
             self._tasks.put(None)
+        if self._files is not None:
+            self._files.close()
 
     # Private methods
 
@@ -229,7 +236,7 @@ class ObjectsAhead:
     def _ask(self, wanted: Wanted) -> Future[ObjectInUse]:
         future: Future[ObjectInUse] = Future()
         self._n_begun += 1
-        self._tasks.put((wanted, self._n_begun, future))
+        self._tasks.put((wanted, future))
         if len(self._threads) < min(self._n_requests, self._n_begun):
             # Daemons: a process that ends does not wait for a store.
             thread = threading.Thread(target=self._work, name="r3po-ahead", daemon=True)
@@ -239,121 +246,48 @@ class ObjectsAhead:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None and not self._is_closed:
-            wanted, number, future = task
+            wanted, future = task
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(self._read(wanted, number))
+                future.set_result(self._read(wanted))
             except BaseException as error:  # for whoever takes the object
                 future.set_exception(error)
             del future, task
 
-    def _read(self, wanted: Wanted, number: int) -> ObjectInUse:
+    def _read(self, wanted: Wanted) -> ObjectInUse:
         key = self._store.key_of(wanted.path)
         tag, size = wanted.tag or None, wanted.size if wanted.tag else None
         for _ in range(N_LOOKS):
             try:
-                if self._folder_for is None or 0 <= wanted.size <= SMALL_BYTES:
+                if self._files is None or 0 <= wanted.size <= SMALL_BYTES:
                     data, info = self._store.read(key, tag=tag, size=size)
                     digest = hashlib.blake2b(data, digest_size=HASH_BYTES).digest() if self._wants_hash else None
                     return ObjectInUse(self._store.where(wanted.path), info, digest, data)
-                return self._read_into(number, wanted, tag, size)
+                return self._read_into(self._files, wanted, tag, size)
             except TagDiffers:
                 info = self._store.look(key)
                 tag, size = info.tag, info.size
         raise OSError(errno.EAGAIN, f"the object was replaced {N_LOOKS} times while it was read", wanted.path)
 
-    def _as_file(self, found: ObjectInUse, folder: Path, path: str) -> ObjectInUse:
-        """Write down an object that was read into memory."""
-        assert found.data is not None
-        self._n_files += 1
-        with _NewFile(folder, f"f{self._n_files}", path) as new:
-            new.write(found.data)
-        found.path, found.data, found.folder = new.path, None, new.top
-        return found
-
-    def _read_into(self, number: int, wanted: Wanted, tag: str | None, size: int | None) -> ObjectInUse:
-        assert self._folder_for is not None
-        folder = self._folder_for(wanted.size if wanted.size >= 0 else UNSEEN_BYTES)
+    def _read_into(self, files: ObjectFiles, wanted: Wanted, tag: str | None, size: int | None) -> ObjectInUse:
         digest = hashlib.blake2b(digest_size=HASH_BYTES) if self._wants_hash else None
-        with _NewFile(folder, str(number), wanted.path) as new:
+        with files.make(wanted.path, wanted.size if wanted.size >= 0 else UNSEEN_BYTES) as file:
 
             def take(block: Any) -> None:
                 if digest is not None:
                     digest.update(block)
-                new.write(block)
+                file.write(block)
 
             info = self._store.stream(self._store.key_of(wanted.path), take, tag=tag, size=size)
-        return ObjectInUse(new.path, info, None if digest is None else digest.digest(), None, new.top)
-
-
-def local_path(path: str) -> str:
-    """Return a key's path as one that a disk takes: parts that it would not take are escaped or shortened.
-
-    The name keeps its suffix.
-    """
-    return "/".join(map(_local_name, path.split("/")))
+        found = ObjectInUse(file.path, info, None if digest is None else digest.digest())
+        found.move_to(file, file.remove)
+        return found
 
 
 # Private functions
 
 
-_LONGEST_NAME = 255
-
-
 def _close_unused(future: Future[ObjectInUse]) -> None:
     if not future.cancelled() and future.exception() is None:
         future.result().close()
-
-
-class _NewFile:
-    """A file of an object's own name, in folders of its own folders' names; after an error there is none.
-
-    It is a copy for f: nothing of it is synced.
-    """
-
-    def __init__(self, folder: Path, name: str, path: str) -> None:
-        self.top = self.path = f"{folder}/{name}"
-        os.mkdir(self.path)
-        *folders, last = local_path(path).split("/")
-        for part in folders:
-            self.path += "/" + part
-            os.mkdir(self.path)
-        self.path += "/" + last
-
-    def __enter__(self) -> Self:
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        os.close(self._descriptor)
-        if kind is not None:
-            _remove(self.top, self.path)
-
-    def write(self, block: Any) -> None:
-        n_written = os.write(self._descriptor, block)
-        if n_written < len(block):  # one call of the system writes 2 GiB at the most
-            self.write(memoryview(block)[n_written:])
-
-
-def _remove(folder: str, file: str) -> None:
-    """Remove a file and its folders up to this one, with whatever else is in it."""
-    try:
-        os.unlink(file)
-        while file != folder:  # a tenth of what rmtree costs
-            file = file[: file.rindex("/")]
-            os.rmdir(file)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _local_name(part: str) -> str:
-    if part in ("", ".", ".."):
-        return "%2E" * len(part) or "%"
-    if "\0" in part:
-        part = part.replace("\0", "%00")
-    name = os.fsencode(part)
-    if len(name) > _LONGEST_NAME:
-        suffix = os.fsencode(os.path.splitext(part)[1])[-50:]
-        name = name[: _LONGEST_NAME - len(suffix)] + suffix
-    return os.fsdecode(name)

@@ -17,7 +17,7 @@ from obstore.store import MemoryStore
 
 from r3po.errors import StoreError
 from r3po.file_version import FileVersion
-from r3po.source.object_ahead import ObjectInUse, ObjectsAhead, Wanted, local_path
+from r3po.source.object_ahead import ObjectInUse, ObjectsAhead, Wanted
 from r3po.storage.object_urls import ObjectUrl
 from r3po.storage.objects import ObjectInfo, ObjectStore
 from store_proxy import Cut, Delay, FaultyProxy, Status
@@ -224,20 +224,6 @@ def test_waiting_for_the_store_is_measured() -> None:
     with ObjectsAhead(store) as ahead:
         take_all(ahead, store.wanted("a"))
         assert 0.09 < ahead.waited_s < 5
-
-
-@pytest.mark.parametrize(
-    ("path", "local"),
-    [
-        ("a/b.json", "a/b.json"),
-        ("a//b", "a/%/b"),
-        ("../a/./b", "%2E%2E/a/%2E/b"),
-        ("a\0b", "a%00b"),
-        ("a/" + "x" * 300 + ".json", "a/" + "x" * 250 + ".json"),
-    ],
-)
-def test_a_key_becomes_a_path_that_a_disk_takes(path: str, local: str) -> None:
-    assert local_path(path) == local
 
 
 @pytest.mark.long
