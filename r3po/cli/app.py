@@ -63,19 +63,15 @@ for name, command in _COMMANDS.items():
 
 def main() -> NoReturn:
     """Run the command line and end the process with the exit code of the table in docs/commands.md."""
-    code = run_command()
+    end = _call()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the exit code is decided, and would only be replaced
-    _leave_at_once(code)
+        signal.signal(number, signal.SIG_IGN)  # the exit code is decided, and would only be replaced, or cut off
+    _leave_at_once(_tell(end))
 
 
 def run_command() -> int:
     """Run the command line of this process and return the exit code."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    forget_answers()
-    return _run()
+    return _tell(_call())
 
 
 # Private functions
@@ -93,24 +89,48 @@ def _leave_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _run() -> int:
+def _call() -> BaseException | None:
+    """Run the command line; return what it ended with, of which nothing is said yet."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    forget_answers()
     try:
         app(standalone_mode=True)
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 0
-    except R3poError as error:
-        _print_error(error)
-        print_error_json(error, error.exit_code)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except OSError as error:
-        return _end_with_os_error(error)
-    except Exception:
-        say(traceback.format_exc())
-        say_message("error: this is a bug in r3po, not in your function; your state is safe")
-        return EXIT_BUG
-    return 0
+    except BaseException as error:
+        return error
+    return None
+
+
+def _tell(end: BaseException | None) -> int:
+    """Say how the command ended, and return the exit code."""
+    if end is None:
+        return 0
+    if isinstance(end, (SystemExit, KeyboardInterrupt)):
+        stopped = _stopped_before(end)
+        if stopped is None:
+            code = end.code if isinstance(end, SystemExit) else 130
+            return code if isinstance(code, int) else 0
+        end = stopped
+    if isinstance(end, R3poError):
+        _print_error(end)
+        print_error_json(end, end.exit_code)
+        return end.exit_code
+    if isinstance(end, OSError):
+        return _end_with_os_error(end)
+    say("".join(traceback.format_exception(end)))
+    say_message("error: this is a bug in r3po, not in your function; your state is safe")
+    return EXIT_BUG
+
+
+def _stopped_before(end: BaseException) -> RunStoppedError | None:
+    """Return how a run had stopped, of which a Ctrl-C came to be the end: a second one, while it was on its way out."""
+    is_interrupted = False
+    error: BaseException | None = end
+    while error is not None and not (is_interrupted and isinstance(error, RunStoppedError)):
+        is_interrupted = is_interrupted or isinstance(error, KeyboardInterrupt)
+        error = error.__context__
+    return error
 
 
 def _end_with_os_error(error: OSError) -> int:

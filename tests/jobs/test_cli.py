@@ -40,6 +40,7 @@ from jobs import (
 )
 from r3po.cli.app import app, run_command
 from r3po.engines.serial import SerialPool
+from r3po.run.run_log import RunLog
 
 COMMANDS = ("run", "build", "status", "errors", "verify", "reset")
 
@@ -455,23 +456,28 @@ def test_reset_all_leaves_only_what_r3po_did_not_write(job: Job) -> None:
 # Stops and locks
 
 
-def test_ctrl_c_while_the_workers_are_being_ended_is_no_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("owner", "name"), [(SerialPool, "close"), (RunLog, "close")])
+def test_ctrl_c_while_a_stopped_run_is_on_its_way_out_says_how_to_go_on(
+    owner: type, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray takes more than a second to end: just when people press the keys again."""
+    """Ray takes more than a second to end: just when people press the keys again. The log is closed when signals are
+    Python's own again."""
     text = DOUBLE.replace("import json\n", "import json, os, signal\n")
     job = make_job(tmp_path, function=text.replace("    return", "    os.kill(os.getpid(), signal.SIGINT)\n    return"))
-    close = SerialPool.close
+    close = getattr(owner, name)
 
-    def close_slowly(pool: SerialPool) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        close(pool)
+    def close_slowly(closed: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            close(closed)
 
-    monkeypatch.setattr(SerialPool, "close", close_slowly)
-    ended = job.run()
+    monkeypatch.setattr(owner, name, close_slowly)
+    ended = job.run("--json")
     assert ended.code == 130, ended.err
     assert "Traceback" not in ended.err
     assert ended.err.splitlines()[-1] == "Continue with: r3po run --engine serial"
+    assert ended.json()["error"]["exit_code"] == 130
 
 
 def test_a_second_run_names_the_first_and_status_works_meanwhile(tmp_path: Path) -> None:
@@ -687,7 +693,7 @@ def test_a_command_leaves_at_once_with_all_that_it_said(tmp_path: Path) -> None:
         "import atexit, r3po.cli.app\n"
         "atexit.register(print, 'the end of Python')\n"
         "print('said before')\n"
-        "r3po.cli.app.run_command = lambda: 143\n"
+        "r3po.cli.app._call = lambda: SystemExit(143)\n"
         "r3po.cli.app.main()\n"
     )
     ended = run_python("-c", script, cwd=tmp_path)
