@@ -5,6 +5,7 @@ from __future__ import annotations
 from r3po.config.keys import MaxErrors
 from r3po.errors import FunctionError, R3poError, RunStoppedError
 from r3po.run.workers import Lost
+from r3po.storage.store_errors import StoreUnavailable
 from r3po.table.outcomes import Failure
 from r3po.text import first_line
 from r3po.worker.beacon import Phase
@@ -22,6 +23,13 @@ COSTLY = frozenset({"WorkerDied", "OutOfMemory", "Timeout"})
 _OTHERWISE = {"Timeout": ", or raise timeout_seconds", "OutOfMemory": ", or use fewer --processes"}
 
 _RULES = "missing_keys: null, extra_keys: drop (or add), mixed: json"
+
+_MACHINE_HINT = (
+    "look at the disk, the mount, the network, the permissions and the limits of this machine\n"
+    "(or does f leave files open?), then run again"
+)
+
+_STORE_HINT = "what was done is saved; run again once the store answers"
 
 ODD_AFTER = 10
 """Outcomes of a new job from which on it is looked at whether the first row was an odd one."""
@@ -88,12 +96,13 @@ class ErrorBudget:
         if longest < ENVIRONMENTAL_RUN or done.deferral is None or self.is_off:
             return
         path, failure = done.deferral
+        is_store = failure.error_type == StoreUnavailable.__name__
+        whose, hint = ("the store", _STORE_HINT) if is_store else ("the machine", _MACHINE_HINT)
         raise RunStoppedError(
-            f"{longest} files in a row could not be processed, and it looks like the machine rather than the files; "
+            f"{longest} files in a row could not be processed, and it looks like {whose} rather than the files; "
             "they are not recorded as failed",
             evidence=f"{failure.line(path)}\n{failure.where}".rstrip(),
-            hint="look at the disk, the mount, the network, the permissions and the limits of this machine\n"
-            "(or does f leave files open?), then run again; --max-errors none records such files as failed",
+            hint=f"{hint}; --max-errors none records such files as failed",
         )
 
     def _check_first(self, done: BatchDone) -> None:

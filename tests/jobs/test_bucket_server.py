@@ -16,9 +16,12 @@ import pytest
 
 from jobs import Job, kill_tree, make_job, r3po, run_process, running
 from r3po.config.settings import load_config
+from r3po.function.find import find_function
 from r3po.source.sources import store_of
+from r3po.state.folders import JobFolders
 from r3po.storage.object_urls import ObjectUrl
 from r3po.storage.objects import ObjectStore
+from r3po.worker.messages import WorkerSetup
 from seaweed import USERS, Seaweed, credentials
 from store_proxy import (
     INTERNAL,
@@ -28,10 +31,13 @@ from store_proxy import (
     Delay,
     Fault,
     FaultyProxy,
+    Lost,
     OldListing,
     Rule,
     Rules,
     Short,
+    Status,
+    Torn,
     key_of,
     s3_error,
 )
@@ -89,7 +95,16 @@ def expected(job: Job) -> dict[str, bytes]:
     return other.parts()
 
 
-def test_kills_lose_nothing_and_double_nothing(job: Job, expected: dict[str, bytes]) -> None:
+FAILING = (SLOW_DOWN, Cut(), Lost(), Cut(3))
+"""What happens to requests while runs are killed."""
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2], ids=["quiet", "failing"])
+def test_kills_lose_nothing_and_double_nothing(
+    share: float, job: Job, expected: dict[str, bytes], proxy: FaultyProxy
+) -> None:
+    is_object = lambda path: key_of(path).endswith(".json")  # noqa: E731
+    proxy.choose = Rules(*(Rule(fault, share=share / len(FAILING), where=is_object) for fault in FAILING), seed=5)
     for n_commits in (0, 2, 4):
         with running("run", cwd=job.folder) as run:
             run.wait_until(lambda n=n_commits: _is_beyond(job, n), f"{n_commits} commits and a segment")  # type: ignore[misc]
@@ -97,6 +112,7 @@ def test_kills_lose_nothing_and_double_nothing(job: Job, expected: dict[str, byt
     assert run_process("run", cwd=job.folder).code == 1
     assert job.parts() == expected
     assert r3po("verify", "--source", cwd=job.folder).code == 0
+    assert (sum(proxy.counts.values()) > 5) == (share > 0)
 
 
 FAULTS: dict[str, tuple[Fault, str | None]] = {
@@ -107,6 +123,8 @@ FAULTS: dict[str, tuple[Fault, str | None]] = {
     "slow down": (SLOW_DOWN, None),
     "too short": (Short(3), "GET"),
     "late": (Delay(1.0), None),
+    "torn": (Torn(), None),
+    "answer lost": (Lost(), None),
 }
 
 
@@ -178,6 +196,7 @@ def test_a_bucket_that_is_emptied_during_a_run_ends_it_and_no_row_goes(
 
     proxy.choose = choose
     first = r3po("run", "--engine", "serial", cwd=job.folder)
+    assert first.code == 1, first.err
     done = job.status()["done"]
     assert 0 < done < N_FILES - 1, first.err
     again = job.run()
@@ -217,11 +236,52 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing(own_server: Seawee
     assert sorted(int(row["n"]) for row in job.rows()) == [n for n in range(200) if n != 13]
 
 
+def test_a_server_that_is_gone_for_good_stops_the_run_and_what_was_done_is_kept(
+    own_server: Seaweed, tmp_path: Path
+) -> None:
+    store = ObjectStore(ObjectUrl.parse("s3://own"))
+    for n in range(100):
+        store.write(f"raw/{n:03}.json", b'{"n": %d}' % n)
+    keys = {"source_path": "s3://own/raw", "shard_size": 25, "engine": "processes", "batch_seconds": 0.2}
+    job = make_job(tmp_path / "job", 0, FUNCTION, **keys)
+    with running("run", cwd=job.folder) as run:
+        run.wait_until(lambda: _is_beyond(job, 1), "a commit and a segment")
+        own_server.kill()
+        ended = run.end(180)
+    assert ended.code == 3, ended.err
+    assert "it looks like the store rather than the files" in ended.err
+    assert "what was done is saved; run again once the store answers" in ended.err and "Traceback" not in ended.err
+    told = job.status()
+    assert (told["failed"] <= 1, told["done"] >= 25, told["pending"] > 0) == (True, True, True), "none is charged"
+    again = run_process("run", cwd=job.folder)
+    assert again.code == 2 and "nobody takes the connection" in again.err
+    own_server.start()
+    assert run_process("run", cwd=job.folder).code == 1
+    assert sorted(int(row["n"]) for row in job.rows()) == [n for n in range(100) if n != 13]
+
+
+def test_verify_tells_of_objects_that_are_changed_gone_and_new(job: Job, store: ObjectStore) -> None:
+    job.write_config(engine="serial")
+    assert job.run().code == 1
+    assert r3po("verify", "--source", cwd=job.folder).code == 0
+    store.write("raw/0/001.json", b'{"n": 1001}')
+    store.delete("raw/0/002.json")
+    store.write("raw/9/new.json", b'{"n": 7}')
+    found = r3po("verify", "--source", "--json", cwd=job.folder)
+    assert found.code == 1, found.err
+    told = {finding["where"].rpartition("/raw/")[2]: finding for finding in found.json()["findings"]}
+    assert told.keys() == {"0/001.json", "0/002.json", "9/new.json"}, found.out
+
+
 ODD_KEYS = [
     "a b.json", "a%20b.json", "a+b.json", "a&b=c.json", "ü/é.json", "日本.json", "quote'\".json", "x/a..json",
     "deep//er.json", "trailing/x.json/y.json", "trailing/x.json", "#1.json", "?q.json", "~t.json", "-dash.json",
     "[b].json",
 ]  # fmt: skip
+
+
+AS_SEAWEEDFS_HAS_IT = {"deep//er.json": "deep/er.json"}
+"""It keeps objects in folders: two slashes are one."""
 
 
 @pytest.mark.parametrize("given", ["path", "bytes"])
@@ -231,7 +291,7 @@ def test_odd_keys_are_files_like_others(
     for n, key in enumerate(ODD_KEYS):
         seaweed.request("PUT", f"/{bucket}/{quote(f'raw/{key}')}", b'{"n": %d}' % n)  # whatever obstore makes of it
     seaweed.request("PUT", f"/{bucket}/raw/folder/", b"")
-    written = {info.key.removeprefix("raw/") for page in _pages(store) for info in page if info.size}
+    written = {AS_SEAWEEDFS_HAS_IT.get(key, key) for key in ODD_KEYS}
     text = (
         "import json, pathlib, r3po\ndef double(path, data=b''):\n    text = data or pathlib.Path(path).read_bytes()\n"
     )
@@ -332,6 +392,17 @@ def test_objects_that_may_be_listed_and_not_read_stop_the_run_before_one_is_char
     assert len(job.rows()) == N_FILES - 1
 
 
+def test_a_bucket_in_another_region_is_told_with_its_name(job: Job, proxy: FaultyProxy) -> None:
+    said = "<Message>it is elsewhere</Message><Region>eu-central-1</Region>"
+    body = f"<Error><Code>AuthorizationHeaderMalformed</Code>{said}</Error>".encode()
+    proxy.choose = Rules(Rule(Status(400, body, (("Content-Type", "application/xml"),))))
+    ended = run_process("run", cwd=job.folder)
+    assert ended.code == 2
+    assert "the bucket is in another region" in ended.err
+    assert "storage_options: {region: eu-central-1}" in ended.err
+    assert job.status()["pending"] == 0, "not even listed"
+
+
 def test_no_secret_is_in_any_file_answer_or_pickle(job: Job, bucket: str, proxy: FaultyProxy) -> None:
     secret = USERS["admin"][1]
     proxy.choose = Rules(Rule(SLOW_DOWN, share=0.1), seed=1)
@@ -343,12 +414,24 @@ def test_no_secret_is_in_any_file_answer_or_pickle(job: Job, bucket: str, proxy:
     told.append(run_process("run", cwd=job.folder, AWS_SECRET_ACCESS_KEY="recognisable-and-wrong"))
     assert all(secret not in ended.said and "recognisable" not in ended.said for ended in told)
     kept = [path for path in job.folder.rglob("*") if path.is_file()]
-    assert len(kept) > 10
+    assert {"events.jsonl", "summary.json", "manifest.json"} <= {path.name for path in kept}
     assert [path for path in kept if secret.encode() in path.read_bytes()] == []
     store = store_of(load_config(job.config))
     assert store is not None
     store.look("raw/0/000.json")  # it has its credentials now
-    assert secret.encode() not in pickle.dumps(store)
+    setup = WorkerSetup(
+        JobFolders(job.working_dir, job.output),
+        str(store.url),
+        find_function("double.py:double", job.folder),
+        "path",
+        "content",
+        1.0,
+        job.folder / "stop",
+        job.folder,
+        store=store,
+    )
+    assert secret.encode() not in pickle.dumps(setup), "what goes to each worker"
+    assert pickle.loads(pickle.dumps(setup)).store.read("raw/0/000.json")[0] == b'{"n": 0}'
 
 
 # Private functions
@@ -357,9 +440,3 @@ def test_no_secret_is_in_any_file_answer_or_pickle(job: Job, bucket: str, proxy:
 def _is_beyond(job: Job, n_commits: int) -> bool:
     work = job.working_dir
     return len(list(work.glob("commits/*.json"))) >= n_commits and any(work.glob("segments/*"))
-
-
-def _pages(store: ObjectStore) -> Any:
-    from r3po.storage.listing import list_store
-
-    return list_store(store)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from obstore.store import MemoryStore
 
 import r3po
 from r3po.config.settings import load_config
-from r3po.errors import ConfigError, SourceError
+from r3po.errors import ConfigError, RunStoppedError, SourceError
 from r3po.file_version import FileVersion
-from r3po.source import object_folders
+from r3po.source import object_folders, object_list
 from r3po.source.object_folders import ObjectFolders, sweep_object_folders
 from r3po.storage import objects
 from r3po.storage.objects import ObjectInfo, ObjectStore
+from r3po.storage.store_errors import StoreUnavailable
 
 
 class Bucket:
@@ -136,6 +138,26 @@ def test_more_deletions_than_half_are_asked_about(config: dict[str, Any], bucket
         table(config)
     assert "is it the right bucket?" in str(caught.value)
     assert list(table(config, accept_deletions=True)) == PATHS[6:]
+
+
+@pytest.mark.parametrize("call", [r3po.run_jobs, lambda config, f: r3po.build_jobs(config)], ids=["run", "build"])
+def test_a_listing_that_breaks_off_is_one_error_and_deletes_nothing(
+    call: Any, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert r3po.run_jobs(config, f).done == 10
+
+    def broken(store: ObjectStore, **_: Any) -> Generator[Any]:
+        yield from ()
+        raise StoreUnavailable(errno.EIO, "the store failed to list it: HTTP 503 SlowDown", str(store.url))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(object_list, "list_store", broken)
+        with pytest.raises(RunStoppedError) as caught:
+            call(config, f)
+    assert str(caught.value).startswith("gs://files/raw/: the store failed to list it: HTTP 503 SlowDown")
+    assert "run again once the store answers" in str(caught.value)
+    assert "disk" not in str(caught.value)
+    assert r3po.run_jobs(config, f).done == 10
 
 
 def test_globs_and_several_ends_of_names_choose_objects(config: dict[str, Any], bucket: Bucket) -> None:

@@ -40,10 +40,12 @@ def batch(n_done: int = 0, n_failed: int = 0, failure: Failure = BROKE) -> Batch
     return BatchDone(None, n_done, n_failed, (), 1.0, told)
 
 
-def put_off(n: int, n_first: int | None = None, n_last: int | None = None, n_done: int = 0) -> BatchDone:
+def put_off(
+    n: int, n_first: int | None = None, n_last: int | None = None, n_done: int = 0, failure: Failure = NO_DISK
+) -> BatchDone:
     """A batch in which `n` files failed by their environment, so many before its first and after its last outcome."""
     first, last = (n if some is None else some for some in (n_first, n_last))
-    deferral = ("d/last.json", NO_DISK)
+    deferral = ("d/last.json", failure)
     return BatchDone(None, n_done, 0, (), 1.0, (), tuple(range(n)), first, last, deferral)
 
 
@@ -209,6 +211,13 @@ def test_fifty_files_in_a_row_that_fail_by_their_environment_stop_a_run(batches:
     )
     assert "they are not recorded as failed" in str(error)
     assert error.evidence == "d/last.json  OSError: [Errno 5] Input/output error\ncount.py:2 in f"
+
+
+def test_fifty_objects_in_a_row_that_the_store_fails_to_give_are_the_store_s_affair() -> None:
+    said = "[Errno 5] the store failed to read it: nobody takes the connection"
+    error = stopped([put_off(50, failure=Failure("StoreUnavailable", said, "", ""))])
+    assert "it looks like the store rather than the files; they are not recorded as failed" in str(error)
+    assert error.hint is not None and error.hint.startswith("what was done is saved; run again once the store answers")
 
 
 def test_those_between_two_outcomes_of_one_batch_are_in_no_row() -> None:
