@@ -6,7 +6,7 @@ Source: FORMAT.md, "`.r3po.json`".
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ from r3po.storage.names import name_from_json, name_to_json
 
 if TYPE_CHECKING:
     from r3po.state.output_folder import Part
+
+SUCCESS = "_SUCCESS"
+"""Beside the parts of a kind, once all are there."""
 
 
 def claim_content(job_id: str, job_name: str, working_dir: Path) -> dict[str, Any]:
@@ -31,6 +34,9 @@ class Claimed(ABC):
 
     working_dir: Path
 
+    stranger_hint = "move it elsewhere, then run again"
+    """What to do with something in a data folder that is no part of the job."""
+
     @property
     @abstractmethod
     def where(self) -> Path | str:
@@ -44,6 +50,14 @@ class Claimed(ABC):
             FileNotFoundError, NotADirectoryError: there is none.
             DamagedStateError: it is not what was written.
         """
+
+    @abstractmethod
+    def list_files(self) -> Iterator[tuple[str, str]]:
+        """Yield the kind and name of everything in the data folders, `_SUCCESS` included."""
+
+    @abstractmethod
+    def where_of(self, kind: str, name: str) -> Path | str:
+        """Return where a part, or what else is beside it, lies."""
 
     @abstractmethod
     def refuse_unclaimed(self, parts: Iterable[Part]) -> None:
@@ -90,6 +104,19 @@ class Claimed(ABC):
                 where=self.where,
                 hint="give this job another output_path, or remove that folder if you do not need its table any more",
             )
+
+    def refuse_strangers(self, parts: Iterable[Part]) -> None:
+        """See that the data folders hold nothing but `parts`. Raises FolderError."""
+        ours = {(part.kind, part.name) for part in parts}
+        for kind, name in self.list_files():
+            if name != SUCCESS and (kind, name) not in ours:
+                raise FolderError(
+                    "is not a part of this job; a data folder holds parts and nothing else",
+                    where=self.where_of(kind, name),
+                    hint=self.stranger_hint,
+                )
+
+    # Private methods
 
     def _is_from_here(self, claim: dict[str, Any]) -> bool:
         return name_from_json(claim["working_dir"]) == str(self.working_dir)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from r3po.errors import FolderError
-from r3po.state.claim import Claimed, claim_content
+from r3po.state.claim import SUCCESS, Claimed, claim_content
 from r3po.state.manifest import FORMAT
 from r3po.storage.durable import (
     FileRecord,
@@ -37,8 +37,6 @@ from r3po.storage.json_files import read_json, write_json
 
 KINDS = ("csv", "parquet")
 """The kinds of parts, which are the names of the data folders."""
-
-_SUCCESS = "_SUCCESS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ class OutputFolder(Claimed):
         return self.path / kind
 
     def success(self, kind: str) -> Path:
-        return self.data(kind) / _SUCCESS
+        return self.data(kind) / SUCCESS
 
     def where_of(self, kind: str, name: str) -> Path:
         """Return where a part, or what else is beside it, lies."""
@@ -211,17 +209,6 @@ class OutputFolder(Claimed):
                     f"output_path already holds files that no job of r3po claims: {kind}/{name}",
                     where=self.path,
                     hint="give this job another output_path, or move them elsewhere",
-                )
-
-    def refuse_strangers(self, parts: Iterable[Part]) -> None:
-        """See that the data folders hold nothing but `parts`. Raises FolderError."""
-        ours = {(part.kind, part.name) for part in parts}
-        for kind, name in self.list_files():
-            if name != _SUCCESS and (kind, name) not in ours:
-                raise FolderError(
-                    "is not a part of this job; a data folder holds parts and nothing else",
-                    where=self.data(kind) / name,
-                    hint="move it elsewhere, then run again",
                 )
 
     # Parts

@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 
-from r3po.errors import FolderError, R3poError, RunStoppedError, StoreError
-from r3po.state.claim import claim_content
+from r3po.errors import R3poError, RunStoppedError, StoreError
+from r3po.state.claim import SUCCESS, claim_content
 from r3po.state.output_folder import KINDS, Part, shard_of
 from r3po.state.published import PublishedPart
-from r3po.state.store_reader import CLAIM, FAILURES, SUCCESS, StoreReader, success
+from r3po.state.store_reader import CLAIM, FAILURES, StoreReader, success
 from r3po.storage.durable import (
     TEMPORARY_SUFFIX,
     FileRecord,
@@ -39,6 +39,11 @@ from r3po.storage.store_errors import TagDiffers
 
 class OutputStore(StoreReader):
     """The table of a job in a bucket, for the one who writes it. See `StoreReader`."""
+
+    stranger_hint = (
+        "move it elsewhere, then run again; if nobody has put it there, a run that was killed did, too late to count: "
+        "remove it"
+    )
 
     def __init__(self, url: ObjectUrl, working_dir: Path, options: StoreOptions) -> None:
         super().__init__(url, working_dir, options)
@@ -75,17 +80,6 @@ class OutputStore(StoreReader):
                 self._store.write(self.url.key_of(CLAIM), json_bytes(content), Only())
                 return
         self.check_claim(job_id)  # another job may have come in since the start looked
-
-    def refuse_strangers(self, parts: Iterable[Part]) -> None:
-        """See that the data folders hold nothing but `parts`. Raises FolderError."""
-        ours = {(part.kind, part.name) for part in parts}
-        for kind, name in self.list_files():
-            if name != SUCCESS and (kind, name) not in ours:
-                raise FolderError(
-                    "is not a part of this job; a data folder holds parts and nothing else",
-                    where=self.where_of(kind, name),
-                    hint="move it elsewhere, then run again",
-                )
 
     # Parts
 

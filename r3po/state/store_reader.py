@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from r3po.errors import FolderError
-from r3po.state.claim import Claimed
+from r3po.state.claim import SUCCESS, Claimed
 from r3po.state.manifest import FORMAT
 from r3po.state.output_folder import KINDS, NO_SUCH_PART, Part, PartLook, other_size, shard_of
 from r3po.state.published import PublishedParts
@@ -25,7 +25,6 @@ from r3po.storage.own_objects import OwnObjects
 
 CLAIM = ".r3po.json"
 FAILURES = "failures/failures.csv"
-SUCCESS = "_SUCCESS"
 
 
 class StoreReader(Claimed):

@@ -163,6 +163,7 @@ def test_a_stranger_is_refused_by_its_url(output: OutputStore, store: FakeObstor
     with pytest.raises(FolderError, match="is not a part of this job") as caught:
         again.refuse_strangers(parts)
     assert caught.value.where == "s3://bucket/table/csv/sub/x"
+    assert caught.value.hint is not None and "a run that was killed did" in caught.value.hint
 
 
 def test_what_is_forgotten_leaves_what_others_made(output: OutputStore, store: FakeObstore) -> None:
