@@ -5,7 +5,7 @@ Times are seconds, sizes bytes, paths relative to the source.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -204,6 +204,8 @@ class RunFinished:
     parts: dict[str, int]
     """How many parts by data folder (`csv`, `parquet`)."""
     n_rows: int
+    read_options: Mapping[str, str] = field(default_factory=dict)
+    """What pandas needs as its `storage_options` beside the URL of the output."""
     has_large_ints: bool = False
     """There are ints beyond 2^53, which pandas rounds where None is beside them."""
     is_stopped: bool = False

@@ -6,6 +6,7 @@ On a terminal one live line is kept up to date; elsewhere a plain line appears e
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
@@ -278,8 +279,12 @@ class Display:
             again = "r3po errors; fix the function, then r3po run (unchanged: --retry-failed)"
             self._line(f"  Next   {self._words(again)}")
         if event.n_rows and "parquet" in event.parts:
-            exact = ', dtype_backend="pyarrow"' if event.has_large_ints else ""
-            self._line(f'  Read   pd.read_parquet("{output}/parquet"{exact})')
+            words = f'"{output}/parquet"'
+            if event.read_options:
+                words += f", storage_options={json.dumps(dict(event.read_options))}"
+            if event.has_large_ints:
+                words += ', dtype_backend="pyarrow"'
+            self._line(f"  Read   pd.read_parquet({words})")
 
 
 class _Waiting:

@@ -13,6 +13,7 @@ from r3po.run.run_log import RunLog
 from r3po.state.job import Job
 from r3po.state.output_folder import KINDS
 from r3po.state.shards import ShardState
+from r3po.storage.object_urls import ObjectUrl
 from r3po.table.schema import has_inexact_ints
 
 
@@ -87,6 +88,7 @@ class Account:
             for kind in KINDS
             if self._job.part_settings[kind]
         }
+        config, url = self._job.config, self._job.config.output_path
         ended = events.RunFinished(
             n_files=n_files,
             n_done=counts.n_done,
@@ -96,6 +98,7 @@ class Account:
             worked=worked,
             output=str(self._job.folders.output.where),
             parts=parts,
+            read_options=config.store_options.for_pandas(url.scheme) if isinstance(url, ObjectUrl) else {},
             n_rows=self._job.count_rows(),
             has_large_ints=any(has_inexact_ints(commit.own_schema) for commit in commits),
             is_stopped=bool(stopped_by),
@@ -107,7 +110,7 @@ class Account:
             self._notices.append(limit_words(ended))
         result = RunResult(
             run_id=self._log.run_id,
-            job_name=self._job.config.job_name,
+            job_name=config.job_name,
             files=ended.n_files,
             done=ended.n_done,
             failed=ended.n_failed,
@@ -117,7 +120,7 @@ class Account:
             output=ended.output,
             notices=tuple(dict.fromkeys(self._notices)),
             machines=machines,
-            config=self._job.config,
+            config=config,
         )
         self.emit(ended)
         self._log.write_summary({**result.to_json(), "stopped_by": stopped_by})

@@ -131,6 +131,14 @@ class StoreOptions:
     account: str | None = None
     """The storage account of Azure."""
 
+    def for_pandas(self, scheme: str) -> dict[str, str]:
+        """Return what pandas needs as its `storage_options` to find the same store: the words of s3fs, gcsfs, adlfs."""
+        if scheme == "az":
+            told = {"account_name": self.account}
+        else:
+            told = {"endpoint_url": self.endpoint, "profile": self.profile if scheme == "s3" else None}
+        return {name: value for name, value in told.items() if value is not None}
+
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> Self:
         """Return the options of a config.

@@ -85,6 +85,17 @@ def test_what_others_read_by_the_url_that_the_summary_prints(job: Job, bucket: s
     assert polars.read_csv(f"{result.output}/csv/*.csv", storage_options=options).to_dicts() == rows
 
 
+def test_the_summary_names_the_endpoint_of_the_config(
+    job: Job, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    job.write_config(storage_options={"endpoint": seaweed.endpoint, "region": "us-east-1"})
+    ended = job.run()
+    url = f"{job.settings['output_path']}/parquet"
+    options = f'{{"endpoint_url": "{seaweed.endpoint}"}}'
+    assert f'  Read   pd.read_parquet("{url}", storage_options={options})\n' in ended.err
+
+
 def test_a_new_start_reads_no_part_and_writes_none(job: Job, store: ObjectStore, proxy: FaultyProxy) -> None:
     job.run()
     before = content_of(store)
