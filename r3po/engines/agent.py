@@ -2,8 +2,8 @@
 
 It does for the driver what `WorkerProcesses` does at home: it reads beacons, ends workers, says how one died, passes on
 what f printed, and keeps the stop file. Everything lies in one temporary folder of that machine. Once the agent is
-gone, or has had no word from the driver for `LEASE_S`, its workers are ended and the folder is removed: a machine that
-is cut off keeps nothing of ours, and what its workers may still do counts nowhere.
+gone, or has had no word from the driver for `LEASE_S`, its workers are ended and the folder is removed, and their
+copies of objects: a machine that is cut off keeps nothing of ours, and what its workers may still do counts nowhere.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from r3po.engines.worker_processes import WorkerProcesses
 from r3po.errors import R3poError
 from r3po.function.find import FunctionSpec
 from r3po.function.travel import Baggage, unpack
+from r3po.source.object_folders import object_folder_prefixes, sweep_object_folders
 from r3po.storage.durable import make_empty
 from r3po.storage.names import show_name
 from r3po.storage.objects import ObjectStore
@@ -112,7 +113,7 @@ class Agent:
     def __init__(self) -> None:
         self._folder, self._lock = take_agent_folder((tempfile.gettempdir(), "/dev/shm", os.getcwd()))
         self._workers.mkdir()
-        self._guard = Guard(self._folder)  # for whatever way this process ends
+        self._guard = Guard(self._folder, object_folder_prefixes())  # for whatever way this process ends
         self._processes = WorkerProcesses(self._workers)
         self._outputs = Outputs(self._workers, is_shown=True)
         self._heard_at = time.monotonic()
@@ -210,6 +211,7 @@ class Agent:
             self._processes.end(worker)
         end_users_of(str(self._folder))
         shutil.rmtree(self._folder, ignore_errors=True)
+        sweep_object_folders()
 
 
 def take_agent_folder(places: Iterable[str]) -> tuple[Path, filelock.BaseFileLock]:

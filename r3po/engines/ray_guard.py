@@ -1,12 +1,14 @@
 """Ends the processes that use a folder, and removes it: by itself once whoever made it is gone.
 
-It runs as a process of its own, `python ray_guard.py FOLDER`, with its maker at the other end of its stdin: when that
-closes, the maker is gone. Standard library only, since it is started by its path and must be small.
+It is a process of its own, `python ray_guard.py FOLDER [PREFIX ...]`, with its maker at the other end of its stdin:
+when that closes, the maker is gone. Standard library only, since it is started by its path and must be small.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import os
 import shutil
 import signal
@@ -14,6 +16,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 
 DONE = b"done\n"
 """What a maker says that has removed the folder itself."""
@@ -59,13 +62,25 @@ def sweep_temporary(note_file: str | os.PathLike[str]) -> None:
         os.unlink(note_file)
 
 
-class Guard:
-    """A process that removes `folder`, and ends who uses it, if this process is killed."""
+def sweep_unlocked(prefix: str) -> None:
+    """Remove the folders whose paths begin so and whose `lock` nobody holds, as `storage.temporary` does."""
+    for left in glob.glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(OSError), open(os.path.join(left, "lock")) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+
+class Guard:
+    """A process that removes `folder`, and ends who uses it, if this process is killed.
+
+    Args:
+        prefixes: of other folders that those who used it may have left; see `sweep_unlocked`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], prefixes: Iterable[str] = ()) -> None:
         # A session of its own: what kills this process's group or terminal must leave it alive.
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, os.fspath(folder)],
+            [sys.executable, "-I", "-S", __file__, os.fspath(folder), *prefixes],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -79,7 +94,7 @@ class Guard:
             self._process.communicate(DONE, timeout=5)
 
 
-def main(folder: str) -> None:
+def main(folder: str, *prefixes: str) -> None:
     """Wait for the maker's end, then end the rest and remove the folder."""
     maker = os.getppid()  # it may go on
     if os.fork():  # it is to be nobody's child: Ray ends the children of an actor that it ends
@@ -92,6 +107,8 @@ def main(folder: str) -> None:
         n_quiet = 0 if end_users_of(folder, maker) else n_quiet + 1
         time.sleep(LOOK_S)
     shutil.rmtree(folder, ignore_errors=True)
+    for prefix in prefixes:
+        sweep_unlocked(prefix)
 
 
 def _has_open(pid: int, inside: str) -> bool:
@@ -108,4 +125,4 @@ def _has_open(pid: int, inside: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

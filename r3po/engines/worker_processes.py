@@ -19,7 +19,7 @@ from pathlib import Path
 from r3po.storage.durable import list_names
 from r3po.work import Death, Span
 from r3po.worker.beacon import Sighting, list_workers, read_beacon, read_crash, remove_worker_files
-from r3po.worker.processes import name_and_state, start_of
+from r3po.worker.processes import has_ended, start_of
 
 ASK_S = 2.0
 """Seconds that a worker that is to be ended may take to write down what it is doing."""
@@ -224,4 +224,4 @@ def _await_end(workers: Sequence[Sighting], limit_s: float) -> None:
 
 
 def _is_alive(seen: Sighting) -> bool:
-    return is_running(seen) and name_and_state(seen.pid)[1] != "Z"
+    return is_running(seen) and not has_ended(seen.pid)

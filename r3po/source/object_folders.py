@@ -58,10 +58,19 @@ class ObjectFolders:
 
 def sweep_object_folders() -> None:
     """Remove what killed workers left on this machine."""
-    sweep_folders(FOLDER_PREFIX, (IN_MEMORY, tempfile.gettempdir()))
+    sweep_folders(FOLDER_PREFIX, _places())
+
+
+def object_folder_prefixes() -> list[str]:
+    """Return how the paths of such folders begin on this machine."""
+    return [os.path.join(place, FOLDER_PREFIX) for place in _places()]
 
 
 # Private functions
+
+
+def _places() -> tuple[str, str]:
+    return IN_MEMORY, tempfile.gettempdir()
 
 
 def _has_room() -> bool:

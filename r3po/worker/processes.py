@@ -46,6 +46,17 @@ def name_and_state(pid: int) -> tuple[str, str]:
     return name, rest.split()[0]
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process is over with all its threads, so that its files are closed and its locks are free.
+
+    A process that was killed is shown as ended once its first thread is; the others may take some milliseconds more.
+    """
+    try:
+        return name_and_state(pid)[1] in ("", "Z", "X") and len(os.listdir(f"/proc/{pid}/task")) <= 1
+    except OSError:
+        return True
+
+
 def command_of(pid: int) -> list[str]:
     """Return the words of the command that a process was started with; none if it is not there or says none."""
     try:

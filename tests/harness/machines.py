@@ -23,6 +23,7 @@ From outside, `machine.seen(path)` is a path as this machine sees it. It needs L
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import itertools
 import json
@@ -30,6 +31,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -412,6 +414,21 @@ class Machine:
             shape = ("root", "tbf", "rate", rate, "burst", "16kbit", "latency", "2s")
             self.machines.switch.net("tc", "qdisc", "add", "dev", self._wire, *shape)
             self.holder.net("tc", "qdisc", "add", "dev", "eth0", *shape)
+
+    def listen(self) -> socket.socket:
+        """Return a socket of this process that listens at the machine's address: all machines reach it."""
+        found: list[socket.socket] = []
+
+        def listen() -> None:
+            with open(f"/proc/{self.holder.pid}/ns/net") as network:
+                assert ctypes.CDLL(None).setns(network.fileno(), 0) == 0
+            found.append(socket.create_server((self.ip, 0), backlog=256))
+
+        # A thread may enter another network by itself; the socket stays there when the thread is over.
+        thread = threading.Thread(target=listen)
+        thread.start()
+        thread.join()
+        return found[0]
 
     # What it does not see
 

@@ -163,7 +163,8 @@ class FaultyProxy:
         counts: how often it did what.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, listener: socket.socket | None = None) -> None:
+        """Listen on a port of this machine, or on a socket that listens already."""
         self.faults: list[Fault | None] = []
         self.choose: Callable[[str, str], Fault | None] = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
@@ -173,9 +174,9 @@ class FaultyProxy:
         self._first_listings: dict[str, Message] = {}
         self._clients: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._listener = _Listener(self._serve_client)
-        self.port: int = self._listener.server_address[1]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self._listener = _Listener(self._serve_client, listener or socket.create_server(("127.0.0.1", 0), backlog=256))
+        host, self.port = self._listener.socket.getsockname()
+        self.endpoint = f"http://{host}:{self.port}"
         self._thread = threading.Thread(
             target=self._listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
         )
@@ -254,11 +255,12 @@ class FaultyProxy:
 class _Listener(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 256
 
-    def __init__(self, serve: Callable[[socket.socket], None]) -> None:
+    def __init__(self, serve: Callable[[socket.socket], None], listener: socket.socket) -> None:
         self._serve = serve
-        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        super().__init__(listener.getsockname(), socketserver.BaseRequestHandler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
 
     def finish_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
         self._serve(request)

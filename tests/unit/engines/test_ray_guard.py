@@ -16,6 +16,7 @@ from jobs import HAS_PROC, wait_until
 from r3po.engines import ray_guard
 from r3po.engines.ray_guard import DONE
 from r3po.engines.ray_keeper import DIED_AT_START, DIED_WITH_RAY, END, JOINED, Settings, command_of
+from r3po.storage.temporary import take_folder
 from r3po.worker.processes import children_of, name_and_state
 
 needs_proc = pytest.mark.skipif(not HAS_PROC, reason="finds processes by /proc")
@@ -28,6 +29,20 @@ def test_the_guard_removes_the_folder_of_a_process_that_did_not(word: bytes, is_
     command = [sys.executable, "-I", "-S", ray_guard.__file__, str(folder)]
     ended = subprocess.run(command, input=word, capture_output=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr, folder.exists()) == (0, b"", is_left)
+
+
+def test_the_guard_removes_what_nobody_holds_the_lock_of_any_more(tmp_path: Path) -> None:
+    used, lock = take_folder("r3po-objects-", [str(tmp_path)])
+    for name in ("r3po-objects-left", "r3po-objects-being-made", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "r3po-objects-left" / "copy").touch()
+    for name in ("r3po-objects-left", "elsewhere"):
+        (tmp_path / name / "lock").touch()
+    (tmp_path / "agent").mkdir()
+    command = [sys.executable, "-I", "-S", ray_guard.__file__, str(tmp_path / "agent"), str(tmp_path / "r3po-objects-")]
+    subprocess.run(command, input=b"", capture_output=True, timeout=60, check=True)  # until its pipes are closed
+    assert {path.name for path in tmp_path.iterdir()} == {used.name, "r3po-objects-being-made", "elsewhere"}
+    lock.release()
 
 
 # The second step of a keeper, with a child that stands for a raylet
