@@ -97,7 +97,7 @@ def _call() -> BaseException | None:
     forget_answers()
     try:
         app(standalone_mode=True)
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         return error
     return None
 
