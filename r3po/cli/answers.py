@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from r3po.errors import R3poError
+from r3po.errors import R3poError, RunStoppedError
 from r3po.text import wrap_lines
 
 EXIT_FAILED_FILES = 1
@@ -82,9 +82,11 @@ def forget_answers() -> None:
 
 
 def print_error_json(error: R3poError | OSError, exit_code: int) -> None:
-    """Answer with an error, where an answer in JSON was asked for and there was none."""
+    """Answer with an error, where an answer in JSON was asked for and there was none; of a run with how far it came."""
     if _Asked.for_json and not _Asked.is_answered:
-        print_json({"schema_version": 1, "error": error_json(error, exit_code)})
+        result = error.result if isinstance(error, RunStoppedError) else None
+        told = {"schema_version": 1} if result is None else result.to_json()
+        print_json({**told, "error": error_json(error, exit_code)})
 
 
 def error_json(error: R3poError | OSError, exit_code: int) -> dict[str, Any]:

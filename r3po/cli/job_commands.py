@@ -16,14 +16,12 @@ from r3po.cli.answers import (
     EXIT_USAGE,
     ConfigArgument,
     JsonOption,
-    error_json,
     fail,
     pandas_left_out,
     print_json,
     print_text,
 )
 from r3po.cli.texts import fingerprint_today, preview_text
-from r3po.errors import RunStoppedError
 from r3po.text import count_of
 
 
@@ -98,12 +96,7 @@ def run(
         # The serial engine calls f in this process; f may want pandas.
         spared = pandas_left_out() if loaded.engine != "serial" else nullcontext()
         with Display(is_quiet=quiet) as display, spared:
-            try:
-                result = run_job(loaded, spec, options, display, starter)
-            except RunStoppedError as error:
-                if as_json and error.result is not None:
-                    print_json({**error.result.to_json(), "error": error_json(error, error.exit_code)})
-                raise
+            result = run_job(loaded, spec, options, display, starter)
     if as_json:
         print_json(result.to_json())
     if result.failed and not exit_zero:

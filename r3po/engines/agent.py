@@ -209,6 +209,7 @@ class Agent:
     def _clear(self) -> None:
         for worker in list_workers(self._workers):
             self._processes.end(worker)
+        self._processes.await_end()  # or they hold the locks of what they leave
         end_users_of(str(self._folder))
         shutil.rmtree(self._folder, ignore_errors=True)
         sweep_object_folders()

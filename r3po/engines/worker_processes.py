@@ -70,7 +70,8 @@ class WorkerProcesses:
     def await_end(self, limit_s: float = END_S) -> None:
         """Wait until no worker runs any more that somebody else has told to end, but not for ever."""
         seen = [read_beacon(self._folder, worker) for worker in list_workers(self._folder)]
-        _await_end([one for one in seen if one is not None], limit_s)
+        others = [one for one in seen if one is not None and one.pid != os.getpid()]  # the serial engine's is this one
+        _await_end(others, limit_s)
 
     def death_of(self, worker: int, *, is_memory: bool) -> Death:
         """Return how a dead worker ended, and forget it.

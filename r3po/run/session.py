@@ -19,7 +19,7 @@ from r3po.config.settings import Config
 from r3po.engines.needs import needs_of
 from r3po.engines.ray_guard import sweep_temporary
 from r3po.engines.starter import Starter
-from r3po.engines.worker_processes import end_left_workers, forget_workers, iter_left_workers
+from r3po.engines.worker_processes import WorkerProcesses, end_left_workers, forget_workers, iter_left_workers
 from r3po.errors import ConfigError, R3poError, RunStoppedError, StopNow
 from r3po.events import Observer
 from r3po.file_version import UNKNOWN_VERSION, FileVersion
@@ -138,6 +138,7 @@ class _Run:
                 self._loop.watch.show_output()
         finally:
             if self.config.source_url is not None:
+                WorkerProcesses(self.log.workers).await_end()  # or they hold the locks of what they leave
                 sweep_object_folders()
             if pool is None or not pool.is_gone:
                 forget_workers(self.log.workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -39,7 +40,8 @@ class ObjectFile:
         folder, _, name = f"{top}/{local_path(path)}".rpartition("/")
         self.top, self.folder, self.path = top, folder, f"{folder}/{name}"
         try:
-            os.makedirs(folder)
+            os.mkdir(top)  # alone: where the folder above it is gone, nobody wants the file any more
+            os.makedirs(folder, exist_ok=True)
             self._open()
         except OSError:
             self.remove()
@@ -165,6 +167,8 @@ def _local_name(part: str) -> str:
         part = part.replace("\0", "%00")
     name = os.fsencode(part)
     if len(name) > _LONGEST_NAME:
-        suffix = os.fsencode(os.path.splitext(part)[1])[-50:]
-        name = name[: _LONGEST_NAME - len(suffix)] + suffix
+        # With a digest: f may keep something by the path, and another name may begin and end alike.
+        end = b"~" + hashlib.blake2b(name, digest_size=8).hexdigest().encode()
+        end += os.fsencode(os.path.splitext(part)[1])[-50:]
+        name = name[: _LONGEST_NAME - len(end)] + end
     return os.fsdecode(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -24,10 +25,17 @@ FREE_BYTES = 512 << 20
 """What must be free in memory for one more copy."""
 
 
+_REMOVALS = 10
+"""How often to try: a thread may make a file in a folder just when all in it was removed."""
+
+
 class ObjectFolders:
     """The folders of one worker. Threads may share it; each is made when it is first needed."""
 
     def __init__(self) -> None:
+        # Where whoever sweeps will look: f may set another TMPDIR, or work elsewhere.
+        self._places = (_temporary_folder(), os.getcwd())
+        self._is_removed = False
         self._making = threading.Lock()
         self._made: dict[bool, tuple[Path, Any]] = {}
         """Folder and lock, of memory and of the disk."""
@@ -40,18 +48,22 @@ class ObjectFolders:
         """
         is_in_memory = size <= IN_MEMORY_BYTES and _has_room()  # each time: other workers fill it, too
         with self._making:
+            if self._is_removed:
+                raise FileNotFoundError(errno.ENOENT, "nobody wants the object any more")
             if is_in_memory not in self._made:
-                places = [tempfile.gettempdir(), os.getcwd()]
-                if is_in_memory:
-                    places.insert(0, IN_MEMORY)
+                places = (IN_MEMORY, *self._places) if is_in_memory else self._places
                 self._made[is_in_memory] = take_folder(FOLDER_PREFIX, places)
             return self._made[is_in_memory][0]
 
     def remove(self) -> None:
-        """Remove them."""
+        """Remove them, and make none any more. A thread that is still making a file finds none of them there."""
         with self._making:
+            self._is_removed = True
             for folder, lock in self._made.values():
-                shutil.rmtree(folder, ignore_errors=True)
+                for _ in range(_REMOVALS):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    if not folder.exists():
+                        break
                 lock.release()
             self._made.clear()
 
@@ -70,7 +82,15 @@ def object_folder_prefixes() -> list[str]:
 
 
 def _places() -> tuple[str, str]:
-    return IN_MEMORY, tempfile.gettempdir()
+    return IN_MEMORY, _temporary_folder()
+
+
+def _temporary_folder() -> str:
+    known = tempfile.tempdir
+    try:
+        return tempfile.gettempdir()
+    finally:
+        tempfile.tempdir = known  # f may yet say where it is to be
 
 
 def _has_room() -> bool:

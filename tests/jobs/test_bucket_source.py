@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,24 @@ def test_where_memory_fills_up_copies_go_to_the_disk(tmp_path: Path, monkeypatch
     assert folders.folder_for(1000).parent == disk
     folders.remove()
     assert not [*memory.iterdir(), *disk.iterdir()]
+    with pytest.raises(FileNotFoundError):
+        folders.folder_for(1000)  # asked by a thread that is late
+    assert not [*memory.iterdir(), *disk.iterdir()]
+
+
+def test_copies_lie_where_they_are_swept_also_if_f_works_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    folders = ObjectFolders()
+    assert tempfile.tempdir is None, "f may yet say where its own are to be"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").rmdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "of f"))
+    assert folders.folder_for(1 << 40).parent == tmp_path
+    folders.remove()
 
 
 @pytest.mark.parametrize(

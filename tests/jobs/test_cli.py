@@ -477,7 +477,7 @@ def test_ctrl_c_while_a_stopped_run_is_on_its_way_out_says_how_to_go_on(
     assert ended.code == 130, ended.err
     assert "Traceback" not in ended.err
     assert ended.err.splitlines()[-1] == "Continue with: r3po run --engine serial"
-    assert ended.json()["error"]["exit_code"] == 130
+    assert (ended.json()["done"], ended.json()["error"]["exit_code"]) == (1, 130)
 
 
 def test_a_second_run_names_the_first_and_status_works_meanwhile(tmp_path: Path) -> None:

@@ -125,8 +125,20 @@ def test_a_file_that_cannot_be_written_leaves_nothing(files: ObjectFiles, tmp_pa
         ("a//b", "a/%/b"),
         ("../a/./b", "%2E%2E/a/%2E/b"),
         ("a\0b", "a%00b"),
-        ("a/" + "x" * 300 + ".json", "a/" + "x" * 250 + ".json"),
     ],
 )
 def test_a_key_becomes_a_path_that_a_disk_takes(path: str, local: str) -> None:
     assert local_path(path) == local
+
+
+def test_a_name_that_is_too_long_is_shortened_and_stays_its_own() -> None:
+    one, other = (local_path("a/" + "x" * 300 + name + ".json") for name in ("1", "2"))
+    assert one != other and one.startswith("a/" + "x" * 200) and one.endswith(".json")
+    assert len(one.rpartition("/")[2]) == 255
+
+
+def test_nothing_is_made_where_the_folder_of_all_is_gone(tmp_path: Path) -> None:
+    files = ObjectFiles(lambda n_bytes: tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        files.make("a/1.json", 1)
+    assert list(tmp_path.iterdir()) == []
