@@ -36,6 +36,9 @@ MOST_FOLDERS = 200
 PAGES_AHEAD = 4
 """Most pages of one listing that wait to be taken."""
 
+N_LOOKS = 3
+"""How often a page is asked for whose answer is no listing."""
+
 Page = list[ObjectInfo]
 
 
@@ -215,8 +218,13 @@ def _page(
     query = {"list-type": "2", "encoding-type": "url", "max-keys": str(PAGE_KEYS), "prefix": prefix}
     given = {"continuation-token": token, "start-after": start_after, "delimiter": delimiter}
     query |= {name: value for name, value in given.items() if value}
-    body = client.request("list", "GET", query=query).body
-    return _read_plain(body) or _read_page(client, body)
+    for _ in range(N_LOOKS):
+        body = client.request("list", "GET", query=query).body
+        try:
+            return _read_plain(body) or _read_page(client, body)
+        except StoreError as error:  # an answer may be cut on its way, and say that this is all
+            refused = error
+    raise refused
 
 
 _CONTENTS = [re.compile(rf"<{name}>([^<]*)</{name}>") for name in ("Key", "Size", "ETag", "LastModified")]

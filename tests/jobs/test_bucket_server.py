@@ -140,10 +140,11 @@ def test_a_fault_that_passes_costs_no_file(name: str, job: Job, expected: dict[s
 
 
 def test_a_listing_that_fails_now_and_then_is_whole(job: Job, expected: dict[str, bytes], proxy: FaultyProxy) -> None:
-    rules = [Rule(fault, times=2, where=lambda path: "max-keys=1000" in path) for fault in (SLOW_DOWN, Cut(), Cut(20))]
+    faults = (SLOW_DOWN, Cut(), Cut(20), Short(5))
+    rules = [Rule(fault, times=2, where=lambda path: "max-keys=1000" in path) for fault in faults]
     proxy.choose = Rules(*rules, Rule(SLOW_DOWN, times=2, where=lambda path: "max-keys=1&" in path))
     assert r3po("run", "--engine", "serial", cwd=job.folder).code == 1
-    assert proxy.counts == {SLOW_DOWN: 4, Cut(): 2, Cut(20): 2}
+    assert proxy.counts == {SLOW_DOWN: 4, Cut(): 2, Cut(20): 2, Short(5): 2}
     assert job.parts() == expected
 
 
