@@ -216,12 +216,17 @@ def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seaw
         yield server
 
 
-def test_a_server_that_is_killed_and_comes_back_costs_nothing(own_server: Seaweed, tmp_path: Path) -> None:
+def own_job(folder: Path, n_files: int, shard_size: int) -> Job:
+    """Return a job whose files are on that server."""
     store = ObjectStore(ObjectUrl.parse("s3://own"))
-    for n in range(200):
+    for n in range(n_files):
         store.write(f"raw/{n:03}.json", b'{"n": %d}' % n)
-    keys = {"source_path": "s3://own/raw", "shard_size": 50, "engine": "processes", "batch_seconds": 0.2}
-    job = make_job(tmp_path / "job", 0, FUNCTION, **keys)
+    keys = {"source_path": "s3://own/raw", "shard_size": shard_size, "engine": "processes", "batch_seconds": 0.2}
+    return make_job(folder / "job", 0, FUNCTION, **keys)
+
+
+def test_a_server_that_is_killed_and_comes_back_costs_nothing(own_server: Seaweed, tmp_path: Path) -> None:
+    job = own_job(tmp_path, 200, shard_size=50)
     with running("run", cwd=job.folder) as run:
         run.wait_until(lambda: _is_beyond(job, 1), "a commit and a segment")
         own_server.kill()
@@ -240,11 +245,8 @@ def test_a_server_that_is_killed_and_comes_back_costs_nothing(own_server: Seawee
 def test_a_server_that_is_gone_for_good_stops_the_run_and_what_was_done_is_kept(
     own_server: Seaweed, tmp_path: Path
 ) -> None:
-    store = ObjectStore(ObjectUrl.parse("s3://own"))
-    for n in range(100):
-        store.write(f"raw/{n:03}.json", b'{"n": %d}' % n)
-    keys = {"source_path": "s3://own/raw", "shard_size": 25, "engine": "processes", "batch_seconds": 0.2}
-    job = make_job(tmp_path / "job", 0, FUNCTION, **keys)
+    n_files = 800  # more than what is read ahead of f
+    job = own_job(tmp_path, n_files, shard_size=25)
     with running("run", cwd=job.folder) as run:
         run.wait_until(lambda: _is_beyond(job, 1), "a commit and a segment")
         own_server.kill()
@@ -258,7 +260,7 @@ def test_a_server_that_is_gone_for_good_stops_the_run_and_what_was_done_is_kept(
     assert again.code == 2 and "nobody takes the connection" in again.err
     own_server.start()
     assert run_process("run", cwd=job.folder).code == 1
-    assert sorted(int(row["n"]) for row in job.rows()) == [n for n in range(100) if n != 13]
+    assert sorted(int(row["n"]) for row in job.rows()) == [n for n in range(n_files) if n != 13]
 
 
 def test_verify_tells_of_objects_that_are_changed_gone_and_new(job: Job, store: ObjectStore) -> None:
@@ -415,6 +417,7 @@ def test_no_secret_is_in_any_file_answer_or_pickle(job: Job, bucket: str, proxy:
     told.append(run_process("run", cwd=job.folder, AWS_SECRET_ACCESS_KEY="recognisable-and-wrong"))
     assert all(secret not in ended.said and "recognisable" not in ended.said for ended in told)
     kept = [path for path in job.folder.rglob("*") if path.is_file()]
+    assert len(kept) > 10
     assert {"events.jsonl", "summary.json", "manifest.json"} <= {path.name for path in kept}
     assert [path for path in kept if secret.encode() in path.read_bytes()] == []
     store = store_of(load_config(job.config))
@@ -431,6 +434,7 @@ def test_no_secret_is_in_any_file_answer_or_pickle(job: Job, bucket: str, proxy:
         job.folder,
         store=store,
     )
+    assert secret.encode() not in pickle.dumps(store)
     assert secret.encode() not in pickle.dumps(setup), "what goes to each worker"
     assert pickle.loads(pickle.dumps(setup)).store.read("raw/0/000.json")[0] == b'{"n": 0}'
 
